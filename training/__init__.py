@@ -1,0 +1,1 @@
+"""How a model is trained: optimizers, the step, the clock, ranks, checkpoints, the run folder."""

@@ -1,0 +1,88 @@
+"""The ranks of a run, and the few collective operations that training and evaluation need."""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class World:
+    """One rank's view of all ranks.
+
+    ``control`` is a gloo group for host-side values (the clock, a signal), so that agreeing on
+    them never waits for the GPU; it is None when there is one rank.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+    control: dist.ProcessGroup | None = None
+
+    @classmethod
+    def single(cls, device: torch.device) -> "World":
+        """One process, no process group."""
+        return cls(rank=0, size=1, device=device)
+
+    @classmethod
+    def start(cls, device_type: str) -> "World":
+        """Join the ranks that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK), or stand alone.
+
+        Args:
+            device_type: "cuda" (NCCL, one GPU a rank) or "cpu" (gloo).
+        """
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        device = torch.device(device_type, local_rank) if device_type == "cuda" else torch.device("cpu")
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return cls.single(device)
+        if device.type == "cuda":
+            dist.init_process_group("nccl", timeout=COLLECTIVE_TIMEOUT, device_id=device)
+            control = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
+        else:
+            dist.init_process_group("gloo", timeout=COLLECTIVE_TIMEOUT)
+            control = dist.group.WORLD
+        return cls(dist.get_rank(), dist.get_world_size(), device, control)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes files and talks to the terminal."""
+        return self.rank == 0
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Sum ``tensor`` over all ranks, in place; returns it."""
+        if self.size > 1:
+            dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
+        return tensor
+
+    def agree(self, *values: float) -> list[float]:
+        """Rank 0's values on every rank, through the host: no GPU work, no wait for it."""
+        if self.size == 1:
+            return list(values)
+        block = torch.tensor(values, dtype=torch.float64)
+        dist.broadcast(block, src=0, group=self.control)
+        return block.tolist()
+
+    def any(self, flag: bool) -> bool:
+        """Whether any rank raised ``flag``, through the host."""
+        if self.size == 1:
+            return flag
+        block = torch.tensor([float(flag)], dtype=torch.float64)
+        dist.all_reduce(block, op=dist.ReduceOp.MAX, group=self.control)
+        return bool(block.item())
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self.size > 1:
+            dist.barrier(group=self.control)
+
+    def stop(self) -> None:
+        """Leave the process group."""
+        if self.size > 1:
+            dist.destroy_process_group()

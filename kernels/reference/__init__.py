@@ -1,0 +1,25 @@
+"""Every operation in plain PyTorch: readable, differentiable by autograd, on any device.
+
+Activations are in the compute dtype (bf16 on a GPU, fp32 on a CPU); reductions, softmax and losses
+are fp32 inside. Letters in shapes: B batch, T time, C width, H query heads, G key/value heads,
+D head dim, M MLP width, V vocabulary.
+"""
+
+from kernels.reference.attention import attention, rope_table
+from kernels.reference.embed import bigram_hash, embed
+from kernels.reference.loss import loss
+from kernels.reference.mlp import linear, mlp
+from kernels.reference.norm import norm
+from kernels.reference.quant import quant
+
+__all__ = [
+    "attention",
+    "bigram_hash",
+    "embed",
+    "linear",
+    "loss",
+    "mlp",
+    "norm",
+    "quant",
+    "rope_table",
+]

@@ -1,0 +1,85 @@
+"""Causal grouped-query attention with all that surrounds it between two projections."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def rope_table(length: int, dims: int, base: float, device: torch.device) -> Tensor:
+    """Cosines and sines of rotary embedding (Su et al. 2021, arXiv:2104.09864).
+
+    Returns:
+        (2, length, dims / 2) fp32: cos, sin of ``position * base^(-2i / dims)``.
+    """
+    inverse = base ** (-torch.arange(0, dims, 2, dtype=torch.float64, device=device) / dims)
+    positions = torch.arange(length, dtype=torch.float64, device=device)
+    angles = torch.outer(positions, inverse)
+    return torch.stack((angles.cos(), angles.sin())).float()
+
+
+def rotate(x: Tensor, rope: Tensor) -> Tensor:
+    """Turn the first 2 * rope.size(-1) dims of each head, in half-split pairs; the rest passes.
+
+    x is (B, T, heads, D), rope (2, T, dims / 2) fp32.
+    """
+    half = rope.size(-1)
+    cos, sin = rope[:, None, :, None, :]
+    first, second, rest = x.split((half, half, x.size(-1) - 2 * half), dim=-1)
+    turned = torch.cat((first * cos + second * sin, second * cos - first * sin), dim=-1)
+    return torch.cat((turned.to(x.dtype), rest), dim=-1)
+
+
+def exclude_self(y: Tensor, v: Tensor) -> Tensor:
+    """XSA: ``y - (y . v/|v|) v/|v|``, each head's output without its part along its own value.
+
+    Exclusive self attention, parameter-golf PR #198. y is (B, T, H, D), v (B, T, G, D).
+    """
+    B, T, H, D = y.shape
+    y_grouped = y.view(B, T, v.size(2), -1, D)
+    direction = F.normalize(v, dim=-1)[:, :, :, None]
+    along = (y_grouped * direction).sum(-1, keepdim=True)
+    return (y_grouped - along * direction).view(B, T, H, D)
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gain: Tensor,
+    rope: Tensor,
+    *,
+    eps: float,
+    xsa: bool = False,
+    gate: Tensor | None = None,
+) -> Tensor:
+    """QK norm, partial rotary, gain, causal GQA, XSA, gate.
+
+        q, k = rotate(rmsnorm(q)) * gain, rotate(rmsnorm(k))
+        y    = softmax(q k^T / sqrt(D), causal) v
+        y    = y - its part along v                  where xsa
+        y    = sigmoid(gate) * y                     where a gate is given
+
+    Args:
+        q: (B, T, H, D) as projected.
+        k: (B, T, G, D); query head h reads key head h // (H / G).
+        v: (B, T, G, D).
+        gain: (H,) fp32, on the queries.
+        rope: (2, T, dims / 2) fp32 from ``rope_table``.
+        eps: of the QK norm.
+        xsa: exclude each position's own value direction.
+        gate: (B, T, H) logits.
+
+    Returns:
+        (B, T, H, D) in q's dtype.
+    """
+    D = q.size(-1)
+    q = rotate(F.rms_norm(q, (D,), eps=eps), rope) * gain.to(q.dtype)[:, None]
+    k = rotate(F.rms_norm(k, (D,), eps=eps), rope)
+    y = F.scaled_dot_product_attention(
+        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True, enable_gqa=True
+    ).transpose(1, 2)
+    if xsa:
+        y = exclude_self(y, v)
+    if gate is not None:
+        y = y * torch.sigmoid(gate)[..., None]
+    return y

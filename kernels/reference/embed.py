@@ -1,0 +1,72 @@
+"""From token ids to the first hidden state: token + bigram embedding, RMSNorm, SmearGate."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+HASH_CURRENT = 36313
+HASH_PREVIOUS = 27191
+
+
+def bigram_hash(tokens: Tensor, rows: int) -> Tensor:
+    """The bigram table's row for each position, in int32 arithmetic that wraps.
+
+    ``(36313 * t_i XOR 27191 * t_{i-1}) mod (rows - 1)``; position 0 has no predecessor and uses the
+    last row. From parameter-golf's BigramHash.
+
+    Args:
+        tokens: (B, T) integer ids.
+        rows: of the table.
+
+    Returns:
+        (B, T) int32 in [0, rows).
+    """
+    tokens = tokens.to(torch.int32)
+    mixed = (HASH_CURRENT * tokens[:, 1:]) ^ (HASH_PREVIOUS * tokens[:, :-1])
+    return F.pad(mixed % (rows - 1), (1, 0), value=rows - 1)
+
+
+def smear(x: Tensor, tokens: Tensor, gate: Tensor, bos_id: int | None) -> Tensor:
+    """``x_i = (1 - g) x_i + g x_{i-1}`` with ``g = sigmoid(gate)``; nothing crosses into a document.
+
+    Where token i is BOS its predecessor belongs to another document and counts as zero, as it does
+    at position 0. ``bos_id=None`` leaves that leak in, as the public system had it.
+    """
+    previous = F.pad(x[:, :-1], (0, 0, 1, 0))
+    if bos_id is not None:
+        previous = previous.masked_fill((tokens == bos_id)[..., None], 0.0)
+    g = torch.sigmoid(gate).to(x.dtype)
+    return (1 - g) * x + g * previous
+
+
+def embed(
+    tokens: Tensor,
+    table: Tensor,
+    smear_gate: Tensor,
+    *,
+    dtype: torch.dtype,
+    eps: float,
+    bos_id: int | None,
+    bigram: tuple[Tensor, Tensor, Tensor] | None = None,
+) -> Tensor:
+    """``smear(rmsnorm(table[t] + scale * bigram_table[hash] @ proj.T))``.
+
+    Args:
+        tokens: (B, T) int32.
+        table: (V, C) fp32 master: rows are read from it, so that its gradient is summed in fp32.
+        smear_gate: (C,) fp32.
+        dtype: of the result.
+        eps: of the RMSNorm.
+        bos_id: masks SmearGate at document starts; None does not.
+        bigram: table (rows, E) fp32, projection (C, E) in ``dtype``, scale () fp32.
+
+    Returns:
+        (B, T, C) in ``dtype``.
+    """
+    x = F.embedding(tokens, table).to(dtype)
+    if bigram is not None:
+        rows, projection, scale = bigram
+        looked_up = F.embedding(bigram_hash(tokens, rows.size(0)), rows).to(dtype)
+        x = x + F.linear(looked_up, projection) * scale.to(dtype)
+    x = F.rms_norm(x, (x.size(-1),), eps=eps)
+    return smear(x, tokens, smear_gate, bos_id)

@@ -1,0 +1,78 @@
+"""Output head, softcap and cross-entropy, for the main and the multi-token-prediction heads."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def softcapped(hidden: Tensor, head: Tensor, softcap: float) -> Tensor:
+    """``softcap * tanh(hidden @ head.T / softcap)`` in fp32 (Gemma 2, arXiv:2408.00118)."""
+    return softcap * torch.tanh(F.linear(hidden, head).float() / softcap)
+
+
+def token_nats(hidden: Tensor, head: Tensor, targets: Tensor, softcap: float) -> Tensor:
+    """Cross-entropy of each target, (B, T) fp32 nats."""
+    logits = softcapped(hidden, head, softcap)
+    flat = F.cross_entropy(logits.flatten(0, 1), targets.flatten().long(), reduction="none")
+    return flat.view(targets.shape)
+
+
+def weighted_mean(nats: Tensor, targets: Tensor, target_weight: Tensor | None) -> Tensor:
+    """Mean over tokens with weights that average to one over the batch."""
+    if target_weight is None:
+        return nats.mean()
+    weights = target_weight[targets.long()]
+    return (nats * weights).sum() / weights.sum()
+
+
+def loss(
+    hidden: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    *,
+    softcap: float,
+    mtp_heads: Tensor | None = None,
+    mtp_weight: Tensor | None = None,
+    target_weight: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Mean loss of the batch, and each token's nats of the main head.
+
+    ``loss = main + mtp_weight * mean over k of head k's loss``, where MTP head k (from 1) predicts
+    the target k places further on, as far as the window holds it (Gloeckle et al. 2024,
+    arXiv:2404.19737).
+
+    Args:
+        hidden: (B, T, C) final normed state.
+        head: (V, C) in hidden's dtype.
+        targets: (B, T) int32 or int64, the next token of each position.
+        softcap: of the logits.
+        mtp_heads: (K, V, C), K < T.
+        mtp_weight: () fp32 lever, read on the device.
+        target_weight: (V,) fp32 weight of each target token; the batch's mean weight is made one.
+
+    Returns:
+        loss () fp32 with gradient; nats (B, T) fp32 without.
+    """
+    nats = token_nats(hidden, head, targets, softcap)
+    total = weighted_mean(nats, targets, target_weight)
+    if mtp_heads is not None and mtp_weight is not None:
+        further = [
+            mtp_loss(hidden, mtp_head, targets, ahead, softcap, target_weight)
+            for ahead, mtp_head in enumerate(mtp_heads, start=1)
+        ]
+        total = total + mtp_weight * torch.stack(further).mean()
+    return total, nats.detach()
+
+
+def mtp_loss(
+    hidden: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    ahead: int,
+    softcap: float,
+    target_weight: Tensor | None,
+) -> Tensor:
+    """Mean loss of the head that predicts ``ahead`` places beyond the next token."""
+    far_targets = targets[:, ahead:]
+    nats = token_nats(hidden[:, :-ahead], head, far_targets, softcap)
+    return weighted_mean(nats, far_targets, target_weight)

@@ -1,0 +1,1 @@
+"""The network: ``config`` (its numbers, torch-free), ``gpt`` and ``init``."""

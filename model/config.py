@@ -1,0 +1,116 @@
+"""The numbers that define the network. They travel in the artifact's header."""
+
+from typing import Annotated, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+
+def split_commas(value: object) -> object:
+    """``"9,10"``, as an environment variable has it, to ``["9", "10"]``."""
+    return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+LayerList = Annotated[list[NonNegativeInt], BeforeValidator(split_commas)]
+
+
+class Architecture(BaseModel):
+    """Preset ``seed``'s network by default: parameter-golf PR #1081. Impossible ones are refused."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    vocab_size: Annotated[int, Field(ge=4, le=65_535)] = Field(
+        1024, description="tokens in the vocabulary; must be the tokenizer's"
+    )
+    num_layers: PositiveInt = Field(11, description="transformer blocks")
+    model_dim: PositiveInt = Field(512, description="width of the residual stream")
+    num_heads: PositiveInt = Field(8, description="query heads; head dim = model_dim / num_heads")
+    num_kv_heads: PositiveInt = Field(4, description="key/value heads, shared by query heads (GQA)")
+    mlp_mult: PositiveFloat = Field(3.0, description="MLP width / model_dim")
+    leaky_slope: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.75, description="slope of LeakyReLU^2 on the negative side, before the square"
+    )
+    rope_dims: NonNegativeInt = Field(16, description="dims of a head that rotary turns; even")
+    rope_base: PositiveFloat = Field(10_000.0, description="base of rotary's wavelengths")
+    qk_gain_init: float = Field(1.5, description="initial gain on normed queries")
+    xsa_last_n: NonNegativeInt = Field(4, description="last layers with exclusive self attention")
+    ln_scale: bool = Field(True, description="scale layer l's normed inputs by 1/sqrt(l + 1)")
+    norm_eps: PositiveFloat = Field(1e-6, description="added to the mean square in every RMSNorm")
+    bigram_vocab_size: NonNegativeInt = Field(2048, description="rows of the bigram table; 0: none")
+    bigram_dim: PositiveInt = Field(128, description="width of the bigram table")
+    smear_bos_mask: bool = Field(
+        True, description="SmearGate stops at document starts (False: leaks across, as PR #1081)"
+    )
+    ve_enabled: bool = Field(True, description="value embeddings")
+    ve_dim: PositiveInt = Field(128, description="width of the value embedding table")
+    ve_layers: LayerList = Field([9, 10], description="layers that add value embeddings")
+    gated_attention: bool = Field(False, description="sigmoid gate on each head's output")
+    value_residual: bool = Field(False, description="mix layer 0's values into later layers")
+    tie_embeddings: bool = Field(True, description="the output head is the token embedding")
+    tied_embed_init_std: PositiveFloat = Field(0.005, description="initial std of the embedding")
+    logit_softcap: PositiveFloat = Field(30.0, description="logits = cap * tanh(z / cap)")
+    mtp_num_heads: NonNegativeInt = Field(
+        2, description="heads that predict further tokens in training; never exported"
+    )
+    bos_id: NonNegativeInt = Field(1, description="token that starts every document")
+
+    @property
+    def head_dim(self) -> int:
+        """Dims of one attention head."""
+        return self.model_dim // self.num_heads
+
+    @property
+    def kv_dim(self) -> int:
+        """Width of the keys, and of the values."""
+        return self.num_kv_heads * self.head_dim
+
+    @property
+    def mlp_dim(self) -> int:
+        """Hidden width of the MLP."""
+        return int(self.mlp_mult * self.model_dim)
+
+    @property
+    def num_encoder_layers(self) -> int:
+        """Layers whose output is pushed for a U-net skip."""
+        return self.num_layers // 2
+
+    @property
+    def value_layers(self) -> list[int]:
+        """Layers that add value embeddings, none where they are off."""
+        return self.ve_layers if self.ve_enabled else []
+
+    @model_validator(mode="after")
+    def check_shapes(self) -> Self:
+        """Refuse what no tensor can have, naming the numbers."""
+        if self.model_dim % self.num_heads:
+            raise ValueError(
+                f"num_heads {self.num_heads} does not divide model_dim {self.model_dim}"
+            )
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"num_kv_heads {self.num_kv_heads} does not divide num_heads {self.num_heads}"
+            )
+        if self.rope_dims % 2 or self.rope_dims > self.head_dim:
+            raise ValueError(
+                f"rope_dims {self.rope_dims} must be even and at most the head dim {self.head_dim}"
+            )
+        if self.xsa_last_n > self.num_layers:
+            raise ValueError(f"xsa_last_n {self.xsa_last_n} exceeds num_layers {self.num_layers}")
+        beyond = [layer for layer in self.value_layers if layer >= self.num_layers]
+        if beyond:
+            raise ValueError(
+                f"ve_layers {beyond} do not exist: layers are 0 to {self.num_layers - 1}"
+            )
+        if self.bos_id >= self.vocab_size:
+            raise ValueError(f"bos_id {self.bos_id} is outside vocab_size {self.vocab_size}")
+        if self.bigram_vocab_size == 1:
+            raise ValueError("bigram_vocab_size 1 leaves no row for a bigram: 0 or at least 2")
+        return self

@@ -1,0 +1,66 @@
+"""Initial weights, the same on every device and rank for one seed."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from model.gpt import GPT
+
+VALUE_TABLE_STD = 0.01
+BIGRAM_SCALE = 0.05
+VALUE_SCALE = 0.1
+GATE_BIAS = 4.0
+
+
+@torch.no_grad()
+def initialise(model: "GPT", seed: int) -> None:
+    """Give every parameter of ``model`` its initial value.
+
+    Matrices that read the residual stream start orthogonal, those that write to it start at zero,
+    so every block starts as the identity. The bigram and value projections are orthogonal, not
+    zero: a zero table times a zero projection has no gradient on either side, for ever. (PR #1081
+    declares them zero, and its later pass over all linear layers makes them orthogonal.)
+    """
+    generator = torch.Generator().manual_seed(seed)
+    config, layers = model.config, model.config.num_layers
+    constants = {
+        "smear_gate": 0.0,
+        "bigram_table": 0.0,
+        "bigram_scale": BIGRAM_SCALE,
+        "value_scale": VALUE_SCALE,
+        "value_layer_scale": 1.0,
+        "attn_scale": 1.0,
+        "mlp_scale": 1.0,
+        "skip_weight": 1.0,
+        "q_gain": config.qk_gain_init,
+        "gate_weight": 0.0,
+        "gate_bias": GATE_BIAS,
+        "value_residual": 0.5,
+        "head": 0.0,
+        "mtp_heads": 0.0,
+        "down_bank": 0.0,
+    }
+    for name, parameter in model.named_parameters():
+        if name in constants:
+            parameter.fill_(constants[name])
+        elif name == "mix":
+            parameter[:, 0], parameter[:, 1] = 1.0, 0.0
+        elif name == "tok_emb":
+            parameter.normal_(0.0, config.tied_embed_init_std, generator=generator)
+        elif name == "value_table":
+            parameter.normal_(0.0, VALUE_TABLE_STD, generator=generator)
+        elif name == "qo_bank":
+            orthogonal(parameter[:layers], generator)
+            parameter[layers:] = 0.0
+        elif name in ("kv_bank", "up_bank", "bigram_proj", "value_proj"):
+            orthogonal(parameter if parameter.ndim == 3 else parameter[None], generator)
+        else:
+            raise AssertionError(f"parameter {name} has no initial value")
+
+
+def orthogonal(matrices: Tensor, generator: torch.Generator) -> None:
+    """Fill each (rows, cols) slice with a random orthogonal matrix (Saxe et al., arXiv:1312.6120)."""
+    for matrix in matrices:
+        nn.init.orthogonal_(matrix, generator=generator)

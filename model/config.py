@@ -23,7 +23,7 @@ LayerList = Annotated[list[NonNegativeInt], BeforeValidator(split_commas)]
 
 
 class Architecture(BaseModel):
-    """Preset ``seed``'s network by default: parameter-golf PR #1081. Impossible ones are refused."""
+    """Preset ``seed``'s network by default: parameter-golf PR #1081."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 

@@ -61,6 +61,6 @@ def initialise(model: "GPT", seed: int) -> None:
 
 
 def orthogonal(matrices: Tensor, generator: torch.Generator) -> None:
-    """Fill each (rows, cols) slice with a random orthogonal matrix (Saxe et al., arXiv:1312.6120)."""
+    """Fill each (rows, cols) slice with a random orthogonal matrix (arXiv:1312.6120)."""
     for matrix in matrices:
         nn.init.orthogonal_(matrix, generator=generator)

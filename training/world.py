@@ -37,7 +37,9 @@ class World:
             device_type: "cuda" (NCCL, one GPU a rank) or "cpu" (gloo).
         """
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        device = torch.device(device_type, local_rank) if device_type == "cuda" else torch.device("cpu")
+        device = (
+            torch.device(device_type, local_rank) if device_type == "cuda" else torch.device("cpu")
+        )
         if device.type == "cuda":
             torch.cuda.set_device(device)
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:

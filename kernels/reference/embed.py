@@ -27,7 +27,7 @@ def bigram_hash(tokens: Tensor, rows: int) -> Tensor:
 
 
 def smear(x: Tensor, tokens: Tensor, gate: Tensor, bos_id: int | None) -> Tensor:
-    """``x_i = (1 - g) x_i + g x_{i-1}`` with ``g = sigmoid(gate)``; nothing crosses into a document.
+    """``x_i = (1 - g) x_i + g x_{i-1}`` with ``g = sigmoid(gate)``; nothing enters a document.
 
     Where token i is BOS its predecessor belongs to another document and counts as zero, as it does
     at position 0. ``bos_id=None`` leaves that leak in, as the public system had it.

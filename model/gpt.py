@@ -201,11 +201,12 @@ class GPT(nn.Module):
     ) -> Tensor:
         """The values (B, T, G * D), with value embedding and value residual where they are on."""
         values = self.ops.linear(normed, weights.v)
-        if layer in self.config.value_layers:
+        if state.value_embedding is not None and layer in self.config.value_layers:
             scale = self.value_layer_scale[self.config.value_layers.index(layer)]
             values = values + scale.to(values.dtype) * state.value_embedding
         if self.config.value_residual:
-            state.first_values = values if layer == 0 else state.first_values
+            if state.first_values is None:
+                state.first_values = values
             share = self.value_residual[layer].to(values.dtype)
             values = share[0] * state.first_values + share[1] * values
         return values

@@ -16,7 +16,7 @@ class World:
     """One rank's view of all ranks.
 
     ``control`` is a gloo group for host-side values (the clock, a signal), so that agreeing on
-    them never waits for the GPU; it is None when there is one rank.
+    them never waits for the GPU; None stands for the default group, which is gloo on a CPU.
     """
 
     rank: int
@@ -37,10 +37,9 @@ class World:
             device_type: "cuda" (NCCL, one GPU a rank) or "cpu" (gloo).
         """
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        device = (
-            torch.device(device_type, local_rank) if device_type == "cuda" else torch.device("cpu")
-        )
-        if device.type == "cuda":
+        device = torch.device("cpu")
+        if device_type == "cuda":
+            device = torch.device("cuda", local_rank)
             torch.cuda.set_device(device)
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls.single(device)
@@ -49,7 +48,7 @@ class World:
             control = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
         else:
             dist.init_process_group("gloo", timeout=COLLECTIVE_TIMEOUT)
-            control = dist.group.WORLD
+            control = None
         return cls(dist.get_rank(), dist.get_world_size(), device, control)
 
     @property

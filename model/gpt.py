@@ -205,10 +205,10 @@ class GPT(nn.Module):
             scale = self.value_layer_scale[self.config.value_layers.index(layer)]
             values = values + scale.to(values.dtype) * state.value_embedding
         if self.config.value_residual:
-            if state.first_values is None:
-                state.first_values = values
+            first = values if state.first_values is None else state.first_values
+            state.first_values = first
             share = self.value_residual[layer].to(values.dtype)
-            values = share[0] * state.first_values + share[1] * values
+            values = share[0] * first + share[1] * values
         return values
 
     def _embed(self, tokens: Tensor) -> Tensor:

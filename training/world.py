@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -45,7 +46,9 @@ class World:
             return cls.single(device)
         if device.type == "cuda":
             dist.init_process_group("nccl", timeout=COLLECTIVE_TIMEOUT, device_id=device)
-            control = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
+            control = cast(
+                dist.ProcessGroup, dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
+            )
         else:
             dist.init_process_group("gloo", timeout=COLLECTIVE_TIMEOUT)
             control = None

@@ -65,21 +65,16 @@ class World:
             dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
         return tensor
 
-    def agree(self, *values: float) -> list[float]:
-        """Rank 0's values on every rank, through the host: no GPU work, no wait for it."""
-        if self.size == 1:
-            return list(values)
-        block = torch.tensor(values, dtype=torch.float64)
-        dist.broadcast(block, src=0, group=self.control)
-        return block.tolist()
+    def agree(self, elapsed: float, interrupted: bool) -> tuple[float, bool]:
+        """Rank 0's clock, and whether any rank was interrupted: the same answer on every rank.
 
-    def any(self, flag: bool) -> bool:
-        """Whether any rank raised ``flag``, through the host."""
+        It goes through the host: no GPU work, and no wait for it.
+        """
         if self.size == 1:
-            return flag
-        block = torch.tensor([float(flag)], dtype=torch.float64)
+            return elapsed, interrupted
+        block = torch.tensor([elapsed if self.is_main else 0.0, interrupted], dtype=torch.float64)
         dist.all_reduce(block, op=dist.ReduceOp.MAX, group=self.control)
-        return bool(block.item())
+        return block[0].item(), bool(block[1].item())
 
     def barrier(self) -> None:
         """Wait until every rank is here."""

@@ -1,0 +1,287 @@
+"""Every setting once: type, unit, range, reason. Imports no torch, so that ``--help`` is quick.
+
+From strongest to weakest: command line, environment, ``--config`` TOML file, preset, the defaults
+here. A setting ``num_layers`` is ``--num-layers`` on the command line, ``num_layers`` in TOML and
+``MURMURATION_NUM_LAYERS`` in the environment; settings that parameter-golf's scripts know are also
+read by the names those use (``NUM_LAYERS``, ``MAX_WALLCLOCK_SECONDS``, ...).
+"""
+
+import argparse
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from errors import InputError
+from model.config import Architecture
+
+PRESETS = Path(__file__).parent / "presets"
+ENV_PREFIX = "MURMURATION_"
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+# Names of parameter-golf's scripts that differ from ours, and those that we share, in upper case.
+CONTEST_ALIASES = {
+    "DATA_PATH": "data",
+    "TOKENIZER_PATH": "tokenizer",
+    "MAX_WALLCLOCK_SECONDS": "wallclock",
+}
+CONTEST_NAMES = """
+    seed iterations warmdown_iters warmup_steps train_batch_tokens train_seq_len eval_seq_len
+    eval_stride val_batch_size val_loss_every train_log_every vocab_size num_layers num_kv_heads
+    model_dim num_heads mlp_mult tie_embeddings rope_base rope_dims logit_softcap qk_gain_init
+    embed_lr head_lr tied_embed_lr tied_embed_init_std matrix_lr scalar_lr muon_momentum
+    muon_backend_steps muon_momentum_warmup_start muon_momentum_warmup_steps muon_wd adam_wd beta1
+    beta2 adam_eps grad_clip_norm mtp_num_heads mtp_loss_weight lawa_k lawa_freq bigram_vocab_size
+    bigram_dim xsa_last_n ln_scale late_qat_threshold ve_enabled ve_dim ve_layers gated_attention
+    value_residual
+""".split()
+
+
+class Settings(Architecture, BaseSettings):
+    """Train a small GPT, export it as an artifact of at most 16 MB and score it in bits per byte."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        protected_namespaces=(),
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+        cli_exit_on_error=False,
+        cli_prog_name="train.py",
+    )
+
+    preset: str = Field("seed", description="file in presets/ to start from: seed, sprint, tiny")
+    config: Path | None = Field(None, description="TOML file of settings, over the preset")
+    data: Path | None = Field(None, description="folder of token shards, from python -m data")
+    tokenizer: Path | None = Field(
+        None, description="SentencePiece model; by default the one in the data folder"
+    )
+    run_dir: Path | None = Field(None, description="the run's folder; by default runs/<date>-...")
+    resume: Path | None = Field(
+        None, description="run folder to continue, with the settings it was started with"
+    )
+    seed: NonNegativeInt = Field(1337, description="of weights and data order")
+    backend: Literal["auto", "reference", "compiled"] = Field(
+        "auto",
+        description="reference: eager PyTorch; compiled: under torch.compile; auto: compiled on "
+        "CUDA, reference on a CPU",
+    )
+    device: Literal["auto", "cuda", "cpu"] = Field("auto", description="auto: cuda where there is")
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto", description="of activations and compute copies; auto: bfloat16 on CUDA"
+    )
+
+    wallclock: NonNegativeFloat = Field(
+        600.0, description="seconds of training, from after warm-up; 0: no limit, count iterations"
+    )
+    iterations: PositiveInt = Field(20_000, description="most steps, whatever the clock says")
+    warmup_steps: NonNegativeInt = Field(
+        20, description="steps before the clock starts; they leave no trace"
+    )
+    warmdown_iters: NonNegativeInt = Field(
+        3700, description="steps' worth of time at the end in which learning rates fall to 0"
+    )
+    train_batch_tokens: PositiveInt = Field(786_432, description="tokens a step, over all ranks")
+    train_seq_len: PositiveInt = Field(2048, description="tokens a window")
+    micro_batch_tokens: PositiveInt = Field(
+        98_304, description="most tokens a rank takes at once; gradients accumulate beyond"
+    )
+
+    matrix_lr: NonNegativeFloat = Field(0.027, description="Muon's learning rate, for the banks")
+    tied_embed_lr: NonNegativeFloat = Field(0.035, description="AdamW, tied embedding and tables")
+    embed_lr: NonNegativeFloat = Field(0.6, description="AdamW, tables where the head is untied")
+    scalar_lr: NonNegativeFloat = Field(0.025, description="AdamW, vectors and small matrices")
+    head_lr: NonNegativeFloat = Field(0.008, description="AdamW, untied head and MTP heads")
+    muon_momentum: Share = Field(0.99, description="Nesterov momentum after its warm-up")
+    muon_momentum_warmup_start: Share = Field(0.92, description="momentum at step 0")
+    muon_momentum_warmup_steps: NonNegativeInt = Field(1500, description="steps between the two")
+    muon_backend_steps: PositiveInt = Field(5, description="Newton-Schulz iterations")
+    muon_wd: NonNegativeFloat = Field(0.04, description="decoupled weight decay of the banks")
+    adam_wd: NonNegativeFloat = Field(0.04, description="decoupled weight decay of the rest")
+    beta1: Share = Field(0.9, description="AdamW's first moment")
+    beta2: Share = Field(0.95, description="AdamW's second moment")
+    adam_eps: PositiveFloat = Field(1e-8, description="AdamW's epsilon")
+    grad_clip_norm: NonNegativeFloat = Field(
+        0.3, description="global norm that gradients are clipped to, after reduction; 0: no clip"
+    )
+    mtp_loss_weight: NonNegativeFloat = Field(0.1, description="weight of the MTP heads' mean loss")
+    late_qat_threshold: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.15, description="int6-faked weights once the learning rate's scale is under this; 0: never"
+    )
+    averaging: Literal["ema", "lawa", "none"] = Field(
+        "ema", description="of weights: exponential, or mean of the latest snapshots"
+    )
+    ema_decay: Share = Field(0.997, description="decay a step of the exponential average")
+    lawa_k: PositiveInt = Field(10, description="snapshots that LAWA averages")
+    lawa_freq: PositiveInt = Field(100, description="steps between LAWA's snapshots")
+
+    eval_seq_len: PositiveInt = Field(2048, description="window of the evaluation")
+    eval_stride: NonNegativeInt = Field(
+        64, description="tokens that each sliding window scores; 0: no sliding evaluation"
+    )
+    sliding_weights: Literal["roundtrip", "all"] = Field(
+        "roundtrip", description="which weights get the (slow) sliding evaluation"
+    )
+    val_batch_size: PositiveInt = Field(262_144, description="tokens a rank evaluates at once")
+    val_loss_every: NonNegativeInt = Field(
+        0, description="steps between validations, off the clock; 0: only at the end"
+    )
+    val_max_tokens: NonNegativeInt = Field(0, description="validate on the first so many; 0: all")
+    export_weights: Literal["averaged", "raw"] = Field(
+        "averaged", description="which weights become the artifact"
+    )
+    matrix_bits: Annotated[int, Field(ge=2, le=8)] = Field(6, description="bits of the banks")
+    table_bits: Annotated[int, Field(ge=2, le=8)] = Field(8, description="bits of large tables")
+    quant_min_step: NonNegativeFloat = Field(
+        1 / 31, description="floor of a row's quantisation step: coarser, but it compresses further"
+    )
+    size_limit: PositiveInt = Field(16_000_000, description="bytes of code + artifact")
+    checkpoint_minutes: NonNegativeFloat = Field(
+        10.0, description="minutes between checkpoints; 0: only when interrupted"
+    )
+    train_log_every: PositiveInt = Field(10, description="steps between lines of the log")
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what ``load_settings`` merged, and the command line that pydantic-settings puts
+        before it: an unprefixed DEVICE or DATA in somebody's environment means nothing here."""
+        return (sources["init_settings"],)
+
+    def architecture(self) -> Architecture:
+        """The network's part of the settings."""
+        return Architecture(**{name: getattr(self, name) for name in Architecture.model_fields})
+
+    @model_validator(mode="after")
+    def check_run(self) -> Self:
+        """Refuse combinations that no run can have."""
+        if self.train_batch_tokens % self.train_seq_len:
+            raise ValueError(
+                f"train_batch_tokens {self.train_batch_tokens} is no multiple of "
+                f"train_seq_len {self.train_seq_len}"
+            )
+        if self.eval_stride > self.eval_seq_len:
+            raise ValueError(
+                f"eval_stride {self.eval_stride} exceeds eval_seq_len {self.eval_seq_len}"
+            )
+        if self.mtp_num_heads >= self.train_seq_len:
+            raise ValueError(f"{self.mtp_num_heads} MTP heads need a longer train_seq_len")
+        if self.export_weights == "averaged" and self.averaging == "none":
+            raise ValueError("export_weights averaged needs averaging ema or lawa")
+        return self
+
+    def accumulation(self, world_size: int) -> int:
+        """Micro-batches a rank takes in a step.
+
+        Raises:
+            InputError: the batch's windows cannot be split evenly over the ranks.
+        """
+        windows = self.train_batch_tokens // self.train_seq_len
+        if windows % world_size:
+            step = world_size * self.train_seq_len
+            nearest = max(step, round(self.train_batch_tokens / step) * step)
+            raise InputError(
+                f"train_batch_tokens {self.train_batch_tokens} is {windows} windows of "
+                f"{self.train_seq_len}, which {world_size} ranks cannot share; try {nearest}"
+            )
+        rows = windows // world_size
+        most = max(1, self.micro_batch_tokens // self.train_seq_len)
+        return next(parts for parts in range(1, rows + 1) if rows % parts == 0 and rows // parts <= most)
+
+
+def load_settings(
+    arguments: Sequence[str], environment: Mapping[str, str] = os.environ
+) -> Settings:
+    """The settings of a run, from all sources, checked.
+
+    Raises:
+        InputError: unknown or impossible setting, missing preset or file; one line.
+        SystemExit: after ``--help``.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for option in ("--preset", "--config", "--resume"):
+        first.add_argument(option)
+    chosen, _ = first.parse_known_args(arguments)
+    from_environment = environment_settings(environment)
+    if chosen.resume:
+        layers = [read_toml(Path(chosen.resume) / "settings.toml")]
+    else:
+        preset = chosen.preset or from_environment.get("preset") or "seed"
+        layers = [read_preset(str(preset)), read_toml(Path(chosen.config)) if chosen.config else {}]
+        layers.append(from_environment)
+    merged = {name: value for layer in layers for name, value in layer.items()}
+    check_names(merged)
+    try:
+        return Settings(_cli_parse_args=list(arguments), **merged)  # pyright: ignore[reportCallIssue]
+    except ValidationError as error:
+        raise InputError(describe(error)) from None
+    except SettingsError as error:
+        raise InputError(str(error).removeprefix("error parsing CLI: ")) from None
+
+
+def environment_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """Settings given by environment variables, ours (prefixed) over the contest's."""
+    names = CONTEST_ALIASES | {name.upper(): name for name in CONTEST_NAMES}
+    found = {names[key]: value for key, value in environment.items() if key in names}
+    ours = {
+        key.removeprefix(ENV_PREFIX).lower(): value
+        for key, value in environment.items()
+        if key.startswith(ENV_PREFIX)
+    }
+    return found | ours
+
+
+def read_preset(name: str) -> dict[str, object]:
+    """A preset's settings by its name."""
+    path = PRESETS / f"{name}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in PRESETS.glob("*.toml")))
+        raise InputError(f"preset {name!r} does not exist; there are: {known}")
+    return {"preset": name} | read_toml(path)
+
+
+def read_toml(path: Path) -> dict[str, object]:
+    """A flat TOML file's settings."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read settings from {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid TOML: {error}") from None
+
+
+def check_names(given: Mapping[str, object]) -> None:
+    """Refuse names that are no setting, with the nearest that is."""
+    for name in given:
+        if name not in Settings.model_fields:
+            near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "; train.py --help lists all"
+            raise InputError(f"unknown setting {name}{hint}")
+
+
+def describe(error: ValidationError) -> str:
+    """The first complaint of a validation, as one line."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return f"setting {where}: {message}, not {first['input']!r}" if where else message

@@ -1,0 +1,54 @@
+"""AdamW for everything that is no bank (Loshchilov & Hutter 2017, arXiv:1711.05101)."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+class AdamW:
+    """AdamW over groups that share all but the learning rate; its state is there from the start.
+
+    Args:
+        groups: group name to parameters by name.
+        betas: decays of the two moments.
+        eps: added to the root of the second moment.
+        weight_decay: decoupled.
+    """
+
+    def __init__(
+        self,
+        groups: Mapping[str, Mapping[str, Tensor]],
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+    ) -> None:
+        self.groups = {group: dict(parameters) for group, parameters in groups.items()}
+        everything = {n: p for parameters in self.groups.values() for n, p in parameters.items()}
+        self.first = {name: torch.zeros_like(p) for name, p in everything.items()}
+        self.second = {name: torch.zeros_like(p) for name, p in everything.items()}
+        self.steps = 0
+        self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
+
+    @torch.no_grad()
+    def step(self, lr: Mapping[str, float]) -> None:
+        """Apply the gradients in ``grad``, with each group's learning rate."""
+        self.steps += 1
+        for group, parameters in self.groups.items():
+            names = [name for name, parameter in parameters.items() if parameter.grad is not None]
+            if names:
+                self._step_group([parameters[name] for name in names], names, lr[group])
+
+    def _step_group(self, parameters: list[Tensor], names: list[str], lr: float) -> None:
+        beta1, beta2 = self.betas
+        gradients = [parameter.grad for parameter in parameters]
+        first = [self.first[name] for name in names]
+        second = [self.second[name] for name in names]
+        torch._foreach_mul_(parameters, 1 - lr * self.weight_decay)
+        torch._foreach_lerp_(first, gradients, 1 - beta1)
+        torch._foreach_mul_(second, beta2)
+        torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2)
+        denominator = torch._foreach_sqrt(second)
+        torch._foreach_div_(denominator, (1 - beta2**self.steps) ** 0.5)
+        torch._foreach_add_(denominator, self.eps)
+        torch._foreach_addcdiv_(parameters, first, denominator, -lr / (1 - beta1**self.steps))

@@ -1,0 +1,96 @@
+"""Averages of the weights over time: exponential (EMA) or of the latest snapshots (LAWA)."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+class Averaging:
+    """No averaging; the base of the two that do."""
+
+    def update(self, step: int) -> None:
+        """Take the weights after ``step`` (from 1) into account."""
+
+    def weights(self) -> dict[str, Tensor]:
+        """The averaged weights by name; empty where there are none yet."""
+        return {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Live state tensors by name, for checkpoints."""
+        return {}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what ``tensors`` gave."""
+
+
+class ExponentialAverage(Averaging):
+    """``average <- decay * average + (1 - decay) * weight`` after each step.
+
+    Args:
+        weights: live parameters by name, (any shape) fp32.
+        decay: a step.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], decay: float) -> None:
+        self._live = [weight.detach() for weight in weights.values()]
+        self._average = {name: weight.detach().clone() for name, weight in weights.items()}
+        self._decay = decay
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        torch._foreach_lerp_(list(self._average.values()), self._live, 1 - self._decay)
+
+    def weights(self) -> dict[str, Tensor]:
+        return dict(self._average)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {f"average.{name}": tensor for name, tensor in self._average.items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, tensor in self._average.items():
+            tensor.copy_(tensors[f"average.{name}"])
+
+
+class LatestAverage(Averaging):
+    """LAWA: the mean of the latest ``count`` snapshots, one every ``every`` steps.
+
+    Kaddour 2022, arXiv:2209.14981.
+
+    Args:
+        weights: live parameters by name.
+        count: snapshots kept.
+        every: steps between snapshots.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], count: int, every: int) -> None:
+        self._live = {name: weight.detach() for name, weight in weights.items()}
+        self._snapshots: list[dict[str, Tensor]] = []
+        self._count, self._every = count, every
+
+    def update(self, step: int) -> None:
+        if step % self._every == 0:
+            taken = {name: weight.clone() for name, weight in self._live.items()}
+            self._snapshots = [*self._snapshots, taken][-self._count :]
+
+    def weights(self) -> dict[str, Tensor]:
+        if not self._snapshots:
+            return {}
+        return {
+            name: torch.stack([snapshot[name] for snapshot in self._snapshots]).mean(0)
+            for name in self._live
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {
+            f"average.{index}.{name}": tensor
+            for index, snapshot in enumerate(self._snapshots)
+            for name, tensor in snapshot.items()
+        }
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        indices = {int(name.split(".")[1]) for name in tensors if name.startswith("average.")}
+        self._snapshots = [
+            {name: tensors[f"average.{index}.{name}"].clone() for name in self._live}
+            for index in sorted(indices)
+        ]

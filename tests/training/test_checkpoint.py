@@ -1,0 +1,201 @@
+import errno
+import itertools
+import json
+import multiprocessing
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from errors import InputError
+from training import checkpoint
+
+STATE = {"step": 7, "loss": 0.1 + 0.2, "tiny": 5e-324, "rng": [1, 2**63], "none": None, "é": "ü"}
+
+
+def small(value: float = 1.0) -> dict[str, Tensor]:
+    return {"w": torch.full((64,), value)}
+
+
+def hidden(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.bool],
+    ids=str,
+)
+def test_every_dtype_comes_back_bit_for_bit(tmp_path: Path, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(3)
+    tensor = torch.randn(5, 3, generator=generator).mul(100).to(dtype)
+    tensors, state = checkpoint.load(checkpoint.save(tmp_path, 7, {"x": tensor}, STATE), "cpu")
+    assert tensors["x"].dtype == dtype
+    assert torch.equal(tensors["x"], tensor)
+    assert state == STATE
+
+
+def test_shapes_strides_and_shared_memory_come_back(tmp_path: Path) -> None:
+    base = torch.arange(24.0).reshape(4, 6)
+    saved = {
+        "scalar": torch.tensor(1.5),
+        "empty": torch.zeros(0, 3),
+        "transposed": base.T,
+        "strided": base[:, ::2],
+        "whole": base,
+        "again": base,
+        "channels_last": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
+        "broadcast": torch.ones(1).expand(4),
+        "parameter": torch.nn.Parameter(torch.randn(3)),
+        "rng": torch.get_rng_state(),
+    }
+    loaded, _ = checkpoint.load(checkpoint.save(tmp_path, 0, saved, {}), "cpu")
+    assert loaded.keys() == saved.keys()
+    for name, tensor in saved.items():
+        assert loaded[name].shape == tensor.shape, name
+        assert torch.equal(loaded[name], tensor), name
+    loaded["whole"][0, 0] = -1
+    assert loaded["again"][0, 0] == 0, "loaded tensors must not share memory"
+
+
+def test_latest_is_by_number_and_old_ones_go(tmp_path: Path) -> None:
+    assert checkpoint.latest(tmp_path / "absent") is None
+    for step in (5, 999_999, 1_000_000):
+        checkpoint.save(tmp_path, step, small(), {})
+    assert checkpoint.latest(tmp_path) == tmp_path / "step_1000000"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step_1000000", "step_999999"]
+
+
+def test_leftovers_of_a_kill_are_not_seen_and_go_at_the_next_save(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, 3, small(), {})
+    shutil.copytree(path, tmp_path / ".step_000009.part")
+    assert checkpoint.latest(tmp_path) == path
+    checkpoint.save(tmp_path, 4, small(), {})
+    assert hidden(tmp_path) == []
+
+
+def test_a_step_saved_again_is_replaced(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, 3, small(1.0), {"n": 1})
+    tensors, state = checkpoint.load(checkpoint.save(tmp_path, 3, small(2.0), {"n": 2}), "cpu")
+    assert tensors["w"][0] == 2.0
+    assert state == {"n": 2}
+    assert hidden(tmp_path) == []
+
+
+def rewrite(path: Path, **changes: object) -> None:
+    record = json.loads((path / "state.json").read_text())
+    (path / "state.json").write_text(json.dumps(record | changes))
+
+
+def flip_byte(file: Path, at: int) -> None:
+    data = bytearray(file.read_bytes())
+    data[at] ^= 1
+    file.write_bytes(data)
+
+
+def cut(file: Path, count: int) -> None:
+    file.write_bytes(file.read_bytes()[:-count])
+
+
+DAMAGE = {
+    "tensors cut": (lambda p: cut(p / "tensors.safetensors", 1), "bytes"),
+    "tensors altered": (lambda p: flip_byte(p / "tensors.safetensors", -5), "altered"),
+    "tensors missing": (lambda p: (p / "tensors.safetensors").unlink(), "cannot be read"),
+    "state cut": (lambda p: cut(p / "state.json", 9), "not whole JSON"),
+    "state altered": (lambda p: rewrite(p, state={"n": 2}), "altered"),
+    "state missing": (lambda p: (p / "state.json").unlink(), "no checkpoint"),
+    "state of another program": (lambda p: (p / "state.json").write_text("[1]"), "foreign"),
+    "another version": (lambda p: rewrite(p, version=99), "version 99"),
+    "folder missing": (shutil.rmtree, "no checkpoint"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_one_clear_line(tmp_path: Path, damage: str) -> None:
+    path = checkpoint.save(tmp_path, 1, small(), {"n": 1})
+    break_it, expected = DAMAGE[damage]
+    break_it(path)
+    with pytest.raises(InputError, match=expected) as caught:
+        checkpoint.load(path, "cpu")
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A file system of 4 MiB."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(tmp_path)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(small_disk: Path) -> None:
+    before = checkpoint.save(small_disk, 1, small(), {"n": 1})
+    with pytest.raises(OSError) as caught:
+        checkpoint.save(small_disk, 2, {"w": torch.zeros(2 << 20)}, {})
+    assert caught.value.errno == errno.ENOSPC
+    assert "step_000002" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in small_disk.iterdir()] == [before.name]
+    assert checkpoint.load(before, "cpu")[1] == {"n": 1}
+
+
+LIMITED = """
+import pathlib, resource, signal, sys, torch
+from training import checkpoint
+folder = pathlib.Path(sys.argv[1])
+checkpoint.save(folder, 1, {"w": torch.ones(64)}, {"n": 1})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+try:
+    checkpoint.save(folder, 2, {"w": torch.zeros(1 << 20)}, {})
+except OSError as error:
+    print(error)
+"""
+
+
+def test_a_write_that_breaks_off_keeps_the_checkpoint_before(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LIMITED, str(tmp_path)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "File too large" in finished.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["step_000001"]
+    assert checkpoint.load(tmp_path / "step_000001", "cpu")[1] == {"n": 1}
+
+
+def save_for_ever(folder: Path, first: int, done) -> None:
+    torch.set_num_threads(1)
+    for step in itertools.count(first):
+        checkpoint.save(folder, step, {"w": torch.full((1 << 18,), float(step))}, {"step": step})
+        done.value = step
+
+
+def test_a_kill_at_any_moment_leaves_the_newest_loadable(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["training.checkpoint"])
+    done = context.RawValue("q", 0)
+    moments = random.Random(11)
+    torn = 0
+    for _ in range(20):
+        saver = context.Process(target=save_for_ever, args=(tmp_path, done.value + 1, done))
+        first = done.value
+        saver.start()
+        while done.value == first:
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0, 0.02))
+        saver.kill()
+        saver.join()
+        newest = checkpoint.latest(tmp_path)
+        assert newest is not None
+        tensors, state = checkpoint.load(newest, "cpu")
+        assert state["step"] >= done.value
+        assert torch.equal(tensors["w"], torch.full((1 << 18,), float(state["step"])))
+        torn += bool(hidden(tmp_path))
+    assert torn > 3, "too few kills hit a save to prove anything"

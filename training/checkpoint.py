@@ -1,0 +1,153 @@
+"""Checkpoints: whole or absent, verified when loaded, and never able to run code."""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load as read_tensors
+from safetensors.torch import save as tensor_bytes
+from torch import Tensor
+
+from errors import InputError
+from files import atomic_write, sync_folder, write_text
+
+FORMAT = "murmuration-checkpoint"
+VERSION = 1
+TENSORS, STATE = "tensors.safetensors", "state.json"
+STEP_FOLDER = re.compile(r"step_\d{6,}")
+
+
+def save(
+    folder: Path, step: int, tensors: Mapping[str, Tensor], state: dict, *, keep: int = 2
+) -> Path:
+    """Write ``folder/step_000123``, then remove all but the newest ``keep`` checkpoints.
+
+    The step's folder is made under a hidden name, flushed to the disk and renamed, so whenever
+    the process dies, what ``latest`` finds is whole. One process at a time may save to a folder.
+    A step that is there already is replaced.
+
+    Args:
+        tensors: any dense tensors of any shape, stride and device; shared memory is saved twice.
+        state: what JSON can hold; floats come back exactly, tuples as lists.
+
+    Raises:
+        OSError: the disk is full or the folder not writable; earlier checkpoints are untouched
+            and nothing of this one remains.
+    """
+    target = Path(folder) / f"step_{step:06d}"
+    beside = target.with_name(f".{target.name}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_hidden(target.parent)
+        beside.mkdir()
+        _write(beside, step, tensors, state)
+        if target.exists():
+            _hide(target)
+        beside.rename(target)
+        sync_folder(target.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    for old in _steps(target.parent)[:-keep]:
+        _hide(old)
+    _remove_hidden(target.parent)
+    return target
+
+
+def latest(folder: Path) -> Path | None:
+    """The checkpoint of the highest step in ``folder``, or None; half-written ones are not seen."""
+    steps = _steps(Path(folder))
+    return steps[-1] if steps else None
+
+
+def load(path: Path, device: torch.device | str) -> tuple[dict[str, Tensor], dict]:
+    """Read one checkpoint: (tensors on ``device``, state), bit for bit what was saved.
+
+    Raises:
+        InputError: ``path`` is no checkpoint, is of another version, or was cut or altered.
+    """
+    path = Path(path)
+    record = _read_record(path)
+    try:
+        data = (path / TENSORS).read_bytes()
+    except OSError as error:
+        raise _unusable(path, f"{TENSORS} cannot be read ({error.strerror})") from None
+    if len(data) != record["bytes"]:
+        raise _unusable(path, f"{TENSORS} has {len(data)} bytes, not {record['bytes']}")
+    if hashlib.sha256(data).hexdigest() != record["sha256"]:
+        raise _unusable(path, f"{TENSORS} was altered (SHA-256 differs)")
+    tensors = {name: tensor.to(device) for name, tensor in read_tensors(data).items()}
+    return tensors, record["state"]
+
+
+def _write(folder: Path, step: int, tensors: Mapping[str, Tensor], state: dict) -> None:
+    data = tensor_bytes({name: _on_host(tensor) for name, tensor in tensors.items()})
+    with atomic_write(folder / TENSORS) as file:
+        file.write(data)
+    record = {
+        "format": FORMAT,
+        "version": VERSION,
+        "step": step,
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "state": state,
+    }
+    write_text(folder / STATE, json.dumps(record | {"record_sha256": _digest(record)}))
+
+
+def _on_host(tensor: Tensor) -> Tensor:
+    # Always a copy: safetensors refuses tensors that share memory, and strides it cannot keep.
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+
+
+def _read_record(path: Path) -> dict:
+    try:
+        record = json.loads((path / STATE).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"{path} is no checkpoint: {STATE} cannot be read ({error.strerror}); "
+            "give a step_NNNNNN folder of a run's checkpoints"
+        ) from None
+    except ValueError:
+        raise _unusable(path, f"{STATE} is not whole JSON") from None
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise InputError(f"{path} is no checkpoint of this project: {STATE} is foreign")
+    if record.get("version") != VERSION:
+        raise InputError(
+            f"{path} is of checkpoint version {record.get('version')}, this code reads {VERSION}; "
+            "resume with the code that wrote it"
+        )
+    if record.pop("record_sha256", None) != _digest(record):
+        raise _unusable(path, f"{STATE} was altered (SHA-256 differs)")
+    return record
+
+
+def _digest(record: dict) -> str:
+    # JSON keeps the order of keys and every digit of a float, so a second dump is the same text.
+    return hashlib.sha256(json.dumps(record).encode()).hexdigest()
+
+
+def _unusable(path: Path, fault: str) -> InputError:
+    return InputError(f"checkpoint {path} is damaged: {fault}; remove it to use the one before")
+
+
+def _steps(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    steps = [p for p in folder.iterdir() if STEP_FOLDER.fullmatch(p.name) and p.is_dir()]
+    return sorted(steps, key=lambda path: int(path.name.removeprefix("step_")))
+
+
+def _hide(checkpoint: Path) -> None:
+    # Before files are deleted: a kill meanwhile must not leave a visible half.
+    checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.old"))
+
+
+def _remove_hidden(folder: Path) -> None:
+    for leftover in folder.glob(".step_*"):
+        shutil.rmtree(leftover)

@@ -1,0 +1,128 @@
+"""What a person sees of a run: one live line on a terminal, a plain line now and then elsewhere."""
+
+import math
+import re
+import time
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+PLAIN_INTERVAL = 10.0
+LIVE_INTERVAL = 0.2
+
+
+class Progress:
+    """Shows where a run is; a context manager, so the terminal is restored whatever happens.
+
+    On a terminal one line is kept up to date. Elsewhere a line is printed and flushed every
+    ``PLAIN_INTERVAL`` seconds, and at once for what is rare: a new bpb, a new phase, the end.
+    No thread draws it, so it takes time from the host inside these calls only.
+
+    Args:
+        total_seconds: the budget of training time, if the clock ends the run.
+        total_steps: the number of steps, if their count ends it.
+        enabled: False on all ranks but one; then every call does nothing.
+    """
+
+    def __init__(
+        self, total_seconds: float | None, total_steps: int | None, enabled: bool = True
+    ) -> None:
+        self._total_seconds = total_seconds
+        self._total_steps = total_steps
+        self._enabled = enabled
+        self._live = _live_line() if enabled else None
+        self._interval = LIVE_INTERVAL if self._live else PLAIN_INTERVAL
+        self._pending = ""
+        self._shown_at = -math.inf
+        self._shown_phase = ""
+        self._bpb: float | None = None
+
+    def __enter__(self) -> "Progress":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._show()
+        if self._live:
+            self._live.stop()
+
+    def update(
+        self,
+        step: int,
+        loss: float,
+        tokens_per_second: float,
+        seconds_left: float | None = None,
+        bpb: float | None = None,
+    ) -> None:
+        """Tell of one step; ``bpb`` is the last one measured, and may be given each time."""
+        if not self._enabled:
+            return
+        parts = [
+            self._percent(step, seconds_left),
+            f"step {step}/{self._total_steps}" if self._total_steps else f"step {step}",
+            f"loss {loss:.4f}",
+            f"{_short(tokens_per_second)} tok/s",
+            "" if seconds_left is None else f"{_clock(seconds_left)} left",
+            "" if bpb is None else f"bpb {bpb:.4f}",
+        ]
+        self._pending = "  ".join(filter(None, parts))
+        self._shown_phase = ""
+        if bpb != self._bpb or self._is_due():
+            self._bpb = bpb
+            self._show()
+
+    def phase(self, text: str) -> None:
+        """Announce what is done beside steps, as "warm-up" or "evaluating 34 %".
+
+        A phase that differs from the one before in digits only is shown at the pace of steps.
+        """
+        if not self._enabled:
+            return
+        name = re.sub(r"[\d.,]+", "", text)
+        if name != self._shown_phase:
+            self._show()
+        elif not self._is_due():
+            return
+        self._shown_phase = name
+        self._pending = text
+        self._show()
+
+    def _percent(self, step: int, seconds_left: float | None) -> str:
+        if self._total_seconds and seconds_left is not None:
+            return f"{1 - seconds_left / self._total_seconds:4.0%}"
+        return f"{step / self._total_steps:4.0%}" if self._total_steps else ""
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._shown_at >= self._interval
+
+    def _show(self) -> None:
+        if not self._pending:
+            return
+        if self._live:
+            line = Text(self._pending, no_wrap=True, overflow="ellipsis")
+            self._live.update(line, refresh=True)
+        else:
+            print(self._pending, flush=True)
+        self._pending = ""
+        self._shown_at = time.monotonic()
+
+
+def _live_line() -> Live | None:
+    console = Console()
+    if not console.is_terminal or console.is_dumb_terminal:
+        return None
+    return Live(console=console, auto_refresh=False)
+
+
+def _short(rate: float) -> str:
+    for size, unit in ((1e6, "M"), (1e3, "k")):
+        if rate >= size:
+            return f"{rate / size:.2f}{unit}"
+    return f"{rate:.0f}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    return f"{minutes}:{rest:02d}"

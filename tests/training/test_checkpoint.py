@@ -2,8 +2,10 @@ import errno
 import itertools
 import json
 import multiprocessing
+import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -110,7 +112,8 @@ DAMAGE = {
     "state cut": (lambda p: cut(p / "state.json", 9), "not whole JSON"),
     "state altered": (lambda p: rewrite(p, state={"n": 2}), "altered"),
     "state missing": (lambda p: (p / "state.json").unlink(), "no checkpoint"),
-    "state of another program": (lambda p: (p / "state.json").write_text("[1]"), "foreign"),
+    "state no table": (lambda p: (p / "state.json").write_text("[1]"), "foreign"),
+    "state of another program": (lambda p: rewrite(p, format="other"), "foreign"),
     "another version": (lambda p: rewrite(p, version=99), "version 99"),
     "folder missing": (shutil.rmtree, "no checkpoint"),
 }
@@ -170,6 +173,51 @@ def test_a_write_that_breaks_off_keeps_the_checkpoint_before(tmp_path: Path) -> 
     assert checkpoint.load(tmp_path / "step_000001", "cpu")[1] == {"n": 1}
 
 
+def assert_newest_is_whole(folder: Path, at_least: int) -> None:
+    newest = checkpoint.latest(folder)
+    assert newest is not None
+    tensors, state = checkpoint.load(newest, "cpu")
+    assert newest.name == f"step_{state['step']:06d}"
+    assert state["step"] >= at_least
+    assert (tensors["w"] == state["step"]).all()
+
+
+@pytest.fixture
+def forks():
+    """Starts processes that have torch already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pytest", "training.checkpoint"])
+    return context
+
+
+def save_until(moment: int, folder: Path, step: int) -> None:
+    seen = itertools.count()
+
+    def die(event: str, _: tuple) -> None:
+        if event.startswith(("os.", "open")) and next(seen) == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(die)
+    checkpoint.save(folder, step, small(step), {"step": step})
+
+
+def test_a_kill_before_any_file_operation_leaves_the_newest_loadable(tmp_path: Path, forks) -> None:
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, small(step), {"step": step})
+    moment, exitcode = -1, -signal.SIGKILL
+    while exitcode == -signal.SIGKILL:
+        moment += 1
+        saver = forks.Process(target=save_until, args=(moment, tmp_path, moment + 3))
+        saver.start()
+        saver.join()
+        exitcode = saver.exitcode
+        assert_newest_is_whole(tmp_path, at_least=2)
+    assert exitcode == 0
+    assert moment > 20, "a save has more file operations than were tried"
+    assert_newest_is_whole(tmp_path, at_least=moment + 3)
+    assert hidden(tmp_path) == []
+
+
 def save_for_ever(folder: Path, first: int, done) -> None:
     torch.set_num_threads(1)
     for step in itertools.count(first):
@@ -177,25 +225,20 @@ def save_for_ever(folder: Path, first: int, done) -> None:
         done.value = step
 
 
-def test_a_kill_at_any_moment_leaves_the_newest_loadable(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["training.checkpoint"])
-    done = context.RawValue("q", 0)
+def test_a_kill_at_a_random_moment_leaves_the_newest_loadable(tmp_path: Path, forks) -> None:
+    done = forks.RawValue("q", 0)
     moments = random.Random(11)
     torn = 0
-    for _ in range(20):
-        saver = context.Process(target=save_for_ever, args=(tmp_path, done.value + 1, done))
+    for _ in range(10):
         first = done.value
+        saver = forks.Process(target=save_for_ever, args=(tmp_path, first + 1, done))
         saver.start()
         while done.value == first:
+            assert saver.is_alive()
             time.sleep(0.001)
         time.sleep(moments.uniform(0, 0.02))
         saver.kill()
         saver.join()
-        newest = checkpoint.latest(tmp_path)
-        assert newest is not None
-        tensors, state = checkpoint.load(newest, "cpu")
-        assert state["step"] >= done.value
-        assert torch.equal(tensors["w"], torch.full((1 << 18,), float(state["step"])))
+        assert_newest_is_whole(tmp_path, at_least=done.value)
         torn += bool(hidden(tmp_path))
-    assert torn > 3, "too few kills hit a save to prove anything"
+    assert torn > 1, "too few kills hit a save to prove anything"

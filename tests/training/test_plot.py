@@ -24,6 +24,7 @@ def validation(number: int, weights: str) -> dict:
     return {"kind": "validation", "weights": weights, "method": "plain"} | event
 
 
+DECISION = {"kind": "decision", "step": 200, "lever": "clip", "value": 0.15}
 STEPS = [step(number) for number in range(400)]
 
 
@@ -47,7 +48,7 @@ def shows(picture: np.ndarray, colour: str) -> bool:
         [step(0), step(1)],
         [step(n, loss=None, lr_scale=None) for n in range(9)],
         [{"kind": "step"}, {"kind": "decision", "step": 3}, {"kind": "validation"}, {}],
-        [validation(0, "raw")],
+        [validation(0, "raw"), DECISION],
     ],
     ids=["empty", "one step", "two steps", "no finite loss", "fields missing", "no step"],
 )
@@ -63,9 +64,14 @@ def test_each_kind_of_event_is_seen(tmp_path: Path) -> None:
         colour = plot.COLOURS[weights]
         assert not shows(plain, colour)
         assert shows(draw(tmp_path, [*STEPS, validation(200, weights)]), colour)
-    decision = {"kind": "decision", "step": 200, "lever": "clip", "value": 0.15}
-    changed = np.abs(draw(tmp_path, [*STEPS, decision]) - plain).max(axis=(0, 2)) > 0.1
-    assert abs(np.flatnonzero(changed).mean() / plain.shape[1] - 0.54) < 0.04, "mark misplaced"
+
+
+def test_a_decision_is_marked_at_the_time_of_its_step(tmp_path: Path) -> None:
+    plain, marked = draw(tmp_path, STEPS), draw(tmp_path, [*STEPS, DECISION])
+    changed = np.flatnonzero(np.abs(marked - plain).max(axis=(0, 2)) > 0.1)
+    left, right = changed[[0, -1]] / plain.shape[1]
+    assert right - left < 0.03, "a line and its label, and nothing else"
+    assert 0.51 < left < 0.55, "step 200 of 400 is at the middle of the axes"
 
 
 def test_smoothing_is_the_mean_of_finite_neighbours() -> None:

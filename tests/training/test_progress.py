@@ -76,7 +76,8 @@ def test_other_ranks_are_silent(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_plain_lines_are_flushed() -> None:
     command = [sys.executable, "-c", RUN + "os._exit(0)"]
-    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    finished = subprocess.run(command, capture_output=True, text=True, check=True, env=buffered)
     assert finished.stdout.splitlines()[-1].endswith("bpb 1.2500")
 
 

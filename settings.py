@@ -48,15 +48,15 @@ CONTEST_NAMES = """
     eval_stride val_batch_size val_loss_every train_log_every vocab_size num_layers num_kv_heads
     model_dim num_heads mlp_mult tie_embeddings rope_base rope_dims logit_softcap qk_gain_init
     embed_lr head_lr tied_embed_lr tied_embed_init_std matrix_lr scalar_lr muon_momentum
-    muon_backend_steps muon_momentum_warmup_start muon_momentum_warmup_steps muon_wd adam_wd beta1
-    beta2 adam_eps grad_clip_norm mtp_num_heads mtp_loss_weight lawa_k lawa_freq bigram_vocab_size
-    bigram_dim xsa_last_n ln_scale late_qat_threshold ve_enabled ve_dim ve_layers gated_attention
-    value_residual
-""".split()
+    muon_backend_steps muon_momentum_warmup_start muon_momentum_warmup_steps muon_wd adam_wd
+    beta1 beta2 adam_eps grad_clip_norm mtp_num_heads mtp_loss_weight lawa_k lawa_freq
+    bigram_vocab_size bigram_dim xsa_last_n ln_scale late_qat_threshold ve_enabled ve_dim
+    ve_layers gated_attention value_residual
+""".split()  # noqa: SIM905
 
 
 class Settings(Architecture, BaseSettings):
-    """Train a small GPT, export it as an artifact of at most 16 MB and score it in bits per byte."""
+    """Train a small GPT, export it as an artifact of at most 16 MB, score it in bits per byte."""
 
     model_config = SettingsConfigDict(
         extra="forbid",
@@ -125,7 +125,8 @@ class Settings(Architecture, BaseSettings):
     )
     mtp_loss_weight: NonNegativeFloat = Field(0.1, description="weight of the MTP heads' mean loss")
     late_qat_threshold: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.15, description="int6-faked weights once the learning rate's scale is under this; 0: never"
+        0.15,
+        description="int6-faked weights once the learning rate's scale is under this; 0: never",
     )
     averaging: Literal["ema", "lawa", "none"] = Field(
         "ema", description="of weights: exponential, or mean of the latest snapshots"
@@ -162,11 +163,16 @@ class Settings(Architecture, BaseSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Only what ``load_settings`` merged, and the command line that pydantic-settings puts
         before it: an unprefixed DEVICE or DATA in somebody's environment means nothing here."""
-        return (sources["init_settings"],)
+        return (init_settings,)
 
     def architecture(self) -> Architecture:
         """The network's part of the settings."""
@@ -206,7 +212,9 @@ class Settings(Architecture, BaseSettings):
             )
         rows = windows // world_size
         most = max(1, self.micro_batch_tokens // self.train_seq_len)
-        return next(parts for parts in range(1, rows + 1) if rows % parts == 0 and rows // parts <= most)
+        return next(
+            parts for parts in range(1, rows + 1) if rows % parts == 0 and rows // parts <= most
+        )
 
 
 def load_settings(
@@ -239,7 +247,7 @@ def load_settings(
         raise InputError(str(error).removeprefix("error parsing CLI: ")) from None
 
 
-def environment_settings(environment: Mapping[str, str]) -> dict[str, str]:
+def environment_settings(environment: Mapping[str, str]) -> dict[str, object]:
     """Settings given by environment variables, ours (prefixed) over the contest's."""
     names = CONTEST_ALIASES | {name.upper(): name for name in CONTEST_NAMES}
     found = {names[key]: value for key, value in environment.items() if key in names}
@@ -248,7 +256,7 @@ def environment_settings(environment: Mapping[str, str]) -> dict[str, str]:
         for key, value in environment.items()
         if key.startswith(ENV_PREFIX)
     }
-    return found | ours
+    return {**found, **ours}
 
 
 def read_preset(name: str) -> dict[str, object]:

@@ -21,11 +21,11 @@ class Levers:
 
     def __init__(self, device: torch.device) -> None:
         pinned = device.type == "cuda"
-        self._values = dict.fromkeys(NAMES, 0.0)
+        self._values: dict[str, float] = dict.fromkeys(NAMES, 0.0)
         self._blocks = torch.zeros(BLOCKS_IN_FLIGHT, len(NAMES), pin_memory=pinned)
         self._pushes = 0
         self._device = torch.zeros(len(NAMES), device=device)
-        self._views = dict(zip(NAMES, self._device.unbind(), strict=True))
+        self._views: dict[str, Tensor] = dict(zip(NAMES, self._device.unbind(), strict=True))
 
     def set(self, **values: float) -> None:
         """Set levers by name.

@@ -35,13 +35,15 @@ class AdamW:
         """Apply the gradients in ``grad``, with each group's learning rate."""
         self.steps += 1
         for group, parameters in self.groups.items():
-            names = [name for name, parameter in parameters.items() if parameter.grad is not None]
-            if names:
-                self._step_group([parameters[name] for name in names], names, lr[group])
+            gradients = {n: p.grad for n, p in parameters.items() if p.grad is not None}
+            if gradients:
+                live = [parameters[name] for name in gradients]
+                self._step_group(live, list(gradients.values()), list(gradients), lr[group])
 
-    def _step_group(self, parameters: list[Tensor], names: list[str], lr: float) -> None:
+    def _step_group(
+        self, parameters: list[Tensor], gradients: list[Tensor], names: list[str], lr: float
+    ) -> None:
         beta1, beta2 = self.betas
-        gradients = [parameter.grad for parameter in parameters]
         first = [self.first[name] for name in names]
         second = [self.second[name] for name in names]
         torch._foreach_mul_(parameters, 1 - lr * self.weight_decay)

@@ -65,6 +65,12 @@ class World:
             dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
         return tensor
 
+    def broadcast_(self, tensor: Tensor) -> Tensor:
+        """Rank 0's values into ``tensor`` on every rank; returns it."""
+        if self.size > 1:
+            dist.broadcast(tensor, src=0)
+        return tensor
+
     def agree(self, elapsed: float, interrupted: bool) -> tuple[float, bool]:
         """Rank 0's clock, and whether any rank was interrupted: the same answer on every rank.
 

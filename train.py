@@ -1,0 +1,265 @@
+"""Train a small GPT, export it as an artifact of at most 16 MB, and score it in bits per byte.
+
+python train.py --preset tiny --data DIR
+torchrun --standalone --nproc_per_node=8 train.py --preset seed --data DIR
+python train.py --resume RUN
+"""
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from errors import InputError
+from settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from data.shards import TokenStream
+    from data.tokenizer import ByteTable
+    from training.progress import Progress
+    from training.run_folder import RunFolder
+    from training.trainer import Trainer
+    from training.world import World
+
+PROJECT = Path(__file__).resolve().parent
+
+
+def main(arguments: list[str]) -> int:
+    """Run; returns the exit code: 0, 1 (over the size limit), 2 (bad input), 128 + a signal."""
+    try:
+        settings = load_settings(arguments)
+        settings.accumulation(int(os.environ.get("WORLD_SIZE", "1")))
+        inputs = open_inputs(settings)
+        return run(settings, inputs)
+    except InputError as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+@dataclass
+class Inputs:
+    """What a run reads, checked before anything heavy is loaded."""
+
+    train: "TokenStream"
+    validation: "TokenStream"
+    byte_table: "ByteTable"
+
+
+def open_inputs(settings: Settings) -> Inputs:
+    """Map the shards and read the tokenizer.
+
+    Raises:
+        InputError: something is missing, corrupt or does not fit together.
+    """
+    from data.shards import TokenStream
+    from data.tokenizer import ByteTable, Tokenizer, check_vocabulary, find_tokenizer
+
+    if settings.data is None:
+        raise InputError("no data: give --data DIR (python -m data builtin makes a first one)")
+    tokenizer = Tokenizer(find_tokenizer(settings.data, settings.tokenizer))
+    check_vocabulary(tokenizer, settings.vocab_size)
+    if tokenizer.bos_id != settings.bos_id:
+        raise InputError(
+            f"the tokenizer's BOS is token {tokenizer.bos_id}, not bos_id {settings.bos_id}"
+        )
+    return Inputs(
+        train=TokenStream.open(settings.data, "train", settings.vocab_size),
+        validation=TokenStream.open(settings.data, "val", settings.vocab_size),
+        byte_table=ByteTable.of(tokenizer),
+    )
+
+
+def run(settings: Settings, inputs: Inputs) -> int:
+    """Train, export, score; everything that a run leaves is in its folder."""
+    import torch
+
+    from training.progress import Progress
+    from training.world import World
+
+    wanted = settings.device
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda, but torch sees no GPU; use --device cpu")
+    world = World.start(wanted)
+    folder = open_folder(settings) if world.is_main else None
+    limit = settings.wallclock or None
+    try:
+        with Progress(limit, None if limit else settings.iterations, world.is_main) as progress:
+            return Run(settings, inputs, world, folder, progress).story()
+    finally:
+        if folder:
+            folder.close()
+        world.stop()
+
+
+def open_folder(settings: Settings) -> "RunFolder":
+    """A new run's folder, or the one that is resumed."""
+    from training.run_folder import RunFolder
+
+    if settings.resume:
+        return RunFolder.reopen(settings.resume)
+    kept = settings.model_dump(exclude={"run_dir", "resume", "config"})
+    for name in ("data", "tokenizer"):
+        kept[name] = kept[name] and str(kept[name].resolve())
+    return RunFolder.create(settings.run_dir, f"{settings.preset}-seed{settings.seed}", kept)
+
+
+class Run:
+    """One run on one rank: its story, in order."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        inputs: Inputs,
+        world: "World",
+        folder: "RunFolder | None",
+        progress: "Progress",
+    ) -> None:
+        from evaluation.scoreboard import Scoreboard
+
+        self.settings, self.inputs, self.world = settings, inputs, world
+        self.folder, self.progress = folder, progress
+        self.scores = Scoreboard(
+            settings, inputs.validation, inputs.byte_table, world, folder, progress
+        )
+        self.summary: dict[str, object] = {}
+
+    def story(self) -> int:
+        """Train, export, score. Returns the exit code."""
+        from training.loop import Interruption
+        from training.trainer import Trainer
+
+        self.progress.phase("building the model")
+        trainer = Trainer(self.settings, self.inputs.train, self.world)
+        try:
+            step, elapsed = self.train(trainer)
+        except Interruption as stop:
+            if self.folder:
+                print(f"{stop}; go on with: train.py --resume {self.folder.path}", flush=True)
+            return 128 + stop.signal_number
+        finally:
+            trainer.loader.close()
+        score = trainer.model.score
+        self.scores.final(score, "raw", step, elapsed)
+        averaged = trainer.averaging.weights()
+        with trainer.holding(averaged):
+            if averaged:
+                self.scores.final(score, "averaged", step, elapsed)
+        with trainer.holding(averaged if self.settings.export_weights == "averaged" else {}):
+            roundtrip = self.export(trainer)
+        with trainer.holding(roundtrip):
+            self.scores.final(score, "roundtrip", step, elapsed)
+        return self.finish()
+
+    def train(self, trainer: "Trainer") -> tuple[int, float]:
+        """Warm up, take up a checkpoint if there is one, step until the budget is spent.
+
+        Returns:
+            steps taken and seconds of training.
+        """
+        from training.loop import Loop
+
+        began = time.perf_counter()
+        self.progress.phase("warming up")
+        trainer.warm_up(self.settings.warmup_steps)
+        self.summary["warm_up_seconds"] = time.perf_counter() - began
+        step, elapsed = self.resume(trainer)
+        loop = Loop(
+            trainer, self.settings, self.folder, self.progress, self.validate, step, elapsed
+        )
+        loop.run()
+        tokens, seconds = loop.step * self.settings.train_batch_tokens, loop.budget.elapsed()
+        self.summary |= {
+            "backend": trainer.backend,
+            "steps": loop.step,
+            "tokens": tokens,
+            "train_seconds": seconds,
+            "step_ms": 1000 * seconds / max(1, loop.step),
+            "tokens_per_second": tokens / max(seconds, 1e-9),
+            "peak_memory_gib": peak_memory_gib(self.world),
+        }
+        return loop.step, seconds
+
+    def resume(self, trainer: "Trainer") -> tuple[int, float]:
+        """Load the newest checkpoint of a run that goes on; its step and seconds of training."""
+        from training import checkpoint
+
+        run = self.settings.resume
+        if run is None:
+            return 0, 0.0
+        path = checkpoint.latest(run / "checkpoints")
+        if path is None:
+            raise InputError(f"{run} has no checkpoint to go on from; start a new run")
+        tensors, state = checkpoint.load(path, self.world.device)
+        trainer.load(tensors, state)
+        if self.folder:
+            self.folder.truncate_log(state["step"])
+        return state["step"], state["elapsed"]
+
+    def export(self, trainer: "Trainer") -> "Mapping[str, Tensor]":
+        """Write the artifact on rank 0; returns the weights as it gives them back."""
+        from artifact.export import export, load
+        from training.trainer import exported
+
+        if self.folder is None:
+            return {}
+        self.progress.phase("exporting the artifact")
+        architecture = self.settings.architecture().model_dump() | {"mtp_num_heads": 0}
+        report = export(
+            self.folder.artifact,
+            architecture,
+            exported(trainer.model),
+            matrix_bits=self.settings.matrix_bits,
+            table_bits=self.settings.table_bits,
+            min_step=self.settings.quant_min_step,
+        )
+        self.summary["artifact"] = asdict(report)
+        return load(self.folder.artifact)[1]
+
+    def finish(self) -> int:
+        """Count bytes, write the summary and the plot, say where everything is."""
+        from artifact.code_size import OverBudget, check_total, code_bytes
+        from training.plot import plot_run
+
+        if self.folder is None:
+            return 0
+        code = sum(code_bytes(PROJECT).values())
+        artifact = self.folder.artifact.stat().st_size
+        limit = self.settings.size_limit
+        sizes = {"code_bytes": code, "artifact_bytes": artifact, "total_bytes": code + artifact}
+        self.summary |= {**sizes, "size_limit": limit, "scores": self.scores.rows}
+        self.folder.log("summary", **self.summary)
+        self.folder.write_summary(self.summary)
+        plot_run(self.folder.log_file, self.folder.plot)
+        self.progress.phase(f"\n{self.scores.table()}")
+        print(f"artifact {artifact:,} + code {code:,} = {code + artifact:,} of {limit:,} bytes")
+        print(f"run folder: {self.folder.path}", flush=True)
+        try:
+            check_total(code, artifact, limit)
+        except OverBudget as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        return 0
+
+    def validate(self, trainer: "Trainer", step: int, elapsed: float) -> float:
+        """The live weights' bpb, in the middle of training."""
+        length = self.settings.eval_seq_len
+        return self.scores.measure(trainer.model.score, "raw", "plain", length, step, elapsed).bpb
+
+
+def peak_memory_gib(world: "World") -> float | None:
+    """Most memory that tensors took on rank 0's GPU; None on a CPU."""
+    import torch
+
+    return torch.cuda.max_memory_allocated() / 2**30 if world.device.type == "cuda" else None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

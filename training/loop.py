@@ -1,0 +1,162 @@
+"""The loop: steps while they fit the budget, with log, validation and checkpoints between them."""
+
+import signal
+from collections.abc import Callable
+from types import FrameType
+
+import torch
+
+from settings import Settings
+from training import checkpoint
+from training.budget import Budget
+from training.metrics import Finished, Metrics
+from training.progress import Progress
+from training.run_folder import RunFolder
+from training.schedule import Moment, moment
+from training.trainer import Trainer
+
+# Steps that the host launches ahead, so that the GPU never waits for it; on a CPU there is no such
+# thing. The budget counts them.
+AHEAD_ON_GPU = 1
+
+
+class Interruption(Exception):  # noqa: N818 - it is no error
+    """SIGTERM or SIGINT came; a checkpoint of ``step`` has been written."""
+
+    def __init__(self, step: int, signal_number: int) -> None:
+        super().__init__(f"interrupted after step {step}")
+        self.step, self.signal_number = step, signal_number
+
+
+class Signals:
+    """Notes SIGTERM and SIGINT for the loop to act on between two steps."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        # A second one ends the process the ordinary way: somebody is in a hurry.
+        signal.signal(number, signal.SIG_DFL)
+
+
+class Loop:
+    """One run's steps.
+
+    Args:
+        trainer: what is stepped.
+        settings: of the run.
+        folder: where rank 0 writes; None on other ranks.
+        progress: the line that a person sees.
+        validate: bpb of the live weights, called off the clock every ``val_loss_every`` steps.
+        step, elapsed: where a resumed run goes on.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        settings: Settings,
+        folder: RunFolder | None,
+        progress: Progress,
+        validate: Callable[[Trainer, int, float], float],
+        step: int = 0,
+        elapsed: float = 0.0,
+    ) -> None:
+        self.trainer, self.settings, self.folder = trainer, settings, folder
+        self.progress, self.validate = progress, validate
+        self.step = step
+        self.budget = Budget(settings.wallclock, settings.iterations, elapsed)
+        self.metrics = Metrics(trainer.world.device)
+        self.ahead = AHEAD_ON_GPU if trainer.world.device.type == "cuda" else 0
+        self.signals = Signals()
+        self.saved_at = elapsed
+        self.bpb: float | None = None
+        self._moments: dict[int, tuple[Moment, float]] = {}
+
+    def run(self) -> None:
+        """Step until the next step would not fit.
+
+        Raises:
+            Interruption: after a checkpoint, if a signal came.
+        """
+        self.budget.start()
+        while True:
+            self._report(self.metrics.collect(self.ahead))
+            pending = len(self.metrics)
+            elapsed, interrupted = self.trainer.world.agree(
+                self.budget.elapsed(), self.signals.received > 0
+            )
+            if interrupted:
+                self._land()
+                self._save(elapsed)
+                raise Interruption(self.step, self.signals.received or signal.SIGTERM)
+            if not self.budget.fits(self.step, elapsed, pending):
+                break
+            self._step(elapsed, pending)
+            self._between_steps(elapsed)
+        self._land()
+        self.budget.stop()
+        self._save(self.budget.elapsed())
+
+    def _step(self, elapsed: float, pending: int) -> None:
+        mean_step = self.budget.mean_step(self.step, elapsed, pending)
+        now = moment(self.settings, self.step, elapsed + pending * mean_step, mean_step)
+        self._moments[self.step] = (now, elapsed)
+        self.metrics.push(self.step, self.trainer.step(self.step, now))
+        self.step += 1
+
+    def _between_steps(self, elapsed: float) -> None:
+        every = self.settings.val_loss_every
+        if every and self.step % every == 0:
+            self._land()
+            with self.budget.paused():
+                self.bpb = self.validate(self.trainer, self.step, elapsed)
+        minutes = self.settings.checkpoint_minutes
+        if minutes and elapsed - self.saved_at >= 60 * minutes:
+            self._land()
+            self._save(elapsed)
+
+    def _land(self) -> None:
+        """Wait for the device to finish every step."""
+        self._report(self.metrics.collect(0))
+        if self.trainer.world.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def _save(self, elapsed: float) -> None:
+        """Write a checkpoint on rank 0; a full disk costs the checkpoint, not the run."""
+        self.saved_at = elapsed
+        if self.folder is None:
+            return
+        state = self.trainer.state() | {"step": self.step, "elapsed": elapsed}
+        try:
+            checkpoint.save(self.folder.checkpoints, self.step, self.trainer.tensors(), state)
+            self.folder.log("checkpoint", step=self.step, elapsed=elapsed)
+        except OSError as error:
+            self.folder.log("checkpoint_failed", step=self.step, error=str(error))
+            self.progress.phase(f"no checkpoint at step {self.step}: {error}")
+
+    def _report(self, finished: list[Finished]) -> None:
+        for done in finished:
+            now, started = self._moments.pop(done.step)
+            elapsed = self.budget.elapsed()
+            rate = (done.step + 1) * self.settings.train_batch_tokens / max(elapsed, 1e-9)
+            seconds_left = self.settings.wallclock - elapsed if self.settings.wallclock else None
+            self.progress.update(done.step + 1, done.loss, rate, seconds_left, self.bpb)
+            if self.folder and self._is_logged(done.step):
+                self.folder.log(
+                    "step",
+                    step=done.step + 1,
+                    elapsed=started,
+                    loss=done.loss,
+                    gradient_norm=done.gradient_norm,
+                    lr_scale=now.lr_scale,
+                    momentum=now.momentum,
+                    progress=now.progress,
+                    qat=now.qat,
+                    tokens_per_second=rate,
+                )
+
+    def _is_logged(self, step: int) -> bool:
+        return step < 10 or (step + 1) % self.settings.train_log_every == 0

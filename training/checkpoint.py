@@ -28,7 +28,7 @@ def save(
 
     The step's folder is made under a hidden name, flushed to the disk and renamed, so whenever
     the process dies, what ``latest`` finds is whole. One process at a time may save to a folder.
-    A step that is there already is replaced.
+    A step that is there already is replaced; a kill in that very moment leaves the one before.
 
     Args:
         tensors: any dense tensors of any shape, stride and device; shared memory is saved twice.

@@ -173,13 +173,15 @@ def test_a_write_that_breaks_off_keeps_the_checkpoint_before(tmp_path: Path) -> 
     assert checkpoint.load(tmp_path / "step_000001", "cpu")[1] == {"n": 1}
 
 
-def assert_newest_is_whole(folder: Path, at_least: int) -> None:
-    newest = checkpoint.latest(folder)
-    assert newest is not None
-    tensors, state = checkpoint.load(newest, "cpu")
-    assert newest.name == f"step_{state['step']:06d}"
-    assert state["step"] >= at_least
-    assert (tensors["w"] == state["step"]).all()
+def assert_all_are_whole(folder: Path, at_least: int) -> None:
+    """Each checkpoint that can be seen loads, and the newest is of this step or a later one."""
+    steps = [0]
+    for path in folder.glob("step_*"):
+        tensors, state = checkpoint.load(path, "cpu")
+        assert path.name == f"step_{state['step']:06d}"
+        assert (tensors["w"] == state["step"]).all()
+        steps.append(state["step"])
+    assert max(steps) >= at_least
 
 
 @pytest.fixture
@@ -201,21 +203,25 @@ def save_until(moment: int, folder: Path, step: int) -> None:
     checkpoint.save(folder, step, small(step), {"step": step})
 
 
-def test_a_kill_before_any_file_operation_leaves_the_newest_loadable(tmp_path: Path, forks) -> None:
-    for step in (1, 2):
-        checkpoint.save(tmp_path, step, small(step), {"step": step})
+@pytest.mark.parametrize(("step", "at_least"), [(3, 2), (2, 1)], ids=["next", "same again"])
+def test_a_kill_before_any_file_operation_leaves_whole_ones(
+    tmp_path: Path, forks, step: int, at_least: int
+) -> None:
     moment, exitcode = -1, -signal.SIGKILL
     while exitcode == -signal.SIGKILL:
         moment += 1
-        saver = forks.Process(target=save_until, args=(moment, tmp_path, moment + 3))
+        folder = tmp_path / str(moment)
+        for earlier in (1, 2):
+            checkpoint.save(folder, earlier, small(earlier), {"step": earlier})
+        saver = forks.Process(target=save_until, args=(moment, folder, step))
         saver.start()
         saver.join()
         exitcode = saver.exitcode
-        assert_newest_is_whole(tmp_path, at_least=2)
+        assert_all_are_whole(folder, at_least)
     assert exitcode == 0
     assert moment > 20, "a save has more file operations than were tried"
-    assert_newest_is_whole(tmp_path, at_least=moment + 3)
-    assert hidden(tmp_path) == []
+    assert_all_are_whole(folder, at_least=step)
+    assert hidden(folder) == []
 
 
 def save_for_ever(folder: Path, first: int, done) -> None:
@@ -225,7 +231,7 @@ def save_for_ever(folder: Path, first: int, done) -> None:
         done.value = step
 
 
-def test_a_kill_at_a_random_moment_leaves_the_newest_loadable(tmp_path: Path, forks) -> None:
+def test_a_kill_at_a_random_moment_leaves_whole_ones(tmp_path: Path, forks) -> None:
     done = forks.RawValue("q", 0)
     moments = random.Random(11)
     torn = 0
@@ -239,6 +245,6 @@ def test_a_kill_at_a_random_moment_leaves_the_newest_loadable(tmp_path: Path, fo
         time.sleep(moments.uniform(0, 0.02))
         saver.kill()
         saver.join()
-        assert_newest_is_whole(tmp_path, at_least=done.value)
+        assert_all_are_whole(tmp_path, at_least=done.value)
         torn += bool(hidden(tmp_path))
     assert torn > 1, "too few kills hit a save to prove anything"

@@ -1,0 +1,219 @@
+"""The file format: exact, and one clear error for whatever is not such a file."""
+
+import hashlib
+import json
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from artifact import container
+from artifact.coding import pack
+from artifact.container import HEADER_AT, MAGIC, PREFIX, VERSION, Stored, read, write
+from errors import InputError
+
+ARCHITECTURE = {"layers": 3, "rope_base": 1e4, "name": "tiny", "skips": [1, 2]}
+
+
+def some_tensors() -> dict[str, Stored]:
+    generator = torch.Generator().manual_seed(3)
+
+    def codes(top: int, *shape: int) -> torch.Tensor:
+        return torch.randint(-top, top + 1, shape, generator=generator, dtype=torch.int8)
+
+    def floats(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    return {
+        "qo_bank": Stored("int6", codes(31, 4, 16, 16), floats(4, 16).half()),
+        "tok_emb": Stored("int8", codes(127, 50, 16), floats(50).half(), "bfloat16"),
+        "up_bank": Stored("int6", codes(31, 2, 48, 16), floats(2, 48).half()),
+        "gain": Stored("fp16", floats(3, 8).half()),
+        "large": Stored("fp32", floats(5) * 1e9),
+        "scalar": Stored("fp16", torch.tensor(0.5).half()),
+        "empty": Stored("fp16", torch.empty(0, 16).half()),
+    }
+
+
+def written(path: Path) -> bytes:
+    write(path, ARCHITECTURE, some_tensors())
+    return path.read_bytes()
+
+
+def forged(header: Any, streams: bytes = b"", text_size: int | None = None) -> bytes:
+    """A file whose hash is right, whatever it says."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    packed = pack(text, "text")
+    size = len(text) if text_size is None else text_size
+    prefix = PREFIX.pack(MAGIC, VERSION, len(packed), size)
+    return prefix + hashlib.sha256(prefix + packed + streams).digest() + packed + streams
+
+
+def entry(**changes: Any) -> dict[str, Any]:
+    return {"name": "w", "shape": [4], "dtype": "float32", "kind": "fp16", "sha256": "0", **changes}
+
+
+def test_round_trip_is_exact(tmp_path: Path) -> None:
+    path = tmp_path / "artifact.bin"
+    sizes = write(path, ARCHITECTURE, some_tensors())
+    architecture, tensors = read(path)
+    assert architecture == ARCHITECTURE
+    assert list(tensors) == list(some_tensors())
+    for name, stored in some_tensors().items():
+        found = tensors[name]
+        assert (found.kind, found.dtype) == (stored.kind, stored.dtype)
+        torch.testing.assert_close(found.values, stored.values, rtol=0, atol=0)
+        torch.testing.assert_close(found.scale, stored.scale, rtol=0, atol=0)
+    assert list(sizes) == ["header", "int6", "fp16", "int8", "fp32"]
+    assert sum(sizes.values()) == path.stat().st_size
+
+
+def test_same_tensors_make_the_same_file(tmp_path: Path) -> None:
+    assert written(tmp_path / "a") == written(tmp_path / "b")
+
+
+def test_a_flipped_byte_anywhere_is_an_input_error(tmp_path: Path) -> None:
+    path = tmp_path / "artifact.bin"
+    blob = written(path)
+    generator = np.random.default_rng(0)
+    places = [*range(HEADER_AT + 20), *generator.integers(0, len(blob), 300), len(blob) - 1]
+    for place in places:
+        damaged = bytearray(blob)
+        damaged[place] ^= int(generator.integers(1, 256))
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match="not a sound artifact"):
+            read(path)
+
+
+def test_truncated_or_longer_is_an_input_error(tmp_path: Path) -> None:
+    path = tmp_path / "artifact.bin"
+    blob = written(path)
+    for damaged in (*(blob[:size] for size in range(0, len(blob), 97)), blob[:-1], blob + b"\0"):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match="not a sound artifact"):
+            read(path)
+
+
+def test_missing_or_foreign_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        read(tmp_path / "none")
+    with pytest.raises(InputError, match="no such file"):
+        read(tmp_path)
+    torch.save({"a": torch.ones(3)}, tmp_path / "foreign")
+    with pytest.raises(InputError, match="does not begin as one"):
+        read(tmp_path / "foreign")
+
+
+def test_another_version_says_so(tmp_path: Path) -> None:
+    blob = bytearray(written(tmp_path / "artifact"))
+    blob[len(MAGIC)] = 2
+    (tmp_path / "artifact").write_bytes(blob)
+    with pytest.raises(InputError, match="its version is 2, and this code reads 1"):
+        read(tmp_path / "artifact")
+
+
+def test_a_file_over_the_limit_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(container.MAX_DECODED + 1)
+    with pytest.raises(InputError, match="too large"):
+        read(tmp_path / "sparse")
+
+
+@pytest.mark.parametrize(
+    ("entries", "complaint"),
+    [
+        ([entry(shape=[1 << 40])], "impossible|cannot be stored"),
+        ([entry(shape=[1 << 15, 1 << 15])], "cannot be stored"),
+        ([entry(shape=[0, 1 << 29, 1 << 29])], "cannot be stored"),
+        ([entry(shape=[-4])], "cannot be stored"),
+        ([entry(shape=[4.0])], "cannot be stored"),
+        ([entry(shape=[True])], "cannot be stored"),
+        ([entry(shape=[1] * 9)], "cannot be stored"),
+        ([entry(kind="int6")], "cannot be stored"),
+        ([entry(name=f"w{i}", shape=[1 << 27]) for i in range(3)], "more than 536,870,912"),
+        ([entry(shape=[1 << 28])], "its fp16 stream"),
+        ([entry(kind="pickle")], "unknown kind"),
+        ([entry(name="[red]")], "plain words"),
+        ([entry(sha256=3)], "plain words"),
+        ([entry(), entry()], "same name"),
+        ([entry(extra=1)], "wrong form"),
+        ([entry(shape=4)], "wrong form"),
+        ([{}], "wrong form"),
+        (7, "wrong form"),
+        ([[]], "wrong form"),
+    ],
+)
+def test_a_header_is_not_believed(tmp_path: Path, entries: Any, complaint: str) -> None:
+    path = tmp_path / "artifact"
+    path.write_bytes(forged({"architecture": {}, "entries": entries}))
+    with pytest.raises(InputError, match=complaint):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: forged(b"\xff\xfe"),
+        lambda: forged(b"[" * 200_000),
+        lambda: forged(b"[" + b"9" * 9999 + b"]"),
+        lambda: forged([]),
+        lambda: forged({"architecture": 1, "entries": []}),
+        lambda: forged({"architecture": {}, "entries": []}, text_size=0xFFFFFFFF),
+        lambda: forged({"architecture": {}, "entries": []}, streams=b"more"),
+        lambda: forged(bytes(1 << 24), text_size=1 << 20),
+        lambda: forged({"architecture": {}, "entries": [entry()]}, (1 << 31).to_bytes(4, "little")),
+    ],
+)
+def test_a_forged_file_is_an_input_error(tmp_path: Path, make: Callable[[], bytes]) -> None:
+    path = tmp_path / "artifact"
+    path.write_bytes(make())
+    with pytest.raises(InputError, match="not a sound artifact"):
+        read(path)
+
+
+def test_huge_claims_allocate_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "artifact"
+    path.write_bytes(forged({"architecture": {}, "entries": [entry(shape=[1 << 28])]}))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError):
+        read(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # KiB
+
+
+def test_each_tensor_is_checked_against_its_own_hash(tmp_path: Path) -> None:
+    stream = pack(np.ones(4, "<f2").tobytes(), "fp16")
+    blob = forged(
+        {"architecture": {}, "entries": [entry()]}, len(stream).to_bytes(4, "little") + stream
+    )
+    (tmp_path / "artifact").write_bytes(blob)
+    with pytest.raises(InputError, match="tensor w does not match its SHA-256"):
+        read(tmp_path / "artifact")
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        Stored("int6", torch.ones(2, 3, dtype=torch.int8)),
+        Stored("int6", torch.ones(2, 3, dtype=torch.int8), torch.ones(3).half()),
+        Stored("int6", torch.ones(2, 3, dtype=torch.int8), torch.ones(2)),
+        Stored("fp16", torch.ones(2).half(), torch.ones(2).half()),
+        Stored("fp16", torch.ones(2)),
+    ],
+)
+def test_writes_only_what_it_can_read(tmp_path: Path, stored: Stored) -> None:
+    with pytest.raises(TypeError, match="not what kind"):
+        write(tmp_path / "artifact", {}, {"w": stored})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_over_the_limit_is_refused_before_packing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("artifact.header.MAX_DECODED", 1000)
+    with pytest.raises(InputError, match="more than 1,000 bytes"):
+        write(tmp_path / "a", {}, {"w": Stored("fp32", torch.ones(251))})
+    write(tmp_path / "a", {}, {"w": Stored("fp32", torch.ones(250))})

@@ -207,7 +207,7 @@ def save_until(moment: int, folder: Path, step: int) -> None:
 def test_a_kill_before_any_file_operation_leaves_whole_ones(
     tmp_path: Path, forks, step: int, at_least: int
 ) -> None:
-    moment, exitcode = -1, -signal.SIGKILL
+    folder, moment, exitcode = tmp_path, -1, -signal.SIGKILL
     while exitcode == -signal.SIGKILL:
         moment += 1
         folder = tmp_path / str(moment)

@@ -225,21 +225,23 @@ class Run:
 
     def finish(self) -> int:
         """Count bytes, write the summary and the plot, say where everything is."""
-        from artifact.code_size import OverBudget, check_total, code_bytes
+        from artifact.code_size import OverBudget, budget_line, check_total, code_bytes
         from training.plot import plot_run
 
         if self.folder is None:
             return 0
-        code = sum(code_bytes(PROJECT).values())
+        files = code_bytes(PROJECT)
+        code = sum(files.values())
         artifact = self.folder.artifact.stat().st_size
         limit = self.settings.size_limit
         sizes = {"code_bytes": code, "artifact_bytes": artifact, "total_bytes": code + artifact}
         self.summary |= {**sizes, "size_limit": limit, "scores": self.scores.rows}
+        self.summary["code_files"] = files
         self.folder.log("summary", **self.summary)
         self.folder.write_summary(self.summary)
         plot_run(self.folder.log_file, self.folder.plot)
-        self.progress.phase(f"\n{self.scores.table()}")
-        print(f"artifact {artifact:,} + code {code:,} = {code + artifact:,} of {limit:,} bytes")
+        print(self.scores.table())
+        print(budget_line(code, artifact, limit))
         print(f"run folder: {self.folder.path}", flush=True)
         try:
             check_total(code, artifact, limit)

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import asdict
 
-from evaluation.bpb import Score, evaluate
 from torch import Tensor
 
 from data.shards import TokenStream
 from data.tokenizer import ByteTable
+from evaluation.bpb import Score, evaluate
 from settings import Settings
 from training.progress import Progress
 from training.run_folder import RunFolder

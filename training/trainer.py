@@ -35,6 +35,7 @@ class Trainer:
             backend = "compiled" if on_gpu else "reference"
         name = settings.dtype if settings.dtype != "auto" else ("bfloat16" if on_gpu else "float32")
         self.backend, self.dtype = backend, getattr(torch, name)
+        torch.manual_seed(settings.seed)
         prefer_cudnn_attention()
         self.model = GPT(
             settings.architecture(),

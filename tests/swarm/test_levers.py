@@ -1,0 +1,29 @@
+"""Levers reach the device in order, and a wrong name is refused."""
+
+import pytest
+import torch
+
+from swarm.levers import BLOCKS_IN_FLIGHT, Levers
+
+
+def test_a_pushed_lever_is_seen_through_views_taken_before():
+    levers = Levers(torch.device("cpu"))
+    qat = levers["qat"]
+    levers.set(qat=1.0, clip=0.3)
+    assert qat.item() == 0.0
+    levers.push()
+    assert qat.item() == 1.0
+    assert levers["clip"].item() == pytest.approx(0.3)
+
+
+def test_blocks_in_flight_wrap_around():
+    levers = Levers(torch.device("cpu"))
+    for value in range(3 * BLOCKS_IN_FLIGHT):
+        levers.set(mtp_weight=float(value))
+        levers.push()
+        assert levers["mtp_weight"].item() == value
+
+
+def test_an_unknown_lever_is_refused():
+    with pytest.raises(KeyError, match="mtp_weight"):
+        Levers(torch.device("cpu")).set(mpt_weight=1.0)

@@ -1,0 +1,132 @@
+"""Where settings come from, and what is refused."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from errors import InputError
+from settings import CONTEST_ALIASES, CONTEST_NAMES, Settings, load_settings
+
+PROJECT = Path(__file__).parent.parent
+
+
+def test_command_line_beats_environment_beats_config_beats_preset(tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text("num_layers = 5\nseed = 5\nmodel_dim = 256\ntrain_seq_len = 128\n")
+    arguments = ["--preset", "tiny", "--config", str(config), "--num-layers", "7"]
+    environment = {"NUM_LAYERS": "6", "SEED": "6"}
+    settings = load_settings(arguments, environment)
+    assert settings.num_layers == 7  # command line
+    assert settings.seed == 6  # environment
+    assert settings.model_dim == 256  # config file
+    assert settings.num_heads == 4  # preset
+    assert settings.adam_eps == 1e-8  # default
+
+
+def test_every_contest_name_reaches_its_setting():
+    for name in CONTEST_NAMES:
+        assert name in Settings.model_fields
+    given = {"MAX_WALLCLOCK_SECONDS": "12.5", "DATA_PATH": "/d", "TOKENIZER_PATH": "/t"}
+    given |= {"VE_LAYERS": "3,4", "TIE_EMBEDDINGS": "0", "ITERATIONS": "9", "MODEL_DIM": "768"}
+    settings = load_settings([], given)
+    assert settings.wallclock == 12.5
+    assert (settings.data, settings.tokenizer) == (Path("/d"), Path("/t"))
+    assert settings.ve_layers == [3, 4]
+    assert settings.tie_embeddings is False
+    assert (settings.iterations, settings.model_dim) == (9, 768)
+    assert set(CONTEST_ALIASES.values()) <= set(Settings.model_fields)
+
+
+def test_unprefixed_foreign_variables_mean_nothing(monkeypatch):
+    monkeypatch.setenv("DEVICE", "cuda")
+    monkeypatch.setenv("BACKEND", "nonsense")
+    monkeypatch.setenv("DTYPE", "nonsense")
+    assert load_settings([], {}).device == "auto"
+
+
+def test_our_prefixed_variable_beats_the_contest_name():
+    assert load_settings([], {"MURMURATION_SEED": "3", "SEED": "4"}).seed == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "words"),
+    [
+        (["--num-heads", "7"], {}, "num_heads 7 does not divide model_dim 512"),
+        (["--num-kv-heads", "3"], {}, "num_kv_heads 3 does not divide num_heads 8"),
+        (["--train-batch-tokens", "1000"], {}, "no multiple of train_seq_len 2048"),
+        (["--seed", "-1"], {}, "seed"),
+        (["--backend", "magic"], {}, "backend"),
+        (["--nonsense", "1"], {}, "--nonsense"),
+        (["--preset", "nope"], {}, "seed, sprint, tiny"),
+        (["--config", "/does/not/exist"], {}, "/does/not/exist"),
+        (["--eval-stride", "4096"], {}, "eval_stride 4096 exceeds eval_seq_len 2048"),
+        (["--averaging", "none"], {}, "export_weights averaged needs averaging"),
+        ([], {"MURMURATION_NUM_LAYER": "3"}, "did you mean num_layers?"),
+        ([], {"VE_LAYERS": "9,11"}, "ve_layers [11] do not exist"),
+        (["--resume", "/no/run"], {}, "/no/run"),
+    ],
+)
+def test_impossible_settings_are_one_clear_line(arguments, environment, words):
+    with pytest.raises(InputError) as refused:
+        load_settings(arguments, environment)
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_unknown_setting_in_a_file_is_refused(tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text("matrix_lrr = 0.1\n")
+    with pytest.raises(InputError, match="unknown setting matrix_lrr; did you mean matrix_lr"):
+        load_settings(["--config", str(config)], {})
+
+
+@pytest.mark.parametrize(("ranks", "parts"), [(1, 8), (2, 4), (3, 4), (4, 2), (8, 1)])
+def test_accumulation_keeps_micro_batches_within_their_limit(ranks, parts):
+    settings = load_settings([], {})
+    assert settings.accumulation(ranks) == parts
+    tokens = settings.train_batch_tokens // ranks // parts
+    assert tokens <= settings.micro_batch_tokens
+    assert tokens % settings.train_seq_len == 0
+
+
+def test_ranks_that_cannot_share_the_batch_are_refused_with_one_that_works():
+    with pytest.raises(InputError, match="5 ranks cannot share; try 788480") as refused:
+        load_settings([], {}).accumulation(5)
+    assert "786432" in str(refused.value)
+    assert Settings(train_batch_tokens=788_480).accumulation(5) >= 1
+
+
+def test_presets_are_valid_and_tiny_fits_two_cores():
+    for preset in ("seed", "sprint", "tiny"):
+        load_settings(["--preset", preset], {})
+    assert load_settings(["--preset", "tiny"], {}).wallclock <= 300
+
+
+def test_help_is_complete_and_quick_from_any_folder(tmp_path):
+    began = time.monotonic()
+    shown = subprocess.run(
+        [sys.executable, PROJECT / "train.py", "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert time.monotonic() - began < 5
+    for name in Settings.model_fields:
+        assert f"--{name.replace('_', '-')}" in shown
+
+
+def test_help_imports_no_torch(tmp_path):
+    script = str(PROJECT / "train.py")
+    code = (
+        "import runpy, sys\n"
+        f"sys.path.insert(0, {str(PROJECT)!r}); sys.argv = ['train.py', '--help']\n"
+        "try:\n"
+        f"    runpy.run_path({script!r}, run_name='__main__')\n"
+        "except SystemExit:\n"
+        "    assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)

@@ -1,0 +1,86 @@
+"""A split of made-up tokens with something to learn, and a network small enough to step often."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.shards import TokenStream, write_shard
+from settings import Settings
+from training.trainer import Trainer
+from training.world import World
+
+VOCAB = 64
+
+
+def small_settings(**changes: object) -> Settings:
+    """Two layers of width 32, with every part of the architecture that a run can have."""
+    values = {
+        "vocab_size": VOCAB,
+        "num_layers": 3,
+        "model_dim": 32,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "rope_dims": 4,
+        "xsa_last_n": 1,
+        "ve_layers": [2],
+        "ve_dim": 8,
+        "bigram_vocab_size": 32,
+        "bigram_dim": 8,
+        "train_seq_len": 16,
+        "train_batch_tokens": 192,
+        "micro_batch_tokens": 192,
+        "eval_seq_len": 16,
+        "eval_stride": 4,
+        "val_batch_size": 256,
+        "wallclock": 0.0,
+        "iterations": 40,
+        "warmup_steps": 0,
+        "warmdown_iters": 0,
+        "muon_momentum_warmup_steps": 10,
+        "late_qat_threshold": 0.0,
+        "device": "cpu",
+    }
+    return Settings(**(values | changes))  # pyright: ignore[reportArgumentType]
+
+
+def write_tokens(folder: Path, count: int = 6000) -> None:
+    """Two splits in which each token mostly follows from the one before."""
+    draw = np.random.default_rng(0)
+    follows = draw.permutation(VOCAB)
+    for split, tokens_in_split in (("train", count), ("val", 600)):
+        tokens = np.empty(tokens_in_split, np.uint16)
+        tokens[0] = 1
+        for place in range(1, tokens_in_split):
+            certain = draw.random() < 0.8
+            tokens[place] = follows[tokens[place - 1]] if certain else draw.integers(VOCAB)
+        write_shard(folder / f"fineweb_{split}_000000.bin", tokens)
+
+
+@pytest.fixture(scope="session")
+def token_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokens")
+    write_tokens(folder)
+    return folder
+
+
+@pytest.fixture
+def make_trainer(token_folder: Path):
+    """``make_trainer(**changes)``: a trainer on a CPU, closed when the test ends."""
+    made: list[Trainer] = []
+    torch.set_num_threads(1)
+
+    def make(**changes: object) -> Trainer:
+        settings = small_settings(**changes)
+        stream = TokenStream.open(token_folder, "train", settings.vocab_size)
+        made.append(Trainer(settings, stream, World.single(torch.device("cpu"))))
+        return made[-1]
+
+    yield make
+    for trainer in made:
+        trainer.loader.close()
+
+
+MakeTrainer = Callable[..., Trainer]

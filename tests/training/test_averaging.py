@@ -1,0 +1,38 @@
+"""EMA and LAWA against their formulas, and their state taken back."""
+
+import torch
+
+from training.averaging import ExponentialAverage, LatestAverage
+
+
+def test_exponential_average_is_its_formula():
+    weight = torch.ones(3, dtype=torch.float64)
+    average = ExponentialAverage({"w": weight}, decay=0.9)
+    expected = weight.clone()
+    for step in range(1, 6):
+        weight.add_(step)
+        average.update(step)
+        expected = 0.9 * expected + 0.1 * weight
+    torch.testing.assert_close(average.weights()["w"], expected)
+
+
+def test_latest_average_is_the_mean_of_the_last_snapshots():
+    weight = torch.zeros(2)
+    average = LatestAverage({"w": weight}, count=3, every=2)
+    assert average.weights() == {}
+    for step in range(1, 12):
+        weight.fill_(float(step))
+        average.update(step)
+    assert average.weights()["w"].tolist() == [8.0, 8.0]  # steps 6, 8, 10
+
+
+def test_latest_average_goes_on_from_its_state():
+    weight = torch.zeros(2)
+    average = LatestAverage({"w": weight}, count=2, every=1)
+    weight.fill_(1.0)
+    average.update(1)
+    other = LatestAverage({"w": weight}, count=2, every=1)
+    other.load(average.tensors())
+    weight.fill_(3.0)
+    other.update(2)
+    assert other.weights()["w"].tolist() == [2.0, 2.0]

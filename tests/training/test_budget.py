@@ -1,0 +1,38 @@
+"""The budget ends at the last step that fits, with and without steps in flight."""
+
+import time
+
+import pytest
+
+from training.budget import Budget
+
+
+@pytest.mark.parametrize("pending", [0, 1])
+@pytest.mark.parametrize("step_seconds", [0.3, 0.7, 1.0])
+def test_ends_at_the_last_step_that_fits(step_seconds, pending):
+    budget = Budget(seconds=10.0, iterations=10_000)
+    step = 0
+    # The host launches a step when all but `pending` of those before are done.
+    while budget.fits(step, max(0, step - pending) * step_seconds, min(step, pending)):
+        step += 1
+    assert step * step_seconds <= 10.0 + 1e-9
+    assert (step + 1) * step_seconds > 10.0
+
+
+def test_iterations_are_a_limit_too_and_no_seconds_means_no_limit():
+    assert Budget(0.0, 5).fits(4, 1e9, 0)
+    assert not Budget(0.0, 5).fits(5, 0.0, 0)
+    assert not Budget(100.0, 5).fits(5, 0.0, 0)
+
+
+def test_paused_time_does_not_count_and_earlier_time_does():
+    budget = Budget(100.0, 10, elapsed=5.0)
+    budget.start()
+    with budget.paused():
+        time.sleep(0.2)
+    time.sleep(0.05)
+    budget.stop()
+    spent = budget.elapsed()
+    time.sleep(0.05)
+    assert budget.elapsed() == spent
+    assert 5.05 <= spent < 5.2

@@ -1,0 +1,140 @@
+"""A step moves what it should, each lever changes the training, and warm-up leaves no trace."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from training.schedule import Moment
+
+STEADY = Moment(progress=0.0, lr_scale=1.0, momentum=0.95, qat=False)
+
+
+def run(trainer, steps: int, moment: Moment = STEADY) -> list[float]:
+    return [trainer.step(step, moment)[0].item() for step in range(steps)]
+
+
+def weights(trainer) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_every_parameter_moves_and_the_loss_falls(make_trainer):
+    trainer = make_trainer(gated_attention=True, value_residual=True, tie_embeddings=False)
+    before = weights(trainer)
+    losses = run(trainer, 30)
+    after = weights(trainer)
+    still = [name for name in before if torch.equal(before[name], after[name])]
+    assert still == []
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_mtp_heads_learn(make_trainer):
+    trainer = make_trainer(mtp_num_heads=2)
+    assert trainer.model.mtp_heads.abs().max() == 0
+    run(trainer, 5)
+    assert all(head.norm() > 0.01 for head in trainer.model.mtp_heads)
+
+
+def test_two_runs_of_one_seed_are_equal_bit_for_bit_and_another_seed_differs(make_trainer):
+    first, second, other = make_trainer(), make_trainer(), make_trainer(seed=1)
+    assert run(first, 8) == run(second, 8)
+    assert same(weights(first), weights(second))
+    assert run(other, 8) != run(make_trainer(), 8)
+
+
+def test_accumulation_changes_nothing_but_rounding(make_trainer):
+    whole, parts = make_trainer(), make_trainer(micro_batch_tokens=48)
+    assert (whole.settings.accumulation(1), parts.settings.accumulation(1)) == (1, 4)
+    assert run(whole, 10) == pytest.approx(run(parts, 10), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("lever", "changed"),
+    [
+        ("mtp_weight", {"mtp_loss_weight": 0.5}),
+        ("clip", {"grad_clip_norm": 0.01}),
+        ("no clip", {"grad_clip_norm": 0.0}),
+    ],
+)
+def test_lever_moves_the_training(make_trainer, lever, changed):
+    plain, moved = make_trainer(), make_trainer(**changed)
+    run(plain, 6)
+    run(moved, 6)
+    assert not torch.equal(plain.model.tok_emb, moved.model.tok_emb), lever
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        Moment(progress=0.0, lr_scale=0.5, momentum=0.95, qat=False),
+        Moment(progress=0.0, lr_scale=1.0, momentum=0.8, qat=False),
+    ],
+)
+def test_schedule_moves_the_training(make_trainer, moment):
+    plain, moved = make_trainer(), make_trainer()
+    run(plain, 4)
+    run(moved, 4, moment)
+    assert not torch.equal(plain.model.qo_bank, moved.model.qo_bank)
+
+
+def test_qat_lever_moves_the_banks_and_is_nothing_while_off(make_trainer):
+    never = make_trainer()
+    off, on = make_trainer(late_qat_threshold=0.1), make_trainer(late_qat_threshold=0.1)
+    for trainer in (never, off):
+        run(trainer, 4)
+    run(on, 4, Moment(progress=0.0, lr_scale=1.0, momentum=0.95, qat=True))
+    assert same(weights(never), weights(off))
+    assert not torch.equal(off.model.down_bank, on.model.down_bank)
+
+
+def test_clip_bounds_the_gradient_over_all_parameters(make_trainer):
+    from training.optimizer import clip_
+
+    trainer = make_trainer()
+    trainer._backward()
+    gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
+    expected = torch.cat([g.double().flatten() for g in gradients]).norm()
+    norm = clip_(gradients, torch.tensor(0.05))
+    assert norm.item() == pytest.approx(expected.item(), rel=1e-5)
+    clipped = torch.cat([g.double().flatten() for g in gradients]).norm()
+    assert clipped.item() == pytest.approx(0.05, rel=1e-4)
+
+
+@pytest.mark.parametrize("averaging", ["ema", "lawa"])
+def test_warm_up_leaves_no_trace(make_trainer, averaging):
+    changes = {"averaging": averaging, "lawa_freq": 2, "lawa_k": 3}
+    cold, warm = make_trainer(**changes), make_trainer(**changes)
+    torch.manual_seed(5)
+    random_before = torch.get_rng_state()
+    warm.warm_up(5)
+    assert torch.equal(torch.get_rng_state(), random_before)
+    assert warm.state() == cold.state()
+    assert run(cold, 6) == run(warm, 6)
+    cold_state, warm_state = cold.tensors(), warm.tensors()
+    assert cold_state.keys() == warm_state.keys()
+    assert same(cold_state, warm_state)
+
+
+def test_state_taken_back_continues_bit_for_bit(make_trainer):
+    straight, first, second = make_trainer(), make_trainer(), make_trainer()
+    run(straight, 8)
+    for step in range(5):
+        first.step(step, STEADY)
+    second.load({name: t.clone() for name, t in first.tensors().items()}, first.state())
+    for step in range(5, 8):
+        second.step(step, STEADY)
+    assert same(straight.tensors(), second.tensors())
+
+
+def test_holding_other_weights_is_undone(make_trainer):
+    trainer = make_trainer()
+    run(trainer, 3)
+    before = weights(trainer)
+    tokens = torch.randint(0, 64, (2, 16), dtype=torch.int32)
+    raw = trainer.model.score(tokens, tokens)
+    with trainer.holding(trainer.averaging.weights()):
+        assert not torch.equal(trainer.model.score(tokens, tokens), raw)
+    assert same(before, weights(trainer))

@@ -1,0 +1,181 @@
+"""Every operation a second time, from its description and in fp64, one plain step after another.
+
+Nothing here calls what the project calls: no fused norm, attention, activation or loss, and loops
+over rows, positions and heads wherever the description speaks of one row, position or head.
+Letters in shapes as in ``kernels.reference``.
+"""
+
+import torch
+from torch import Tensor
+
+
+def rms_normed(x: Tensor, eps: float) -> Tensor:
+    return x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt()
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    return 1 / (1 + (-x).exp())
+
+
+def int32(number: int) -> int:
+    """What is left of ``number`` in 32 bits, two's complement."""
+    return (number + 2**31) % 2**32 - 2**31
+
+
+def bigram_row(current: int, previous: int | None, rows: int) -> int:
+    """The bigram table's row of a token; ``previous`` is None at position 0."""
+    if previous is None:
+        return rows - 1
+    return (int32(36313 * current) ^ int32(27191 * previous)) % (rows - 1)
+
+
+def bigram_rows(tokens: Tensor, rows: int) -> Tensor:
+    return torch.tensor(
+        [
+            [bigram_row(token, row[i - 1] if i else None, rows) for i, token in enumerate(row)]
+            for row in tokens.tolist()
+        ]
+    )
+
+
+def smeared(x: Tensor, tokens: Tensor, gate: Tensor, bos_id: int | None) -> Tensor:
+    """(B, T, C); ``bos_id`` None lets the previous token leak into a document's first."""
+    g = sigmoid(gate)
+    rows = []
+    for x_TC, row in zip(x, tokens.tolist(), strict=True):
+        alone = [i == 0 or token == bos_id for i, token in enumerate(row)]
+        rows.append(
+            torch.stack(
+                [(1 - g) * x_TC[i] + (0 if alone[i] else g * x_TC[i - 1]) for i in range(len(row))]
+            )
+        )
+    return torch.stack(rows)
+
+
+def embedded(
+    tokens: Tensor,
+    table: Tensor,
+    smear_gate: Tensor,
+    bigram: tuple[Tensor, Tensor, Tensor] | None,
+    *,
+    bos_id: int | None,
+    eps: float,
+) -> Tensor:
+    x = table[tokens.long()]
+    if bigram is not None:
+        bigram_table, projection, scale = bigram
+        found = bigram_table[bigram_rows(tokens, len(bigram_table))]
+        x = x + scale * torch.einsum("bte,ce->btc", found, projection)
+    return smeared(rms_normed(x, eps), tokens, smear_gate, bos_id)
+
+
+def turned(x: Tensor, dims: int, base: float) -> Tensor:
+    """Rotary on one head (B, T, D): dim i and dim i + dims/2 of position t, seen as the complex
+    number ``x_i + j x_{i + dims/2}``, times ``exp(-j t base^(-2i / dims))``.
+
+    Cosine and sine are rounded to fp32, as the table that a model keeps of them.
+    """
+    half, position = dims // 2, torch.arange(x.size(1), dtype=torch.float64)
+    columns = list(x.unbind(-1))
+    for i in range(half):
+        angle = position * base ** (-2 * i / dims)
+        cos, sin = angle.cos().float().double(), angle.sin().float().double()
+        real, imaginary = x[..., i], x[..., i + half]
+        columns[i] = real * cos + imaginary * sin
+        columns[i + half] = imaginary * cos - real * sin
+    return torch.stack(columns, -1)
+
+
+def causal_mean(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Softmax attention of one head, (B, T, D) each: position i averages positions 0 to i."""
+    rows = []
+    for i in range(query.size(1)):
+        scores = torch.einsum("bd,bjd->bj", query[:, i], key[:, : i + 1])
+        weights = (scores / query.size(-1) ** 0.5).exp()
+        weights = weights / weights.sum(-1, keepdim=True)
+        rows.append(torch.einsum("bj,bjd->bd", weights, value[:, : i + 1]))
+    return torch.stack(rows, 1)
+
+
+def attended(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gain: Tensor,
+    *,
+    rope_dims: int,
+    rope_base: float,
+    eps: float,
+    xsa: bool,
+    gate: Tensor | None = None,
+) -> Tensor:
+    """(B, T, H, D) from q of that shape and k, v (B, T, G, D)."""
+    heads = []
+    for h in range(q.size(2)):
+        g = h // (q.size(2) // k.size(2))
+        query = gain[h] * turned(rms_normed(q[:, :, h], eps), rope_dims, rope_base)
+        key = turned(rms_normed(k[:, :, g], eps), rope_dims, rope_base)
+        y = causal_mean(query, key, v[:, :, g])
+        if xsa:
+            direction = v[:, :, g] / v[:, :, g].pow(2).sum(-1, keepdim=True).sqrt()
+            y = y - (y * direction).sum(-1, keepdim=True) * direction
+        if gate is not None:
+            y = y * sigmoid(gate[:, :, h, None])
+        heads.append(y)
+    return torch.stack(heads, 2)
+
+
+def mlp(x: Tensor, up: Tensor, down: Tensor, slope: float) -> Tensor:
+    z = torch.einsum("btc,mc->btm", x, up)
+    leaky = torch.where(z < 0, slope * z, z)
+    return torch.einsum("btm,cm->btc", leaky * leaky, down)
+
+
+def nats(hidden: Tensor, head: Tensor, targets: Tensor, softcap: float) -> Tensor:
+    """Cross-entropy (B, T) of softcapped logits."""
+    logits = softcap * torch.tanh(torch.einsum("btc,vc->btv", hidden, head) / softcap)
+    chances = logits.exp() / logits.exp().sum(-1, keepdim=True)
+    return -chances.gather(-1, targets.long()[..., None])[..., 0].log()
+
+
+def loss(
+    hidden: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    *,
+    softcap: float,
+    mtp_heads: Tensor | tuple[()] = (),
+    mtp_weight: Tensor | float = 0.0,
+    target_weight: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Loss () and, without gradient, main-head nats (B, T).
+
+    ``targets[i]`` is token i + 1, so MTP head k, which predicts token i + 1 + k, is held to
+    ``targets[i + k]``.
+    """
+    if target_weight is None:
+        target_weight = torch.ones(len(head), dtype=torch.float64)
+
+    def mean(values: Tensor, targets: Tensor) -> Tensor:
+        weights = target_weight[targets.long()]
+        return (weights * values).sum() / weights.sum()
+
+    main = nats(hidden, head, targets, softcap)
+    total = mean(main, targets)
+    for k, mtp_head in enumerate(mtp_heads, start=1):
+        places = range(targets.size(1) - k)
+        seen = torch.stack([hidden[:, i] for i in places], 1)
+        further = torch.stack([targets[:, i + k] for i in places], 1)
+        share = mtp_weight / len(mtp_heads)
+        total = total + share * mean(nats(seen, mtp_head, further, softcap), further)
+    return total, main.detach()
+
+
+def int6(weight: Tensor, min_step: float = 0.0) -> Tensor:
+    """``weight`` on its rows' int6 grids, with the gradient of a plain copy."""
+    grid = weight.detach().clone()
+    for row in grid.view(-1, grid.size(-1)):
+        step = max(float(row.abs().max()) / 31, min_step)
+        for i, value in enumerate(row.tolist()):
+            row[i] = step * max(-31, min(31, round(value / step))) if step else 0.0
+    return weight + (grid - weight).detach()

@@ -1,0 +1,118 @@
+"""The whole network a second time, from its description, in fp64, on ``tests.kernels.oracle``.
+
+Parameters come by name, laid out as docs/architecture.md says: banks (2L, out, in), whose first
+halves are Q and K, whose second halves are O and V.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from model.config import Architecture
+from tests.kernels import oracle
+
+Parameters = Mapping[str, Tensor]
+
+
+def project(x: Tensor, weight: Tensor) -> Tensor:
+    return torch.einsum("bti,oi->bto", x, weight)
+
+
+def hidden(config: Architecture, p: Parameters, tokens: Tensor) -> Tensor:
+    """The final normed state (B, T, C)."""
+    x0 = embedded(config, p, tokens)
+    encoder = config.num_layers // 2
+    x, pushed, first_values = x0, [], None
+    for layer in range(config.num_layers):
+        decoder = layer - encoder
+        if 0 <= decoder < encoder:
+            x = x + p["skip_weight"][decoder] * pushed.pop()
+        a = p["mix"][layer, 0] * x + p["mix"][layer, 1] * x0
+        branch, first_values = attention(config, p, layer, tokens, a, first_values)
+        h = a + p["attn_scale"][layer] * branch
+        x = h + p["mlp_scale"][layer] * mlp(config, p, layer, h)
+        if layer < encoder:
+            pushed.append(x)
+    return oracle.rms_normed(x, config.norm_eps)
+
+
+def embedded(config: Architecture, p: Parameters, tokens: Tensor) -> Tensor:
+    bigram = None
+    if config.bigram_vocab_size:
+        bigram = (p["bigram_table"], p["bigram_proj"], p["bigram_scale"])
+    bos_id = config.bos_id if config.smear_bos_mask else None
+    return oracle.embedded(
+        tokens, p["tok_emb"], p["smear_gate"], bigram, bos_id=bos_id, eps=config.norm_eps
+    )
+
+
+def scaled_norm(config: Architecture, layer: int, x: Tensor) -> Tensor:
+    divisor = (layer + 1) ** 0.5 if config.ln_scale else 1.0
+    return oracle.rms_normed(x, config.norm_eps) / divisor
+
+
+def mlp(config: Architecture, p: Parameters, layer: int, h: Tensor) -> Tensor:
+    x = scaled_norm(config, layer, h)
+    return oracle.mlp(x, p["up_bank"][layer], p["down_bank"][layer], config.leaky_slope)
+
+
+def attention(
+    config: Architecture,
+    p: Parameters,
+    layer: int,
+    tokens: Tensor,
+    a: Tensor,
+    first_values: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """A layer's attention branch, and the values of layer 0."""
+    layers, x = config.num_layers, scaled_norm(config, layer, a)
+    value = project(x, p["kv_bank"][layers + layer])
+    if config.ve_enabled and layer in config.ve_layers:
+        added = project(p["value_table"][tokens.long()], p["value_proj"])
+        place = config.ve_layers.index(layer)
+        value = value + p["value_layer_scale"][place] * (p["value_scale"] * added)
+    first_values = value if first_values is None else first_values
+    if config.value_residual:
+        from_first, own = p["value_residual"][layer]
+        value = from_first * first_values + own * value
+    gate = None
+    if config.gated_attention:
+        gate = project(x, p["gate_weight"][layer]) + p["gate_bias"][layer]
+
+    def heads(projected: Tensor) -> Tensor:
+        return projected.unflatten(-1, (-1, config.model_dim // config.num_heads))
+
+    y = oracle.attended(
+        heads(project(x, p["qo_bank"][layer])),
+        heads(project(x, p["kv_bank"][layer])),
+        heads(value),
+        p["q_gain"][layer],
+        rope_dims=config.rope_dims,
+        rope_base=config.rope_base,
+        eps=config.norm_eps,
+        xsa=layer >= layers - config.xsa_last_n,
+        gate=gate,
+    )
+    return project(y.flatten(2), p["qo_bank"][layers + layer]), first_values
+
+
+def loss(
+    config: Architecture,
+    p: Parameters,
+    tokens: Tensor,
+    targets: Tensor,
+    mtp_weight: float | None = None,
+    target_weight: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Loss () and nats (B, T)."""
+    with_mtp = config.mtp_num_heads > 0 and mtp_weight is not None
+    return oracle.loss(
+        hidden(config, p, tokens),
+        p["tok_emb" if config.tie_embeddings else "head"],
+        targets,
+        softcap=config.logit_softcap,
+        mtp_heads=p["mtp_heads"] if with_mtp else (),
+        mtp_weight=0.0 if mtp_weight is None else mtp_weight,
+        target_weight=target_weight,
+    )

@@ -1,0 +1,1 @@
+"""Text in, token batches out: shards, tokenizer, preparation and the batch loader."""

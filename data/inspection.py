@@ -1,0 +1,111 @@
+"""What a data folder holds, every byte of it checked."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from data.folder import Manifest, check_manifest, read_manifest
+from data.shards import CHECK_TOKENS, SPLITS, Split, TokenStream
+from data.tokenizer import ByteTable, Tokenizer, find_tokenizer
+from errors import InputError
+
+
+@dataclass(frozen=True)
+class SplitFacts:
+    """Counts of one split.
+
+    source_bytes: UTF-8 bytes of the documents as they came, from the manifest if it says.
+    text_bytes: as the bits-per-byte score counts them, after the tokenizer's normalisation.
+    """
+
+    split: Split
+    shards: int
+    tokens: int
+    documents: int
+    source_bytes: int | None
+    text_bytes: int
+
+
+@dataclass(frozen=True)
+class FolderFacts:
+    """What ``examine`` found; no manifest is None."""
+
+    splits: tuple[SplitFacts, ...]
+    tokenizer: Tokenizer
+    manifest: Manifest | None
+
+
+def examine(folder: Path, given_tokenizer: Path | None) -> FolderFacts:
+    """Read all of a data folder: headers, lengths, ids, and the manifest's hashes if it has one.
+
+    Raises:
+        InputError: anything is missing or wrong.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such data folder")
+    manifest = read_manifest(folder)
+    tokenizer = Tokenizer(find_tokenizer(folder, given_tokenizer))
+    streams = {split: TokenStream.open(folder, split, tokenizer.vocab_size) for split in SPLITS}
+    if manifest is not None and "fingerprint" in manifest:
+        _check_tokenizer(folder, manifest, tokenizer)
+        check_manifest(folder, manifest, hashes=True)
+    splits = tuple(_count(streams[split], split, manifest, tokenizer) for split in SPLITS)
+    return FolderFacts(splits, tokenizer, manifest)
+
+
+def _check_tokenizer(folder: Path, manifest: Manifest, tokenizer: Tokenizer) -> None:
+    if manifest["tokenizer"]["sha256"] != tokenizer.sha256:
+        raise InputError(
+            f"{tokenizer.path}: not the tokenizer that the shards in {folder} were made with"
+        )
+
+
+def _count(
+    stream: TokenStream, split: Split, manifest: Manifest | None, tokenizer: Tokenizer
+) -> SplitFacts:
+    stream.check_tokens()
+    table = ByteTable.of(tokenizer)
+    documents = text_bytes = 0
+    previous = np.array([tokenizer.bos_id])
+    for start in range(0, len(stream), CHECK_TOKENS):
+        tokens = stream.read(start, min(CHECK_TOKENS, len(stream) - start))
+        before = np.concatenate([previous, tokens[:-1]])
+        documents += int(np.count_nonzero(tokens == tokenizer.bos_id))
+        text_bytes += int(table.count(before, tokens).sum())
+        previous = tokens[-1:]
+    recorded = (manifest or {}).get("splits", {}).get(split, {})
+    source_bytes = recorded.get("source_bytes")
+    return SplitFacts(split, len(stream.files), len(stream), documents, source_bytes, text_bytes)
+
+
+def show(folder: Path, facts: FolderFacts, console: Console) -> None:
+    """Print the facts as a table."""
+    table = Table(title=str(folder), title_justify="left")
+    table.add_column("split")
+    for heading in ("shards", "tokens", "documents", "source bytes", "scored bytes", "bytes/token"):
+        table.add_column(heading, justify="right")
+    for split in facts.splits:
+        counts = (
+            split.shards,
+            split.tokens,
+            split.documents,
+            split.source_bytes,
+            split.text_bytes,
+        )
+        cells = ("unknown" if count is None else f"{count:,}" for count in counts)
+        table.add_row(split.split, *cells, f"{split.text_bytes / split.tokens:.4f}")
+    console.print(table)
+    tokenizer = facts.tokenizer
+    console.print(f"tokenizer: {tokenizer.path}, vocabulary {tokenizer.vocab_size}")
+    console.print(f"made from: {_describe(facts.manifest)}")
+
+
+def _describe(manifest: Manifest | None) -> str:
+    if manifest is None:
+        return "unknown (no manifest)"
+    source = manifest.get("source", {})
+    inputs = [f"{key} {value}" for key, value in source.items() if isinstance(value, str)]
+    return ", ".join(inputs) or "unknown (a manifest of another program)"

@@ -1,0 +1,200 @@
+"""The tokenizer (SentencePiece), its training, and how many bytes of text each token stands for."""
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+
+from data.shards import MAX_VOCAB_SIZE
+from errors import InputError
+from files import atomic_write, sha256
+
+TOKENIZER_NAME = "tokenizer.model"
+SAMPLE_BYTES = 50_000_000
+SPACE_MARK = "▁"
+
+
+class Tokenizer:
+    """A SentencePiece model that marks the beginning of documents with a BOS token."""
+
+    def __init__(self, path: Path) -> None:
+        """Load and check ``path``.
+
+        Raises:
+            InputError: the file is missing, is no SentencePiece model, has no BOS token, or has
+                more tokens than a uint16 shard can hold.
+        """
+        if not path.is_file():
+            raise InputError(f"{path}: no such tokenizer model")
+        self.path = path
+        try:
+            self.processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        except (RuntimeError, OSError) as error:
+            raise InputError(f"{path}: not a SentencePiece model ({error})") from None
+        self.vocab_size: int = self.processor.vocab_size()
+        self.bos_id: int = self.processor.bos_id()
+        self.sha256 = sha256(path)
+        if self.bos_id < 0:
+            raise InputError(f"{path}: has no BOS token, which must begin each document")
+        if self.vocab_size > MAX_VOCAB_SIZE:
+            raise InputError(
+                f"{path}: vocabulary of {self.vocab_size}; a shard holds at most {MAX_VOCAB_SIZE}"
+            )
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of ``text``, without BOS."""
+        return self.processor.encode(text)
+
+    def encode_documents(self, texts: Sequence[str]) -> np.ndarray:
+        """uint16 tokens of the documents one after the other, BOS before each."""
+        ids = self.processor.encode(list(texts), add_bos=True, num_threads=1)
+        return np.fromiter(chain.from_iterable(ids), dtype=np.uint16)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ``ids``; control tokens stand for nothing."""
+        return self.processor.decode([int(token) for token in ids])
+
+
+def find_tokenizer(folder: Path, given: Path | None) -> Path:
+    """The tokenizer that the user gave, or else the one in the data folder.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    path = folder / TOKENIZER_NAME if given is None else given
+    if path.is_file():
+        return path
+    if given is not None:
+        raise InputError(f"{given}: no such tokenizer model")
+    raise InputError(f"{folder}: holds no {TOKENIZER_NAME}; put it there or give its path")
+
+
+def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:
+    """Check that a model of ``vocab_size`` tokens can use ``tokenizer``.
+
+    Raises:
+        InputError: the sizes differ.
+    """
+    if tokenizer.vocab_size != vocab_size:
+        raise InputError(
+            f"{tokenizer.path}: has {tokenizer.vocab_size} tokens, but the model's vocabulary "
+            f"is {vocab_size}; make the two equal"
+        )
+
+
+def train_tokenizer(documents: Iterable[str], vocab_size: int, path: Path) -> None:
+    """Train a BPE model like the contest's on a sample of ``documents`` and write it to ``path``.
+
+    The same documents give the same bytes. Like the contest's, it normalises by NMT-NFKC (runs
+    of white space become one space), splits digits and has pad, BOS, EOS, unknown as ids 0-3;
+    bytes stand in for rare characters, so no text is lost to the unknown token.
+
+    Raises:
+        InputError: the text allows no vocabulary of exactly this size.
+    """
+    check_vocabulary_size(vocab_size)
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sample(documents, SAMPLE_BYTES)),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            character_coverage=0.999,
+            split_digits=True,
+            byte_fallback=True,
+            add_dummy_prefix=False,
+            pad_id=0,
+            bos_id=1,
+            eos_id=2,
+            unk_id=3,
+            # Documents are longer than the default of 4192 bytes, beyond which it skips them.
+            max_sentence_length=1 << 30,
+            hard_vocab_limit=False,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = str(error).rsplit("] ", 1)[-1]
+        raise InputError(
+            f"no tokenizer of {vocab_size} tokens can be trained on this text: {reason}"
+        ) from None
+    found = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()).vocab_size()
+    if found != vocab_size:
+        raise InputError(
+            f"the training text is too small for {vocab_size} tokens: it gives {found}; "
+            f"ask for {found} or fewer, or give more text"
+        )
+    with atomic_write(path) as file:
+        file.write(model.getvalue())
+
+
+def check_vocabulary_size(vocab_size: int) -> None:
+    """Check that ids below ``vocab_size`` can be written to a shard.
+
+    Raises:
+        InputError: they cannot.
+    """
+    if not 0 < vocab_size <= MAX_VOCAB_SIZE:
+        raise InputError(f"vocabulary {vocab_size}: choose one from 1 to {MAX_VOCAB_SIZE}")
+
+
+def sample(documents: Iterable[str], limit_bytes: int) -> list[str]:
+    """Every n-th document, n the smallest power of two that keeps them under ``limit_bytes``.
+
+    One pass, bounded memory, evenly spread over the corpus, and the same at every call.
+    """
+    kept: list[str] = []
+    held, stride = 0, 1
+    for index, text in enumerate(documents):
+        if index % stride:
+            continue
+        kept.append(text[:limit_bytes])
+        held += len(text.encode())
+        while held > limit_bytes and len(kept) > 1:
+            kept, stride = kept[::2], stride * 2
+            held = sum(len(text.encode()) for text in kept)
+    return kept
+
+
+@dataclass(frozen=True)
+class ByteTable:
+    """UTF-8 bytes that each token stands for, as the contest's bits-per-byte score counts them.
+
+    base: (vocab,) int16, bytes without the leading space mark; a byte token 1, a control token 0.
+    leading_space: (vocab,) bool, the piece begins with the space mark.
+    boundary: (vocab,) bool, control, unknown or unused: a space mark after it counts no byte.
+    """
+
+    base: np.ndarray
+    leading_space: np.ndarray
+    boundary: np.ndarray
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> "ByteTable":
+        """The table of a tokenizer's vocabulary."""
+        processor, size = tokenizer.processor, tokenizer.vocab_size
+        base = np.zeros(size, dtype=np.int16)
+        leading_space = np.zeros(size, dtype=np.bool_)
+        boundary = np.zeros(size, dtype=np.bool_)
+        for token in range(size):
+            boundary[token] = (
+                processor.is_control(token)
+                or processor.is_unknown(token)
+                or processor.is_unused(token)
+            )
+            piece = processor.id_to_piece(token)
+            if processor.is_byte(token):
+                base[token] = 1
+            elif not boundary[token]:
+                leading_space[token] = piece.startswith(SPACE_MARK)
+                base[token] = len(piece.removeprefix(SPACE_MARK).encode())
+        return cls(base, leading_space, boundary)
+
+    def count(self, previous: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """int64 bytes of each target, given the token before it; the arrays have one shape."""
+        space = self.leading_space[targets] & ~self.boundary[previous]
+        return self.base[targets].astype(np.int64) + space

@@ -1,0 +1,53 @@
+"""The command line: quick help without torch, one line and code 2 for what is wrong."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from data.tokenizer import Tokenizer
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "data", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def test_help_and_inspection_import_no_torch(tmp_path: Path):
+    listing = (
+        "import sys, runpy\n"
+        "try: runpy.run_module('data', run_name='__main__', alter_sys=True)\n"
+        "except SystemExit as end: print('code', end.code, 'torch' in sys.modules)\n"
+    )
+    for arguments, code in ((["--help"], 0), (["inspect", str(tmp_path)], 2)):
+        command = [sys.executable, "-c", listing, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+        assert f"code {code} False" in done.stdout
+
+
+def test_text_to_shards_to_inspection_in_worker_processes(tmp_path: Path, documents: list[str]):
+    train, val, out = tmp_path / "train.txt", tmp_path / "val.txt", tmp_path / "out[b]"
+    train.write_text("\n".join(documents))
+    val.write_text(documents[0])
+    flags = ("--train", train, "--val", val, "--out", out, "--workers", "2")
+    made = run("prepare", *flags, "--train-tokenizer", "400")
+    assert (made.returncode, made.stderr) == (0, "")
+    assert Tokenizer(out / "tokenizer.model").vocab_size == 400
+    seen = run("inspect", out)
+    assert seen.returncode == 0
+    assert f"{len(val.read_bytes()):,}" in seen.stdout
+    assert str(out) in seen.stdout
+
+
+def test_what_is_wrong_is_one_line_and_code_2(tmp_path: Path, model_path: Path):
+    absent = tmp_path / "absent.jsonl"
+    flags = ("--train", absent, "--val", absent, "--tokenizer", model_path, "--out", tmp_path / "o")
+    for arguments in (("prepare", *flags), ("inspect", tmp_path)):
+        done = run(*arguments)
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1
+        assert done.stdout == ""

@@ -1,0 +1,127 @@
+"""The tokenizer is checked when loaded, trained alike each time, and its bytes add up."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sentencepiece
+
+from data.tokenizer import (
+    ByteTable,
+    Tokenizer,
+    check_vocabulary,
+    find_tokenizer,
+    sample,
+    train_tokenizer,
+)
+from errors import InputError
+
+
+def test_special_ids_are_the_contests(tokenizer: Tokenizer):
+    processor = tokenizer.processor
+    ids = (processor.pad_id(), processor.bos_id(), processor.eos_id(), processor.unk_id())
+    assert ids == (0, 1, 2, 3)
+    assert (tokenizer.bos_id, tokenizer.vocab_size) == (1, 400)
+
+
+def test_text_comes_back_with_unseen_characters_and_without_bos(tokenizer: Tokenizer):
+    text = "bada kolu 7 – ß 中 🙂"
+    ids = tokenizer.encode(text)
+    assert tokenizer.bos_id not in ids
+    assert tokenizer.decode(ids) == text
+
+
+def test_documents_are_encoded_one_by_one_behind_bos(tokenizer: Tokenizer):
+    texts = ["bada kolu", "mi sa"]
+    tokens = tokenizer.encode_documents(texts)
+    expected = [token for text in texts for token in [1, *tokenizer.encode(text)]]
+    assert tokens.dtype == np.uint16
+    assert tokens.tolist() == expected
+
+
+def test_training_twice_gives_the_same_bytes(documents: list[str], tmp_path: Path):
+    for name in ("a", "b"):
+        train_tokenizer(documents, 350, tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_documents_beyond_sentencepieces_line_limit_are_learnt_from(tmp_path: Path):
+    train_tokenizer(["zyx " * 5000], 266, tmp_path / "long.model")
+    assert len(Tokenizer(tmp_path / "long.model").encode("zyx")) == 1
+
+
+@pytest.mark.parametrize("vocab_size", [100, 5000, 0, 65536])
+def test_an_impossible_vocabulary_is_one_line(vocab_size: int, tmp_path: Path):
+    with pytest.raises(InputError) as caught:
+        train_tokenizer(["ab cd ef"], vocab_size, tmp_path / "x.model")
+    assert str(vocab_size) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_sample_is_bounded_even_and_a_pure_function():
+    texts = [f"{index:04d}" for index in range(1000)]
+    kept = sample(iter(texts), limit_bytes=1000)
+    assert kept == texts[::4]
+    assert sample(iter(texts[:250]), limit_bytes=1000) == texts[:250]
+
+
+def test_what_is_no_usable_model_is_refused(tmp_path: Path, model_path: Path):
+    junk = tmp_path / "junk.model"
+    for content in (b"", b"not a model" * 50, model_path.read_bytes()[:1000]):
+        junk.write_bytes(content)
+        with pytest.raises(InputError, match="not a SentencePiece model"):
+            Tokenizer(junk)
+    with pytest.raises(InputError, match="no such tokenizer"):
+        Tokenizer(tmp_path / "absent.model")
+
+
+def test_a_model_without_bos_is_refused(documents: list[str], tmp_path: Path):
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(documents),
+        model_prefix=str(tmp_path / "bare"),
+        vocab_size=100,
+        model_type="bpe",
+        bos_id=-1,
+        minloglevel=2,
+    )
+    with pytest.raises(InputError, match="no BOS"):
+        Tokenizer(tmp_path / "bare.model")
+
+
+def test_a_tokenizer_of_another_size_is_refused(tokenizer: Tokenizer):
+    check_vocabulary(tokenizer, 400)
+    with pytest.raises(InputError, match=r"400 tokens.*is 1024"):
+        check_vocabulary(tokenizer, 1024)
+
+
+def test_the_given_tokenizer_goes_before_the_folders(tmp_path: Path, model_path: Path):
+    with pytest.raises(InputError, match=r"holds no tokenizer.model"):
+        find_tokenizer(tmp_path, None)
+    (tmp_path / "tokenizer.model").write_bytes(model_path.read_bytes())
+    assert find_tokenizer(tmp_path, None) == tmp_path / "tokenizer.model"
+    assert find_tokenizer(tmp_path, model_path) == model_path
+    with pytest.raises(InputError, match="no such tokenizer"):
+        find_tokenizer(tmp_path, tmp_path / "absent.model")
+
+
+def test_bytes_of_all_tokens_are_the_texts_bytes(tokenizer: Tokenizer, documents: list[str]):
+    # Normalised text whose characters bytes stand in for loses nothing but one thing: a space
+    # directly after BOS, which these documents do not begin with.
+    tokens = tokenizer.encode_documents(documents)
+    counted = ByteTable.of(tokenizer).count(tokens[:-1], tokens[1:])
+    assert counted.dtype == np.int64
+    assert counted.sum() == sum(len(text.encode()) for text in documents)
+
+
+def test_a_space_mark_counts_except_after_a_boundary(tokenizer: Tokenizer):
+    table = ByteTable.of(tokenizer)
+    spaced = next(
+        token for token in range(400) if tokenizer.processor.id_to_piece(token).startswith("▁b")
+    )
+    length = len(tokenizer.processor.id_to_piece(spaced)) - 1
+    byte = next(token for token in range(400) if tokenizer.processor.is_byte(token))
+    previous = np.array([spaced, 0, 1, 2, 3, byte, spaced, spaced])
+    targets = np.array([spaced, spaced, spaced, spaced, spaced, spaced, byte, 1])
+    expected = [length + 1, length, length, length, length, length + 1, 1, 0]
+    assert table.count(previous, targets).tolist() == expected

@@ -85,7 +85,14 @@ def show(folder: Path, facts: FolderFacts, console: Console) -> None:
     """Print the facts as a table."""
     table = Table(title=str(folder), title_justify="left")
     table.add_column("split")
-    for heading in ("shards", "tokens", "documents", "source bytes", "scored bytes", "bytes/token"):
+    for heading in (
+        "shards",
+        "tokens",
+        "documents",
+        "source bytes",
+        "scored bytes",
+        "bytes a token",
+    ):
         table.add_column(heading, justify="right")
     for split in facts.splits:
         counts = (

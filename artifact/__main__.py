@@ -29,8 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _inspect(path: Path, console: Console) -> None:
     architecture, tensors = read(path)
-    console.print(json.dumps(architecture), markup=False)
-    table = Table("name", "shape", "kind", title=path.name, show_footer=True)
+    console.print(json.dumps(architecture), markup=False, soft_wrap=True)
+    table = Table("name", "shape", "kind", title=path.name)
     table.add_column("raw bytes", justify="right")
     for name, stored in tensors.items():
         shape = " x ".join(map(str, stored.values.shape)) or "scalar"
@@ -42,6 +42,7 @@ def _inspect(path: Path, console: Console) -> None:
         f"{len(tensors)} tensors, {values:,} values, {raw:,} raw bytes; "
         f"{size:,} bytes in the file, {size / LIMIT:.2%} of {LIMIT:,}",
         highlight=False,
+        soft_wrap=True,
     )
 
 

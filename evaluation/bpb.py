@@ -163,11 +163,10 @@ def _load(
     """Tokens (B, T + 1) int32 of the windows, and which of their targets (B, T) are new.
 
     Windows overlap, so the tokens travel once, as one span, and are spread out on the device.
-    Windows from ``last`` on are copies of the one before it with nothing new; what lies behind
-    the last target is token 0.
+    Windows from ``last`` on repeat the tokens of the one before it, none of them new to them; what
+    lies behind the last target is token 0.
     """
     starts = windows.starts(np.minimum(batch, last - 1))
-    scored = np.where(batch < last, windows.scored_before(batch), windows.targets)
     begin, end = int(starts[0]), int(starts[-1]) + windows.seq_len + 1
     span = np.zeros(end - begin, np.int32)
     known = stream.read(begin, min(end, windows.targets + 1) - begin)
@@ -175,8 +174,8 @@ def _load(
     window_starts = _to_device(starts, device)[:, None]
     places = window_starts + torch.arange(windows.seq_len + 1, device=device)
     tokens = _to_device(span, device)[places - begin]
-    target = places[:, 1:]
-    return tokens, (target > _to_device(scored, device)[:, None]) & (target <= windows.targets)
+    target, scored = places[:, 1:], _to_device(windows.scored_before(batch), device)[:, None]
+    return tokens, (target > scored) & (target <= windows.targets)
 
 
 def _to_device(array: np.ndarray, device: torch.device) -> Tensor:

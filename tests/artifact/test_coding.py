@@ -1,5 +1,7 @@
 """Streams come back bit for bit, never larger than expected, and close to their entropy."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -18,7 +20,7 @@ def test_every_code_survives() -> None:
     assert unpack(pack(raw, "int8"), "int8", 256) == raw
 
 
-@pytest.mark.parametrize(("deviation", "most"), [(2.0, 1.032), (6.0, 1.016)])
+@pytest.mark.parametrize(("deviation", "most"), [(2.0, 1.031), (6.0, 1.016)])
 def test_codes_pack_close_to_their_entropy(deviation: float, most: float) -> None:
     """Measured 1.029 and 1.014 times the entropy; xz's preset 9 extreme needs 1.085 and 1.020."""
     generator = np.random.default_rng(0)
@@ -36,8 +38,12 @@ def test_floats_pack_by_the_place_of_a_byte() -> None:
 
 def test_a_bomb_is_refused_without_being_unpacked() -> None:
     bomb = pack(bytes(1 << 26), "int6")
+    tracemalloc.start()
     with pytest.raises(ValueError, match="not the 1,000 bytes"):
         unpack(bomb, "int6", 1000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 @pytest.mark.parametrize("change", ["short", "long", "more", "less", "noise"])

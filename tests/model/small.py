@@ -35,6 +35,7 @@ PARTS: dict[str, dict[str, object]] = {
     "2 layers": {"num_layers": 2, "ve_layers": [1]},
     "3 layers": {"num_layers": 3, "ve_layers": [1]},
     "6 layers": {"num_layers": 6},
+    "7 layers": {"num_layers": 7},
     "no LN scale": {"ln_scale": False},
     "no rotary": {"rope_dims": 0},
     "rotary on all dims": {"rope_dims": 8},

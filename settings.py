@@ -61,6 +61,8 @@ class Settings(Architecture, BaseSettings):
     model_config = SettingsConfigDict(
         extra="forbid",
         protected_namespaces=(),
+        allow_inf_nan=False,
+        frozen=True,
         cli_kebab_case=True,
         cli_implicit_flags=True,
         cli_avoid_json=True,
@@ -69,97 +71,137 @@ class Settings(Architecture, BaseSettings):
         cli_prog_name="train.py",
     )
 
-    preset: str = Field("seed", description="file in presets/ to start from: seed, sprint, tiny")
-    config: Path | None = Field(None, description="TOML file of settings, over the preset")
-    data: Path | None = Field(None, description="folder of token shards, from python -m data")
+    preset: str = Field(
+        default="seed", description="file in presets/ to start from: seed, sprint, tiny"
+    )
+    config: Path | None = Field(default=None, description="TOML file of settings, over the preset")
+    data: Path | None = Field(
+        default=None, description="folder of token shards, from python -m data"
+    )
     tokenizer: Path | None = Field(
-        None, description="SentencePiece model; by default the one in the data folder"
+        default=None, description="SentencePiece model; by default the one in the data folder"
     )
-    run_dir: Path | None = Field(None, description="the run's folder; by default runs/<date>-...")
+    run_dir: Path | None = Field(
+        default=None, description="the run's folder; by default runs/<date>-..."
+    )
     resume: Path | None = Field(
-        None, description="run folder to continue, with the settings it was started with"
+        default=None, description="run folder to continue, with the settings it was started with"
     )
-    seed: NonNegativeInt = Field(1337, description="of weights and data order")
+    seed: NonNegativeInt = Field(default=1337, description="of weights and data order")
     backend: Literal["auto", "reference", "compiled"] = Field(
-        "auto",
+        default="auto",
         description="reference: eager PyTorch; compiled: under torch.compile; auto: compiled on "
         "CUDA, reference on a CPU",
     )
-    device: Literal["auto", "cuda", "cpu"] = Field("auto", description="auto: cuda where there is")
+    device: Literal["auto", "cuda", "cpu"] = Field(
+        default="auto", description="auto: cuda where there is"
+    )
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
-        "auto", description="of activations and compute copies; auto: bfloat16 on CUDA"
+        default="auto", description="of activations and compute copies; auto: bfloat16 on CUDA"
     )
 
     wallclock: NonNegativeFloat = Field(
-        600.0, description="seconds of training, from after warm-up; 0: no limit, count iterations"
+        default=600.0,
+        description="seconds of training, from after warm-up; 0: no limit, count iterations",
     )
-    iterations: PositiveInt = Field(20_000, description="most steps, whatever the clock says")
+    iterations: PositiveInt = Field(
+        default=20_000, description="most steps, whatever the clock says"
+    )
     warmup_steps: NonNegativeInt = Field(
-        20, description="steps before the clock starts; they leave no trace"
+        default=20, description="steps before the clock starts; they leave no trace"
     )
     warmdown_iters: NonNegativeInt = Field(
-        3700, description="steps' worth of time at the end in which learning rates fall to 0"
+        default=3700,
+        description="steps' worth of time at the end in which learning rates fall to 0",
     )
-    train_batch_tokens: PositiveInt = Field(786_432, description="tokens a step, over all ranks")
-    train_seq_len: PositiveInt = Field(2048, description="tokens a window")
+    train_batch_tokens: PositiveInt = Field(
+        default=786_432, description="tokens a step, over all ranks"
+    )
+    train_seq_len: PositiveInt = Field(default=2048, description="tokens a window")
     micro_batch_tokens: PositiveInt = Field(
-        98_304, description="most tokens a rank takes at once; gradients accumulate beyond"
+        default=98_304, description="most tokens a rank takes at once; gradients accumulate beyond"
     )
 
-    matrix_lr: NonNegativeFloat = Field(0.027, description="Muon's learning rate, for the banks")
-    tied_embed_lr: NonNegativeFloat = Field(0.035, description="AdamW, tied embedding and tables")
-    embed_lr: NonNegativeFloat = Field(0.6, description="AdamW, tables where the head is untied")
-    scalar_lr: NonNegativeFloat = Field(0.025, description="AdamW, vectors and small matrices")
-    head_lr: NonNegativeFloat = Field(0.008, description="AdamW, untied head and MTP heads")
-    muon_momentum: Share = Field(0.99, description="Nesterov momentum after its warm-up")
-    muon_momentum_warmup_start: Share = Field(0.92, description="momentum at step 0")
-    muon_momentum_warmup_steps: NonNegativeInt = Field(1500, description="steps between the two")
-    muon_backend_steps: PositiveInt = Field(5, description="Newton-Schulz iterations")
-    muon_wd: NonNegativeFloat = Field(0.04, description="decoupled weight decay of the banks")
-    adam_wd: NonNegativeFloat = Field(0.04, description="decoupled weight decay of the rest")
-    beta1: Share = Field(0.9, description="AdamW's first moment")
-    beta2: Share = Field(0.95, description="AdamW's second moment")
-    adam_eps: PositiveFloat = Field(1e-8, description="AdamW's epsilon")
-    grad_clip_norm: NonNegativeFloat = Field(
-        0.3, description="global norm that gradients are clipped to, after reduction; 0: no clip"
+    matrix_lr: NonNegativeFloat = Field(
+        default=0.027, description="Muon's learning rate, for the banks"
     )
-    mtp_loss_weight: NonNegativeFloat = Field(0.1, description="weight of the MTP heads' mean loss")
+    tied_embed_lr: NonNegativeFloat = Field(
+        default=0.035, description="AdamW, tied embedding and tables"
+    )
+    embed_lr: NonNegativeFloat = Field(
+        default=0.6, description="AdamW, tables where the head is untied"
+    )
+    scalar_lr: NonNegativeFloat = Field(
+        default=0.025, description="AdamW, vectors and small matrices"
+    )
+    head_lr: NonNegativeFloat = Field(default=0.008, description="AdamW, untied head and MTP heads")
+    muon_momentum: Share = Field(default=0.99, description="Nesterov momentum after its warm-up")
+    muon_momentum_warmup_start: Share = Field(default=0.92, description="momentum at step 0")
+    muon_momentum_warmup_steps: NonNegativeInt = Field(
+        default=1500, description="steps between the two"
+    )
+    muon_backend_steps: PositiveInt = Field(default=5, description="Newton-Schulz iterations")
+    muon_wd: NonNegativeFloat = Field(
+        default=0.04, description="decoupled weight decay of the banks"
+    )
+    adam_wd: NonNegativeFloat = Field(
+        default=0.04, description="decoupled weight decay of the rest"
+    )
+    beta1: Share = Field(default=0.9, description="AdamW's first moment")
+    beta2: Share = Field(default=0.95, description="AdamW's second moment")
+    adam_eps: PositiveFloat = Field(default=1e-8, description="AdamW's epsilon")
+    grad_clip_norm: NonNegativeFloat = Field(
+        default=0.3,
+        description="global norm that gradients are clipped to, after reduction; 0: no clip",
+    )
+    mtp_loss_weight: NonNegativeFloat = Field(
+        default=0.1, description="weight of the MTP heads' mean loss"
+    )
     late_qat_threshold: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.15,
+        default=0.15,
         description="int6-faked weights once the learning rate's scale is under this; 0: never",
     )
     averaging: Literal["ema", "lawa", "none"] = Field(
-        "ema", description="of weights: exponential, or mean of the latest snapshots"
+        default="ema", description="of weights: exponential, or mean of the latest snapshots"
     )
-    ema_decay: Share = Field(0.997, description="decay a step of the exponential average")
-    lawa_k: PositiveInt = Field(10, description="snapshots that LAWA averages")
-    lawa_freq: PositiveInt = Field(100, description="steps between LAWA's snapshots")
+    ema_decay: Share = Field(default=0.997, description="decay a step of the exponential average")
+    lawa_k: PositiveInt = Field(default=10, description="snapshots that LAWA averages")
+    lawa_freq: PositiveInt = Field(default=100, description="steps between LAWA's snapshots")
 
-    eval_seq_len: PositiveInt = Field(2048, description="window of the evaluation")
+    eval_seq_len: PositiveInt = Field(default=2048, description="window of the evaluation")
     eval_stride: NonNegativeInt = Field(
-        64, description="tokens that each sliding window scores; 0: no sliding evaluation"
+        default=64, description="tokens that each sliding window scores; 0: no sliding evaluation"
     )
     sliding_weights: Literal["roundtrip", "all"] = Field(
-        "roundtrip", description="which weights get the (slow) sliding evaluation"
+        default="roundtrip", description="which weights get the (slow) sliding evaluation"
     )
-    val_batch_size: PositiveInt = Field(262_144, description="tokens a rank evaluates at once")
+    val_batch_size: PositiveInt = Field(
+        default=262_144, description="tokens a rank evaluates at once"
+    )
     val_loss_every: NonNegativeInt = Field(
-        0, description="steps between validations, off the clock; 0: only at the end"
+        default=0, description="steps between validations, off the clock; 0: only at the end"
     )
-    val_max_tokens: NonNegativeInt = Field(0, description="validate on the first so many; 0: all")
+    val_max_tokens: NonNegativeInt = Field(
+        default=0, description="validate on the first so many; 0: all"
+    )
     export_weights: Literal["averaged", "raw"] = Field(
-        "averaged", description="which weights become the artifact"
+        default="averaged", description="which weights become the artifact"
     )
-    matrix_bits: Annotated[int, Field(ge=2, le=8)] = Field(6, description="bits of the banks")
-    table_bits: Annotated[int, Field(ge=2, le=8)] = Field(8, description="bits of large tables")
+    matrix_bits: Annotated[int, Field(ge=2, le=8)] = Field(
+        default=6, description="bits of the banks"
+    )
+    table_bits: Annotated[int, Field(ge=2, le=8)] = Field(
+        default=8, description="bits of large tables"
+    )
     quant_min_step: NonNegativeFloat = Field(
-        1 / 31, description="floor of a row's quantisation step: coarser, but it compresses further"
+        default=1 / 31,
+        description="floor of a row's quantisation step: coarser, but it compresses further",
     )
-    size_limit: PositiveInt = Field(16_000_000, description="bytes of code + artifact")
+    size_limit: PositiveInt = Field(default=16_000_000, description="bytes of code + artifact")
     checkpoint_minutes: NonNegativeFloat = Field(
-        10.0, description="minutes between checkpoints; 0: only when interrupted"
+        default=10.0, description="minutes between checkpoints; 0: only when interrupted"
     )
-    train_log_every: PositiveInt = Field(10, description="steps between lines of the log")
+    train_log_every: PositiveInt = Field(default=10, description="steps between lines of the log")
 
     @classmethod
     def settings_customise_sources(

@@ -25,42 +25,63 @@ LayerList = Annotated[list[NonNegativeInt], BeforeValidator(split_commas)]
 class Architecture(BaseModel):
     """Preset ``seed``'s network by default: parameter-golf PR #1081."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", protected_namespaces=(), allow_inf_nan=False, frozen=True
+    )
 
     vocab_size: Annotated[int, Field(ge=4, le=65_535)] = Field(
-        1024, description="tokens in the vocabulary; must be the tokenizer's"
+        default=1024, description="tokens in the vocabulary; must be the tokenizer's"
     )
-    num_layers: PositiveInt = Field(11, description="transformer blocks")
-    model_dim: PositiveInt = Field(512, description="width of the residual stream")
-    num_heads: PositiveInt = Field(8, description="query heads; head dim = model_dim / num_heads")
-    num_kv_heads: PositiveInt = Field(4, description="key/value heads, shared by query heads (GQA)")
-    mlp_mult: PositiveFloat = Field(3.0, description="MLP width / model_dim")
+    num_layers: PositiveInt = Field(default=11, description="transformer blocks")
+    model_dim: PositiveInt = Field(default=512, description="width of the residual stream")
+    num_heads: PositiveInt = Field(
+        default=8, description="query heads; head dim = model_dim / num_heads"
+    )
+    num_kv_heads: PositiveInt = Field(
+        default=4, description="key/value heads, shared by query heads (GQA)"
+    )
+    mlp_mult: PositiveFloat = Field(default=3.0, description="MLP width / model_dim")
     leaky_slope: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.75, description="slope of LeakyReLU^2 on the negative side, before the square"
+        default=0.75, description="slope of LeakyReLU^2 on the negative side, before the square"
     )
-    rope_dims: NonNegativeInt = Field(16, description="dims of a head that rotary turns; even")
-    rope_base: PositiveFloat = Field(10_000.0, description="base of rotary's wavelengths")
-    qk_gain_init: float = Field(1.5, description="initial gain on normed queries")
-    xsa_last_n: NonNegativeInt = Field(4, description="last layers with exclusive self attention")
-    ln_scale: bool = Field(True, description="scale layer l's normed inputs by 1/sqrt(l + 1)")
-    norm_eps: PositiveFloat = Field(1e-6, description="added to the mean square in every RMSNorm")
-    bigram_vocab_size: NonNegativeInt = Field(2048, description="rows of the bigram table; 0: none")
-    bigram_dim: PositiveInt = Field(128, description="width of the bigram table")
+    rope_dims: NonNegativeInt = Field(
+        default=16, description="dims of a head that rotary turns; even"
+    )
+    rope_base: PositiveFloat = Field(default=10_000.0, description="base of rotary's wavelengths")
+    qk_gain_init: float = Field(default=1.5, description="initial gain on normed queries")
+    xsa_last_n: NonNegativeInt = Field(
+        default=4, description="last layers with exclusive self attention"
+    )
+    ln_scale: bool = Field(
+        default=True, description="scale layer l's normed inputs by 1/sqrt(l + 1)"
+    )
+    norm_eps: PositiveFloat = Field(
+        default=1e-6, description="added to the mean square in every RMSNorm"
+    )
+    bigram_vocab_size: NonNegativeInt = Field(
+        default=2048, description="rows of the bigram table; 0: none"
+    )
+    bigram_dim: PositiveInt = Field(default=128, description="width of the bigram table")
     smear_bos_mask: bool = Field(
-        True, description="SmearGate stops at document starts (False: leaks across, as PR #1081)"
+        default=True,
+        description="SmearGate stops at document starts (False: leaks across, as PR #1081)",
     )
-    ve_enabled: bool = Field(True, description="value embeddings")
-    ve_dim: PositiveInt = Field(128, description="width of the value embedding table")
-    ve_layers: LayerList = Field([9, 10], description="layers that add value embeddings")
-    gated_attention: bool = Field(False, description="sigmoid gate on each head's output")
-    value_residual: bool = Field(False, description="mix layer 0's values into later layers")
-    tie_embeddings: bool = Field(True, description="the output head is the token embedding")
-    tied_embed_init_std: PositiveFloat = Field(0.005, description="initial std of the embedding")
-    logit_softcap: PositiveFloat = Field(30.0, description="logits = cap * tanh(z / cap)")
+    ve_enabled: bool = Field(default=True, description="value embeddings")
+    ve_dim: PositiveInt = Field(default=128, description="width of the value embedding table")
+    ve_layers: LayerList = Field(default=[9, 10], description="layers that add value embeddings")
+    gated_attention: bool = Field(default=False, description="sigmoid gate on each head's output")
+    value_residual: bool = Field(
+        default=False, description="mix layer 0's values into later layers"
+    )
+    tie_embeddings: bool = Field(default=True, description="the output head is the token embedding")
+    tied_embed_init_std: PositiveFloat = Field(
+        default=0.005, description="initial std of the embedding"
+    )
+    logit_softcap: PositiveFloat = Field(default=30.0, description="logits = cap * tanh(z / cap)")
     mtp_num_heads: NonNegativeInt = Field(
-        2, description="heads that predict further tokens in training; never exported"
+        default=2, description="heads that predict further tokens in training; never exported"
     )
-    bos_id: NonNegativeInt = Field(1, description="token that starts every document")
+    bos_id: NonNegativeInt = Field(default=1, description="token that starts every document")
 
     @property
     def head_dim(self) -> int:
@@ -109,6 +130,10 @@ class Architecture(BaseModel):
             raise ValueError(
                 f"ve_layers {beyond} do not exist: layers are 0 to {self.num_layers - 1}"
             )
+        if len(set(self.ve_layers)) < len(self.ve_layers):
+            raise ValueError(f"ve_layers {self.ve_layers} names a layer twice")
+        if not self.mlp_dim:
+            raise ValueError(f"mlp_mult {self.mlp_mult} of model_dim {self.model_dim} is no MLP")
         if self.bos_id >= self.vocab_size:
             raise ValueError(f"bos_id {self.bos_id} is outside vocab_size {self.vocab_size}")
         if self.bigram_vocab_size == 1:

@@ -188,7 +188,7 @@ def test_kill_9_and_resume_continue_bit_for_bit(corpus, straight):
     process = subprocess.Popen(
         command(*arguments), env=clean_environment(), stdout=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 120
+    newest, deadline = None, time.monotonic() + 120
     while time.monotonic() < deadline:
         newest = checkpoint.latest(run / "checkpoints")
         if newest is not None and newest.name >= "step_000010":

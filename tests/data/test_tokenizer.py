@@ -125,3 +125,14 @@ def test_a_space_mark_counts_except_after_a_boundary(tokenizer: Tokenizer):
     targets = np.array([spaced, spaced, spaced, spaced, spaced, spaced, byte, 1])
     expected = [length + 1, length, length, length, length, length + 1, 1, 0]
     assert table.count(previous, targets).tolist() == expected
+
+
+def test_a_trained_tokenizer_loses_no_white_space(tmp_path: Path):
+    code = ["def f(x):\n    if x:\n        return  x\n\n\tä 中 ½\r\n" * 30, "a\n    b\n" * 99]
+    train_tokenizer(code, 300, tmp_path / "code.model")
+    trained = Tokenizer(tmp_path / "code.model")
+    table = ByteTable.of(trained)
+    for text in code:
+        tokens = np.array([trained.bos_id, *trained.encode(text)])
+        assert trained.decode(tokens[1:].tolist()) == text
+        assert table.count(tokens[:-1], tokens[1:]).sum() == len(text.encode())

@@ -9,18 +9,17 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data.inputs import Inputs, open_inputs
 from errors import InputError
 from settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from data.shards import TokenStream
-    from data.tokenizer import ByteTable
     from training.progress import Progress
     from training.run_folder import RunFolder
     from training.trainer import Trainer
@@ -34,45 +33,14 @@ def main(arguments: list[str]) -> int:
     try:
         settings = load_settings(arguments)
         settings.accumulation(int(os.environ.get("WORLD_SIZE", "1")))
-        inputs = open_inputs(settings)
+        inputs = open_inputs(
+            settings.data, settings.tokenizer, settings.vocab_size, settings.bos_id
+        )
         return run(settings, inputs)
     except InputError as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
         return 2
-
-
-@dataclass
-class Inputs:
-    """What a run reads, checked before anything heavy is loaded."""
-
-    train: "TokenStream"
-    validation: "TokenStream"
-    byte_table: "ByteTable"
-
-
-def open_inputs(settings: Settings) -> Inputs:
-    """Map the shards and read the tokenizer.
-
-    Raises:
-        InputError: something is missing, corrupt or does not fit together.
-    """
-    from data.shards import TokenStream
-    from data.tokenizer import ByteTable, Tokenizer, check_vocabulary, find_tokenizer
-
-    if settings.data is None:
-        raise InputError("no data: give --data DIR (python -m data builtin makes a first one)")
-    tokenizer = Tokenizer(find_tokenizer(settings.data, settings.tokenizer))
-    check_vocabulary(tokenizer, settings.vocab_size)
-    if tokenizer.bos_id != settings.bos_id:
-        raise InputError(
-            f"the tokenizer's BOS is token {tokenizer.bos_id}, not bos_id {settings.bos_id}"
-        )
-    return Inputs(
-        train=TokenStream.open(settings.data, "train", settings.vocab_size),
-        validation=TokenStream.open(settings.data, "val", settings.vocab_size),
-        byte_table=ByteTable.of(tokenizer),
-    )
 
 
 def run(settings: Settings, inputs: Inputs) -> int:

@@ -3,12 +3,15 @@
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -159,6 +162,25 @@ def test_the_artifact_holds_no_mtp_heads_and_all_else(straight):
     assert set(weights) == live - {"mtp_heads"}
 
 
+def test_the_artifact_alone_scores_as_the_run_said(corpus, straight):
+    arguments = [straight / "artifact.bin", "--data", corpus / "data"]
+    arguments += ["--seq-len", 32, "--stride", 8, "--batch-tokens", 4096]
+    done = subprocess.run(
+        [sys.executable, "-m", "evaluation", *map(str, arguments)],
+        cwd=PROJECT,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    summary = json.loads((straight / "summary.json").read_text())
+    printed = re.search(r"bpb (\d+\.\d+)", done.stdout)
+    assert printed
+    assert float(printed[1]) == pytest.approx(
+        summary["scores"]["roundtrip, sliding"]["bpb"], abs=2e-6
+    )
+
+
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_any_number_of_ranks_gives_the_same_losses(corpus, straight, ranks):
     run = corpus / f"ranks{ranks}"
@@ -281,6 +303,39 @@ def test_bad_input_is_one_line_and_exit_2(corpus, arguments, words):
     assert done.returncode == 2
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def corrupt(shard: Path, harm: str) -> None:
+    words = np.fromfile(shard, dtype="<u2")
+    if harm == "truncated":
+        words = words[:-5]
+    elif harm == "magic number":
+        words[0] += 1
+    elif harm == "version":
+        words[2] = 9
+    else:
+        words[600] = 301
+    words.tofile(shard)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("harm", ["truncated", "magic number", "version", "has id 301"])
+def test_a_corrupt_shard_is_one_line_before_torch_is_loaded(corpus, tmp_path, split, harm):
+    data = shutil.copytree(corpus / "data", tmp_path / "data")
+    corrupt(data / f"fineweb_{split}_000000.bin", harm)
+    done = train("--config", corpus / "run.toml", "--data", data, "--run-dir", tmp_path / "run")
+    assert done.returncode == 2
+    assert harm in done.stderr
+    assert f"fineweb_{split}_000000.bin" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_data_folder_is_one_line(corpus, tmp_path):
+    shutil.copy(corpus / "data" / "tokenizer.model", tmp_path)
+    done = train("--config", corpus / "run.toml", "--data", tmp_path)
+    assert done.returncode == 2
+    assert "holds no *train*.bin" in done.stderr
 
 
 def test_an_existing_run_folder_is_not_overwritten(corpus, straight):

@@ -44,6 +44,8 @@ $(VENV)/.installed: requirements.txt
 	@echo "installing requirements.txt into $(VENV) (torch is large: this can take minutes)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP_INSTALL) -r requirements.txt
+	@# A CUDA build of torch brings the Triton it was made with; a CPU build brings none.
+	@$(BIN)/python -c 'import triton' 2>/dev/null || $(PIP_INSTALL) triton==3.6.0
 	@touch $@
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed

@@ -1,7 +1,13 @@
-"""Shared by all tests: those marked ``gpu`` are skipped, with the reason said, without a GPU."""
+"""Shared by all tests: without a GPU, kernels run in Triton's interpreter and ``gpu`` tests skip."""
+
+import os
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    # Triton reads it when a kernel is defined, so before any test imports one.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

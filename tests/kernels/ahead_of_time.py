@@ -1,0 +1,120 @@
+"""Compile Triton kernels for sm_90 without a GPU, and read what the assembler made of them.
+
+``python -m tests.kernels.ahead_of_time`` prints every variant's resources as a table; the tests run
+it in a process of its own, because under TRITON_INTERPRET no kernel can be compiled.
+"""
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+HOPPER = GPUTarget("cuda", 90, 32)
+SHARED_LIMIT = 227 * 1024  # bytes that one block may have on an H100 or H200
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+# Modules tests.kernels.compiled_<operation>, each with a VARIANTS list.
+OPERATIONS = tuple(
+    sorted(
+        path.stem.removeprefix("compiled_") for path in Path(__file__).parent.glob("compiled_*.py")
+    )
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One kernel at one set of tile sizes, as a launch on a GPU would compile it.
+
+    Attributes:
+        name: for the table.
+        kernel: the ``@triton.jit`` function.
+        signature: run-time argument to type, as ``"*bf16"``, ``"fp32"``, ``"i32"``.
+        constants: ``tl.constexpr`` argument to value.
+        num_warps, num_stages: launch options.
+        unaligned: run-time arguments that are not known to be divisible by 16; all other pointers
+            and integers are, as they are at real sizes.
+    """
+
+    name: str
+    kernel: Any
+    signature: Mapping[str, str]
+    constants: Mapping[str, Any]
+    num_warps: int = 4
+    num_stages: int = 3
+    unaligned: frozenset[str] = field(default_factory=frozenset)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a variant takes: ``stack`` bytes and local loads and stores are spills."""
+
+    name: str
+    registers: int
+    stack: int
+    shared: int
+    local_accesses: int
+    tensor_core_products: int
+
+
+def compile_variant(variant: Variant) -> Resources:
+    """Compile for sm_90 and disassemble."""
+    names = variant.kernel.arg_names
+    signature = {name: variant.signature.get(name, "constexpr") for name in names}
+    constants = {(names.index(name),): value for name, value in variant.constants.items()}
+    aligned = {
+        (index,): [["tt.divisibility", 16]]
+        for index, name in enumerate(names)
+        if (signature[name].startswith("*") or signature[name].startswith("i"))
+        and name not in variant.unaligned
+    }
+    source = ASTSource(variant.kernel, signature=signature, constexprs=constants, attrs=aligned)
+    if len(names) != len(variant.signature) + len(variant.constants):
+        raise ValueError(f"{variant.name}: signature and constants must name all of {names}")
+    options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages}
+    compiled = triton.compile(source, target=HOPPER, options=options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        usage = run_tool("cuobjdump", "--dump-resource-usage", file.name)
+        code = run_tool("nvdisasm", "-c", file.name)
+    registers, stack = (int(re.search(rf"{key}:(\d+)", usage)[1]) for key in ("REG", "STACK"))  # pyright: ignore[reportOptionalSubscript]
+    return Resources(
+        variant.name,
+        registers,
+        stack,
+        compiled.metadata.shared,
+        len(re.findall(r"\b(?:LDL|STL)\b", code)),
+        len(re.findall(r"\b[HQ]GMMA\b", code)),
+    )
+
+
+def run_tool(tool: str, *arguments: str) -> str:
+    """Output of one of the CUDA tools that Triton's package carries."""
+    command = [str(TOOLS / tool), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def variants(operations: tuple[str, ...] = OPERATIONS) -> Iterator[Variant]:
+    """All variants of the operations."""
+    for operation in operations:
+        yield from importlib.import_module(f"tests.kernels.compiled_{operation}").VARIANTS
+
+
+def main(arguments: list[str]) -> int:
+    """One JSON object a line: each variant's resources."""
+    for variant in variants(tuple(arguments) or OPERATIONS):
+        print(json.dumps(asdict(compile_variant(variant))), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""Shared by all tests: without a GPU, kernels run in Triton's interpreter and ``gpu`` tests skip."""
+"""Shared by all tests: without a GPU, kernels are interpreted and ``gpu`` tests are skipped."""
 
 import os
 

@@ -120,7 +120,10 @@ class Run:
         with trainer.holding(averaged):
             if averaged:
                 self.scores.final(score, "averaged", step, elapsed)
-        with trainer.holding(averaged if self.settings.export_weights == "averaged" else {}):
+        chosen = averaged if self.settings.export_weights == "averaged" else {}
+        # LAWA has no average before its first snapshot: the live weights are exported then.
+        self.summary["exported_weights"] = "averaged" if chosen else "raw"
+        with trainer.holding(chosen):
             roundtrip = self.export(trainer)
         with trainer.holding(roundtrip):
             self.scores.final(score, "roundtrip", step, elapsed)

@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import torch
 
@@ -29,12 +30,20 @@ class Interruption(Exception):  # noqa: N818 - it is no error
 
 
 class Signals:
-    """Notes SIGTERM and SIGINT for the loop to act on between two steps."""
+    """Notes SIGTERM and SIGINT for the loop to act on between two steps, while entered."""
 
     def __init__(self) -> None:
         self.received = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Signals":
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._note)
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
@@ -70,7 +79,6 @@ class Loop:
         self.budget = Budget(settings.wallclock, settings.iterations, elapsed)
         self.metrics = Metrics(trainer.world.device)
         self.ahead = AHEAD_ON_GPU if trainer.world.device.type == "cuda" else 0
-        self.signals = Signals()
         self.saved_at = elapsed
         self.bpb: float | None = None
         self._moments: dict[int, tuple[Moment, float]] = {}
@@ -82,23 +90,26 @@ class Loop:
             Interruption: after a checkpoint, if a signal came.
         """
         self.budget.start()
-        while True:
-            self._report(self.metrics.collect(self.ahead))
-            pending = len(self.metrics)
-            elapsed, interrupted = self.trainer.world.agree(
-                self.budget.elapsed(), self.signals.received > 0
-            )
-            if interrupted:
-                self._land()
-                self._save(elapsed)
-                raise Interruption(self.step, self.signals.received or signal.SIGTERM)
-            if not self.budget.fits(self.step, elapsed, pending):
-                break
-            self._step(elapsed, pending)
-            self._between_steps(elapsed)
+        with Signals() as signals:
+            while self._step_if_it_fits(signals):
+                pass
         self._land()
         self.budget.stop()
         self._save(self.budget.elapsed())
+
+    def _step_if_it_fits(self, signals: Signals) -> bool:
+        self._report(self.metrics.collect(self.ahead))
+        pending = len(self.metrics)
+        elapsed, interrupted = self.trainer.world.agree(self.budget.elapsed(), signals.received > 0)
+        if interrupted:
+            self._land()
+            self._save(elapsed)
+            raise Interruption(self.step, signals.received or signal.SIGTERM)
+        if not self.budget.fits(self.step, elapsed, pending):
+            return False
+        self._step(elapsed, pending)
+        self._between_steps(elapsed)
+        return True
 
     def _step(self, elapsed: float, pending: int) -> None:
         mean_step = self.budget.mean_step(self.step, elapsed, pending)

@@ -1,0 +1,62 @@
+"""The loop goes on when it can, and stops when it must."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from training import checkpoint
+from training.loop import Interruption, Loop
+from training.progress import Progress
+from training.run_folder import RunFolder, read_log
+
+
+def make_loop(trainer, folder: RunFolder | None, validate=lambda *_: 1.0) -> Loop:
+    return Loop(trainer, trainer.settings, folder, Progress(None, None, enabled=False), validate)
+
+
+def test_a_checkpoint_that_cannot_be_written_costs_the_checkpoint_not_the_run(
+    make_trainer, tmp_path
+):
+    trainer = make_trainer(iterations=6, checkpoint_minutes=1e-9)
+    folder = RunFolder.create(tmp_path / "run", "x", {})
+    folder.checkpoints.write_text("a file where the folder should be")
+    loop = make_loop(trainer, folder)
+    loop.run()
+    assert loop.step == 6
+    events = list(read_log(folder.log_file))
+    assert [e["step"] for e in events if e["kind"] == "checkpoint_failed"] == [1, 2, 3, 4, 5, 6, 6]
+    assert [e["step"] for e in events if e["kind"] == "step"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_signals_are_the_loops_only_while_it_steps(make_trainer, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    trainer = make_trainer(iterations=50, val_loss_every=3)
+    folder = RunFolder.create(tmp_path / "run", "x", {})
+
+    def interrupt(*_: object) -> float:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 1.0
+
+    with pytest.raises(Interruption) as stopped:
+        make_loop(trainer, folder, interrupt).run()
+    assert stopped.value.step == 3
+    assert stopped.value.signal_number == signal.SIGTERM
+    newest = checkpoint.latest(folder.checkpoints)
+    assert newest is not None
+    assert newest.name == "step_000003"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_validation_time_is_not_training_time(make_trainer):
+    def slow(*_: object) -> float:
+        time.sleep(0.3)
+        return 1.0
+
+    trainer = make_trainer(iterations=4, val_loss_every=1)
+    loop = make_loop(trainer, None, slow)
+    began = time.perf_counter()
+    loop.run()
+    assert time.perf_counter() - began > 1.2
+    assert loop.budget.elapsed() < time.perf_counter() - began - 1.1

@@ -211,6 +211,7 @@ class Run:
         self.folder.log("summary", **self.summary)
         self.folder.write_summary(self.summary)
         plot_run(self.folder.log_file, self.folder.plot)
+        self.progress.phase("finished")
         print(self.scores.table())
         print(budget_line(code, artifact, limit))
         print(f"run folder: {self.folder.path}", flush=True)

@@ -1,0 +1,40 @@
+"""The second pass of a sum over rows: partial sums of a persistent grid to one vector each."""
+
+# pyright: basic
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+COLUMNS, ROWS, WARPS = 32, 128, 4
+
+
+def column_sums(partial: Tensor) -> Tensor:
+    """``partial.sum(1)``: (K, P, C) fp32 -> (K, C), in an order that depends on shapes alone."""
+    vectors, programs, width = partial.shape
+    sums = torch.empty((vectors, width), dtype=torch.float32, device=partial.device)
+    if vectors:
+        column_sums_kernel[(triton.cdiv(width, COLUMNS), vectors)](
+            partial, sums, programs, width, ROWS=ROWS, COLUMNS=COLUMNS, num_warps=WARPS
+        )
+    return sums
+
+
+@triton.jit
+def column_sums_kernel(partial, sums, programs, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """``sums[k, c] = sum over p of partial[k, p, c]``, all fp32.
+
+    Program (j, k) sums 32 columns (one 128-byte line a row) of vector k, 128 rows at a time. At the
+    norm's real size, (4, 528, 512), it reads 4.3 MB, which the first pass left in the L2 cache, and
+    adds 1.1 M numbers: 64 programs and 5 turns of latency, about 4 us of which 2 are the launch.
+    16 KB of tile are 32 registers a thread with 4 warps.
+    """
+    columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    vector = tl.program_id(1)
+    total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
+    for first in range(0, programs, ROWS):
+        rows = first + tl.arange(0, ROWS)
+        mask = (rows < programs)[:, None] & (columns < width)[None, :]
+        offsets = (vector * programs + rows)[:, None] * width + columns[None, :]
+        total += tl.load(partial + offsets, mask=mask, other=0.0)
+    tl.store(sums + vector * width + columns, tl.sum(total, axis=0), mask=columns < width)

@@ -1,0 +1,473 @@
+"""Attention's backward pass: launcher and its two kernels.
+
+Seven products where an atomic sum of query gradients needs five, but no sum over blocks leaves its
+block: same inputs, same bits, and no fp32 copy of the query gradients to clear, add to and convert
+(0.6 GB, 140 us at the real size). Both kernels keep their probabilities in registers, as an operand
+of the next product; the five-product one sends them through shared memory.
+
+All around the softmax folds into these two. With y the output as returned, g the gradient of it,
+s = sigmoid(gate) (1 without), u = v / |v|, and everything a vector of one row:
+
+    delta = g . y                   is (dO . O) of the softmax as well, gate and XSA or not
+    dgate = delta (1 - s)
+    dO    = s (g - (g . u) u)
+    dv   -= ((g . u) y + along dO) / |v|          summed over the heads of a group
+"""
+
+# pyright: basic, reportIndexIssue=false
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.attention_forward import (
+    Attended,
+    Tiles,
+    load_rows,
+    query_scale,
+    tiles_for,
+    unit,
+    visible_keys,
+)
+from kernels.rotary import norm_backward
+
+LN_2 = tl.constexpr(0.6931471805599453)
+
+QUERY_TILES = {64: Tiles(128, 64, 8, 3), 128: Tiles(128, 64, 8, 2)}
+KEY_TILES = {64: Tiles(64, 128, 8, 3), 128: Tiles(64, 64, 8, 2)}
+
+
+def query_gradients(
+    upstream: Tensor,
+    attended: Attended,
+    key: Tensor,
+    v: Tensor,
+    gain: Tensor,
+    rope: Tensor,
+    gate: Tensor | None,
+    documents: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
+    """Launch ``query_gradients_kernel``.
+
+    Returns:
+        dq (B, T, H, D); dgain (H,) fp32; dgate (B, T, H) or None; for ``key_gradients`` the
+        gradient of the softmax's output (B, T, H, D) and delta (B, G, rows) fp32.
+    """
+    B, T, H, D = upstream.shape
+    G = v.size(2)
+    tiles = tiles_for(QUERY_TILES, D)
+    row_tiles = triton.cdiv(T * (H // G), tiles.rows)
+    dq = torch.empty_like(upstream)
+    dgate = None if gate is None else torch.empty_like(gate)
+    inner = upstream
+    if gate is not None or attended.along is not None:
+        inner = torch.empty_like(upstream)
+    delta = torch.empty_like(attended.rstd)
+    dgain = torch.empty((B, row_tiles, H), dtype=torch.float32, device=v.device)
+    query_gradients_kernel[(row_tiles, B * G)](
+        upstream,
+        attended.y,
+        attended.query,
+        key,
+        v,
+        gain,
+        gate,
+        rope,
+        documents,
+        attended.rstd,
+        attended.log_sum,
+        dq,
+        dgain,
+        dgate,
+        None if inner is upstream else inner,
+        delta,
+        T,
+        v.stride(1),
+        rope.stride(0),
+        G=G,
+        GROUP=H // G,
+        D=D,
+        PAIRS=rope.size(-1),
+        XSA=attended.along is not None,
+        ROWS=tiles.rows,
+        KEYS=tiles.keys,
+        num_warps=tiles.warps,
+        num_stages=tiles.stages,
+    )
+    return dq, dgain.sum((0, 1)), dgate, inner, delta
+
+
+def key_gradients(
+    upstream: Tensor,
+    inner: Tensor,
+    delta: Tensor,
+    attended: Attended,
+    key: Tensor,
+    key_rstd: Tensor,
+    v: Tensor,
+    rope: Tensor,
+    documents: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Launch ``key_gradients_kernel``: dk and dv, (B, T, G, D)."""
+    B, T, H, D = upstream.shape
+    G = v.size(2)
+    tiles = tiles_for(KEY_TILES, D)
+    dk, dv = torch.empty((2, B, T, G, D), dtype=v.dtype, device=v.device).unbind()
+    key_gradients_kernel[(triton.cdiv(T, tiles.keys), B * G)](
+        upstream,
+        inner,
+        delta,
+        attended.y,
+        attended.query,
+        key,
+        v,
+        rope,
+        documents,
+        key_rstd,
+        attended.log_sum,
+        attended.along,
+        dk,
+        dv,
+        T,
+        v.stride(1),
+        rope.stride(0),
+        G=G,
+        GROUP=H // G,
+        D=D,
+        PAIRS=rope.size(-1),
+        ROWS=tiles.rows,
+        KEYS=tiles.keys,
+        num_warps=tiles.warps,
+        num_stages=tiles.stages,
+    )
+    return dk, dv
+
+
+@triton.jit
+def query_gradients_kernel(
+    upstream_ptr,
+    y_ptr,
+    query_ptr,
+    key_ptr,
+    v_ptr,
+    gain_ptr,
+    gate_ptr,
+    rope_ptr,
+    documents_ptr,
+    rstd_ptr,
+    log_sum_ptr,
+    dq_ptr,
+    dgain_ptr,
+    dgate_ptr,
+    inner_ptr,
+    delta_ptr,
+    length,
+    v_stride,
+    rope_stride,
+    G: tl.constexpr,
+    GROUP: tl.constexpr,
+    D: tl.constexpr,
+    PAIRS: tl.constexpr,
+    XSA: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+):
+    """dq, dgain and dgate, and what the kernel of the keys needs: delta, and dO where it is not g.
+
+    Tiles and order as in the forward kernel. At 98,304 tokens, T = 2048, 8/4 heads of 64: reads g,
+    y, query, key, v (402 MB), writes dq (101 MB; 101 more with gate or XSA): 120-145 us of traffic
+    under 309 GFLOP (510 us at 606 TFLOP/s) and 805 M exponentials (228 us).
+    """
+    tile = tl.num_programs(0) - 1 - tl.program_id(0)
+    batch, head = tl.program_id(1) // G, tl.program_id(1) % G
+    first_token = batch.to(tl.int64) * length
+    rows = length * GROUP
+    row = tile * ROWS + tl.arange(0, ROWS)
+    position, member = row // GROUP, row % GROUP
+    valid = row < rows
+    first_row = tl.program_id(1).to(tl.int64) * rows
+    model_row = (first_token + position) * (G * GROUP) + head * GROUP + member
+    v_ptr += first_token * v_stride + head * D
+
+    y = load_rows(y_ptr, model_row, D, (first_token + length) * (G * GROUP), True, D)
+    gradient = load_rows(upstream_ptr, model_row, D, (first_token + length) * (G * GROUP), True, D)
+    delta = tl.sum(gradient.to(tl.float32) * y.to(tl.float32), 1)
+    tl.store(delta_ptr + first_row + row, delta, mask=valid)
+    if gate_ptr is not None:
+        logit = tl.load(gate_ptr + model_row, mask=valid, other=0.0).to(tl.float32)
+        dgate = delta * tl.sigmoid(-logit)
+        tl.store(dgate_ptr + model_row, dgate.to(dgate_ptr.dtype.element_ty), mask=valid)
+        gradient = gradient * tl.sigmoid(logit)[:, None]
+    if XSA:
+        direction, _ = unit(load_rows(v_ptr, position, v_stride, length, True, D))
+        gradient = gradient.to(tl.float32)
+        gradient -= tl.sum(gradient * direction, 1)[:, None] * direction
+    gradient = gradient.to(dq_ptr.dtype.element_ty)
+    if inner_ptr is not None:
+        model = model_row[:, None] * D + tl.arange(0, D)[None, :]
+        tl.store(inner_ptr + model, gradient, mask=valid[:, None])
+
+    query = load_rows(query_ptr + first_row * D, row, D, rows, True, D)
+    log_sum = tl.load(log_sum_ptr + first_row + row, mask=valid, other=0.0)
+    key_ptr += tl.program_id(1).to(tl.int64) * length * D
+    start, begin, whole_begin, whole_end, end = visible_keys(
+        documents_ptr, first_token, position, valid, tile, length, GROUP, ROWS, KEYS
+    )
+    acc = tl.zeros((ROWS, D), tl.float32)
+    if documents_ptr is not None:
+        for first in range(begin, whole_begin, KEYS):
+            acc = take_keys_backward(
+                query, gradient, acc, log_sum, delta, key_ptr, v_ptr, v_stride, first, position,
+                start, length, True, D, KEYS,
+            )  # fmt: skip
+    for first in range(whole_begin, whole_end, KEYS):
+        acc = take_keys_backward(
+            query, gradient, acc, log_sum, delta, key_ptr, v_ptr, v_stride, first, position,
+            start, length, False, D, KEYS,
+        )  # fmt: skip
+    for first in range(tl.maximum(whole_begin, whole_end), end, KEYS):
+        acc = take_keys_backward(
+            query, gradient, acc, log_sum, delta, key_ptr, v_ptr, v_stride, first, position,
+            start, length, True, D, KEYS,
+        )  # fmt: skip
+
+    scale = query_scale(tl.load(gain_ptr + head * GROUP + member), D)
+    turned = load_rows(query_ptr + first_row * D, row, D, rows, True, D).to(tl.float32)
+    turned = turned / scale[:, None]
+    dgain = tl.sum(acc * turned, 1) * D**-0.5
+    for each in tl.static_range(GROUP):
+        partial = tl.sum(tl.where(member == each, dgain, 0.0), 0)
+        to = (batch * tl.num_programs(0) + tile) * (G * GROUP) + head * GROUP + each
+        tl.store(dgain_ptr + to, partial)
+    rstd = tl.load(rstd_ptr + first_row + row, mask=valid, other=0.0)
+    dq = norm_backward(
+        acc * (scale * LN_2)[:, None],
+        turned,
+        rstd,
+        position,
+        valid,
+        rope_ptr,
+        rope_stride,
+        D,
+        PAIRS,
+    )
+    model = model_row[:, None] * D + tl.arange(0, D)[None, :]
+    tl.store(dq_ptr + model, dq.to(dq_ptr.dtype.element_ty), mask=valid[:, None])
+
+
+@triton.jit
+def take_keys_backward(
+    query,
+    gradient,
+    acc,
+    log_sum,
+    delta,
+    key_ptr,
+    v_ptr,
+    v_stride,
+    first,
+    position,
+    start,
+    length,
+    MASKED: tl.constexpr,
+    D: tl.constexpr,
+    KEYS: tl.constexpr,
+):
+    """What one tile of keys and values adds to the gradient of a tile of queries."""
+    seen = first + tl.arange(0, KEYS)
+    key = load_rows(key_ptr, seen, D, length, MASKED, D)
+    value = load_rows(v_ptr, seen, v_stride, length, MASKED, D)
+    scores = tl.dot(query, tl.trans(key), input_precision="ieee")
+    dweights = tl.dot(gradient, tl.trans(value), input_precision="ieee")
+    weights = tl.exp2(scores - log_sum[:, None])
+    if MASKED:
+        visible = (seen[None, :] <= position[:, None]) & (seen[None, :] >= start[:, None])
+        weights = tl.where(visible, weights, 0.0)
+    dscores = weights * (dweights - delta[:, None])
+    return tl.dot(dscores.to(key.dtype), key, acc, input_precision="ieee")
+
+
+@triton.jit
+def key_gradients_kernel(
+    upstream_ptr,
+    inner_ptr,
+    delta_ptr,
+    y_ptr,
+    query_ptr,
+    key_ptr,
+    v_ptr,
+    rope_ptr,
+    documents_ptr,
+    rstd_ptr,
+    log_sum_ptr,
+    along_ptr,
+    dk_ptr,
+    dv_ptr,
+    length,
+    v_stride,
+    rope_stride,
+    G: tl.constexpr,
+    GROUP: tl.constexpr,
+    D: tl.constexpr,
+    PAIRS: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+):
+    """dk and dv of a tile of keys, summed over all rows that see it: a group's heads included.
+
+    Scores are kept transposed, (KEYS, ROWS), so that probabilities and their gradients leave one
+    product's registers as the next one's left operand. The longest tile, that of the first keys,
+    comes first. At 98,304 tokens, T = 2048, 8/4 heads of 64: reads query, dO, key, v (302 MB; 201
+    more, g and y, with XSA), writes dk and dv (101 MB): 96-143 us of traffic under 412 GFLOP (680
+    us at 606 TFLOP/s) and 805 M exponentials (228 us).
+    """
+    batch, head = tl.program_id(1) // G, tl.program_id(1) % G
+    first_token = batch.to(tl.int64) * length
+    rows = length * GROUP
+    first_row = tl.program_id(1).to(tl.int64) * rows
+    own = tl.program_id(0) * KEYS + tl.arange(0, KEYS)
+    valid = own < length
+    key_ptr += tl.program_id(1).to(tl.int64) * length * D
+    v_ptr += first_token * v_stride + head * D
+    query_ptr += first_row * D
+    heads = first_token * (G * GROUP) + head * GROUP
+    upstream_ptr += heads * D
+    inner_ptr += heads * D
+    y_ptr += heads * D
+    key = load_rows(key_ptr, own, D, length, True, D)
+    value = load_rows(v_ptr, own, v_stride, length, True, D)
+
+    stop, begin, whole_begin, whole_end, end = seeing_rows(
+        documents_ptr, first_token, own, valid, length, G, GROUP, ROWS, KEYS
+    )
+    dk = tl.zeros((KEYS, D), tl.float32)
+    dv = tl.zeros((KEYS, D), tl.float32)
+    for first in range(begin, whole_begin, ROWS):
+        dk, dv = take_rows(
+            key, value, dk, dv, query_ptr, inner_ptr, log_sum_ptr + first_row,
+            delta_ptr + first_row, first, rows, own, stop, True, G, GROUP, D, ROWS,
+        )  # fmt: skip
+    for first in range(whole_begin, whole_end, ROWS):
+        dk, dv = take_rows(
+            key, value, dk, dv, query_ptr, inner_ptr, log_sum_ptr + first_row,
+            delta_ptr + first_row, first, rows, own, stop, False, G, GROUP, D, ROWS,
+        )  # fmt: skip
+    for first in range(tl.maximum(whole_begin, whole_end), end, ROWS):
+        dk, dv = take_rows(
+            key, value, dk, dv, query_ptr, inner_ptr, log_sum_ptr + first_row,
+            delta_ptr + first_row, first, rows, own, stop, True, G, GROUP, D, ROWS,
+        )  # fmt: skip
+
+    own_row = (first_token + own) * G + head
+    own_model = own_row[:, None] * D + tl.arange(0, D)[None, :]
+    if along_ptr is not None:
+        direction, inverse = unit(load_rows(v_ptr, own, v_stride, length, True, D))
+        for member in tl.static_range(GROUP):
+            row = own * GROUP + member
+            g = load_grouped(upstream_ptr, row, rows, True, G, GROUP, D).to(tl.float32)
+            inner = load_grouped(inner_ptr, row, rows, True, G, GROUP, D).to(tl.float32)
+            y = load_grouped(y_ptr, row, rows, True, G, GROUP, D).to(tl.float32)
+            along = tl.load(along_ptr + first_row + row, mask=valid, other=0.0)
+            taken = tl.sum(g * direction, 1)
+            dv -= (taken[:, None] * y + along[:, None] * inner) * inverse[:, None]
+    tl.store(dv_ptr + own_model, dv.to(dv_ptr.dtype.element_ty), mask=valid[:, None])
+    key_row = tl.program_id(1).to(tl.int64) * length + own
+    dk = norm_backward(
+        dk * LN_2,
+        load_rows(key_ptr, own, D, length, True, D).to(tl.float32),
+        tl.load(rstd_ptr + key_row, mask=valid, other=0.0),
+        own,
+        valid,
+        rope_ptr,
+        rope_stride,
+        D,
+        PAIRS,
+    )
+    tl.store(dk_ptr + own_model, dk.to(dk_ptr.dtype.element_ty), mask=valid[:, None])
+
+
+@triton.jit
+def seeing_rows(
+    documents_ptr,
+    first_token,
+    own,
+    valid,
+    length,
+    G: tl.constexpr,
+    GROUP: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+):
+    """Where each key's document stops, and the rows that see a tile of keys, in tiles of ROWS: from
+    begin to end, of which all see all keys from whole_begin to whole_end."""
+    first_key = tl.program_id(0) * KEYS
+    last_key = tl.minimum(first_key + KEYS, length) - 1
+    stop = tl.zeros_like(own) + length
+    first_stop = length
+    all_stop = length
+    if documents_ptr is not None:
+        stops_ptr = documents_ptr + first_token + (tl.num_programs(1) // G) * length
+        stop = tl.load(stops_ptr + own, mask=valid, other=0)
+        first_stop = tl.load(stops_ptr + first_key)
+        all_stop = tl.load(stops_ptr + last_key)
+    begin = first_key * GROUP
+    whole_begin = begin + tl.cdiv((last_key - first_key) * GROUP, ROWS) * ROWS
+    whole_rows = tl.maximum(first_stop * GROUP - whole_begin, 0) // ROWS * ROWS
+    return stop, begin, whole_begin, whole_begin + whole_rows, all_stop * GROUP
+
+
+@triton.jit
+def take_rows(
+    key,
+    value,
+    dk,
+    dv,
+    query_ptr,
+    inner_ptr,
+    log_sum_ptr,
+    delta_ptr,
+    first,
+    rows,
+    own,
+    stop,
+    MASKED: tl.constexpr,
+    G: tl.constexpr,
+    GROUP: tl.constexpr,
+    D: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """What one tile of rows adds to the gradients of a tile of keys and values."""
+    row = first + tl.arange(0, ROWS)
+    query = load_rows(query_ptr, row, D, rows, MASKED, D)
+    gradient = load_grouped(inner_ptr, row, rows, MASKED, G, GROUP, D)
+    if MASKED:
+        log_sum = tl.load(log_sum_ptr + row, mask=row < rows, other=0.0)
+        delta = tl.load(delta_ptr + row, mask=row < rows, other=0.0)
+    else:
+        log_sum = tl.load(log_sum_ptr + row)
+        delta = tl.load(delta_ptr + row)
+    scores = tl.dot(key, tl.trans(query), input_precision="ieee")
+    weights = tl.exp2(scores - log_sum[None, :])
+    if MASKED:
+        position = row // GROUP
+        visible = (own[:, None] <= position[None, :]) & (position[None, :] < stop[:, None])
+        weights = tl.where(visible, weights, 0.0)
+    dv = tl.dot(weights.to(value.dtype), gradient, dv, input_precision="ieee")
+    dweights = tl.dot(value, tl.trans(gradient), input_precision="ieee")
+    dscores = weights * (dweights - delta[None, :])
+    dk = tl.dot(dscores.to(query.dtype), query, dk, input_precision="ieee")
+    return dk, dv
+
+
+@triton.jit
+def load_grouped(
+    ptr, row, rows, MASKED: tl.constexpr, G: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr
+):
+    """Rows (position, head of the group) of a (T, H, D) tensor, from the group's first head."""
+    offset = (row // GROUP) * (G * GROUP * D) + (row % GROUP) * D
+    ptrs = ptr + offset[:, None] + tl.arange(0, D)[None, :]
+    if MASKED:
+        tile = tl.load(ptrs, mask=(row < rows)[:, None], other=0.0)
+    else:
+        tile = tl.load(ptrs)
+    return tile

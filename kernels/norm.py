@@ -6,7 +6,6 @@ persistent grid, each program its own share, which ``column_sums`` then adds in 
 """
 
 # pyright: basic
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from kernels.reduce import column_sums
 from kernels.rows import (
+    Launch,
     column_indices,
     load,
     row_count,
@@ -27,17 +27,7 @@ from kernels.rows import (
 )
 
 
-@dataclass(frozen=True)
-class Launch:
-    """Rows of a tile, warps of a program, and programs of a persistent grid."""
-
-    rows: int
-    warps: int
-    programs: int = 0
-
-
 FORWARD = Launch(rows=8, warps=4)
-# A constant, not the number of multiprocessors: the order of the sums must not depend on the GPU.
 BACKWARD = Launch(rows=4, warps=4, programs=4 * 132)
 
 
@@ -297,9 +287,8 @@ def norm_backward(
         if x0 is not None:
             x0_tile = load(x0, offsets, mask)
 
-        if branch is not None:
-            if not X_IS_MIXED:
-                value += by_branch * branch_tile
+        if branch is not None and not X_IS_MIXED:
+            value += by_branch * branch_tile
         if skip is not None:
             value += by_skip * skip_tile
         unmixed = value
@@ -327,9 +316,8 @@ def norm_backward(
         if branch is not None:
             sum_branch_scale += grad * branch_tile
             store(grad_branch, offsets, by_branch * grad, mask)
-        if x0 is not None:
-            if grad_x0 is None:
-                grad += into_x0
+        if x0 is not None and grad_x0 is None:
+            grad += into_x0
         store(grad_x, offsets, grad, mask)
 
     if branch is not None:

@@ -1,18 +1,34 @@
 """How a tile of rows lies in registers, for kernels that reduce along each row.
 
 A tile is (ROWS, CHUNKS, CHUNK): row r's column ``chunk * CHUNK + c`` is at [r, chunk, c]. Triton
-gives the lanes to the contiguous dimension and the warps to the first: with CHUNK = 256 bf16 a chunk
-of a row is one 16-byte load of each of 32 lanes, the rows go to the warps, and the chunks stay in a
-lane's registers, so that a sum along a row is shuffles inside one warp. As a plain (ROWS, 512) tile
-each row would be cut over two warps, and every sum would meet in shared memory behind a barrier.
+gives the lanes to the contiguous dimension and the warps to the first: with CHUNK = 256 bf16, a
+chunk of a row is one 16-byte load of each of 32 lanes, the rows go to the warps, and the chunks
+stay in a lane's registers, so that a sum along a row is shuffles inside one warp. As a plain
+(ROWS, 512) tile each row would be cut over two warps, and every sum would meet in shared memory
+behind a barrier.
 """
 
 # pyright: basic
+from dataclasses import dataclass
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
 CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Rows of a tile, warps of a program, and programs of a persistent grid.
+
+    The number of programs is a constant, not the GPU's number of multiprocessors, for it sets the
+    order in which sums over rows are taken.
+    """
+
+    rows: int
+    warps: int
+    programs: int = 0
 
 
 def row_tile(width: int) -> dict[str, int]:

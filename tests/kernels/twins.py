@@ -75,8 +75,8 @@ def check_twins(
     seed: int = 1,
     used: Sequence[int] | None = None,
 ) -> None:
-    """``kernel`` in ``dtype`` is near ``reference`` in fp64: in fp32 within rounding, in bf16 within
-    1.5 times what the reference itself is off by in bf16."""
+    """``kernel`` in ``dtype`` is near ``reference`` in fp64: in fp32 within rounding, in bf16
+    within 1.5 times what the reference itself is off by in bf16."""
     rounded = cast(inputs, dtype, fp32)
     with poisoned():
         ours = results(kernel, rounded, seed, used)

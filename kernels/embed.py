@@ -1,0 +1,313 @@
+"""From token ids to the first hidden state, and back to the tables in the same bits every time.
+
+The bigram part is a projected row of a small table, so all its rows are projected once and the
+product is gathered: a position costs two rows of reading and one of writing.
+"""
+
+# pyright: basic
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.reduce import column_sums
+from kernels.reference.embed import HASH_CURRENT, HASH_PREVIOUS
+from kernels.rows import (
+    Launch,
+    column_indices,
+    load,
+    row_indices,
+    row_mean,
+    row_tile,
+    store,
+    store_column_sums,
+)
+from kernels.segment_sum import segment_sum
+
+FORWARD = Launch(rows=8, warps=4)
+BACKWARD = Launch(rows=8, warps=4, programs=4 * 132)
+CURRENT, PREVIOUS = tl.constexpr(HASH_CURRENT), tl.constexpr(HASH_PREVIOUS)
+
+
+def embed(
+    tokens: Tensor,
+    table: Tensor,
+    smear_gate: Tensor,
+    *,
+    dtype: torch.dtype,
+    eps: float,
+    bos_id: int | None,
+    bigram: tuple[Tensor, Tensor, Tensor] | None = None,
+) -> Tensor:
+    """``smear(rmsnorm(table[t] + scale * bigram_table[hash] @ proj.T))``.
+
+    Args:
+        tokens: (B, T) integer ids.
+        table: (V, C) fp32 master.
+        smear_gate: (C,) fp32.
+        dtype: of the result.
+        eps: of the RMSNorm.
+        bos_id: masks SmearGate at document starts; None does not.
+        bigram: table (rows, E) fp32, projection (C, E) in ``dtype``, scale () fp32.
+
+    Returns:
+        (B, T, C) in ``dtype``.
+    """
+    bigram_table, projection, bigram_scale = bigram or (None, None, None)
+    return Embed.apply(
+        tokens, table, smear_gate, bigram_table, projection, bigram_scale, dtype, eps, bos_id
+    )
+
+
+class Embed(torch.autograd.Function):
+    """Saves the tables and the ids, and nothing as long as the batch but those."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        tokens,
+        table,
+        smear_gate,
+        bigram_table,
+        projection,
+        bigram_scale,
+        dtype,
+        eps,
+        bos_id,
+    ):
+        tokens, smear_gate = tokens.contiguous(), smear_gate.contiguous()
+        copy, projected = table.to(dtype).contiguous(), None
+        if bigram_table is not None:
+            projected = F.linear(bigram_table.to(dtype), projection)
+        ctx.save_for_backward(
+            tokens, copy, smear_gate, projected, bigram_scale, bigram_table, projection
+        )
+        ctx.eps, ctx.bos_id = eps, bos_id
+        x = torch.empty((*tokens.shape, table.size(1)), dtype=dtype, device=tokens.device)
+        embed_forward[(triton.cdiv(tokens.numel(), FORWARD.rows),)](
+            tokens,
+            copy,
+            projected,
+            bigram_scale,
+            smear_gate,
+            x,
+            *sizes(tokens),
+            eps,
+            num_warps=FORWARD.warps,
+            ROWS=FORWARD.rows,
+            **constants(copy, projected, bos_id),
+        )
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor):
+        tokens, copy, smear_gate, projected, scale, bigram_table, projection = ctx.saved_tensors
+        into_sum, keys, grad_gate = launch_backward(
+            gradients[0].contiguous(), tokens, copy, smear_gate, projected, scale, ctx
+        )
+        vocabulary = copy.size(0)
+        segments = vocabulary + (0 if projected is None else projected.size(0))
+        sums = segment_sum(into_sum, keys, segments)
+        grad_bigram = (None, None, None)
+        if projected is not None:
+            grad_bigram = bigram_gradients(sums[vocabulary:], bigram_table, projection, scale)
+        return None, sums[:vocabulary], grad_gate, *grad_bigram, None, None, None
+
+
+def sizes(tokens: Tensor) -> tuple[int, int]:
+    """Positions in all, and in a window."""
+    return tokens.numel(), tokens.size(-1)
+
+
+def constants(copy: Tensor, projected: Tensor | None, bos_id: int | None) -> dict[str, int | None]:
+    """What both kernels are compiled for."""
+    rows = None if projected is None else projected.size(0)
+    return {"BIGRAM_ROWS": rows, "BOS": bos_id, **row_tile(copy.size(1))}
+
+
+def launch_backward(grad, tokens, copy, smear_gate, projected, bigram_scale, ctx: Any):
+    """The summed embedding's gradient (N, C), the keys of its rows, and the gate's gradient."""
+    count, width = tokens.numel(), copy.size(1)
+    lookups = 1 if projected is None else 2
+    segments = copy.size(0) + (0 if projected is None else projected.size(0))
+    # Short keys sort in half the passes.
+    key_type = torch.int16 if segments < 2**15 else torch.int32
+    keys = torch.empty(lookups * count, dtype=key_type, device=grad.device)
+    into_sum = torch.empty((count, width), dtype=grad.dtype, device=grad.device)
+    programs = min(triton.cdiv(count, BACKWARD.rows), BACKWARD.programs)
+    partial = torch.empty((1, programs, width), dtype=torch.float32, device=grad.device)
+    embed_backward[(programs,)](
+        tokens,
+        copy,
+        projected,
+        bigram_scale,
+        smear_gate,
+        grad,
+        into_sum,
+        keys,
+        partial,
+        *sizes(tokens),
+        ctx.eps,
+        num_warps=BACKWARD.warps,
+        ROWS=BACKWARD.rows,
+        VOCABULARY=copy.size(0),
+        **constants(copy, projected, ctx.bos_id),
+    )
+    return into_sum, keys, column_sums(partial)[0]
+
+
+def bigram_gradients(sums, bigram_table, projection, scale):
+    """Of bigram table, projection and scale, from the sums (rows, C) of the projected rows.
+
+    With P = bigram_table @ projection.T, the scale's gradient <sums, P> is that of the unscaled
+    projection times the projection: C x E numbers instead of rows x C.
+    """
+    into_projection = sums.T @ bigram_table
+    projection_fp32 = projection.to(sums.dtype)
+    return (
+        sums @ (projection_fp32 * scale),
+        (into_projection * scale).to(projection.dtype),
+        (into_projection * projection_fp32).sum(),
+    )
+
+
+@triton.jit
+def bigram_rows(tokens, positions, mask, length, BIGRAM_ROWS: tl.constexpr):
+    """The bigram table's rows, as ``reference.bigram_hash``: int32 wraps, remainders are positive."""
+    inner = mask & (positions % length != 0)
+    current = tl.load(tokens + positions, mask=mask, other=0).to(tl.int32)
+    previous = tl.load(tokens + positions - 1, mask=inner, other=0).to(tl.int32)
+    mixed = (CURRENT * current) ^ (PREVIOUS * previous)
+    remainder = mixed % (BIGRAM_ROWS - 1)
+    remainder = tl.where(remainder < 0, remainder + (BIGRAM_ROWS - 1), remainder)
+    return tl.where(inner, remainder, BIGRAM_ROWS - 1)
+
+
+@triton.jit
+def summed_embedding(
+    tokens,
+    table,
+    projected,
+    bigram_scale,
+    positions,
+    mask,
+    columns,
+    length,
+    BIGRAM_ROWS: tl.constexpr,
+    C: tl.constexpr,
+):
+    """Token + bigram rows of ``positions`` in fp32, zero where masked."""
+    inside = mask & (columns < C)
+    ids = tl.load(tokens + positions, mask=mask, other=0).to(tl.int64)
+    x = load(table, ids * C + columns, inside)
+    if projected is not None:
+        found = bigram_rows(tokens, positions, mask, length, BIGRAM_ROWS)
+        x += tl.load(bigram_scale) * load(projected, found * C + columns, inside)
+    return x
+
+
+@triton.jit
+def continues(tokens, positions, mask, length, BOS: tl.constexpr):
+    """Whether SmearGate lets the previous position into this one."""
+    inner = mask & (positions % length != 0)
+    if BOS is not None:
+        inner = inner & (tl.load(tokens + positions, mask=mask, other=0) != BOS)
+    return inner
+
+
+@triton.jit
+def embed_forward(
+    tokens,
+    table,
+    projected,
+    bigram_scale,
+    smear_gate,
+    x,
+    count,
+    length,
+    eps,
+    BIGRAM_ROWS: tl.constexpr,
+    BOS: tl.constexpr,
+    C: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """Forward."""
+    positions = row_indices(tl.program_id(0) * ROWS, ROWS)
+    columns = column_indices(CHUNKS, CHUNK)
+    mask = positions < count
+    own = summed_embedding(
+        tokens, table, projected, bigram_scale, positions, mask, columns, length, BIGRAM_ROWS, C
+    )
+    before = summed_embedding(
+        tokens,
+        table,
+        projected,
+        bigram_scale,
+        positions - 1,
+        continues(tokens, positions, mask, length, BOS),
+        columns,
+        length,
+        BIGRAM_ROWS,
+        C,
+    )
+    own *= tl.rsqrt(row_mean(own * own, C) + eps)
+    before *= tl.rsqrt(row_mean(before * before, C) + eps)
+    gate = tl.sigmoid(load(smear_gate, columns, columns < C))
+    store(x, positions * C + columns, own + gate * (before - own), mask & (columns < C))
+
+
+@triton.jit
+def embed_backward(
+    tokens,
+    table,
+    projected,
+    bigram_scale,
+    smear_gate,
+    grad,
+    into_sum,
+    keys,
+    part_gate,
+    count,
+    length,
+    eps,
+    VOCABULARY: tl.constexpr,
+    BIGRAM_ROWS: tl.constexpr,
+    BOS: tl.constexpr,
+    C: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """Backward."""
+    columns = column_indices(CHUNKS, CHUNK)
+    inside = columns < C
+    gate = tl.sigmoid(load(smear_gate, columns, inside))
+    sum_gate = tl.zeros((ROWS, CHUNKS, CHUNK), dtype=tl.float32)
+    for first in range(tl.program_id(0) * ROWS, count, tl.num_programs(0) * ROWS):
+        positions = row_indices(first, ROWS)
+        mask = positions < count
+        offsets = positions * C + columns
+        followed = continues(tokens, positions + 1, positions + 1 < count, length, BOS)
+        own = load(grad, offsets, mask & inside)
+        change = load(grad, offsets + C, followed & inside) - own
+        x = summed_embedding(
+            tokens, table, projected, bigram_scale, positions, mask, columns, length, BIGRAM_ROWS, C
+        )
+        inverse_rms = tl.rsqrt(row_mean(x * x, C) + eps)
+        normed = x * inverse_rms
+        sum_gate += normed * change
+        into_normed = own + gate * change
+        along = row_mean(into_normed * normed, C)
+        store(into_sum, offsets, (into_normed - normed * along) * inverse_rms, mask & inside)
+
+        ids = tl.load(tokens + positions, mask=mask, other=0)
+        store(keys, positions, ids, mask)
+        if projected is not None:
+            found = bigram_rows(tokens, positions, mask, length, BIGRAM_ROWS)
+            store(keys, count + positions, VOCABULARY + found, mask)
+    store_column_sums(part_gate, sum_gate * gate * (1 - gate), C, CHUNKS, CHUNK)

@@ -1,0 +1,100 @@
+"""The compute copy of a weight in one pass, on the int6 grid where a device-side lever says so."""
+
+# pyright: basic
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.reference.quant import INT6_LEVELS
+from kernels.rows import row_count
+
+TILE = 4096  # elements: 32 a thread
+WARPS = 4
+LEVELS = tl.constexpr(INT6_LEVELS)
+# Adding and taking away 1.5 * 2^23 rounds an fp32 of less than 2^22 to the nearest whole number,
+# halves to even, as the additions themselves round.
+WHOLE = tl.constexpr(12582912.0)
+
+
+def quant(
+    weight: Tensor, dtype: torch.dtype, qat: Tensor | None = None, min_step: float = 0.0
+) -> Tensor:
+    """``weight`` rounded to ``dtype``, or, where ``qat`` > 0.5, to the int6 grid first.
+
+    The grid is symmetric a row: step = max(max|row| / 31, min_step), codes in [-31, 31]. The
+    gradient passes straight through.
+
+    Args:
+        weight: (..., rows, cols) fp32 master weight.
+        dtype: of the copy.
+        qat: 0-dim tensor, read on the device by the kernel; None: never.
+        min_step: floor of the step.
+
+    Returns:
+        (..., rows, cols) in ``dtype``; ``weight`` itself where nothing is to be done.
+    """
+    if qat is None and weight.dtype == dtype:
+        return weight
+    return Quant.apply(weight, dtype, qat, min_step)
+
+
+class Quant(torch.autograd.Function):
+    """Straight through: the gradient is a cast to the master's dtype."""
+
+    @staticmethod
+    def forward(ctx: Any, weight, dtype, qat, min_step):
+        ctx.dtype = weight.dtype
+        return launch(weight.contiguous(), dtype, qat, min_step)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor):
+        (gradient,) = gradients
+        if gradient.dtype != ctx.dtype:
+            gradient = launch(gradient.contiguous(), ctx.dtype)
+        return gradient, None, None, None
+
+
+def row_constants(width: int) -> dict[str, int]:
+    """Columns of a row, and the tile that holds as many rows as TILE allows."""
+    columns = triton.next_power_of_2(width)
+    return {"C": width, "COLUMNS": columns, "ROWS": max(1, TILE // columns)}
+
+
+def launch(
+    source: Tensor, dtype: torch.dtype, qat: Tensor | None = None, min_step: float = 0.0
+) -> Tensor:
+    """A copy of ``source`` in ``dtype``, row by row."""
+    copy = torch.empty_like(source, dtype=dtype)
+    rows, tile = row_count(source), row_constants(source.size(-1))
+    least = max(min_step, torch.finfo(torch.float32).tiny)
+    grid = (triton.cdiv(rows, tile["ROWS"]),)
+    quant_rows[grid](source, copy, qat, rows, least, **tile, num_warps=WARPS)
+    return copy
+
+
+@triton.jit
+def quant_rows(
+    source,
+    copy,
+    qat,
+    rows_total,
+    min_step,
+    C: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Quant."""
+    rows = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
+    columns = tl.arange(0, COLUMNS)[None, :]
+    offsets, mask = rows * C + columns, (rows < rows_total) & (columns < C)
+    value = tl.load(source + offsets, mask=mask, other=0.0).to(tl.float32)
+    if qat is not None:
+        largest = tl.max(tl.abs(value), axis=1, keep_dims=True)
+        step = tl.maximum(tl.div_rn(largest, LEVELS * 1.0), min_step)
+        code = (tl.div_rn(value, step) + WHOLE) - WHOLE
+        code = tl.minimum(tl.maximum(code, -LEVELS), LEVELS)
+        value = tl.where(tl.load(qat) > 0.5, code * step, value)
+    tl.store(copy + offsets, value.to(copy.dtype.element_ty), mask=mask)

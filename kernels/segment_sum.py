@@ -1,0 +1,125 @@
+"""Sums of rows by key, the backward pass of a lookup, with the same bits every time.
+
+Keys are sorted once (stably, so that rows keep their order), and each run of equal keys is cut at
+every multiple of PIECE of the sorted order. Segment v, at [start_v, start_{v+1}) of that order, owns
+the slots ``slot_v = start_v // PIECE + v`` to ``slot_{v+1} - 1``: as many as it may have pieces, so
+no prefix sum is needed, and no two segments share one. One program sums a slot's piece of at most
+PIECE rows, whatever the key's frequency; a second kernel adds a segment's slots in order.
+"""
+
+# pyright: basic
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.rows import (
+    column_indices,
+    load,
+    row_indices,
+    row_tile,
+)
+
+PIECE = 64
+ROWS, WARPS = 16, 4
+
+
+def segment_sum(rows: Tensor, keys: Tensor, segments: int) -> Tensor:
+    """``sums[v] = sum of rows[i % N] where keys[i] == v``.
+
+    Args:
+        rows: (N, C).
+        keys: (K * N,) integers in [0, segments): K keys for each row, row by row in K lists.
+        segments: how many keys there are.
+
+    Returns:
+        (segments, C) fp32.
+    """
+    count, width = rows.shape
+    ordered, order = torch.sort(keys, stable=True)
+    borders = torch.arange(segments + 1, dtype=keys.dtype, device=keys.device)
+    starts = torch.searchsorted(ordered, borders, out_int32=True)
+    slots = keys.numel() // PIECE + segments
+    tile = {"ROWS": ROWS, **row_tile(width)}
+    pieces = torch.empty((slots, width), dtype=torch.float32, device=rows.device)
+    sum_pieces[(slots,)](
+        rows,
+        order,
+        starts,
+        pieces,
+        count,
+        segments,
+        STEPS=segments.bit_length(),
+        PIECE=PIECE,
+        num_warps=WARPS,
+        **tile,
+    )
+    sums = torch.empty((segments, width), dtype=torch.float32, device=rows.device)
+    sum_slots[(segments,)](pieces, starts, sums, PIECE=PIECE, num_warps=WARPS, **tile)
+    return sums
+
+
+@triton.jit
+def first_slot(starts, segment, PIECE: tl.constexpr):
+    return tl.load(starts + segment) // PIECE + segment
+
+
+@triton.jit
+def sum_pieces(
+    rows,
+    order,
+    starts,
+    pieces,
+    count,
+    segments,
+    STEPS: tl.constexpr,
+    PIECE: tl.constexpr,
+    C: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """Pieces."""
+    slot = tl.program_id(0)
+    segment, beyond = slot * 0, segments
+    for _ in range(STEPS):
+        middle = (segment + beyond) // 2
+        left = first_slot(starts, middle, PIECE) > slot
+        beyond = tl.where(left, middle, beyond)
+        segment = tl.where(left, segment, middle)
+
+    cut = (slot - segment) * PIECE
+    start = tl.maximum(tl.load(starts + segment), cut)
+    stop = tl.minimum(tl.load(starts + segment + 1), cut + PIECE)
+    columns = column_indices(CHUNKS, CHUNK)
+    total = tl.zeros((ROWS, CHUNKS, CHUNK), dtype=tl.float32)
+    for first in range(start, stop, ROWS):
+        places = row_indices(first, ROWS)
+        mask = places < stop
+        source = tl.load(order + places, mask=mask, other=0) % count
+        total += load(rows, source * C + columns, mask & (columns < C))
+    sums = tl.sum(total, axis=0, keep_dims=True)
+    tl.store(pieces + slot.to(tl.int64) * C + columns, sums, mask=columns < C)
+
+
+@triton.jit
+def sum_slots(
+    pieces,
+    starts,
+    sums,
+    PIECE: tl.constexpr,
+    C: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """Slots."""
+    segment = tl.program_id(0)
+    stop = first_slot(starts, segment + 1, PIECE)
+    columns = column_indices(CHUNKS, CHUNK)
+    total = tl.zeros((ROWS, CHUNKS, CHUNK), dtype=tl.float32)
+    for first in range(first_slot(starts, segment, PIECE), stop, ROWS):
+        slots = row_indices(first, ROWS)
+        total += load(pieces, slots * C + columns, (slots < stop) & (columns < C))
+    summed = tl.sum(total, axis=0, keep_dims=True)
+    tl.store(sums + segment.to(tl.int64) * C + columns, summed, mask=columns < C)

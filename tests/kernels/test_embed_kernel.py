@@ -1,0 +1,122 @@
+"""The embedding kernels against the reference, in all optional forms."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kernels.embed import BACKWARD, embed
+from kernels.reference import embed as reference
+from tests.kernels.compare import random_tensors, relative_error
+from tests.kernels.twins import DEVICE, FP32_SUMS, cast, check_twins, results
+
+BOS, VOCABULARY, BIGRAM_ROWS = 1, 10, 17
+FP32 = ("table", "smear_gate", "bigram_table", "bigram_scale")
+SHAPES = {
+    "one position": (1, 1),
+    "windows of one position": (3, 1),
+    "windows of two": (2, 2),
+    "windows that no tile ends with": (3, 37),
+}
+
+
+def tokens_of(shape: tuple[int, int], high: int = VOCABULARY, seed: int = 1) -> Tensor:
+    """Half of them BOS or the token after it, so that heavy keys and runs of BOS are there."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(0, high, shape, generator=generator, dtype=torch.int32)
+    common = torch.rand(shape, generator=generator) < 0.5
+    return torch.where(common, BOS + tokens % 2, tokens).to(DEVICE)
+
+
+def inputs_of(*, bigram: bool, width: int, seed: int = 1) -> dict[str, Tensor]:
+    shapes: dict[str, tuple[int, ...]] = {"table": (VOCABULARY, width), "smear_gate": (width,)}
+    if bigram:
+        shapes |= {
+            "bigram_table": (BIGRAM_ROWS, 5),
+            "projection": (width, 5),
+            "bigram_scale": (),
+        }
+    return random_tensors(seed, **shapes)
+
+
+def of(operation: Any, tokens: Tensor, bos_id: int | None, *, bf16: bool = False) -> Any:
+    """``operation`` as a function of its differentiable inputs, in the table's or a lower dtype."""
+
+    def call(table: Tensor, smear_gate: Tensor, **bigram: Tensor) -> tuple[Tensor]:
+        parts = tuple(bigram[n] for n in ("bigram_table", "projection", "bigram_scale") if bigram)
+        lower = bf16 and table.dtype == torch.float32
+        return (
+            operation(
+                tokens,
+                table,
+                smear_gate,
+                dtype=torch.bfloat16 if lower else table.dtype,
+                eps=1e-6,
+                bos_id=bos_id,
+                bigram=parts or None,
+            ),
+        )
+
+    return call
+
+
+@pytest.fixture
+def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So few that each runs several turns of its loop, and pieces that keys must be cut into."""
+    few = type(BACKWARD)(rows=BACKWARD.rows, warps=BACKWARD.warps, programs=3)
+    monkeypatch.setattr("kernels.embed.BACKWARD", few)
+    monkeypatch.setattr("kernels.segment_sum.PIECE", 8)
+
+
+@pytest.mark.usefixtures("few_programs")
+@pytest.mark.parametrize("bos_id", [BOS, None], ids=["masked", "leaking"])
+@pytest.mark.parametrize("bigram", [True, False], ids=["bigram", "no bigram"])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_output_and_gradients(shape: tuple[int, int], bigram: bool, bos_id: int | None) -> None:
+    tokens = tokens_of(shape)
+    check_twins(
+        of(embed, tokens, bos_id),
+        of(reference, tokens, bos_id),
+        inputs_of(bigram=bigram, width=48, seed=shape[1]),
+    )
+
+
+def test_width_of_two_chunks_and_a_masked_rest() -> None:
+    tokens = tokens_of((2, 9))
+    given = inputs_of(bigram=True, width=320)
+    check_twins(of(embed, tokens, BOS), of(reference, tokens, BOS), given)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_hash_wraps_in_int32_whatever_the_ids_type(dtype: torch.dtype) -> None:
+    tokens = tokens_of((2, 9), 60_000).to(dtype)
+    shapes = {"table": (60_000, 4), "smear_gate": (4,)}
+    shapes |= {"bigram_table": (17, 3), "projection": (4, 3), "bigram_scale": ()}
+    given = cast(random_tensors(2, **shapes), torch.float32)
+    (x,), (expected,) = (of(operation, tokens, BOS)(**given) for operation in (embed, reference))
+    assert relative_error(x, expected) < FP32_SUMS
+
+
+def test_same_inputs_same_bits() -> None:
+    given = cast(inputs_of(bigram=True, width=48), torch.float32)
+    call = of(embed, tokens_of((3, 37)), BOS)
+    first, second = (results(call, given, 1) for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("bos_id", [BOS, None], ids=["masked", "leaking"])
+@pytest.mark.parametrize("bigram", [True, False], ids=["bigram", "no bigram"])
+def test_bf16_at_the_real_size_is_as_exact_as_pytorchs(bigram: bool, bos_id: int | None) -> None:
+    tokens = tokens_of((48, 2048), 1024)
+    given = random_tensors(3, table=(1024, 512), smear_gate=(512,))
+    if bigram:
+        given |= random_tensors(4, bigram_table=(2048, 128), projection=(512, 128), bigram_scale=())
+    check_twins(
+        of(embed, tokens, bos_id, bf16=True),
+        of(reference, tokens, bos_id, bf16=True),
+        given,
+        dtype=torch.bfloat16,
+        fp32=FP32,
+    )

@@ -1,0 +1,168 @@
+"""One operation as contests: forward, backward and both, ours against the reference's ways."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch._functorch.config
+from torch import Tensor
+
+from bench.harness import Contest
+
+TOLERANCE = 1.5  # times the error that PyTorch makes in the same dtype
+# A compiled graph that gives its buffers away cannot run its backward pass twice, to be timed.
+torch._functorch.config.donated_buffer = False
+
+Operation = Callable[[Mapping[str, Tensor]], Sequence[Tensor]]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one direction must move and multiply at least: bytes and flops."""
+
+    bytes_moved: int
+    flops: int = 0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An operation to be timed.
+
+    Attributes:
+        name: of the operation.
+        ours, reference: the same function of named tensors.
+        inputs: at real size, in the compute dtype; floating-point ones get gradients.
+        small: inputs of the same kind for the check, few enough for fp64.
+        forward, backward: least cost of each direction.
+        peers: other ways to compute it, beside the compiled reference.
+    """
+
+    name: str
+    ours: Operation
+    reference: Operation
+    inputs: Mapping[str, Tensor]
+    small: Mapping[str, Tensor]
+    forward: Cost
+    backward: Cost
+    peers: Mapping[str, Operation]
+
+    def contests(self) -> list[Contest]:
+        """Forward, backward, forward + backward."""
+        ways = {"ours": self.ours, "compiled": torch.compile(self.reference), **self.peers}
+        both = Cost(
+            self.forward.bytes_moved + self.backward.bytes_moved,
+            self.forward.flops + self.backward.flops,
+        )
+        directions = (
+            ("forward", forward_call, self.forward),
+            ("backward", backward_call, self.backward),
+            ("forward + backward", round_call, both),
+        )
+        made = []
+        for direction, make_call, cost in directions:
+            calls = {way: make_call(operation, self.inputs) for way, operation in ways.items()}
+            made.append(
+                Contest(
+                    name=f"{self.name}, {direction}",
+                    ours=calls.pop("ours"),
+                    peers=calls,
+                    check=self.check,
+                    bytes_moved=cost.bytes_moved,
+                    flops=cost.flops,
+                )
+            )
+        return made
+
+    def check(self) -> None:
+        """Outputs and gradients of ours are as near to fp64 as PyTorch's own, times 1.5.
+
+        Raises:
+            AssertionError: one is not, or is not finite.
+        """
+        exact = outcome(self.reference, {name: widen(x) for name, x in self.small.items()})
+        allowed = outcome(self.reference, self.small)
+        for name, found in outcome(self.ours, self.small).items():
+            error, limit = (relative_error(x, exact[name]) for x in (found, allowed[name]))
+            if not error <= TOLERANCE * limit + 1e-6:
+                raise AssertionError(
+                    f"{self.name}: {name} is off by {error:.2e}, PyTorch {limit:.2e}"
+                )
+
+
+def forward_call(
+    operation: Operation, inputs: Mapping[str, Tensor]
+) -> Callable[[], Sequence[Tensor]]:
+    """A call of the forward, with all that it saves for the backward."""
+    leaves = with_gradients(inputs)
+    return lambda: operation(leaves)
+
+
+def backward_call(
+    operation: Operation, inputs: Mapping[str, Tensor]
+) -> Callable[[], Sequence[Tensor]]:
+    """A call of the backward of one forward, run again and again."""
+    leaves = with_gradients(inputs)
+    outputs, wanted = differentiable(operation(leaves)), differentiable(leaves.values())
+    upstream = [torch.randn_like(output) for output in outputs]
+    return lambda: torch.autograd.grad(outputs, wanted, upstream, True, allow_unused=True)
+
+
+def round_call(
+    operation: Operation, inputs: Mapping[str, Tensor]
+) -> Callable[[], Sequence[Tensor]]:
+    """A call of forward and backward."""
+    leaves = with_gradients(inputs)
+    upstream = [torch.randn_like(output) for output in differentiable(operation(leaves))]
+
+    def call() -> Sequence[Tensor]:
+        outputs = differentiable(operation(leaves))
+        return torch.autograd.grad(
+            outputs, differentiable(leaves.values()), upstream, allow_unused=True
+        )
+
+    return call
+
+
+def outcome(operation: Operation, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Outputs and gradients by name, under one fixed random upstream gradient."""
+    leaves = with_gradients(inputs)
+    outputs = operation(leaves)
+    found = {f"output {index}": output.detach() for index, output in enumerate(outputs)}
+    generator = torch.Generator().manual_seed(0)
+    upstream = [
+        torch.randn(output.shape, generator=generator).to(output)
+        for output in differentiable(outputs)
+    ]
+    named = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
+    gradients = torch.autograd.grad(
+        differentiable(outputs), list(named.values()), upstream, allow_unused=True
+    )
+    for name, gradient in zip(named, gradients, strict=True):
+        if gradient is not None:
+            found[f"gradient of {name}"] = gradient
+    return found
+
+
+def with_gradients(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leaves of their own, those of floating point with gradients."""
+    return {
+        name: tensor.detach().clone().requires_grad_(tensor.is_floating_point())
+        for name, tensor in inputs.items()
+    }
+
+
+def differentiable(tensors: object) -> list[Tensor]:
+    """Those that gradients flow through."""
+    assert isinstance(tensors, Sequence) or hasattr(tensors, "__iter__")
+    return [tensor for tensor in tensors if tensor.requires_grad]  # pyright: ignore[reportGeneralTypeIssues]
+
+
+def widen(tensor: Tensor) -> Tensor:
+    """fp64 of what is floating point."""
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def relative_error(found: Tensor, exact: Tensor) -> float:
+    """Norm of the difference over the norm of the exact."""
+    difference = (found.double() - exact.double()).norm()
+    return float(difference / exact.double().norm().clamp_min(1e-30))

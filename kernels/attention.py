@@ -71,7 +71,7 @@ def attention(
         k: (B, T, G, D); query head h reads key head h // (H / G).
         v: (B, T, G, D).
         gain: (H,) fp32, on the queries.
-        rope: (2, T, dims / 2) fp32 from ``rope_table``.
+        rope: (2, T, dims / 2) fp32 from ``rope_table``; dims 0 or a power of two.
         eps: of the QK norm.
         xsa: exclude each position's own value direction.
         gate: (B, T, H) logits.
@@ -79,7 +79,13 @@ def attention(
 
     Returns:
         (B, T, H, D) in q's dtype.
+
+    Raises:
+        ValueError: head dim or rotary dims for which there is no kernel.
     """
+    D, dims = q.size(3), 2 * rope.size(2)
+    if D not in (16, 32, 64, 128) or dims > D or dims & (dims - 1):
+        raise ValueError(f"no attention kernel for head dim {D} with {dims} rotary dims")
     return Attention.apply(q, k, v, gain, rope, gate, documents, eps, xsa)  # pyright: ignore[reportReturnType]
 
 

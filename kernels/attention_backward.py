@@ -14,7 +14,7 @@ s = sigmoid(gate) (1 without), u = v / |v|, and everything a vector of one row:
     dv   -= ((g . u) y + along dO) / |v|          summed over the heads of a group
 """
 
-# pyright: basic, reportIndexIssue=false
+# pyright: basic, reportIndexIssue=false, reportCallIssue=false
 import torch
 import triton
 import triton.language as tl
@@ -29,12 +29,12 @@ from kernels.attention_forward import (
     unit,
     visible_keys,
 )
-from kernels.rotary import norm_backward
+from kernels.rotary import turn
 
 LN_2 = tl.constexpr(0.6931471805599453)
 
-QUERY_TILES = {64: Tiles(128, 64, 8, 3), 128: Tiles(128, 64, 8, 2)}
-KEY_TILES = {64: Tiles(64, 128, 8, 3), 128: Tiles(64, 64, 8, 2)}
+QUERY_TILES = {64: Tiles(64, 64, 4, 3), 128: Tiles(128, 64, 8, 2)}
+KEY_TILES = {64: Tiles(64, 64, 4, 3), 128: Tiles(64, 64, 8, 2)}
 
 
 def query_gradients(
@@ -56,7 +56,7 @@ def query_gradients(
     B, T, H, D = upstream.shape
     G = v.size(2)
     tiles = tiles_for(QUERY_TILES, D)
-    row_tiles = triton.cdiv(T * (H // G), tiles.rows)
+    row_tiles = -(-T * (H // G) // tiles.rows)
     dq = torch.empty_like(upstream)
     dgate = None if gate is None else torch.empty_like(gate)
     inner = upstream
@@ -210,47 +210,33 @@ def query_gradients_kernel(
     query = load_rows(query_ptr + first_row * D, row, D, rows, True, D)
     log_sum = tl.load(log_sum_ptr + first_row + row, mask=valid, other=0.0)
     key_ptr += tl.program_id(1).to(tl.int64) * length * D
-    start, begin, whole_begin, whole_end, end = visible_keys(
+    start, begin, end, whole_begin, whole = visible_keys(
         documents_ptr, first_token, position, valid, tile, length, GROUP, ROWS, KEYS
     )
     acc = tl.zeros((ROWS, D), tl.float32)
-    if documents_ptr is not None:
-        for first in range(begin, whole_begin, KEYS):
-            acc = take_keys_backward(
-                query, gradient, acc, log_sum, delta, key_ptr, v_ptr, v_stride, first, position,
-                start, length, True, D, KEYS,
-            )  # fmt: skip
-    for first in range(whole_begin, whole_end, KEYS):
-        acc = take_keys_backward(
-            query, gradient, acc, log_sum, delta, key_ptr, v_ptr, v_stride, first, position,
-            start, length, False, D, KEYS,
-        )  # fmt: skip
-    for first in range(tl.maximum(whole_begin, whole_end), end, KEYS):
+    for first in range(begin, end - whole, KEYS):
+        first += tl.where(first < whole_begin, 0, whole)
         acc = take_keys_backward(
             query, gradient, acc, log_sum, delta, key_ptr, v_ptr, v_stride, first, position,
             start, length, True, D, KEYS,
+        )  # fmt: skip
+    for first in range(whole_begin, whole_begin + whole, KEYS):
+        acc = take_keys_backward(
+            query, gradient, acc, log_sum, delta, key_ptr, v_ptr, v_stride, first, position,
+            start, length, False, D, KEYS,
         )  # fmt: skip
 
     scale = query_scale(tl.load(gain_ptr + head * GROUP + member), D)
     turned = load_rows(query_ptr + first_row * D, row, D, rows, True, D).to(tl.float32)
     turned = turned / scale[:, None]
-    dgain = tl.sum(acc * turned, 1) * D**-0.5
+    along = tl.sum(acc * turned, 1)
     for each in tl.static_range(GROUP):
-        partial = tl.sum(tl.where(member == each, dgain, 0.0), 0)
+        partial = tl.sum(tl.where(member == each, along, 0.0), 0) * D**-0.5
         to = (batch * tl.num_programs(0) + tile) * (G * GROUP) + head * GROUP + each
         tl.store(dgain_ptr + to, partial)
     rstd = tl.load(rstd_ptr + first_row + row, mask=valid, other=0.0)
-    dq = norm_backward(
-        acc * (scale * LN_2)[:, None],
-        turned,
-        rstd,
-        position,
-        valid,
-        rope_ptr,
-        rope_stride,
-        D,
-        PAIRS,
-    )
+    dq = (acc - turned * (along / D)[:, None]) * (rstd * scale * LN_2)[:, None]
+    dq = turn(dq, position, valid, rope_ptr, rope_stride, -1.0, D, PAIRS)
     model = model_row[:, None] * D + tl.arange(0, D)[None, :]
     tl.store(dq_ptr + model, dq.to(dq_ptr.dtype.element_ty), mask=valid[:, None])
 
@@ -337,25 +323,21 @@ def key_gradients_kernel(
     key = load_rows(key_ptr, own, D, length, True, D)
     value = load_rows(v_ptr, own, v_stride, length, True, D)
 
-    stop, begin, whole_begin, whole_end, end = seeing_rows(
+    stop, begin, end, whole_begin, whole = seeing_rows(
         documents_ptr, first_token, own, valid, length, G, GROUP, ROWS, KEYS
     )
     dk = tl.zeros((KEYS, D), tl.float32)
     dv = tl.zeros((KEYS, D), tl.float32)
-    for first in range(begin, whole_begin, ROWS):
+    for first in range(begin, end - whole, ROWS):
+        first += tl.where(first < whole_begin, 0, whole)
         dk, dv = take_rows(
             key, value, dk, dv, query_ptr, inner_ptr, log_sum_ptr + first_row,
             delta_ptr + first_row, first, rows, own, stop, True, G, GROUP, D, ROWS,
         )  # fmt: skip
-    for first in range(whole_begin, whole_end, ROWS):
+    for first in range(whole_begin, whole_begin + whole, ROWS):
         dk, dv = take_rows(
             key, value, dk, dv, query_ptr, inner_ptr, log_sum_ptr + first_row,
             delta_ptr + first_row, first, rows, own, stop, False, G, GROUP, D, ROWS,
-        )  # fmt: skip
-    for first in range(tl.maximum(whole_begin, whole_end), end, ROWS):
-        dk, dv = take_rows(
-            key, value, dk, dv, query_ptr, inner_ptr, log_sum_ptr + first_row,
-            delta_ptr + first_row, first, rows, own, stop, True, G, GROUP, D, ROWS,
         )  # fmt: skip
 
     own_row = (first_token + own) * G + head
@@ -372,17 +354,10 @@ def key_gradients_kernel(
             dv -= (taken[:, None] * y + along[:, None] * inner) * inverse[:, None]
     tl.store(dv_ptr + own_model, dv.to(dv_ptr.dtype.element_ty), mask=valid[:, None])
     key_row = tl.program_id(1).to(tl.int64) * length + own
-    dk = norm_backward(
-        dk * LN_2,
-        load_rows(key_ptr, own, D, length, True, D).to(tl.float32),
-        tl.load(rstd_ptr + key_row, mask=valid, other=0.0),
-        own,
-        valid,
-        rope_ptr,
-        rope_stride,
-        D,
-        PAIRS,
-    )
+    turned = load_rows(key_ptr, own, D, length, True, D).to(tl.float32)
+    rstd = tl.load(rstd_ptr + key_row, mask=valid, other=0.0)
+    dk = (dk - turned * (tl.sum(dk * turned, 1) / D)[:, None]) * (rstd * LN_2)[:, None]
+    dk = turn(dk, own, valid, rope_ptr, rope_stride, -1.0, D, PAIRS)
     tl.store(dk_ptr + own_model, dk.to(dk_ptr.dtype.element_ty), mask=valid[:, None])
 
 
@@ -399,7 +374,7 @@ def seeing_rows(
     KEYS: tl.constexpr,
 ):
     """Where each key's document stops, and the rows that see a tile of keys, in tiles of ROWS: from
-    begin to end, of which all see all keys from whole_begin to whole_end."""
+    begin to end, of which all of the ``whole`` ones from whole_begin see all keys."""
     first_key = tl.program_id(0) * KEYS
     last_key = tl.minimum(first_key + KEYS, length) - 1
     stop = tl.zeros_like(own) + length
@@ -412,8 +387,8 @@ def seeing_rows(
         all_stop = tl.load(stops_ptr + last_key)
     begin = first_key * GROUP
     whole_begin = begin + tl.cdiv((last_key - first_key) * GROUP, ROWS) * ROWS
-    whole_rows = tl.maximum(first_stop * GROUP - whole_begin, 0) // ROWS * ROWS
-    return stop, begin, whole_begin, whole_begin + whole_rows, all_stop * GROUP
+    whole = tl.maximum(first_stop * GROUP - whole_begin, 0) // ROWS * ROWS
+    return stop, begin, all_stop * GROUP, whole_begin, whole
 
 
 @triton.jit
@@ -466,8 +441,4 @@ def load_grouped(
     """Rows (position, head of the group) of a (T, H, D) tensor, from the group's first head."""
     offset = (row // GROUP) * (G * GROUP * D) + (row % GROUP) * D
     ptrs = ptr + offset[:, None] + tl.arange(0, D)[None, :]
-    if MASKED:
-        tile = tl.load(ptrs, mask=(row < rows)[:, None], other=0.0)
-    else:
-        tile = tl.load(ptrs)
-    return tile
+    return tl.load(ptrs, mask=(row < rows)[:, None], other=0.0) if MASKED else tl.load(ptrs)

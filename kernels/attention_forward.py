@@ -1,6 +1,6 @@
 """Attention's forward pass: launcher and kernel."""
 
-# pyright: basic, reportIndexIssue=false
+# pyright: basic, reportIndexIssue=false, reportCallIssue=false
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.rotary import load_with_partner, turn
+from kernels.rotary import turn
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 TINY_GAIN = tl.constexpr(1e-30)
@@ -142,16 +142,13 @@ def forward_kernel(
     dim = tl.arange(0, D)
     first_row = tl.program_id(1).to(tl.int64) * rows
 
-    x, partner = load_with_partner(
-        q_ptr + first_token * q_stride + head * GROUP * D,
-        position * q_stride + member * D,
-        valid,
-        D,
-        PAIRS,
-    )
+    q_ptr += first_token * q_stride + head * GROUP * D
+    q_row = position * q_stride + member * D
+    x = tl.load(q_ptr + q_row[:, None] + dim[None, :], mask=valid[:, None], other=0.0)
+    x = x.to(tl.float32)
     rstd = tl.rsqrt(tl.sum(x * x, 1) / D + eps)
     scale = query_scale(tl.load(gain_ptr + head * GROUP + member), D)
-    turned = turn(x, partner, position, valid, rope_ptr, rope_stride, 1.0, D, PAIRS)
+    turned = turn(x, position, valid, rope_ptr, rope_stride, 1.0, D, PAIRS)
     query = (turned * (rstd * scale)[:, None]).to(query_ptr.dtype.element_ty)
     tl.store(
         query_ptr + first_row * D + row[:, None] * D + dim[None, :], query, mask=valid[:, None]
@@ -160,28 +157,23 @@ def forward_kernel(
 
     key_ptr += tl.program_id(1).to(tl.int64) * length * D
     v_ptr += first_token * v_stride + head * D
-    start, begin, whole_begin, whole_end, end = visible_keys(
+    start, begin, end, whole_begin, whole = visible_keys(
         documents_ptr, first_token, position, valid, tile, length, GROUP, ROWS, KEYS
     )
     acc = tl.zeros((ROWS, D), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     # Finite, so that a row whose document begins after a tile subtracts no infinities there.
     peak = tl.full((ROWS,), -1e30, tl.float32)
-    if documents_ptr is not None:
-        for first in range(begin, whole_begin, KEYS):
-            acc, total, peak = take_keys(
-                query, acc, total, peak, key_ptr, v_ptr, v_stride, first, position, start, length,
-                True, D, KEYS,
-            )  # fmt: skip
-    for first in range(whole_begin, whole_end, KEYS):
-        acc, total, peak = take_keys(
-            query, acc, total, peak, key_ptr, v_ptr, v_stride, first, position, start, length,
-            False, D, KEYS,
-        )  # fmt: skip
-    for first in range(tl.maximum(whole_begin, whole_end), end, KEYS):
+    for first in range(begin, end - whole, KEYS):
+        first += tl.where(first < whole_begin, 0, whole)
         acc, total, peak = take_keys(
             query, acc, total, peak, key_ptr, v_ptr, v_stride, first, position, start, length,
             True, D, KEYS,
+        )  # fmt: skip
+    for first in range(whole_begin, whole_begin + whole, KEYS):
+        acc, total, peak = take_keys(
+            query, acc, total, peak, key_ptr, v_ptr, v_stride, first, position, start, length,
+            False, D, KEYS,
         )  # fmt: skip
 
     y = acc / total[:, None]
@@ -238,7 +230,7 @@ def visible_keys(
     KEYS: tl.constexpr,
 ):
     """Where each row's document starts, and the keys that a tile of rows visits, in tiles of KEYS:
-    from begin to end, of which all rows see all from whole_begin to whole_end."""
+    from begin to end, of which all rows see all of the ``whole`` ones from whole_begin."""
     first_position = tile * ROWS // GROUP
     last_position = (tl.minimum((tile + 1) * ROWS, length * GROUP) - 1) // GROUP
     whole_end = (first_position + 1) // KEYS * KEYS
@@ -250,7 +242,8 @@ def visible_keys(
         start = tl.load(starts_ptr + position, mask=valid, other=0)
         begin = tl.load(starts_ptr + first_position) // KEYS * KEYS
         whole_begin = tl.cdiv(tl.load(starts_ptr + last_position), KEYS) * KEYS
-    return start, begin, whole_begin, whole_end, last_position + 1
+    whole = tl.maximum(whole_end - whole_begin, 0)
+    return start, begin, last_position + 1, whole_begin, whole
 
 
 @triton.jit
@@ -291,8 +284,4 @@ def take_keys(
 def load_rows(ptr, row, stride, rows, MASKED: tl.constexpr, D: tl.constexpr):
     """Rows of D; zeros beyond the last where MASKED."""
     ptrs = ptr + row[:, None] * stride + tl.arange(0, D)[None, :]
-    if MASKED:
-        tile = tl.load(ptrs, mask=(row < rows)[:, None], other=0.0)
-    else:
-        tile = tl.load(ptrs)
-    return tile
+    return tl.load(ptrs, mask=(row < rows)[:, None], other=0.0) if MASKED else tl.load(ptrs)

@@ -1,19 +1,18 @@
 """RMSNorm and partial rotary of queries and keys, and the way back: shared by attention's kernels.
 
-The backward pass needs neither raw queries nor raw keys. With r = rotate(x * rstd), saved, and g the
-gradient of r: rotation keeps inner products, so the norm's projection can be done before turning
-back,
+The backward pass needs neither raw queries nor raw keys. With r = rotate(x * rstd), saved, and g
+its gradient: rotation keeps inner products, so the norm's projection comes before turning back,
 
     dx = rstd * rotate_back(g - r * mean(g * r)).
 """
 
-# pyright: basic, reportIndexIssue=false
+# pyright: basic, reportIndexIssue=false, reportCallIssue=false
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-# Found by count, to be tuned: 64 rows x 64 dims are 32 fp32 a thread, 16 bytes a load.
+# 64 rows of 64 are 32 fp32 a thread and 16 bytes a load.
 KEY_ROWS, KEY_WARPS = 64, 4
 
 
@@ -68,49 +67,26 @@ def keys_kernel(
 
     k (B, T, G, D) bf16 -> key (B, G, T, D) bf16, rstd (B, G, T) fp32: head-major, so that attention
     reads a tile of keys as one contiguous run. Moves 102 MB at 98,304 tokens, 4 heads of 64: 24 us
-    on an H200. The partner of each rotary dim is loaded a second time (from L1), which is cheaper
-    than exchanging it between threads.
+    on an H200.
     """
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     token, head = row // G, row % G
     position = (token % length).to(tl.int32)
     valid = row < rows
-    x, partner = load_with_partner(k_ptr, token * k_stride + head * D, valid, D, PAIRS)
+    dim = tl.arange(0, D)
+    k = (token * k_stride + head * D)[:, None] + dim[None, :]
+    x = tl.load(k_ptr + k, mask=valid[:, None], other=0.0).to(tl.float32)
     rstd = tl.rsqrt(tl.sum(x * x, 1) / D + eps)
-    key = turn(x, partner, position, valid, rope_ptr, rope_stride, 1.0, D, PAIRS) * rstd[:, None]
+    key = turn(x, position, valid, rope_ptr, rope_stride, 1.0, D, PAIRS) * rstd[:, None]
     out_row = (token // length * G + head) * length + position
-    out = out_row[:, None] * D + tl.arange(0, D)[None, :]
+    out = out_row[:, None] * D + dim[None, :]
     tl.store(key_ptr + out, key.to(key_ptr.dtype.element_ty), mask=valid[:, None])
     tl.store(rstd_ptr + out_row, rstd, mask=valid)
 
 
 @triton.jit
-def load_with_partner(ptr, row_offset, valid, D: tl.constexpr, PAIRS: tl.constexpr):
-    """Rows of D in fp32, and the same rows with the two halves of the rotary dims exchanged."""
-    dim = tl.arange(0, D)
-    row_ptr = ptr + row_offset[:, None]
-    x = tl.load(row_ptr + dim[None, :], mask=valid[:, None], other=0.0)
-    swapped = partner_dim(D, PAIRS)
-    partner = tl.load(
-        row_ptr + swapped[None, :], mask=valid[:, None] & (dim < 2 * PAIRS)[None, :], other=0.0
-    )
-    return x.to(tl.float32), partner.to(tl.float32)
-
-
-@triton.jit
-def partner_dim(D: tl.constexpr, PAIRS: tl.constexpr):
-    """The dim that each dim is rotated with; one that is not rotated is its own partner."""
-    dim = tl.arange(0, D)
-    swapped = tl.where(dim < PAIRS, dim + PAIRS, tl.where(dim < 2 * PAIRS, dim - PAIRS, dim))
-    if PAIRS % 8 == 0:  # the halves are whole 16-byte loads
-        swapped = tl.max_contiguous(tl.multiple_of(swapped, 8), 8)
-    return swapped
-
-
-@triton.jit
 def turn(
     x,
-    partner,
     position,
     valid,
     rope_ptr,
@@ -119,33 +95,22 @@ def turn(
     D: tl.constexpr,
     PAIRS: tl.constexpr,
 ):
-    """``x * cos +- partner * sin`` on the first 2 * PAIRS dims; direction -1.0 turns back."""
+    """Turn the first 2 * PAIRS dims of x (rows, D) fp32; direction -1.0 turns back.
+
+    The row is cut into D / (2 * PAIRS) pieces, each of two halves that lie PAIRS apart, of which
+    only the first piece turns: in the registers of a product's result both of a pair are one
+    thread's if PAIRS is a multiple of 8, and each thread needs only its own few angles.
+    """
     if PAIRS > 0:
-        dim = tl.arange(0, D)
-        angle = position[:, None] * PAIRS + (dim % PAIRS)[None, :]
-        rotary = valid[:, None] & (dim < 2 * PAIRS)[None, :]
-        cos = tl.load(rope_ptr + angle, mask=rotary, other=1.0)
-        sin = tl.load(rope_ptr + rope_stride + angle, mask=rotary, other=0.0)
-        sign = tl.where(dim < PAIRS, direction, -direction)
-        x = x * cos + partner * (sin * sign[None, :])
+        rows: tl.constexpr = x.shape[0]
+        pieces: tl.constexpr = D // (2 * PAIRS)
+        angle = position[:, None] * PAIRS + tl.arange(0, PAIRS)[None, :]
+        cos = tl.load(rope_ptr + angle, mask=valid[:, None], other=1.0)[:, None, :]
+        sin = tl.load(rope_ptr + rope_stride + angle, mask=valid[:, None], other=0.0)[:, None, :]
+        turns = (tl.arange(0, pieces) == 0)[None, :, None]
+        cos, sin = tl.where(turns, cos, 1.0), tl.where(turns, direction * sin, 0.0)
+        halves = tl.permute(tl.reshape(x, (rows, pieces, 2, PAIRS)), (0, 1, 3, 2))
+        first, second = tl.split(halves)
+        halves = tl.join(first * cos + second * sin, second * cos - first * sin)
+        x = tl.reshape(tl.permute(halves, (0, 1, 3, 2)), (rows, D))
     return x
-
-
-@triton.jit
-def norm_backward(
-    gradient,
-    turned,
-    rstd,
-    position,
-    valid,
-    rope_ptr,
-    rope_stride,
-    D: tl.constexpr,
-    PAIRS: tl.constexpr,
-):
-    """Gradient of what was normed and turned, from that of the result; all (rows, D) fp32."""
-    inner = tl.sum(gradient * turned, 1) / D
-    gradient = (gradient - turned * inner[:, None]) * rstd[:, None]
-    swapped = tl.broadcast_to(partner_dim(D, PAIRS)[None, :], gradient.shape)
-    partner = tl.gather(gradient, swapped, axis=1)
-    return turn(gradient, partner, position, valid, rope_ptr, rope_stride, -1.0, D, PAIRS)

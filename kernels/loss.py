@@ -246,8 +246,8 @@ def cross_entropy_kernel(
         dz   = factor (exp(y) / sum exp(y) - onehot) (1 - tanh^2)
 
     logits (rows, H, V) in the compute dtype, rows being positions ``first`` and following; targets
-    (B, T) integers, head k's lying k further on; weight_sums (H,), nats (H, BT) fp32. Positions
-    whose target lies outside their window get zero.
+    (B, T) integers, head k's lying k further on; weight_sums (H,), nats (H, BT) fp32. A position
+    whose target lies outside its window gets dz = 0 and no nats.
 
     At 98,304 positions and 3 heads of 1,024 in bf16: reads and writes 604 MB, 283 us on an H200 if
     none of it is still in L2; 3 special functions a logit (2 exp, 1 reciprocal) are 240 us. A row
@@ -274,7 +274,7 @@ def cross_entropy_kernel(
     total = along_row(chance, tl.sum)
     hit = column == target
     surprise = tl.log(total) + largest - along_row(tl.where(hit, y, 0.0), tl.sum)
-    tl.store(nats + head * positions + position, tl.where(predicts, surprise, 0.0), mask=row < rows)
+    tl.store(nats + head * positions + position, surprise, mask=predicts)
     if LEARNING:
         factor = 1.0 / tl.load(weight_sums + head)
         if mtp_weight is not None:

@@ -45,8 +45,8 @@ class Tile:
 
 
 # By bytes an element. fp32 is for tests: it has no tensor core product of its precision.
-UP_TILES = {2: Tile(128, 256, 64, warps=8, stages=3), 4: Tile(64, 128, 32, warps=8, stages=2)}
-GRADIENT_TILES = {2: Tile(128, 256, 64, warps=8, stages=3), 4: Tile(64, 128, 32, warps=8, stages=2)}
+UP_TILES = {2: Tile(128, 256, 64, warps=8, stages=3), 4: Tile(32, 128, 32, warps=4, stages=2)}
+GRADIENT_TILES = {2: Tile(128, 256, 64, warps=8, stages=3), 4: Tile(32, 128, 32, warps=4, stages=2)}
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:

@@ -139,12 +139,16 @@ def test_mtp_weight_is_read_from_the_device_at_each_call() -> None:
         agree(given, targets=targets, softcap=3.0)
 
 
-def test_scores_the_same_without_gradients() -> None:
+def test_scores_the_same_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And multiplies once, for the logits, although the leaves want gradients."""
     given, targets = inputs(7, (2, 9), 24, heads=1), targets_of(7, (2, 9), 24)
     expected = run(kernel.loss, given, torch.float32, targets=targets, softcap=3.0)
     leaves = {name: tensor.float().requires_grad_() for name, tensor in given.items()}
+    products, multiply = [], torch.mm
+    monkeypatch.setattr(torch, "mm", lambda *a, **k: products.append(a) or multiply(*a, **k))
     with torch.no_grad():
         total, nats = kernel.loss(**leaves, targets=targets, softcap=3.0)
+    assert len(products) == 1
     assert torch.equal(nats, expected["nats"])
     assert torch.equal(total, expected["loss"])
 

@@ -13,7 +13,7 @@ from tests.kernels.compare import FP32, random_tensors, relative_error
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Operation = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
-# x's shape and M. A tile has 64 rows and 128 columns in fp32, 128 and 256 in bf16.
+# x's shape and M. A tile has 32 rows and 128 columns in fp32, 128 and 256 in bf16.
 SHAPES = {
     "whole tiles": ((2, 64, 32), 256),
     "one token": ((1, 1, 32), 128),
@@ -60,6 +60,19 @@ def test_agrees_with_the_reference(seed: int, shape: tuple[int, ...], hidden: in
     exact = run(reference.mlp, given, torch.float64, 0.75)
     for name in exact:
         assert ours[name].dtype == torch.float32
+        assert relative_error(ours[name], exact[name]) < FP32, name
+
+
+@pytest.mark.parametrize("hidden", [256, 300, 120], ids=["even", "three blocks", "half a tile"])
+def test_tiles_of_two_blocks_of_signs(monkeypatch: pytest.MonkeyPatch, hidden: int) -> None:
+    """256 columns a tile, as in bf16: the epilogue takes it in halves."""
+    wide = {4: kernel.Tile(32, 256, 16, warps=8, stages=2)}
+    monkeypatch.setattr(kernel, "UP_TILES", wide)
+    monkeypatch.setattr(kernel, "GRADIENT_TILES", wide)
+    given = inputs(8, (1, 40, 24), hidden)
+    ours = run(kernel.mlp, given, torch.float32, 0.75)
+    exact = run(reference.mlp, given, torch.float64, 0.75)
+    for name in exact:
         assert relative_error(ours[name], exact[name]) < FP32, name
 
 

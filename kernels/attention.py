@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.attention_backward import key_gradients, query_gradients
 from kernels.attention_forward import Attended, attend
+from kernels.attention_key_gradients import key_gradients
+from kernels.attention_query_gradients import query_gradients
 from kernels.rotary import turned_keys
 
 

@@ -11,18 +11,23 @@ from torch import Tensor
 from kernels.rotary import turn
 
 LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2 = tl.constexpr(0.6931471805599453)
 TINY_GAIN = tl.constexpr(1e-30)
 TINY_NORM = tl.constexpr(1e-12)
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """rows: positions x heads of a group in a block's tile; keys: of its other side."""
+    """Of a kernel that has rows (positions x heads of a group) on one side and keys on the other.
+
+    ``registers`` a thread bounds what the assembler may take, so that more blocks share an SM.
+    """
 
     rows: int
     keys: int
     warps: int
     stages: int
+    registers: int | None = None
 
 
 # By head dim: the entry of the smallest that holds it.
@@ -92,6 +97,7 @@ def attend(
         KEYS=tiles.keys,
         num_warps=tiles.warps,
         num_stages=tiles.stages,
+        maxnreg=tiles.registers,
     )
     return Attended(query, rstd, log_sum, along, y)
 

@@ -2,13 +2,9 @@
 
 from typing import Any
 
-from kernels.attention_backward import (
-    KEY_TILES,
-    QUERY_TILES,
-    key_gradients_kernel,
-    query_gradients_kernel,
-)
 from kernels.attention_forward import FORWARD_TILES, Tiles, forward_kernel
+from kernels.attention_key_gradients import KEY_TILES, key_gradients_kernel
+from kernels.attention_query_gradients import QUERY_TILES, query_gradients_kernel
 from kernels.rotary import KEY_ROWS, KEY_WARPS, keys_kernel
 from tests.kernels.ahead_of_time import Variant
 

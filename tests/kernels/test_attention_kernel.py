@@ -8,22 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import kernels.attention_backward
-import kernels.attention_forward
 from kernels import reference
 from kernels.attention import attention, document_bounds
-from kernels.attention_forward import Tiles
+from kernels.attention_forward import FORWARD_TILES, Tiles
+from kernels.attention_key_gradients import KEY_TILES
+from kernels.attention_query_gradients import QUERY_TILES
 from kernels.reference.attention import rotate
 from kernels.rotary import turned_keys
 from tests.kernels.compare import FP32, random_tensors, relative_error
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 BASE, EPS, BOS = 100.0, 1e-3, 1
-TABLES = (
-    kernels.attention_forward.FORWARD_TILES,
-    kernels.attention_backward.QUERY_TILES,
-    kernels.attention_backward.KEY_TILES,
-)
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +33,7 @@ def poisoned() -> Iterator[None]:
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles of 16 keys and 32 rows, so that a short window has whole, masked and cut ones."""
-    for table in TABLES:
+    for table in (FORWARD_TILES, QUERY_TILES, KEY_TILES):
         monkeypatch.setitem(table, 64, Tiles(32, 16, 4, 2))
 
 
@@ -192,6 +187,8 @@ def test_options(gated: bool, xsa: bool, documents: bool) -> None:
 @pytest.mark.parametrize("head_dim", [64, 128])
 def test_tiles_really_used(head_dim: int) -> None:
     """More positions than a tile has keys or rows, and a cut one."""
+    if head_dim == 128 and DEVICE.type == "cuda":
+        pytest.skip("fp32 tiles of 128 dims exceed shared memory: test_bf16 has them")
     inputs = random_inputs(150, 2, 1, head_dim, gated=True, batch=1, seed=6)
     check(inputs, xsa=True, documents=document_bounds((torch.arange(150) == 70).int()[None], BOS))
 

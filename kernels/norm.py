@@ -5,7 +5,7 @@ needs from tensors that are alive anyway, and sums the gradients of the vectors 
 persistent grid, each program its own share, which ``column_sums`` then adds in a fixed order.
 """
 
-# pyright: basic
+# pyright: basic, reportCallIssue=false, reportArgumentType=false
 from typing import Any
 
 import torch
@@ -25,7 +25,6 @@ from kernels.rows import (
     store,
     store_column_sums,
 )
-
 
 FORWARD = Launch(rows=8, warps=4)
 BACKWARD = Launch(rows=4, warps=4, programs=4 * 132)
@@ -206,7 +205,17 @@ def norm_forward(
     CHUNKS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Forward."""
+    """One pass forward: ``norm``'s formula on (N, C) activations, vectors fp32, None where absent.
+
+    At the real size, N = 98304 and C = 512 in bf16, a tensor is 100.7 MB, 23.5 us of an H200's
+    4275 GB/s. Moved: 2 tensors alone (47 us), 4 with a branch (94), 6 with branch and mix where
+    the stream is kept, or branch, skip and mix where it is not (141). A dozen FLOPs an element are
+    0.6 GFLOP: nothing.
+
+    A tile of 8 rows, 2 a warp, spreads the vectors' 8 KB over 24 to 48 KB of rows. Everything is
+    loaded once into registers: 32 a thread alone, 121 with all parts, so 4 programs and 32 rows on
+    each multiprocessor at least. Shared memory, 2 KB, turns the vectors' layout into the rows'.
+    """
     rows, columns = row_indices(tl.program_id(0) * ROWS, ROWS), column_indices(CHUNKS, CHUNK)
     offsets, mask = rows * C + columns, (rows < rows_total) & (columns < C)
     value = load(x, offsets, mask)
@@ -254,7 +263,29 @@ def norm_backward(
     CHUNKS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Backward."""
+    """One pass backward, with each program's share of the vectors' gradients.
+
+        u        = x + branch_scale * branch + skip_weight * skip,  value = mix[0] u + mix[1] x0
+        r        = 1 / sqrt(mean(value^2) + eps)
+        d_value  = grad_mixed + scale r (grad_normed - value r^2 mean(grad_normed value))
+        d_u      = mix[0] d_value,  d_x = d_u + grad_stream
+        d_branch = branch_scale d_x,  d_skip = skip_weight d_u,  d_x0 = mix[1] d_value
+
+    and the sums over rows of d_x branch, d_u skip, d_value u and d_value x0. Where X_IS_MIXED, x
+    is the value already. Where grad_x0 is None though x0 is there, x0 is x: d_x takes d_x0 in.
+    Incoming gradients that are None are zero and not read. Activations (N, C), sums (programs, C)
+    fp32.
+
+    At the real size, by 100.7 MB tensors: alone 3 (71 us), with a branch 6 (141), branch and mix 8
+    (188), with the stream's gradient 9 (212), branch, skip and mix 10 (235). 1 MB for each vector's
+    shares is written, and read once more. 30 FLOPs an element: 1.5 GFLOP.
+
+    One row a warp and turn, so that the running sums, 16 registers for each of four vectors, are
+    the lane's own for the whole loop and no barrier is in it; with the vectors themselves that is
+    half of the 252 registers of the form with all parts, 2 programs a multiprocessor: 8 rows of 6
+    KB in flight, 48 KB where latency asks for about 25. A row over two warps would halve registers
+    and cost a barrier for each turn. Shared memory: 8 KB, for the sums over a program's warps.
+    """
     columns = column_indices(CHUNKS, CHUNK)
     inside = columns < C
     if branch is not None:

@@ -10,6 +10,7 @@ behind a barrier.
 
 # pyright: basic
 from dataclasses import dataclass
+from typing import Any
 
 import triton
 import triton.language as tl
@@ -31,7 +32,7 @@ class Launch:
     programs: int = 0
 
 
-def row_tile(width: int) -> dict[str, int]:
+def row_tile(width: int) -> dict[str, Any]:
     """The constants C, CHUNKS and CHUNK of a kernel on rows of ``width`` columns."""
     padded = triton.next_power_of_2(width)
     chunk = min(padded, CHUNK)

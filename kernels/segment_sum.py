@@ -1,24 +1,19 @@
 """Sums of rows by key, the backward pass of a lookup, with the same bits every time.
 
 Keys are sorted once (stably, so that rows keep their order), and each run of equal keys is cut at
-every multiple of PIECE of the sorted order. Segment v, at [start_v, start_{v+1}) of that order, owns
-the slots ``slot_v = start_v // PIECE + v`` to ``slot_{v+1} - 1``: as many as it may have pieces, so
-no prefix sum is needed, and no two segments share one. One program sums a slot's piece of at most
-PIECE rows, whatever the key's frequency; a second kernel adds a segment's slots in order.
+every multiple of PIECE of the sorted order. Segment v, at [start_v, start_{v+1}) of that order,
+owns the slots ``slot_v = start_v // PIECE + v`` to ``slot_{v+1} - 1``: as many as it may have
+pieces, so no prefix sum is needed, and no two segments share one. One program sums a slot's piece
+of at most PIECE rows, however frequent its key; a second kernel adds a segment's slots in order.
 """
 
-# pyright: basic
+# pyright: basic, reportCallIssue=false, reportArgumentType=false
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.rows import (
-    column_indices,
-    load,
-    row_indices,
-    row_tile,
-)
+from kernels.rows import column_indices, load, row_indices, row_tile
 
 PIECE = 64
 ROWS, WARPS = 16, 4
@@ -61,6 +56,7 @@ def segment_sum(rows: Tensor, keys: Tensor, segments: int) -> Tensor:
 
 @triton.jit
 def first_slot(starts, segment, PIECE: tl.constexpr):
+    """Of ``segment``; that of the number of segments is the number of slots."""
     return tl.load(starts + segment) // PIECE + segment
 
 
@@ -79,9 +75,18 @@ def sum_pieces(
     CHUNKS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Pieces."""
+    """``pieces[slot] = sum of its at most PIECE rows``, zero where there are none.
+
+    rows (N, C) bf16 or fp32, order (K N,) int64, starts (segments + 1,) int32, pieces fp32. The
+    slot's segment is found by halving: STEPS loads of one number, from the L2 cache.
+
+    For the embedding at the real size, N = 98304, K = 2, C = 512, 3072 segments: rows are read K
+    times, 201 MB in lines of 1 KB (47 us at 4275 GB/s), 6144 pieces of 2 KB written, 0.1 GFLOP.
+    16 rows a turn, 4 a warp, are 64 registers of sums and four gathers in flight a lane: 96
+    registers, 5 programs a multiprocessor. 8 KB of shared memory for the sums over warps.
+    """
     slot = tl.program_id(0)
-    segment, beyond = slot * 0, segments
+    segment, beyond = slot * 0, slot * 0 + segments
     for _ in range(STEPS):
         middle = (segment + beyond) // 2
         left = first_slot(starts, middle, PIECE) > slot
@@ -96,8 +101,8 @@ def sum_pieces(
     for first in range(start, stop, ROWS):
         places = row_indices(first, ROWS)
         mask = places < stop
-        source = tl.load(order + places, mask=mask, other=0) % count
-        total += load(rows, source * C + columns, mask & (columns < C))
+        source = tl.load(order + places, mask=mask, other=0).to(tl.int32) % count
+        total += load(rows, source.to(tl.int64) * C + columns, mask & (columns < C))
     sums = tl.sum(total, axis=0, keep_dims=True)
     tl.store(pieces + slot.to(tl.int64) * C + columns, sums, mask=columns < C)
 
@@ -113,7 +118,11 @@ def sum_slots(
     CHUNKS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Slots."""
+    """``sums[v] = sum of the pieces of segment v``, in their order.
+
+    12.6 MB of pieces, from the L2 cache, and 6.3 MB written at the embedding's real size: 3 us. A
+    key that is a tenth of all has 154 pieces, ten turns of 16: as long as the rest takes.
+    """
     segment = tl.program_id(0)
     stop = first_slot(starts, segment + 1, PIECE)
     columns = column_indices(CHUNKS, CHUNK)

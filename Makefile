@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CORPUS := corpora/builtin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: train test format clean
+.PHONY: train test format bench clean
 
 train: $(CORPUS)/manifest.json
 	@gpus=$$($(BIN)/python -c 'import torch; print(torch.cuda.device_count())'); \
@@ -22,6 +22,9 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest -q
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest bench -q
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -88,10 +88,10 @@ class Settings(Architecture, BaseSettings):
         default=None, description="run folder to continue, with the settings it was started with"
     )
     seed: NonNegativeInt = Field(default=1337, description="of weights and data order")
-    backend: Literal["auto", "reference", "compiled"] = Field(
+    backend: Literal["auto", "reference", "compiled", "kernels"] = Field(
         default="auto",
-        description="reference: eager PyTorch; compiled: under torch.compile; auto: compiled on "
-        "CUDA, reference on a CPU",
+        description="reference: eager PyTorch; compiled: under torch.compile; kernels: Triton, not "
+        "yet verified on a GPU; auto: compiled on CUDA, reference on a CPU",
     )
     device: Literal["auto", "cuda", "cpu"] = Field(
         default="auto", description="auto: cuda where there is"

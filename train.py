@@ -55,6 +55,9 @@ def run(settings: Settings, inputs: Inputs) -> int:
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda, but torch sees no GPU; use --device cpu")
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if settings.backend == "kernels" and wanted == "cpu" and not interpreted:
+        raise InputError("--backend kernels needs a CUDA GPU; use --backend reference on a CPU")
     world = World.start(wanted)
     folder = open_folder(settings) if world.is_main else None
     limit = settings.wallclock or None

@@ -9,11 +9,11 @@ from types import ModuleType
 
 from kernels import reference
 
-BACKENDS = ("reference", "compiled")
+BACKENDS = ("reference", "compiled", "kernels")
 
 
 def operations(backend: str) -> ModuleType:
-    """The namespace of operations of ``backend``.
+    """The namespace of operations of ``backend``; ``kernels`` are those in Triton.
 
     ``compiled`` runs the reference operations under torch.compile, which whoever owns the model
     applies to the whole of it: a compiler that sees one operation at a time can fuse nothing.
@@ -23,4 +23,8 @@ def operations(backend: str) -> ModuleType:
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is none of {', '.join(BACKENDS)}")
+    if backend == "kernels":
+        from kernels import fused  # needs Triton, which a CPU can do without
+
+        return fused
     return reference

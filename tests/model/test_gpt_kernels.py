@@ -1,0 +1,76 @@
+"""The whole network on the Triton operations is the network on the reference ones."""
+
+import pytest
+import torch
+
+from kernels import operations
+from model.config import Architecture
+from model.gpt import GPT
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+SMALL = {
+    "vocab_size": 64,
+    "num_layers": 4,
+    "model_dim": 64,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "mlp_mult": 2.0,
+    "rope_dims": 8,
+    "xsa_last_n": 2,
+    "ve_layers": [3],
+    "ve_dim": 16,
+    "bigram_vocab_size": 32,
+    "bigram_dim": 16,
+}
+OPTIONS = {"gated_attention": True, "value_residual": True, "tie_embeddings": False}
+TOLERANCE = 2e-5  # relative by norm: sums of a few hundred fp32 roundings, in another order
+
+
+def make(backend: str, changes: dict) -> GPT:
+    config = Architecture.model_validate(SMALL | changes)
+    ops = operations(backend)
+    model = GPT(config, ops, dtype=torch.float32, max_seq_len=24, seed=0, fake_step_floor=0.01)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model.to(DEVICE)
+
+
+def run(model: GPT, tokens: torch.Tensor, qat: float) -> tuple[torch.Tensor, torch.Tensor, dict]:
+    levers = (torch.tensor(value, device=DEVICE) for value in (0.3, qat))
+    weight = torch.linspace(0.5, 1.5, 64, device=DEVICE)
+    loss, nats = model(tokens[:, :-1], tokens[:, 1:], *levers, weight)
+    loss.backward()
+    return loss.detach(), nats, {name: p.grad for name, p in model.named_parameters()}
+
+
+def error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm().clamp_min(1e-3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "qat"), [({}, 0.0), (OPTIONS, 1.0)], ids=["default", "all options, int6-faked"]
+)
+def test_loss_nats_and_every_gradient(changes, qat):
+    generator = torch.Generator().manual_seed(2)
+    tokens = torch.randint(0, 64, (2, 22), generator=generator).int().to(DEVICE)
+    loss, nats, gradients = run(make("kernels", changes), tokens, qat)
+    expected_loss, expected_nats, expected = run(make("reference", changes), tokens, qat)
+    assert error(loss, expected_loss) < TOLERANCE
+    assert error(nats, expected_nats) < TOLERANCE
+    for name, gradient in expected.items():
+        assert gradients[name] is not None, name
+        assert error(gradients[name], gradient) < TOLERANCE, name
+
+
+def test_score_needs_no_gradients():
+    tokens = torch.randint(0, 64, (2, 21), device=DEVICE).int()
+    with torch.inference_mode():
+        ours, theirs = (
+            make(backend, {}).score(tokens[:, :-1], tokens[:, -5:])
+            for backend in ("kernels", "reference")
+        )
+    assert ours.shape == (2, 5)
+    assert error(ours, theirs) < TOLERANCE

@@ -234,6 +234,7 @@ def test_a_captured_graph_follows_the_lever() -> None:
         return total.detach(), torch.autograd.grad(total, hidden)[0]
 
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         step()
     torch.cuda.synchronize()

@@ -234,9 +234,25 @@ class Settings(Architecture, BaseSettings):
             )
         if self.mtp_num_heads >= self.train_seq_len:
             raise ValueError(f"{self.mtp_num_heads} MTP heads need a longer train_seq_len")
+        if self.backend == "kernels":
+            self.check_kernels()
         if self.export_weights == "averaged" and self.averaging == "none":
             raise ValueError("export_weights averaged needs averaging ema or lawa")
         return self
+
+    def check_kernels(self) -> None:
+        """Refuse shapes that the Triton operations do not take."""
+        if self.head_dim not in (16, 32, 64, 128):
+            raise ValueError(f"backend kernels has no head dim {self.head_dim}: 16, 32, 64 or 128")
+        if self.rope_dims & (self.rope_dims - 1):
+            raise ValueError(
+                f"backend kernels needs rope_dims a power of two, not {self.rope_dims}"
+            )
+        if self.model_dim % 8 or self.mlp_dim % 8:
+            raise ValueError(
+                f"backend kernels needs model_dim {self.model_dim} and the MLP's width "
+                f"{self.mlp_dim} to be multiples of 8"
+            )
 
     def accumulation(self, world_size: int) -> int:
         """Micro-batches a rank takes in a step.

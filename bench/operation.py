@@ -1,6 +1,6 @@
 """One operation as contests: forward, backward and both, ours against the reference's ways."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -151,10 +151,10 @@ def with_gradients(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def differentiable(tensors: object) -> list[Tensor]:
-    """Those that gradients flow through."""
-    assert isinstance(tensors, Sequence) or hasattr(tensors, "__iter__")
-    return [tensor for tensor in tensors if tensor.requires_grad]  # pyright: ignore[reportGeneralTypeIssues]
+def differentiable(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Those that gradients flow through, each once: an operation may return one tensor twice."""
+    found = {id(tensor): tensor for tensor in tensors if tensor.requires_grad}
+    return list(found.values())
 
 
 def widen(tensor: Tensor) -> Tensor:

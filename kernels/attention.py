@@ -24,30 +24,6 @@ from kernels.attention_query_gradients import query_gradients
 from kernels.rotary import turned_keys
 
 
-def document_bounds(tokens: Tensor, bos_id: int) -> Tensor:
-    """Of each token, where its document starts and where it stops in its window.
-
-    Two integers a token rather than cumulative lengths: the shape does not depend on the data, so a
-    captured graph replays; a tile reads the bounds of its first and last token and knows what to
-    skip, without a search; and a mask is two comparisons with numbers that stay put while a kernel
-    walks the other side: the start belongs to the query, the stop to the key.
-
-    Args:
-        tokens: (B, T) integer ids; every document begins with ``bos_id``.
-
-    Returns:
-        (2, B, T) int32: first position, and first position of the next document or T.
-    """
-    T = tokens.size(1)
-    position = torch.arange(T, dtype=torch.int32, device=tokens.device)
-    begins = tokens == bos_id
-    start = torch.where(begins, position, 0).cummax(1).values
-    following = torch.where(begins, position, T)[:, 1:]
-    following = torch.nn.functional.pad(following, (0, 1), value=T)
-    stop = following.flip(1).cummin(1).values.flip(1)
-    return torch.stack((start, stop)).to(torch.int32)
-
-
 def attention(
     q: Tensor,
     k: Tensor,

@@ -139,7 +139,8 @@ class GPT(nn.Module):
         scale = 1 / math.sqrt(layer + 1) if self.config.ln_scale else 1.0
         eps = self.config.norm_eps
         skip, skip_weight, mix = self._skip_and_mix(layer, state)
-        x, mixed, normed = self.ops.norm(
+        is_skipped_from = 0 < layer < self.config.num_encoder_layers
+        stream, mixed, normed = self.ops.norm(
             x,
             scale=scale,
             eps=eps,
@@ -149,9 +150,10 @@ class GPT(nn.Module):
             skip_weight=skip_weight,
             x0=state.x0,
             mix=mix,
+            keep_stream=is_skipped_from,
         )
-        if 0 < layer < self.config.num_encoder_layers:
-            state.skips.append(x)
+        if is_skipped_from:
+            state.skips.append(stream)
         attended = self._attend(layer, weights, normed, state)
         _, x, normed = self.ops.norm(
             mixed, scale=scale, eps=eps, branch=attended, branch_scale=self.attn_scale[layer]

@@ -67,6 +67,9 @@ def test_our_prefixed_variable_beats_the_contest_name():
         ([], {"MURMURATION_NUM_LAYER": "3"}, "did you mean num_layers?"),
         ([], {"VE_LAYERS": "9,11"}, "ve_layers [11] do not exist"),
         (["--resume", "/no/run"], {}, "/no/run"),
+        (["--backend", "kernels", "--rope-dims", "24"], {}, "rope_dims a power of two, not 24"),
+        (["--backend", "kernels", "--model-dim", "384"], {}, "no head dim 48"),
+        (["--backend", "kernels", "--mlp-mult", "3.01"], {}, "1541"),
     ],
 )
 def test_impossible_settings_are_one_clear_line(arguments, environment, words):

@@ -5,7 +5,7 @@ are fp32 inside. Letters in shapes: B batch, T time, C width, H query heads, G k
 D head dim, M MLP width, V vocabulary.
 """
 
-from kernels.reference.attention import attention, rope_table
+from kernels.reference.attention import attention, document_bounds, rope_table
 from kernels.reference.embed import bigram_hash, embed
 from kernels.reference.loss import loss
 from kernels.reference.mlp import linear, mlp
@@ -15,6 +15,7 @@ from kernels.reference.quant import quant
 __all__ = [
     "attention",
     "bigram_hash",
+    "document_bounds",
     "embed",
     "linear",
     "loss",

@@ -17,6 +17,30 @@ def rope_table(length: int, dims: int, base: float, device: torch.device) -> Ten
     return torch.stack((angles.cos(), angles.sin())).float()
 
 
+def document_bounds(tokens: Tensor, bos_id: int) -> Tensor:
+    """Of each token, where its document starts and where it stops in its window.
+
+    Two integers a token rather than cumulative lengths: the shape does not depend on the data, so a
+    captured graph replays; a tile reads the bounds of its first and last token and knows what to
+    skip, without a search; and a mask is two comparisons with numbers that stay put while a kernel
+    walks the other side: the start belongs to the query, the stop to the key.
+
+    Args:
+        tokens: (B, T) integer ids; every document begins with ``bos_id``.
+
+    Returns:
+        (2, B, T) int32: first position, and first position of the next document or T.
+    """
+    T = tokens.size(1)
+    position = torch.arange(T, dtype=torch.int32, device=tokens.device)
+    begins = tokens == bos_id
+    start = torch.where(begins, position, 0).cummax(1).values
+    following = torch.where(begins, position, T)[:, 1:]
+    following = F.pad(following, (0, 1), value=T)
+    stop = following.flip(1).cummin(1).values.flip(1)
+    return torch.stack((start, stop)).to(torch.int32)
+
+
 def rotate(x: Tensor, rope: Tensor) -> Tensor:
     """Turn the first 2 * rope.size(-1) dims of each head, in half-split pairs; the rest passes.
 
@@ -51,11 +75,12 @@ def attention(
     eps: float,
     xsa: bool = False,
     gate: Tensor | None = None,
+    documents: Tensor | None = None,
 ) -> Tensor:
     """QK norm, partial rotary, gain, causal GQA, XSA, gate.
 
         q, k = rotate(rmsnorm(q)) * gain, rotate(rmsnorm(k))
-        y    = softmax(q k^T / sqrt(D), causal) v
+        y    = softmax(q k^T / sqrt(D), causal, inside a document) v
         y    = y - its part along v                  where xsa
         y    = sigmoid(gate) * y                     where a gate is given
 
@@ -68,6 +93,7 @@ def attention(
         eps: of the QK norm.
         xsa: exclude each position's own value direction.
         gate: (B, T, H) logits.
+        documents: (2, B, T) int32 from ``document_bounds``; None: a window is one document.
 
     Returns:
         (B, T, H, D) in q's dtype.
@@ -75,8 +101,18 @@ def attention(
     D = q.size(-1)
     q = rotate(F.rms_norm(q, (D,), eps=eps), rope) * gain.to(q.dtype)[:, None]
     k = rotate(F.rms_norm(k, (D,), eps=eps), rope)
+    visible = None
+    if documents is not None:
+        position = torch.arange(q.size(1), device=q.device)
+        inside = position >= documents[0, :, :, None]
+        visible = (inside & (position <= position[:, None]))[:, None]
     y = F.scaled_dot_product_attention(
-        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True, enable_gqa=True
+        q.transpose(1, 2),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        attn_mask=visible,
+        is_causal=visible is None,
+        enable_gqa=True,
     ).transpose(1, 2)
     if xsa:
         y = exclude_self(y, v)

@@ -15,7 +15,8 @@ def norm(
     skip_weight: Tensor | None = None,
     x0: Tensor | None = None,
     mix: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+    keep_stream: bool = True,
+) -> tuple[Tensor | None, Tensor | None, Tensor]:
     """Residual + branch, U-net skip, mix with the input embedding, RMSNorm.
 
         stream = x + branch_scale * branch                    (x without a branch)
@@ -32,6 +33,8 @@ def norm(
         branch: (B, T, C) output of attention or MLP, with branch_scale (C,) fp32.
         skip: (B, T, C) an encoder layer's output, with skip_weight (C,) fp32.
         x0: (B, T, C) the embedded input, with mix (2, C) fp32.
+        keep_stream: False where nobody reads the stream: a kernel then does not write it. It comes
+            back as None, and so does mixed where it is the stream.
 
     Returns:
         (stream, mixed, normed), each (B, T, C) in x's dtype. Without skip and mix, mixed is stream.
@@ -45,4 +48,6 @@ def norm(
     if x0 is not None and mix is not None:
         mixed = mix[0].to(x.dtype) * mixed + mix[1].to(x.dtype) * x0
     normed = F.rms_norm(mixed, (x.size(-1),), eps=eps) * scale
-    return stream, mixed, normed
+    if keep_stream:
+        return stream, mixed, normed
+    return None, None if mixed is stream else mixed, normed

@@ -39,7 +39,7 @@ class Variant:
         kernel: the ``@triton.jit`` function.
         signature: run-time argument to type, as ``"*bf16"``, ``"fp32"``, ``"i32"``.
         constants: ``tl.constexpr`` argument to value.
-        num_warps, num_stages: launch options.
+        num_warps, num_stages, maxnreg: launch options.
         unaligned: run-time arguments that are not known to be divisible by 16; all other pointers
             and integers are, as they are at real sizes.
     """
@@ -50,6 +50,7 @@ class Variant:
     constants: Mapping[str, Any]
     num_warps: int = 4
     num_stages: int = 3
+    maxnreg: int | None = None
     unaligned: frozenset[str] = field(default_factory=frozenset)
 
 
@@ -80,6 +81,8 @@ def compile_variant(variant: Variant) -> Resources:
     if len(names) != len(variant.signature) + len(variant.constants):
         raise ValueError(f"{variant.name}: signature and constants must name all of {names}")
     options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages}
+    if variant.maxnreg is not None:
+        options["maxnreg"] = variant.maxnreg
     compiled = triton.compile(source, target=HOPPER, options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels import reference
-from kernels.attention import attention, document_bounds
+from kernels.attention import attention
 from kernels.attention_forward import FORWARD_TILES, Tiles
 from kernels.attention_key_gradients import KEY_TILES
 from kernels.attention_query_gradients import QUERY_TILES
-from kernels.reference.attention import rotate
+from kernels.reference.attention import document_bounds, rotate
 from kernels.rotary import turned_keys
 from tests.kernels.compare import FP32, random_tensors, relative_error
 
@@ -247,6 +247,22 @@ def test_other_documents_leave_no_trace() -> None:
     other = results(inputs, torch.float32, ours=True, documents=documents)
     for name in ("y", "q", "k", "v"):
         assert torch.equal(clean[name][:, 16:], other[name][:, 16:]), name
+
+
+def test_reference_attention_stays_inside_its_documents() -> None:
+    generator = torch.Generator().manual_seed(3)
+    tokens = (torch.rand(2, 19, generator=generator) > 0.2).int() + BOS
+    documents = document_bounds(tokens, BOS)
+    q, k, v = (
+        torch.randn(2, 19, heads, 8, generator=generator, dtype=torch.float64)
+        for heads in (4, 2, 2)
+    )
+    gain, gate = torch.ones(4, dtype=torch.float64), torch.randn(2, 19, 4, dtype=torch.float64)
+    rope = reference.rope_table(19, 4, BASE, torch.device("cpu")).double()
+    options: dict[str, Any] = {"eps": EPS, "xsa": True, "gate": gate, "documents": documents}
+    together = reference.attention(q, k, v, gain, rope, **options)
+    apart = masked_reference(q, k, v, gain, rope, **options)
+    assert relative_error(together, apart) < 1e-12
 
 
 def test_document_bounds_by_hand() -> None:

@@ -42,7 +42,7 @@ def norm(
     x0: Tensor | None = None,
     mix: Tensor | None = None,
     keep_stream: bool = True,
-) -> tuple[Tensor | None, Tensor | None, Tensor]:
+) -> tuple[Any, Any, Tensor]:
     """Residual + branch, U-net skip, mix with the input embedding, RMSNorm.
 
         stream = x + branch_scale * branch                    (x without a branch)

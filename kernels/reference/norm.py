@@ -1,5 +1,7 @@
 """All that lies between two matrix products of a block: residuals, mixing and RMSNorm."""
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -16,7 +18,7 @@ def norm(
     x0: Tensor | None = None,
     mix: Tensor | None = None,
     keep_stream: bool = True,
-) -> tuple[Tensor | None, Tensor | None, Tensor]:
+) -> tuple[Any, Any, Tensor]:
     """Residual + branch, U-net skip, mix with the input embedding, RMSNorm.
 
         stream = x + branch_scale * branch                    (x without a branch)

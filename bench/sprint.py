@@ -58,7 +58,10 @@ def main(arguments: list[str]) -> int:
         rows.append(sprint(options, seed, arguments[cut + 1 :]))
         print(table(rows), flush=True)
     about = [f"{name}: {value}" for name, value in provenance(options.commit).items()]
-    command = f"python -m bench.sprint {shlex.join(arguments)}"
+    # Where things lay on the machine that ran it is nobody's business, and nobody's elsewhere.
+    seeds = " ".join(map(str, options.seeds))
+    command = f"python -m bench.sprint --data DIR --label {shlex.quote(options.label)}"
+    command += f" --seeds {seeds} {shlex.join(arguments[cut:])}"
     if options.out:
         write_text(options.out, "\n".join([command, *about, "", table(rows), ""]))
     return 0

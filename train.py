@@ -133,18 +133,21 @@ class Run:
         return self.finish()
 
     def train(self, trainer: "Trainer") -> tuple[int, float]:
-        """Warm up, take up a checkpoint if there is one, step until the budget is spent.
+        """Take up a checkpoint if there is one, warm up, step until the budget is spent.
+
+        The checkpoint comes first: a damaged one ends the run before it costs GPU time, and warm-up
+        leaves no trace in what was loaded.
 
         Returns:
             steps taken and seconds of training.
         """
         from training.loop import Loop
 
+        step, elapsed = self.resume(trainer)
         began = time.perf_counter()
         self.progress.phase("warming up")
         trainer.warm_up(self.settings.warmup_steps)
         self.summary["warm_up_seconds"] = time.perf_counter() - began
-        step, elapsed = self.resume(trainer)
         loop = Loop(
             trainer, self.settings, self.folder, self.progress, self.validate, step, elapsed
         )

@@ -10,6 +10,7 @@ from errors import InputError
 from kernels import operations
 from model.config import Architecture
 from model.gpt import GPT
+from settings import describe
 
 
 def restore(path: Path, max_seq_len: int, device: torch.device) -> GPT:
@@ -27,9 +28,7 @@ def restore(path: Path, max_seq_len: int, device: torch.device) -> GPT:
     try:
         config = Architecture(**header)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InputError(f"{path}: impossible architecture, {where}: {first['msg']}") from None
+        raise InputError(f"{path}: impossible architecture: {describe(error)}") from None
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = GPT(config, operations("reference"), dtype=dtype, max_seq_len=max_seq_len, seed=0)
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}

@@ -346,6 +346,32 @@ def test_an_empty_data_folder_is_one_line(corpus, tmp_path):
     assert "holds no *train*.bin" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("harm", "arguments", "words"),
+    [
+        ("none", ["--model-dim", "64"], "does not fit these settings"),
+        ("truncated", [], "damaged"),
+        ("removed", [], "no checkpoint to go on from"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_taken_up_is_one_line_before_warm_up(
+    straight, tmp_path, harm, arguments, words
+):
+    run = shutil.copytree(straight, tmp_path / "run")
+    newest = checkpoint.latest(run / "checkpoints")
+    assert newest is not None
+    if harm == "truncated":
+        whole = (newest / "tensors.safetensors").read_bytes()
+        (newest / "tensors.safetensors").write_bytes(whole[:-9])
+    elif harm == "removed":
+        shutil.rmtree(run / "checkpoints")
+    done = train("--resume", run, *arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "warming up" not in done.stdout
+
+
 def test_an_existing_run_folder_is_not_overwritten(corpus, straight):
     arguments = ["--config", corpus / "run.toml", "--data", corpus / "data", "--run-dir", straight]
     before = (straight / "log.jsonl").read_bytes()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from data.loader import BatchLoader
 from data.shards import TokenStream
+from errors import InputError
 from kernels import operations
 from model.gpt import GPT
 from settings import Settings
@@ -118,9 +119,19 @@ class Trainer:
         return {"position": self.loader.position, "adamw_steps": self.optimizer.adamw.steps}
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, int]) -> None:
-        """Take back what ``tensors`` and ``state`` gave, bit for bit."""
+        """Take back what ``tensors`` and ``state`` gave, bit for bit.
+
+        Raises:
+            InputError: they are of another network.
+        """
         live = {f"model.{name}": p.detach() for name, p in self.model.named_parameters()}
-        for name, tensor in (live | self.optimizer.tensors()).items():
+        live |= self.optimizer.tensors()
+        for name, tensor in live.items():
+            if name not in tensors or tensors[name].shape != tensor.shape:
+                raise InputError(
+                    f"the checkpoint's {name} does not fit these settings; resume with those that "
+                    "the run was started with"
+                )
             tensor.copy_(tensors[name])
         self.averaging.load(tensors)
         self.loader.position = state["position"]

@@ -38,7 +38,9 @@ def device_times(call) -> dict[str, tuple[int, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.profile", description=__doc__)
-    parser.add_argument("--backend", choices=("kernels", "compiled", "reference"), default="kernels")
+    parser.add_argument(
+        "--backend", choices=("kernels", "compiled", "reference"), default="kernels"
+    )
     parser.add_argument("--commit", help="of the code, where it is no git checkout")
     options = parser.parse_args()
     model = make_model("kernels" if options.backend == "kernels" else "reference")
@@ -58,7 +60,9 @@ def main() -> None:
     print("| kernel | launches | us each | ms | share |\n|---|---|---|---|---|")
     for name, (launches, us) in sorted(times.items(), key=lambda item: -item[1][1]):
         each = us / max(launches, 1)
-        print(f"| {name[:NAME_WIDTH]} | {launches} | {each:.1f} | {us / 1000:.3f} | {us / total:.1%} |")
+        print(
+            f"| {name[:NAME_WIDTH]} | {launches} | {each:.1f} | {us / 1000:.3f} | {us / total:.1%} |"
+        )
 
 
 if __name__ == "__main__":

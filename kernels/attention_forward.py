@@ -31,7 +31,7 @@ class Tiles:
 
 
 # By head dim: the entry of the smallest that holds it.
-FORWARD_TILES = {64: Tiles(128, 64, 8, 3), 128: Tiles(128, 64, 8, 3)}
+FORWARD_TILES = {64: Tiles(128, 64, 8, 3, 128), 128: Tiles(128, 64, 8, 3)}
 
 
 def tiles_for(table: dict[int, Tiles], head_dim: int) -> Tiles:

@@ -14,7 +14,7 @@ from torch import Tensor
 from kernels.attention_forward import LN_2, Attended, Tiles, load_rows, tiles_for, unit
 from kernels.rotary import turn
 
-KEY_TILES = {64: Tiles(64, 64, 4, 3), 128: Tiles(64, 64, 8, 2)}
+KEY_TILES = {64: Tiles(32, 64, 4, 3, 168), 128: Tiles(64, 64, 8, 2)}
 
 
 def key_gradients(

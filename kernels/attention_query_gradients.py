@@ -31,7 +31,7 @@ from kernels.attention_forward import (
 )
 from kernels.rotary import turn
 
-QUERY_TILES = {64: Tiles(64, 64, 4, 3), 128: Tiles(128, 64, 8, 2)}
+QUERY_TILES = {64: Tiles(64, 64, 4, 2, 168), 128: Tiles(128, 64, 8, 2)}
 
 
 def query_gradients(

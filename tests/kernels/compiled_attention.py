@@ -44,6 +44,7 @@ def variant(kernel: Any, option: str, head_dim: int, tiles: Tiles) -> Variant:
         constants,
         num_warps=tiles.warps,
         num_stages=tiles.stages,
+        maxnreg=tiles.registers,
     )
 
 

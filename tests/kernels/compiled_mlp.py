@@ -1,6 +1,13 @@
 """The MLP's kernels as a launch in bf16 compiles them, for ``ahead_of_time``."""
 
-from kernels.mlp import GRADIENT_TILES, SIGN_COLUMNS, UP_TILES, Tile, gradient_kernel, up_kernel
+from kernels.mlp_products import (
+    GRADIENT_TILES,
+    SIGN_COLUMNS,
+    UP_TILES,
+    Tile,
+    gradient_kernel,
+    up_kernel,
+)
 from tests.kernels.ahead_of_time import Variant
 
 SCALARS = {"rows": "i32", "hidden": "i32", "width": "i32", "slope": "fp32"}

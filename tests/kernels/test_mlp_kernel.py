@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kernels import mlp as kernel
+from kernels import mlp_products as products
 from kernels import reference
 from tests.kernels.compare import FP32, random_tensors, relative_error
 
@@ -66,9 +67,9 @@ def test_agrees_with_the_reference(seed: int, shape: tuple[int, ...], hidden: in
 @pytest.mark.parametrize("hidden", [256, 300, 120], ids=["even", "three blocks", "half a tile"])
 def test_tiles_of_two_blocks_of_signs(monkeypatch: pytest.MonkeyPatch, hidden: int) -> None:
     """256 columns a tile, as in bf16: the epilogue takes it in halves."""
-    wide = {4: kernel.Tile(32, 256, 16, warps=8, stages=2)}
-    monkeypatch.setattr(kernel, "UP_TILES", wide)
-    monkeypatch.setattr(kernel, "GRADIENT_TILES", wide)
+    wide = {4: products.Tile(32, 256, 16, warps=8, stages=2)}
+    monkeypatch.setattr(products, "UP_TILES", wide)
+    monkeypatch.setattr(products, "GRADIENT_TILES", wide)
     given = inputs(8, (1, 40, 24), hidden)
     ours = run(kernel.mlp, given, torch.float32, 0.75)
     exact = run(reference.mlp, given, torch.float64, 0.75)
@@ -89,9 +90,9 @@ def test_each_element_gets_its_own_sign() -> None:
     """One negative state at a time: its derivative, and no other, carries the slope."""
     eye = torch.eye(260, device=DEVICE)
     h = 1.0 - 2.0 * eye
-    activated, signs = kernel.activated_product(h, eye, 0.5)
+    activated, signs = products.activated_product(h, eye, 0.5)
     assert torch.equal(activated, 1.0 - 0.75 * eye)
-    dh = kernel.activation_gradient(torch.ones_like(h), eye, activated, signs, 0.5)
+    dh = products.activation_gradient(torch.ones_like(h), eye, activated, signs, 0.5)
     assert torch.equal(dh, 2.0 - 2.5 * eye)
 
 

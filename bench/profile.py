@@ -60,9 +60,14 @@ def main() -> None:
     print("| kernel | launches | us each | ms | share |\n|---|---|---|---|---|")
     for name, (launches, us) in sorted(times.items(), key=lambda item: -item[1][1]):
         each = us / max(launches, 1)
-        print(
-            f"| {name[:NAME_WIDTH]} | {launches} | {each:.1f} | {us / 1000:.3f} | {us / total:.1%} |"
+        cells = (
+            name[:NAME_WIDTH],
+            launches,
+            f"{each:.1f}",
+            f"{us / 1000:.3f}",
+            f"{us / total:.1%}",
         )
+        print("| " + " | ".join(map(str, cells)) + " |")
 
 
 if __name__ == "__main__":

@@ -1,33 +1,39 @@
 """The loss's kernels as a launch in bf16 compiles them, for ``ahead_of_time``."""
 
+from kernels.cross_entropy import cross_entropy_kernel, entropy_tile
 from kernels.loss import (
     ELEMENTS,
     POSITIONS,
-    cross_entropy_kernel,
-    entropy_tile,
+    scale_kernel,
     scaled_sum_kernel,
     weighted_sums_kernel,
 )
 from tests.kernels.ahead_of_time import Variant
 
 
-def entropy_variant(name: str, vocabulary: int, *, learning: bool, weighted: bool) -> Variant:
+def entropy_variant(
+    name: str, vocabulary: int, *, learning: bool, weighted: bool = False, bounded: bool = True
+) -> Variant:
     signature = {
         "logits": "*bf16",
         "targets": "*i32",
-        "weight_sums": "*fp32",
+        "factors": "*fp32",
         "nats": "*fp32",
         **dict.fromkeys(("first", "rows", "positions", "time"), "i32"),
         "softcap": "fp32",
     }
-    constants: dict[str, int | None] = {"LEARNING": learning, **entropy_tile(vocabulary)}
+    constants: dict[str, int | None] = {
+        "LEARNING": learning,
+        "APPROXIMATE": learning,
+        "BOUNDED": bounded,
+        **entropy_tile(vocabulary),
+    }
     warps = constants.pop("num_warps")
     assert warps
-    for pointer in ("target_weight", "mtp_weight"):
-        if weighted:
-            signature[pointer] = "*fp32"
-        else:
-            constants[pointer] = None
+    if weighted:
+        signature["target_weight"] = "*fp32"
+    else:
+        constants["target_weight"] = None
     return Variant(f"loss entropy {name}", cross_entropy_kernel, signature, constants, warps)
 
 
@@ -50,11 +56,21 @@ def scaled_sum_variant() -> Variant:
     return Variant("loss scaled sum", scaled_sum_kernel, signature, {"BLOCK": ELEMENTS})
 
 
+def scale_variant() -> Variant:
+    signature = {"x": "*bf16", "factor": "*fp32", "length": "i32"}
+    return Variant("loss scale", scale_kernel, signature, {"BLOCK": ELEMENTS})
+
+
 VARIANTS = [
-    entropy_variant("main, score", 1024, learning=False, weighted=False),
-    entropy_variant("main", 1024, learning=True, weighted=False),
-    entropy_variant("MTP, weighted", 1024, learning=True, weighted=True),
-    entropy_variant("MTP, weighted, V 8192", 8192, learning=True, weighted=True),
+    entropy_variant("score", 1024, learning=False),
+    entropy_variant("", 1024, learning=True),
+    entropy_variant("weighted", 1024, learning=True, weighted=True),
+    entropy_variant("softcap 100", 1024, learning=True, bounded=False),
+    entropy_variant("V 1000", 1000, learning=True),
+    entropy_variant("V 8192", 8192, learning=True, weighted=True),
+    entropy_variant("V 32768", 32_768, learning=True, weighted=True),
+    entropy_variant("V 32768, score", 32_768, learning=False),
     sums_variant(),
     scaled_sum_variant(),
+    scale_variant(),
 ]

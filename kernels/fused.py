@@ -2,10 +2,24 @@
 
 from kernels.attention import attention
 from kernels.embed import embed
+from kernels.linear import linear, linear_add, projections
 from kernels.loss import loss
-from kernels.mlp import linear, mlp
+from kernels.mix_norm import mix_norm
+from kernels.mlp import mlp
 from kernels.norm import norm
 from kernels.quant import quant
 from kernels.reference.attention import rope_table
 
-__all__ = ["attention", "embed", "linear", "loss", "mlp", "norm", "quant", "rope_table"]
+__all__ = [
+    "attention",
+    "embed",
+    "linear",
+    "linear_add",
+    "loss",
+    "mix_norm",
+    "mlp",
+    "norm",
+    "projections",
+    "quant",
+    "rope_table",
+]

@@ -70,6 +70,18 @@ def store(pointer, offsets, tile, mask):
 
 
 @triton.jit
+def load_row_values(pointer, rows, rows_total):
+    """(ROWS, 1, 1): one number a row of ``pointer`` (N,)."""
+    return tl.load(pointer + rows, mask=rows < rows_total, other=0.0)
+
+
+@triton.jit
+def store_row_values(pointer, rows, values, rows_total):
+    """One number a row, ``values`` (ROWS, 1, 1), to ``pointer`` (N,)."""
+    tl.store(pointer + rows, values, mask=rows < rows_total)
+
+
+@triton.jit
 def row_mean(tile, C: tl.constexpr):
     """(ROWS, 1, 1): chunks first, which takes no shuffle."""
     return tl.sum(tl.sum(tile, axis=1, keep_dims=True), axis=2, keep_dims=True) / C

@@ -122,96 +122,77 @@ class GPT(nn.Module):
 
     def hidden(self, tokens: Tensor, qat: Tensor | None = None) -> Tensor:
         """The final normed state (B, T, C) of tokens (B, T)."""
-        eps = self.config.norm_eps
-        state = Stream(self._embed(tokens), self._value_embedding(tokens))
-        x, branch = state.x0, None
+        stream = self._embed(tokens)
+        state = Carried(x0=stream, lookup=self._value_lookup(tokens))
         for layer, weights in enumerate(self._layer_weights(qat)):
-            x, branch = self._block(layer, weights, x, branch, state)
-        return self.ops.norm(x, scale=1.0, eps=eps, branch=branch, branch_scale=self.mlp_scale[-1])[
-            2
-        ]
+            stream = self._block(layer, weights, stream, state)
+        return self.ops.norm(stream, scale=1.0, eps=self.config.norm_eps)[1]
 
     def _block(
-        self, layer: int, weights: "LayerWeights", x: Tensor, branch: Tensor | None, state: "Stream"
-    ) -> tuple[Tensor, Tensor]:
-        """One layer. Returns the residual stream and the MLP's output, which is not yet added to
-        it: the next norm adds it, in the pass that reads the stream anyway."""
+        self, layer: int, weights: "LayerWeights", stream: Tensor, state: "Carried"
+    ) -> Tensor:
+        """One layer, (B, T, C) -> (B, T, C). What enters is read again; what is mixed of it at the
+        entry is the layer's own, and its branches may be added to it in place."""
         scale = 1 / math.sqrt(layer + 1) if self.config.ln_scale else 1.0
         eps = self.config.norm_eps
-        skip, skip_weight, mix = self._skip_and_mix(layer, state)
-        is_skipped_from = 0 < layer < self.config.num_encoder_layers
-        stream, mixed, normed = self.ops.norm(
-            x,
-            scale=scale,
-            eps=eps,
-            branch=branch,
-            branch_scale=None if branch is None else self.mlp_scale[layer - 1],
-            skip=skip,
-            skip_weight=skip_weight,
-            x0=state.x0,
-            mix=mix,
-            keep_stream=is_skipped_from,
+        skip, skip_weight, mix = self._skip_and_mix(layer, weights, state)
+        mixed, normed, entered, state.x0 = self.ops.mix_norm(
+            stream, state.x0, mix, scale=scale, eps=eps, skip=skip, skip_weight=skip_weight
         )
-        if is_skipped_from:
-            state.skips.append(stream)
+        if 0 < layer < self.config.num_encoder_layers:
+            state.skips.append(entered)
         attended = self._attend(layer, weights, normed, state)
-        _, x, normed = self.ops.norm(
-            mixed, scale=scale, eps=eps, branch=attended, branch_scale=self.attn_scale[layer]
-        )
-        return x, self.ops.mlp(normed, weights.up, weights.down, self.config.leaky_slope)
+        stream = self.ops.linear_add(mixed, attended.flatten(2), weights.o)
+        stream, normed = self.ops.norm(stream, scale=scale, eps=eps)
+        return self.ops.mlp(normed, weights.up, weights.down, self.config.leaky_slope, stream)
 
     def _skip_and_mix(
-        self, layer: int, state: "Stream"
+        self, layer: int, weights: "LayerWeights", state: "Carried"
     ) -> tuple[Tensor | None, Tensor | None, Tensor]:
         """The U-net skip that enters ``layer``, its weight, and the mix of stream and input.
 
         The first decoder layer's skip is the last encoder layer's output, which is its own stream:
         ``x + w x = (1 + w) x`` folds into the mix.
         """
-        mix = self.mix[layer]
-        decoder = layer - self.config.num_encoder_layers
-        if not 0 <= decoder < self.config.num_encoder_layers:
-            return None, None, mix
-        skip_weight = self.skip_weight[decoder]
-        if decoder == 0:
-            return None, None, torch.stack((mix[0] * (1 + skip_weight), mix[1]))
-        return state.skips.pop(), skip_weight, mix
+        if weights.skip is None:
+            return None, None, weights.mix
+        if layer == self.config.num_encoder_layers:
+            of_stream, of_x0 = weights.mix.unbind()
+            return None, None, torch.stack((of_stream * (1 + weights.skip), of_x0))
+        return state.skips.pop(), weights.skip, weights.mix
 
     def _attend(
-        self, layer: int, weights: "LayerWeights", normed: Tensor, state: "Stream"
+        self, layer: int, weights: "LayerWeights", normed: Tensor, state: "Carried"
     ) -> Tensor:
-        """Projections, attention and output projection of a layer, (B, T, C) -> (B, T, C)."""
-        config, linear = self.config, self.ops.linear
-        heads = (*normed.shape[:2], -1, config.head_dim)
+        """Projections and attention of a layer, (B, T, C) -> (B, T, H, D)."""
+        config = self.config
         gate = None
         if config.gated_attention:
-            gate = linear(normed, weights.gate) + self.gate_bias[layer].to(normed.dtype)
-        attended = self.ops.attention(
-            linear(normed, weights.q).view(heads),
-            linear(normed, weights.k).view(heads),
-            self._values(layer, weights, normed, state).view(heads),
-            self.q_gain[layer],
+            bias = self.gate_bias[layer].to(normed.dtype)
+            gate = self.ops.linear(normed, weights.gate) + bias
+        lookup = None if weights.lookup is None else state.lookup
+        sizes = (config.model_dim, config.kv_dim, config.kv_dim)
+        projected = self.ops.projections(normed, weights.qkv, sizes, lookup, weights.lookup)
+        q, k, v = (part.unflatten(-1, (-1, config.head_dim)) for part in projected)
+        return self.ops.attention(
+            q,
+            k,
+            self._with_first_values(layer, v, state),
+            weights.gain,
             self.rope[:, : normed.size(1)],
             eps=config.norm_eps,
             xsa=layer >= config.num_layers - config.xsa_last_n,
             gate=gate,
         )
-        return linear(attended.flatten(2), weights.o)
 
-    def _values(
-        self, layer: int, weights: "LayerWeights", normed: Tensor, state: "Stream"
-    ) -> Tensor:
-        """The values (B, T, G * D), with value embedding and value residual where they are on."""
-        values = self.ops.linear(normed, weights.v)
-        if state.value_embedding is not None and layer in self.config.value_layers:
-            scale = self.value_layer_scale[self.config.value_layers.index(layer)]
-            values = values + scale.to(values.dtype) * state.value_embedding
-        if self.config.value_residual:
-            first = values if state.first_values is None else state.first_values
-            state.first_values = first
-            share = self.value_residual[layer].to(values.dtype)
-            values = share[0] * first + share[1] * values
-        return values
+    def _with_first_values(self, layer: int, values: Tensor, state: "Carried") -> Tensor:
+        """The values (B, T, G, D), with a share of layer 0's where value residual is on."""
+        if not self.config.value_residual:
+            return values
+        if state.first_values is None:
+            state.first_values = values
+        share = self.value_residual[layer].to(values.dtype)
+        return share[0] * state.first_values + share[1] * values
 
     def _embed(self, tokens: Tensor) -> Tensor:
         bigram = None
@@ -227,63 +208,88 @@ class GPT(nn.Module):
             bigram=bigram,
         )
 
-    def _value_embedding(self, tokens: Tensor) -> Tensor | None:
-        """What the value layers add, before their own scale: (B, T, G * D)."""
+    def _value_lookup(self, tokens: Tensor) -> Tensor | None:
+        """Rows of the value table (B, T, E), which value layers project and add."""
         if not self.config.value_layers:
             return None
-        looked_up = nn.functional.embedding(tokens, self.value_table).to(self.dtype)
-        projected = self.ops.linear(looked_up, self._copy(self.value_proj))
-        return self.value_scale.to(self.dtype) * projected
+        return nn.functional.embedding(tokens, self._copy(self.value_table))
 
     def _layer_weights(self, qat: Tensor | None) -> list["LayerWeights"]:
-        """Compute copies of all banks, a whole bank at a time, cut into layers."""
-        layers = self.config.num_layers
-        queries_outputs, keys_values, up, down = (
-            self.ops.quant(bank, self.dtype, qat, self.fake_step_floor).unbind()
-            for bank in (self.qo_bank, self.kv_bank, self.up_bank, self.down_bank)
+        """Compute copies of all banks, a whole bank at a time, cut into layers at once: a gradient
+        of each layer's slice by itself would be as large as the bank.
+
+        Q, K and V of a layer become one matrix. What scales a branch scales the rows of the matrix
+        that writes it; Q's rows, in one bank with O's, have factors of one.
+        """
+        ones = torch.ones_like(self.attn_scale)
+        queries, outputs = self._halves(self.qo_bank, qat, torch.cat((ones, self.attn_scale)))
+        keys, values = self._halves(self.kv_bank, qat)
+        layers = range(self.config.num_layers)
+        of_layers = zip(
+            self.mix.unbind(),
+            self.q_gain.unbind(),
+            torch.cat((queries, keys, values), dim=1).unbind(),
+            outputs.unbind(),
+            self._copy(self.up_bank, qat).unbind(),
+            self._copy(self.down_bank, qat, self.mlp_scale).unbind(),
+            *(map(some.get, layers) for some in self._weights_of_some_layers()),
+            strict=True,
         )
-        gates = [None] * layers
-        if self.config.gated_attention:
-            gates = self._copy(self.gate_weight).unbind()
-        return [
-            LayerWeights(
-                q=queries_outputs[layer],
-                o=queries_outputs[layers + layer],
-                k=keys_values[layer],
-                v=keys_values[layers + layer],
-                up=up[layer],
-                down=down[layer],
-                gate=gates[layer],
-            )
-            for layer in range(layers)
-        ]
+        return [LayerWeights(*of_layer) for of_layer in of_layers]
+
+    def _weights_of_some_layers(self) -> tuple[dict[int, Tensor], ...]:
+        """By layer: skip weights, gates and value projections with their scales."""
+        config = self.config
+        skips, gates, lookups = {}, {}, {}
+        if config.num_encoder_layers:
+            skips = dict(enumerate(self.skip_weight.unbind(), config.num_encoder_layers))
+        if config.gated_attention:
+            gates = dict(enumerate(self._copy(self.gate_weight).unbind()))
+        if config.value_layers:
+            scales = self.value_scale * self.value_layer_scale
+            copies = self._copy(scales[:, None, None] * self.value_proj)
+            lookups = dict(zip(config.value_layers, copies.unbind(), strict=True))
+        return skips, gates, lookups
+
+    def _halves(
+        self, bank: Tensor, qat: Tensor | None, row_scale: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """The compute copies of a bank (2L, out, in) that holds two matrices a layer."""
+        return self._copy(bank, qat, row_scale).unflatten(0, (2, -1)).unbind()
 
     def _output_head(self) -> Tensor:
         return self._copy(self.tok_emb if self.config.tie_embeddings else self.head)
 
-    def _copy(self, weight: Tensor) -> Tensor:
-        return self.ops.quant(weight, self.dtype)
+    def _copy(
+        self, weight: Tensor, qat: Tensor | None = None, row_scale: Tensor | None = None
+    ) -> Tensor:
+        return self.ops.quant(weight, self.dtype, qat, self.fake_step_floor, row_scale)
 
 
 @dataclass
 class LayerWeights:
-    """Compute copies of one layer's matrices, each (out, in); ``gate`` (H, C) or None."""
+    """One layer's vectors in fp32: ``mix`` (2, C), ``gain`` (H,), ``skip`` (C,); and compute copies
+    of its matrices, each (out, in), with their scales in them: ``qkv`` ((H + 2 G) D, C), ``gate``
+    (H, C), ``lookup`` (G D, E).
+    """
 
-    q: Tensor
-    k: Tensor
-    v: Tensor
+    mix: Tensor
+    gain: Tensor
+    qkv: Tensor
     o: Tensor
     up: Tensor
     down: Tensor
+    skip: Tensor | None
     gate: Tensor | None
+    lookup: Tensor | None
 
 
 @dataclass
-class Stream:
+class Carried:
     """What later layers of one forward pass read again."""
 
     x0: Tensor
-    value_embedding: Tensor | None
+    lookup: Tensor | None
     first_values: Tensor | None = None
     skips: list[Tensor] = field(default_factory=list)
 

@@ -7,9 +7,10 @@ D head dim, M MLP width, V vocabulary.
 
 from kernels.reference.attention import attention, document_bounds, rope_table
 from kernels.reference.embed import bigram_hash, embed
+from kernels.reference.linear import linear, linear_add, projections
 from kernels.reference.loss import loss
-from kernels.reference.mlp import linear, mlp
-from kernels.reference.norm import norm
+from kernels.reference.mlp import mlp
+from kernels.reference.norm import mix_norm, norm
 from kernels.reference.quant import quant
 
 __all__ = [
@@ -18,9 +19,12 @@ __all__ = [
     "document_bounds",
     "embed",
     "linear",
+    "linear_add",
     "loss",
+    "mix_norm",
     "mlp",
     "norm",
+    "projections",
     "quant",
     "rope_table",
 ]

@@ -1,55 +1,63 @@
-"""All that lies between two matrix products of a block: residuals, mixing and RMSNorm."""
-
-from typing import Any
+"""All that lies between two matrix products of a block: RMSNorm, and what a layer mixes first."""
 
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def norm(
-    x: Tensor,
+def norm(x: Tensor, *, scale: float, eps: float) -> tuple[Tensor, Tensor]:
+    """RMSNorm of the residual stream, and the stream handed on.
+
+        normed = scale * x / sqrt(mean(x^2) + eps)
+
+    Who adds to x next should add to the one returned: both of x's gradients then meet here, and
+    are added in the pass that the norm's gradient takes anyway.
+
+    Args:
+        x: (B, T, C).
+        scale: factor on the normed output, 1/sqrt(layer + 1) where LN scale is on.
+        eps: added to the mean square.
+
+    Returns:
+        (x, normed), each (B, T, C) in x's dtype.
+    """
+    return x, F.rms_norm(x, (x.size(-1),), eps=eps) * scale
+
+
+def mix_norm(
+    stream: Tensor,
+    x0: Tensor,
+    mix: Tensor,
     *,
     scale: float,
     eps: float,
-    branch: Tensor | None = None,
-    branch_scale: Tensor | None = None,
     skip: Tensor | None = None,
     skip_weight: Tensor | None = None,
-    x0: Tensor | None = None,
-    mix: Tensor | None = None,
-    keep_stream: bool = True,
-) -> tuple[Any, Any, Tensor]:
-    """Residual + branch, U-net skip, mix with the input embedding, RMSNorm.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A layer's entry: U-net skip, mix with the input embedding, RMSNorm.
 
-        stream = x + branch_scale * branch                    (x without a branch)
         mixed  = mix[0] * (stream + skip_weight * skip) + mix[1] * x0
         normed = scale * mixed / sqrt(mean(mixed^2) + eps)
 
     It is one operation because its parts move the same tensors: a kernel reads each input once and
-    writes each output once.
+    writes each output once. x0 is handed on to the next layer, and the stream to the layer that
+    skips back to it, so that their gradients come as a chain and meet in the pass that is made
+    here, not in additions of their own.
 
     Args:
-        x: (B, T, C) residual stream.
-        scale: factor on the normed output, 1/sqrt(layer + 1) where LN scale is on.
+        stream: (B, T, C) what the layer before made of the residual stream.
+        x0: (B, T, C) the embedded input.
+        mix: (2, C) fp32.
+        scale: factor on the normed output.
         eps: added to the mean square.
-        branch: (B, T, C) output of attention or MLP, with branch_scale (C,) fp32.
         skip: (B, T, C) an encoder layer's output, with skip_weight (C,) fp32.
-        x0: (B, T, C) the embedded input, with mix (2, C) fp32.
-        keep_stream: False where nobody reads the stream: a kernel then does not write it. It comes
-            back as None, and so does mixed where it is the stream.
 
     Returns:
-        (stream, mixed, normed), each (B, T, C) in x's dtype. Without skip and mix, mixed is stream.
+        (mixed, normed, stream, x0), each (B, T, C) in the stream's dtype; the first two are new.
     """
-    stream = x
-    if branch is not None and branch_scale is not None:
-        stream = x + branch_scale.to(x.dtype) * branch
+    dtype = stream.dtype
     mixed = stream
     if skip is not None and skip_weight is not None:
-        mixed = mixed + skip_weight.to(x.dtype) * skip
-    if x0 is not None and mix is not None:
-        mixed = mix[0].to(x.dtype) * mixed + mix[1].to(x.dtype) * x0
-    normed = F.rms_norm(mixed, (x.size(-1),), eps=eps) * scale
-    if keep_stream:
-        return stream, mixed, normed
-    return None, None if mixed is stream else mixed, normed
+        mixed = mixed + skip_weight.to(dtype) * skip
+    mixed = mix[0].to(dtype) * mixed + mix[1].to(dtype) * x0
+    _, normed = norm(mixed, scale=scale, eps=eps)
+    return mixed, normed, stream, x0

@@ -7,7 +7,11 @@ INT6_LEVELS = 31
 
 
 def quant(
-    weight: Tensor, dtype: torch.dtype, qat: Tensor | None = None, min_step: float = 0.0
+    weight: Tensor,
+    dtype: torch.dtype,
+    qat: Tensor | None = None,
+    min_step: float = 0.0,
+    row_scale: Tensor | None = None,
 ) -> Tensor:
     """``weight`` rounded to ``dtype``, or, where ``qat`` > 0.5, to the int6 grid first.
 
@@ -21,16 +25,23 @@ def quant(
         qat: 0-dim tensor, read on the device: no branch, no recompilation when it changes. None
             when a run can never switch it on, which costs nothing.
         min_step: floor of the step, as the artifact has it.
+        row_scale: (..., rows) fp32, factor on each row after the grid: a scale on a product's
+            output costs a pass over activations, on its weight's rows nothing.
 
     Returns:
         (..., rows, cols) in ``dtype``.
     """
-    if qat is None:
-        return weight.to(dtype)
-    with torch.no_grad():
-        step = (weight.abs().amax(dim=-1, keepdim=True) / INT6_LEVELS).clamp_min(
-            max(min_step, torch.finfo(torch.float32).tiny)
-        )
-        rounded = (weight / step).round().clamp(-INT6_LEVELS, INT6_LEVELS) * step
-        change = torch.where(qat > 0.5, rounded - weight, 0.0)
-    return (weight + change).to(dtype)
+    copy = weight if qat is None else weight + grid_change(weight, qat, min_step)
+    if row_scale is not None:
+        copy = row_scale[..., None] * copy
+    return copy.to(dtype)
+
+
+@torch.no_grad()
+def grid_change(weight: Tensor, qat: Tensor, min_step: float) -> Tensor:
+    """What takes ``weight`` to the int6 grid, where ``qat`` > 0.5, else zeros."""
+    step = (weight.abs().amax(dim=-1, keepdim=True) / INT6_LEVELS).clamp_min(
+        max(min_step, torch.finfo(torch.float32).tiny)
+    )
+    rounded = (weight / step).round().clamp(-INT6_LEVELS, INT6_LEVELS) * step
+    return torch.where(qat > 0.5, rounded - weight, 0.0)

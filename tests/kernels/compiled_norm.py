@@ -1,54 +1,45 @@
-"""What the model's calls of ``norm`` compile to: width 512, bf16 activations, fp32 vectors."""
+"""What the model's calls of ``norm`` and ``mix_norm`` compile to: width 512, bf16, fp32 vectors."""
 
-from kernels.norm import BACKWARD, FORWARD, norm_backward, norm_forward
+from kernels import mix_norm, norm
 from kernels.reduce import COLUMNS, ROWS, WARPS, column_sums_kernel
-from kernels.rows import row_tile
+from kernels.rows import Launch, row_tile
 from tests.kernels.ahead_of_time import Variant
 
-SCALARS = {"rows_total": "i32", "scale": "fp32", "eps": "fp32"}
-VECTORS = {"branch": "branch_scale", "skip": "skip_weight", "x0": "mix"}
-PARTS = {
-    "branch": ["part_branch_scale"],
-    "skip": ["part_skip_weight"],
-    "x0": ["part_mix_stream", "part_mix_x0"],
-}
-WIDTH = row_tile(512)
+SCALARS = {"rows_total": "i32", "vector_size": "i32", "scale": "fp32", "eps": "fp32"}
+FP32 = {"inverse_rms", "skip_weight", "mix", "partial"}
 
 
-def variant(kernel, name: str, wide: list[str], vectors: list[str], constants: dict) -> Variant:
-    signature = dict.fromkeys(wide, "*bf16") | dict.fromkeys(vectors, "*fp32") | SCALARS
-    launch = FORWARD if kernel is norm_forward else BACKWARD
-    constants = {"ROWS": launch.rows} | WIDTH | constants
-    absent = dict.fromkeys(set(kernel.arg_names) - set(signature) - set(constants))
-    return Variant(f"{kernel.__name__} {name}", kernel, signature, constants | absent, launch.warps)
+def variant(kernel, name: str, launch: Launch, *absent: str) -> Variant:
+    """All arguments given but those ``absent``."""
+    constants = row_tile(512) | {"ROWS": launch.rows} | dict.fromkeys(absent)
+    given = [argument for argument in kernel.arg_names if argument not in constants]
+    signature = {
+        argument: SCALARS.get(argument, "*fp32" if argument in FP32 else "*bf16")
+        for argument in given
+    }
+    return Variant(f"{kernel.__name__} {name}", kernel, signature, constants, launch.warps)
 
 
-def forward(name: str, *given: str, outputs: tuple[str, ...]) -> Variant:
-    wide = ["x", *given, *outputs, "normed"]
-    return variant(norm_forward, name, wide, [VECTORS[part] for part in given], {})
+def entry(name: str, *absent: str) -> Variant:
+    return variant(mix_norm.mix_norm_forward, name, mix_norm.FORWARD, *absent)
 
 
-def backward(name: str, *given: str, grads: tuple[str, ...], x_is_x0: bool = False) -> Variant:
-    made = [f"grad_{part}" for part in given if not (x_is_x0 and part == "x0")]
-    vectors = [VECTORS[part] for part in given]
-    vectors += [vector for part in given for vector in PARTS[part]]
-    wide = ["x", *given, *grads, "grad_normed", "grad_x", *made]
-    constants = {"X_IS_MIXED": given in ((), ("branch",))}
-    return variant(norm_backward, name, wide, vectors, constants)
+def entry_backward(name: str, *absent: str) -> Variant:
+    return variant(mix_norm.mix_norm_backward, name, mix_norm.BACKWARD, *absent)
 
 
+SKIP = ("skip", "skip_weight")
 VARIANTS = [
-    forward("alone", outputs=()),
-    forward("first layer", "x0", outputs=("mixed",)),
-    forward("before the MLP", "branch", outputs=("stream",)),
-    forward("encoder layer", "branch", "x0", outputs=("stream", "mixed")),
-    forward("decoder layer", "branch", "skip", "x0", outputs=("mixed",)),
-    backward("alone", grads=()),
-    backward("first layer", "x0", grads=("grad_mixed",), x_is_x0=True),
-    backward("before the MLP", "branch", grads=("grad_stream",)),
-    backward("encoder layer", "branch", "x0", grads=("grad_stream", "grad_mixed")),
-    backward("decoder layer", "branch", "skip", "x0", grads=("grad_mixed",)),
-    backward("all", "branch", "skip", "x0", grads=("grad_stream", "grad_mixed")),
+    variant(norm.norm_forward, "middle", norm.FORWARD),
+    variant(norm.norm_backward, "middle", norm.BACKWARD),
+    variant(norm.norm_backward, "final", norm.BACKWARD, "grad_x"),
+    entry("entry", *SKIP),
+    entry("entry with skip"),
+    entry_backward("first layer", *SKIP, "into_skip", "grad_stream", "into_x0"),
+    entry_backward("entry", *SKIP, "into_skip", "grad_stream"),
+    entry_backward("entry of a kept stream", *SKIP, "into_skip"),
+    entry_backward("entry with skip", "grad_stream"),
+    entry_backward("all"),
     Variant(
         "column_sums_kernel",
         column_sums_kernel,

@@ -1,4 +1,4 @@
-"""linear and mlp: products with (out, in) weights, LeakyReLU^2."""
+"""mlp: LeakyReLU^2 between two products, onto the residual stream."""
 
 import pytest
 import torch
@@ -10,20 +10,20 @@ from tests.kernels.compare import check, random_tensors
 ops = operations("reference")
 
 
-def test_linear_and_its_gradients() -> None:
-    check(
-        lambda x, weight: (ops.linear(x, weight),),
-        lambda x, weight: (torch.einsum("bti,oi->bto", x, weight),),
-        random_tensors(1, x=(2, 7, 12), weight=(5, 12)),
-    )
-
-
 @pytest.mark.parametrize("slope", [0.0, 0.75, 1.0], ids=lambda slope: f"slope {slope}")
 def test_leaky_relu_squared_mlp_and_its_gradients(slope: float) -> None:
     check(
         lambda x, up, down: (ops.mlp(x, up, down, slope),),
         lambda x, up, down: (oracle.mlp(x, up, down, slope),),
         random_tensors(1, x=(2, 7, 12), up=(20, 12), down=(12, 20)),
+    )
+
+
+def test_mlp_onto_a_stream() -> None:
+    check(
+        lambda x, up, down, stream: (ops.mlp(x, up, down, 0.5, stream),),
+        lambda x, up, down, stream: (stream + oracle.mlp(x, up, down, 0.5),),
+        random_tensors(1, x=(2, 7, 12), up=(20, 12), down=(12, 20), stream=(2, 7, 12)),
     )
 
 

@@ -77,6 +77,24 @@ def test_tiles_of_two_blocks_of_signs(monkeypatch: pytest.MonkeyPatch, hidden: i
         assert relative_error(ours[name], exact[name]) < FP32, name
 
 
+@pytest.mark.parametrize(("shape", "hidden"), SHAPES.values(), ids=SHAPES.keys())
+def test_onto_a_stream(shape: tuple[int, ...], hidden: int) -> None:
+    """In the stream's own memory, and the upstream is its gradient."""
+    given = inputs(9, shape, hidden)
+    exact = run(reference.mlp, given, torch.float64, 0.75)
+    given = {name: tensor.float() for name, tensor in given.items()}
+    x, up, down = (given[name].requires_grad_() for name in ("x", "up", "down"))
+    leaf = random_tensors(10, stream=shape)["stream"].float().to(DEVICE).requires_grad_()
+    stream = leaf.clone()
+    y = kernel.mlp(x, up, down, 0.75, stream)
+    assert y is stream
+    assert relative_error(y - leaf, exact["y"]) < FP32
+    gradients = torch.autograd.grad(y, (x, up, down, leaf), given["dy"])
+    for name, gradient in zip(("dx", "dup", "ddown"), gradients[:3], strict=True):
+        assert relative_error(gradient, exact[name]) < FP32, name
+    assert torch.equal(gradients[3], given["dy"])
+
+
 @pytest.mark.parametrize("slope", [0.0, 0.5, 1.0], ids=lambda slope: f"slope {slope}")
 def test_slope(slope: float) -> None:
     given = inputs(3, (1, 40, 16), 136)

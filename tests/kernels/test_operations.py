@@ -5,7 +5,19 @@ import pytest
 import kernels
 
 # As docs/architecture.md lists them, and rotary's table, which ``attention`` takes.
-NAMES = ("quant", "embed", "norm", "linear", "attention", "mlp", "loss", "rope_table")
+NAMES = (
+    "quant",
+    "embed",
+    "mix_norm",
+    "norm",
+    "linear",
+    "linear_add",
+    "projections",
+    "attention",
+    "mlp",
+    "loss",
+    "rope_table",
+)
 
 
 @pytest.mark.parametrize("backend", kernels.BACKENDS)

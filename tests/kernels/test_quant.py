@@ -24,6 +24,18 @@ def test_int6_grid_and_its_straight_through_gradient(min_step: float) -> None:
     )
 
 
+@pytest.mark.parametrize("lever", [None, OFF, ON], ids=["none", "off", "on"])
+def test_factors_of_rows_and_their_gradients(lever: torch.Tensor | None) -> None:
+    """After the grid, whose steps they do not move."""
+    check(
+        lambda bank, factor: (ops.quant(bank, torch.float64, lever, 0.05, factor),),
+        lambda bank, factor: (
+            factor[..., None] * (oracle.int6(bank, 0.05) if lever is ON else bank),
+        ),
+        random_tensors(7, bank=(3, 5, 16), factor=(3, 5)),
+    )
+
+
 def test_straight_through_gradient_is_the_copys_own() -> None:
     bank = random_bank().requires_grad_()
     into = random_bank() ** 2

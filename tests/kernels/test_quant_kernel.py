@@ -1,5 +1,7 @@
 """The quant kernel against the reference: bit for bit, for both give the grid of one rule."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,7 +9,7 @@ from torch import Tensor
 from kernels.quant import quant
 from kernels.reference import quant as reference
 from tests.kernels.compare import random_tensors, relative_error
-from tests.kernels.twins import DEVICE, poisoned
+from tests.kernels.twins import DEVICE, check_twins, poisoned
 
 ON, OFF = torch.tensor(1.0, device=DEVICE), torch.tensor(0.0, device=DEVICE)
 SHAPES = {
@@ -36,6 +38,23 @@ def test_int6_grid_and_its_straight_through_gradient(
     assert torch.equal(gradient, direction)
 
 
+@pytest.mark.parametrize("lever", [None, OFF, ON], ids=["none", "off", "on"])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_factors_of_rows_and_all_gradients(shape: tuple[int, ...], lever: Tensor | None) -> None:
+    check_twins(
+        lambda weight, factor: [quant(weight, torch.float32, lever, 0.05, factor)],
+        lambda weight, factor: [reference(weight, weight.dtype, lever, 0.05, factor)],
+        random_tensors(9, weight=shape, factor=shape[:-1]),
+    )
+
+
+def test_a_factor_of_zero_has_a_gradient() -> None:
+    weight = random_weight((3, 5, 128))
+    factor = torch.zeros(3, 5, device=DEVICE, requires_grad=True)
+    (gradient,) = torch.autograd.grad(quant(weight, torch.float32, ON, 0.0, factor).sum(), factor)
+    assert relative_error(gradient, reference(weight, torch.float32, ON).sum(-1)) < 2**-20
+
+
 @pytest.mark.parametrize("lever", [OFF, 0.5 * ON], ids=["0", "0.5"])
 def test_lever_off_is_a_plain_copy(lever: Tensor) -> None:
     weight = random_weight((3, 11, 128))
@@ -61,6 +80,14 @@ def test_halves_go_to_the_even_code_and_a_row_of_zeros_stays_zero() -> None:
 def test_nothing_to_do_gives_the_weight_itself() -> None:
     weight = random_weight((3, 4))
     assert quant(weight, torch.float32) is weight
+
+
+def test_strided_weight_factors_and_gradients() -> None:
+    def turned(operation: Any) -> Any:
+        return lambda weight, factor: [operation(weight.mT, weight.dtype, None, 0.0, factor.T).mT]
+
+    given = random_tensors(9, weight=(2, 6, 5), factor=(5, 2))
+    check_twins(turned(quant), turned(reference), given)
 
 
 def test_strided_weight_and_gradient() -> None:
@@ -97,3 +124,22 @@ def test_bf16_is_the_references(shape: tuple[int, ...], lever: Tensor | None) ->
     assert (copy != expected).float().mean() < 1e-4
     assert relative_error(copy, expected) < 2**-12
     assert torch.equal(gradient, direction.float())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("lever", [None, ON], ids=["none", "on"])
+@pytest.mark.parametrize("shape", [(22, 512, 512), (11, 512, 1536)], ids=str)
+def test_bf16_with_factors_is_as_exact_as_pytorchs(
+    shape: tuple[int, ...], lever: Tensor | None
+) -> None:
+    def twin(weight: Tensor, factor: Tensor) -> list[Tensor]:
+        exact = weight.dtype == torch.float64
+        return [reference(weight, weight.dtype if exact else torch.bfloat16, lever, 0.05, factor)]
+
+    check_twins(
+        lambda weight, factor: [quant(weight, torch.bfloat16, lever, 0.05, factor)],
+        twin,
+        random_tensors(9, weight=shape, factor=shape[:-1]),
+        dtype=torch.bfloat16,
+        fp32=("weight", "factor"),
+    )

@@ -6,6 +6,7 @@ import torch
 from kernels import operations
 from model.config import Architecture
 from model.gpt import GPT
+from tests.kernels.compare import relative_error
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SMALL = {
@@ -45,10 +46,6 @@ def run(model: GPT, tokens: torch.Tensor, qat: float) -> tuple[torch.Tensor, tor
     return loss.detach(), nats, {name: p.grad for name, p in model.named_parameters()}
 
 
-def error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((found - expected).norm() / expected.norm().clamp_min(1e-3))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "qat"), [({}, 0.0), (OPTIONS, 1.0)], ids=["default", "all options, int6-faked"]
@@ -58,11 +55,11 @@ def test_loss_nats_and_every_gradient(changes, qat):
     tokens = torch.randint(0, 64, (2, 22), generator=generator).int().to(DEVICE)
     loss, nats, gradients = run(make("kernels", changes), tokens, qat)
     expected_loss, expected_nats, expected = run(make("reference", changes), tokens, qat)
-    assert error(loss, expected_loss) < TOLERANCE
-    assert error(nats, expected_nats) < TOLERANCE
+    assert relative_error(loss, expected_loss) < TOLERANCE
+    assert relative_error(nats, expected_nats) < TOLERANCE
     for name, gradient in expected.items():
         assert gradients[name] is not None, name
-        assert error(gradients[name], gradient) < TOLERANCE, name
+        assert relative_error(gradients[name], gradient) < TOLERANCE, name
 
 
 def test_score_needs_no_gradients():
@@ -73,4 +70,4 @@ def test_score_needs_no_gradients():
             for backend in ("kernels", "reference")
         )
     assert ours.shape == (2, 5)
-    assert error(ours, theirs) < TOLERANCE
+    assert relative_error(ours, theirs) < TOLERANCE

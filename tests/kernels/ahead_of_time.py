@@ -18,6 +18,7 @@ from typing import Any
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.experimental.gluon._runtime import GluonASTSource
 
 HOPPER = GPUTarget("cuda", 90, 32)
 SHARED_LIMIT = 227 * 1024  # bytes that one block may have on an H100 or H200
@@ -36,7 +37,7 @@ class Variant:
 
     Attributes:
         name: for the table.
-        kernel: the ``@triton.jit`` function.
+        kernel: the ``@triton.jit`` or ``@gluon.jit`` function.
         signature: run-time argument to type, as ``"*bf16"``, ``"fp32"``, ``"i32"``.
         constants: ``tl.constexpr`` argument to value.
         num_warps, num_stages, maxnreg: launch options.
@@ -77,7 +78,8 @@ def compile_variant(variant: Variant) -> Resources:
         if (signature[name].startswith("*") or signature[name].startswith("i"))
         and name not in variant.unaligned
     }
-    source = ASTSource(variant.kernel, signature=signature, constexprs=constants, attrs=aligned)
+    language = GluonASTSource if variant.kernel.is_gluon() else ASTSource
+    source = language(variant.kernel, signature=signature, constexprs=constants, attrs=aligned)
     if len(names) != len(variant.signature) + len(variant.constants):
         raise ValueError(f"{variant.name}: signature and constants must name all of {names}")
     options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages}

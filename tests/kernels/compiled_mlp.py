@@ -1,5 +1,6 @@
 """The MLP's kernels as a launch in bf16 compiles them, for ``ahead_of_time``."""
 
+from kernels import mlp_stationary, stationary
 from kernels.mlp_products import (
     GRADIENT_TILES,
     SIGN_COLUMNS,
@@ -44,4 +45,29 @@ def gradient_variant(tile: Tile) -> Variant:
     return Variant("mlp gradient", gradient_kernel, signature, sizes(tile), tile.warps, tile.stages)
 
 
-VARIANTS = [up_variant(UP_TILES[2]), gradient_variant(GRADIENT_TILES[2])]
+def stationary_variants() -> list[Variant]:
+    """At the real size; the descriptor names its layout, as Gluon's do."""
+    block = f"{stationary.ROWS.value}, {stationary.DEPTH.value}"
+    streamed = f"tensordesc<bf16[{block}],{stationary.KEPT_BY_COLUMN.value!r}>"
+    common = {"activated_NM": "*bf16", "signs": "*i32", "rows": "i32", "slope": "fp32"}
+    up = {"x_NC": streamed, "up_MC": "*bf16", **common}
+    gradient = {"dy_NC": streamed, "down_CM": "*bf16", **common, "dh_NM": "*bf16"}
+    size = {"HIDDEN": 1536, "WIDTH": stationary.WIDEST, "STAGES": stationary.STAGES}
+    rows = frozenset({"rows"})
+    return [
+        Variant("mlp up, stationary", mlp_stationary.up_kernel, up, size, unaligned=rows),
+        Variant(
+            "mlp gradient, stationary",
+            mlp_stationary.gradient_kernel,
+            gradient,
+            size,
+            unaligned=rows,
+        ),
+    ]
+
+
+VARIANTS = [
+    up_variant(UP_TILES[2]),
+    gradient_variant(GRADIENT_TILES[2]),
+    *stationary_variants(),
+]

@@ -1,0 +1,163 @@
+"""Products of many rows with few weights on Hopper: the weights stay in shared memory.
+
+    x (N, C) @ weight (C, M), bf16, sums in fp32; C at most 512
+
+A block keeps a strip of 128 columns of the weight, in all of its depth, for its whole life; only x
+comes in, 128 rows at a time. So each byte from L2 makes 128 FLOP: tiles of 128 x 256 that are
+loaded anew each time make 85, and at the MLP's size ask L2 for 1.8 GB instead of 1.2.
+
+Two consumer warpgroups take the tiles in turn, so that one has its epilogue while the other
+multiplies (the "pingpong" schedule, known from CUTLASS); a producer warp loads through a ring of
+buffers.
+
+The strip's columns lie permuted in shared memory. A Hopper product gives a thread 2 neighbouring
+columns of every 8, one of four threads to a row; with column 32 i + 8 t + 2 j + b of the strip at
+place 32 i + 8 j + 2 t + b, thread t has runs of 8: 16-byte loads and stores from its registers.
+"""
+
+# Pyright takes a launch for a call of the kernel, and a kernel's code for Python.
+# pyright: basic, reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportOperatorIssue=false
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+
+WIDEST = 512  # a strip of 128 KB: with 6 buffers of 16 KB, a block's shared memory
+ROWS, HALF, STRIP, DEPTH = (gl.constexpr(size) for size in (128, 64, 128, 64))
+STAGES = 6
+REGISTERS = gl.constexpr((240, 24))  # of a consumer's thread and of the producer's: 504 in all
+
+# Shared memory and loads of (DEPTH, STRIP), by the dimension whose elements are neighbours.
+KEPT_BY_COLUMN = gl.constexpr(gl.NVMMASharedLayout(128, 16))
+KEPT_BY_DEPTH = gl.constexpr(gl.NVMMASharedLayout(128, 16, transposed=True))
+LOADED_BY_COLUMN = gl.constexpr(gl.BlockedLayout([1, 8], [2, 16], [4, 1], [1, 0]))
+LOADED_BY_DEPTH = gl.constexpr(gl.BlockedLayout([8, 1], [8, 4], [1, 4], [0, 1]))
+# A tile's sums: 128 registers a thread.
+SUMS = gl.constexpr(gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 16]))
+# Half of them, the same registers, as (row, block of 32 columns, thread's run in it, column of 8).
+RUNS = gl.constexpr(
+    gl.DistributedLinearLayout(
+        [[0, 0, 0, 1], [0, 0, 0, 2], [0, 0, 0, 4], [8, 0, 0, 0], [0, 1, 0, 0], [0, 2, 0, 0]],
+        [[0, 0, 1, 0], [0, 0, 2, 0], [1, 0, 0, 0], [2, 0, 0, 0], [4, 0, 0, 0]],
+        [[16, 0, 0, 0], [32, 0, 0, 0]],
+        [],
+        [64, 4, 4, 8],
+    )
+)
+
+
+@gluon.jit
+def share(HIDDEN: gl.constexpr):
+    """This block's strip, its first tile of rows, and how many tiles on the next one is."""
+    strips = HIDDEN // STRIP
+    block = gl.program_id(0)
+    return block % strips, block // strips, gl.num_programs(0) // strips
+
+
+@gluon.jit
+def open_ring(x_NC, STAGES: gl.constexpr):
+    """Buffers of x; barriers: full and empty of each, whose turn it is, and the strip's arrival."""
+    buffers = gl.allocate_shared_memory(gl.bfloat16, [STAGES, ROWS, DEPTH], x_NC.layout)
+    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    turns = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    strip_kept = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    for stage in gl.static_range(STAGES):
+        mbarrier.init(full.index(stage), count=1)
+        mbarrier.init(empty.index(stage), count=1)
+    for consumer in gl.static_range(2):
+        mbarrier.init(turns.index(consumer), count=1)
+    mbarrier.init(strip_kept, count=2)
+    return buffers, full, empty, turns, strip_kept
+
+
+@gluon.jit
+def stream_rows(x_NC, ring, rows, HIDDEN: gl.constexpr, WIDTH: gl.constexpr):
+    """All of the producer's work: this block's rows, DEPTH columns to a buffer."""
+    buffers, full, empty, _, _ = ring
+    STAGES: gl.constexpr = buffers.shape[0]
+    _, first, every = share(HIDDEN)
+    count = 0
+    for tile in range(first, gl.cdiv(rows, ROWS), every):
+        for depth in range(0, WIDTH, DEPTH):
+            stage = count % STAGES
+            mbarrier.wait(empty.index(stage), (count // STAGES & 1) ^ 1)
+            mbarrier.expect(full.index(stage), x_NC.block_type.nbytes)
+            source = [tile * ROWS, depth]
+            tma.async_copy_global_to_shared(x_NC, source, full.index(stage), buffers.index(stage))
+            count += 1
+
+
+@gluon.jit
+def keep_strip(
+    weight,
+    kept,
+    ring,
+    CONSUMER: gl.constexpr,
+    DEPTH_STRIDE: gl.constexpr,
+    COLUMN_STRIDE: gl.constexpr,
+    HIDDEN: gl.constexpr,
+):
+    """Load every other block of the strip, columns permuted, and await the other consumer's."""
+    STEPS: gl.constexpr = kept.shape[0]
+    layout: gl.constexpr = LOADED_BY_DEPTH if DEPTH_STRIDE == 1 else LOADED_BY_COLUMN
+    strip, _, _ = share(HIDDEN)
+    depth = gl.arange(0, DEPTH, gl.SliceLayout(1, layout))[:, None]
+    column = strip * STRIP + gl.arange(0, STRIP, gl.SliceLayout(0, layout))[None, :]
+    places = depth * DEPTH_STRIDE + column * COLUMN_STRIDE
+    for step in gl.static_range(CONSUMER, STEPS, 2):
+        block = gl.load(weight + places + step * (DEPTH * DEPTH_STRIDE))
+        pairs = block.reshape((DEPTH, 4, 4, 4, 2)).permute((0, 1, 3, 2, 4))
+        kept.index(step).store(pairs.reshape((DEPTH, STRIP)))
+    fence_async_shared()
+    mbarrier.arrive(ring[4])
+    mbarrier.wait(ring[4], 0)
+
+
+@gluon.jit
+def product(ring, kept, order, CONSUMER: gl.constexpr):
+    """The block's tile number ``order``, as two halves (64, 4, 4, 8) of its rows.
+
+    The next tile's turn comes as soon as all of this one's products are under way: without turns, a
+    consumer could take a buffer's earlier phase for the one it waits for.
+    """
+    buffers, full, empty, turns, _ = ring
+    STEPS: gl.constexpr = kept.shape[0]
+    STAGES: gl.constexpr = buffers.shape[0]
+    total = gl.zeros((ROWS, STRIP), gl.float32, SUMS)
+    before = 0
+    mbarrier.wait(turns.index(CONSUMER), (order // 2 & 1) ^ (1 - CONSUMER))
+    for step in range(STEPS):
+        count = order * STEPS + step
+        stage = count % STAGES
+        x, weight = buffers.index(stage), kept.index(step)
+        mbarrier.wait(full.index(stage), count // STAGES & 1)
+        total = warpgroup_mma(x, weight, total, use_acc=step > 0, is_async=True)
+        total = warpgroup_mma_wait(1, (total,))
+        mbarrier.arrive(empty.index(before), pred=step > 0)
+        before = stage
+    mbarrier.arrive(turns.index(1 - CONSUMER))
+    total = warpgroup_mma_wait(0, (total,))
+    mbarrier.arrive(empty.index(before))
+    runs = total.reshape((2, HALF, 4, 4, 4, 2)).permute((1, 2, 4, 3, 5, 0))
+    upper, lower = gl.split(runs.reshape((HALF, 4, 4, 8, 2)))
+    return gl.convert_layout(upper, RUNS), gl.convert_layout(lower, RUNS)
+
+
+@gluon.jit
+def elements(first_row, strip, rows, HIDDEN: gl.constexpr):
+    """Where a half tile's elements lie in (N, M), and which of its rows exist."""
+    row = gl.arange(0, HALF)[:, None, None, None]
+    block = gl.arange(0, 4)[None, :, None, None]
+    run = gl.arange(0, 4)[None, None, :, None]
+    column = gl.arange(0, 8)[None, None, None, :]
+    corner = first_row.to(gl.int64) * HIDDEN + strip * STRIP
+    places = row.to(gl.int64) * HIDDEN + (block * 32 + run * 8 + column)
+    inside = gl.set_auto_layout(row, RUNS) < rows - first_row
+    return corner + gl.set_auto_layout(places, RUNS), inside

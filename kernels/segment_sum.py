@@ -16,7 +16,7 @@ from torch import Tensor
 from kernels.rows import column_indices, load, row_indices, row_tile
 
 PIECE = 64
-ROWS, WARPS = 16, 4
+ROWS, SLOTS, WARPS = 8, 16, 4  # a turn of ``sum_pieces``, of ``sum_slots``; warps of both
 
 
 def segment_sum(rows: Tensor, keys: Tensor, segments: int) -> Tensor:
@@ -35,7 +35,7 @@ def segment_sum(rows: Tensor, keys: Tensor, segments: int) -> Tensor:
     borders = torch.arange(segments + 1, dtype=keys.dtype, device=keys.device)
     starts = torch.searchsorted(ordered, borders, out_int32=True)
     slots = keys.numel() // PIECE + segments
-    tile = {"ROWS": ROWS, **row_tile(width)}
+    tile = row_tile(width)
     pieces = torch.empty((slots, width), dtype=torch.float32, device=rows.device)
     sum_pieces[(slots,)](
         rows,
@@ -46,11 +46,12 @@ def segment_sum(rows: Tensor, keys: Tensor, segments: int) -> Tensor:
         segments,
         STEPS=segments.bit_length(),
         PIECE=PIECE,
+        ROWS=ROWS,
         num_warps=WARPS,
         **tile,
     )
     sums = torch.empty((segments, width), dtype=torch.float32, device=rows.device)
-    sum_slots[(segments,)](pieces, starts, sums, PIECE=PIECE, num_warps=WARPS, **tile)
+    sum_slots[(segments,)](pieces, starts, sums, PIECE=PIECE, ROWS=SLOTS, num_warps=WARPS, **tile)
     return sums
 
 
@@ -82,8 +83,9 @@ def sum_pieces(
 
     For the embedding at the real size, N = 98304, K = 2, C = 512, 3072 segments: rows are read K
     times, 201 MB in lines of 1 KB (47 us at 4275 GB/s), 6144 pieces of 2 KB written, 0.1 GFLOP.
-    16 rows a turn, 4 a warp, are 64 registers of sums and four gathers in flight a lane: 96
-    registers, 5 programs a multiprocessor. 8 KB of shared memory for the sums over warps.
+    A turn's row numbers are read while the rows of the turn before are on their way: with 8 rows, 2
+    a warp, 64 registers keep 32 warps and 64 KB of gathers in flight a multiprocessor. 8 KB of
+    shared memory for the sums over warps.
     """
     slot = tl.program_id(0)
     segment, beyond = slot * 0, slot * 0 + segments
@@ -98,11 +100,13 @@ def sum_pieces(
     stop = tl.minimum(tl.load(starts + segment + 1), cut + PIECE)
     columns = column_indices(CHUNKS, CHUNK)
     total = tl.zeros((ROWS, CHUNKS, CHUNK), dtype=tl.float32)
-    for first in range(start, stop, ROWS):
-        places = row_indices(first, ROWS)
-        mask = places < stop
-        source = tl.load(order + places, mask=mask, other=0).to(tl.int32) % count
-        total += load(rows, source.to(tl.int64) * C + columns, mask & (columns < C))
+    places = row_indices(start, ROWS)
+    source = tl.load(order + places, mask=places < stop, other=0)
+    for _ in range(start, stop, ROWS):
+        offsets = (source.to(tl.int32) % count).to(tl.int64) * C + columns
+        total += load(rows, offsets, (places < stop) & (columns < C))
+        places += ROWS
+        source = tl.load(order + places, mask=places < stop, other=0)
     sums = tl.sum(total, axis=0, keep_dims=True)
     tl.store(pieces + slot.to(tl.int64) * C + columns, sums, mask=columns < C)
 

@@ -2,7 +2,7 @@
 
 from kernels.embed import BACKWARD, FORWARD, embed_backward, embed_forward
 from kernels.rows import row_tile
-from kernels.segment_sum import PIECE, ROWS, WARPS, sum_pieces, sum_slots
+from kernels.segment_sum import PIECE, ROWS, SLOTS, WARPS, sum_pieces, sum_slots
 from tests.kernels.ahead_of_time import Variant
 
 WIDTH = row_tile(512)
@@ -50,7 +50,7 @@ VARIANTS = [
         "sum_slots",
         sum_slots,
         {"pieces": "*fp32", "starts": "*i32", "sums": "*fp32"},
-        WIDTH | {"PIECE": PIECE, "ROWS": ROWS},
+        WIDTH | {"PIECE": PIECE, "ROWS": SLOTS},
         WARPS,
     ),
 ]

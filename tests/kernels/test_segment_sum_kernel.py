@@ -43,6 +43,7 @@ def test_sums(
 ) -> None:
     monkeypatch.setattr(module, "PIECE", 8)
     monkeypatch.setattr(module, "ROWS", 4)
+    monkeypatch.setattr(module, "SLOTS", 2)
     rows = random_tensors(count, rows=(count, 24))["rows"].float().to(DEVICE)
     keys = random_keys(kind, lists * count, segments).to(DEVICE, torch.int16)
     with poisoned():

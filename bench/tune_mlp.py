@@ -55,7 +55,7 @@ def ways(given: tuple[Tensor, ...], gradient: bool) -> dict[str, Call]:
     def call_of(run: Callable[[Callable[[], Any]], Any]) -> Call:
         if not gradient:
             return lambda: run(lambda: forward()[0])
-        made = run(forward)
+        made: tuple[Tensor, Tensor] = run(forward)
         return lambda: run(lambda: mlp_products.activation_gradient(dy, down, *made, SLOPE))
 
     runs = {

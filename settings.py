@@ -90,8 +90,15 @@ class Settings(Architecture, BaseSettings):
     seed: NonNegativeInt = Field(default=1337, description="of weights and data order")
     backend: Literal["auto", "reference", "compiled", "kernels"] = Field(
         default="auto",
-        description="reference: eager PyTorch; compiled: under torch.compile; kernels: Triton, not "
-        "yet verified on a GPU; auto: compiled on CUDA, reference on a CPU",
+        description="reference: eager PyTorch; compiled: under torch.compile; kernels: Triton, for "
+        "Hopper GPUs; auto: kernels where they fit GPU and network, else compiled on CUDA, "
+        "reference on a CPU",
+    )
+    attention_backend: Literal["auto", "kernels", "cudnn", "flash", "sdpa"] = Field(
+        default="auto",
+        description="whose attention: kernels: ours; flash: FlashAttention-3, else -2, if "
+        "installed; sdpa: what PyTorch picks; auto: kernels with backend kernels, else cudnn on "
+        "CUDA, sdpa on a CPU",
     )
     device: Literal["auto", "cuda", "cpu"] = Field(
         default="auto", description="auto: cuda where there is"

@@ -7,7 +7,6 @@ python train.py --resume RUN
 
 import os
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from data.inputs import Inputs, open_inputs
 from errors import InputError
 from settings import Settings, load_settings
+from training.startup import Startup
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,40 +30,36 @@ PROJECT = Path(__file__).resolve().parent
 
 def main(arguments: list[str]) -> int:
     """Run; returns the exit code: 0, 1 (over the size limit), 2 (bad input), 128 + a signal."""
+    startup = Startup()
     try:
         settings = load_settings(arguments)
         settings.accumulation(int(os.environ.get("WORLD_SIZE", "1")))
         inputs = open_inputs(
             settings.data, settings.tokenizer, settings.vocab_size, settings.bos_id
         )
-        return run(settings, inputs)
+        startup.done("settings and data")
+        return run(settings, inputs, startup)
     except InputError as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
         return 2
 
 
-def run(settings: Settings, inputs: Inputs) -> int:
+def run(settings: Settings, inputs: Inputs, startup: Startup) -> int:
     """Train, export, score; everything that a run leaves is in its folder."""
-    import torch
-
+    from training.backends import choose, device_type
     from training.progress import Progress
     from training.world import World
 
-    wanted = settings.device
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda, but torch sees no GPU; use --device cpu")
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    if settings.backend == "kernels" and wanted == "cpu" and not interpreted:
-        raise InputError("--backend kernels needs a CUDA GPU; use --backend reference on a CPU")
-    world = World.start(wanted)
-    folder = open_folder(settings) if world.is_main else None
+    world = World.start(device_type(settings.device))
+    folder = None
     limit = settings.wallclock or None
     try:
+        choose(settings, world.device)  # what cannot be had is refused before there is a folder
+        folder = open_folder(settings) if world.is_main else None
+        startup.done("torch and device")
         with Progress(limit, None if limit else settings.iterations, world.is_main) as progress:
-            return Run(settings, inputs, world, folder, progress).story()
+            return Run(settings, inputs, world, folder, progress, startup).story()
     finally:
         if folder:
             folder.close()
@@ -92,11 +88,12 @@ class Run:
         world: "World",
         folder: "RunFolder | None",
         progress: "Progress",
+        startup: Startup,
     ) -> None:
         from evaluation.scoreboard import Scoreboard
 
         self.settings, self.inputs, self.world = settings, inputs, world
-        self.folder, self.progress = folder, progress
+        self.folder, self.progress, self.startup = folder, progress, startup
         self.scores = Scoreboard(
             settings, inputs.validation, inputs.byte_table, world, folder, progress
         )
@@ -109,6 +106,7 @@ class Run:
 
         self.progress.phase("building the model")
         trainer = Trainer(self.settings, self.inputs.train, self.world)
+        self.startup.done("model")
         try:
             step, elapsed = self.train(trainer)
         except Interruption as stop:
@@ -144,17 +142,21 @@ class Run:
         from training.loop import Loop
 
         step, elapsed = self.resume(trainer)
-        began = time.perf_counter()
         self.progress.phase("warming up")
         trainer.warm_up(self.settings.warmup_steps)
-        self.summary["warm_up_seconds"] = time.perf_counter() - began
+        self.startup.done("warm-up")
+        if self.folder:
+            self.folder.log("startup", **self.startup.seconds, total=self.startup.total)
         loop = Loop(
             trainer, self.settings, self.folder, self.progress, self.validate, step, elapsed
         )
         loop.run()
         tokens, seconds = loop.step * self.settings.train_batch_tokens, loop.budget.elapsed()
         self.summary |= {
-            "backend": trainer.backend,
+            "backend": trainer.backends.backend,
+            "attention": trainer.backends.attention,
+            "startup_seconds": self.startup.total,
+            "warm_up_seconds": self.startup.seconds["warm-up"],
             "steps": loop.step,
             "tokens": tokens,
             "train_seconds": seconds,

@@ -5,26 +5,43 @@ which backend it got. ``kernels.reference`` is the plain PyTorch twin of every o
 path and the tests' oracle.
 """
 
+from functools import partial
 from types import ModuleType
 
 from kernels import reference
+from kernels.attention_backends import attention_by
 
 BACKENDS = ("reference", "compiled", "kernels")
 
 
-def operations(backend: str) -> ModuleType:
+def operations(backend: str, attention: str = "own") -> ModuleType:
     """The namespace of operations of ``backend``; ``kernels`` are those in Triton.
 
     ``compiled`` runs the reference operations under torch.compile, which whoever owns the model
     applies to the whole of it: a compiler that sees one operation at a time can fuse nothing.
 
+    Args:
+        backend: one of ``BACKENDS``.
+        attention: "own", or another maker's (``kernels.attention_backends``) with the reference's
+            surroundings in place of the backend's.
+
     Raises:
-        ValueError: ``backend`` is not one of ``BACKENDS``.
+        ValueError: ``backend`` or ``attention`` is none of those there are.
+        ModuleNotFoundError: the attention's package is not installed.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is none of {', '.join(BACKENDS)}")
+    own = reference
     if backend == "kernels":
         from kernels import fused  # needs Triton, which a CPU can do without
 
-        return fused
-    return reference
+        own = fused
+    return own if attention == "own" else with_attention(own, attention)
+
+
+def with_attention(own: ModuleType, attention: str) -> ModuleType:
+    """A copy of the namespace in which another attention does the softmax and its products."""
+    swapped = ModuleType(f"{own.__name__} with {attention} attention")
+    vars(swapped).update({name: getattr(own, name) for name in own.__all__})
+    vars(swapped)["attention"] = partial(reference.attention, attend=attention_by(attention))
+    return swapped

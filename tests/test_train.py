@@ -142,6 +142,17 @@ def test_a_run_leaves_everything_in_its_folder(straight):
     assert losses(straight)[-1] < losses(straight)[0] - 0.3
 
 
+def test_a_run_says_where_its_startup_went(straight):
+    (startup,) = (e for e in read_log(straight / "log.jsonl") if e["kind"] == "startup")
+    phases = ("settings and data", "torch and device", "model", "warm-up")
+    assert startup["total"] == pytest.approx(sum(startup[phase] for phase in phases))
+    assert all(0 < startup[phase] < 60 for phase in phases)
+    summary = json.loads((straight / "summary.json").read_text())
+    assert summary["startup_seconds"] == startup["total"]
+    assert summary["backend"] == "reference"
+    assert summary["attention"] == "sdpa"
+
+
 def test_code_bytes_count_every_module_of_the_run(straight):
     summary = json.loads((straight / "summary.json").read_text())
     for module in (
@@ -301,6 +312,7 @@ def test_over_the_size_limit_is_a_failure_after_saving(corpus):
         (["--data", "DATA", "--device", "cuda"], "no GPU"),
         (["--data", "DATA", "--tokenizer", "/no/model"], "/no/model"),
         (["--data", "DATA", "--backend", "kernels", "--model-dim", "64"], "needs a CUDA GPU"),
+        (["--data", "DATA", "--attention-backend", "kernels"], "needs --backend kernels"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(corpus, arguments, words):

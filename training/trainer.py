@@ -14,6 +14,7 @@ from model.gpt import GPT
 from settings import Settings
 from swarm.levers import Levers
 from training.averaging import Averaging, ExponentialAverage, LatestAverage
+from training.backends import choose
 from training.optimizer import Optimizer, clip_
 from training.schedule import Moment
 from training.world import World
@@ -30,18 +31,13 @@ class Trainer:
 
     def __init__(self, settings: Settings, stream: TokenStream, world: World) -> None:
         self.settings, self.world = settings, world
-        on_gpu = world.device.type == "cuda"
-        backend = settings.backend
-        if backend == "auto":
-            backend = "compiled" if on_gpu else "reference"
-        name = settings.dtype if settings.dtype != "auto" else ("bfloat16" if on_gpu else "float32")
-        self.backend, self.dtype = backend, getattr(torch, name)
+        self.backends = choose(settings, world.device)
+        backend = self.backends.backend
         torch.manual_seed(settings.seed)
-        prefer_cudnn_attention()
         self.model = GPT(
             settings.architecture(),
-            operations(backend),
-            dtype=self.dtype,
+            operations(backend, self.backends.attention),
+            dtype=self.backends.dtype,
             max_seq_len=max(settings.train_seq_len, settings.eval_seq_len),
             seed=settings.seed,
             fake_step_floor=settings.quant_min_step,
@@ -51,7 +47,7 @@ class Trainer:
             if backend == "compiled"
             else self.model
         )
-        self.optimizer = Optimizer(self.model, settings, self.dtype)
+        self.optimizer = Optimizer(self.model, settings, self.backends.dtype)
         self.averaging = make_averaging(settings, exported(self.model))
         self.levers = Levers(world.device)
         self.loader = BatchLoader(
@@ -108,6 +104,9 @@ class Trainer:
         for step in range(steps):
             self.step(step, Moment(progress=0.0, lr_scale=1.0, momentum=0.9, qat=False))
         self.load(tensors, state)
+        if self.world.device.type == "cuda":
+            # The run's clock starts next: it must not pay for steps that were only launched.
+            torch.cuda.synchronize()
 
     def tensors(self) -> dict[str, Tensor]:
         """All state that is tensors, live, by name."""
@@ -178,9 +177,3 @@ def random_state() -> dict[str, Tensor]:
     if torch.cuda.is_available():
         states["random.cuda"] = torch.cuda.get_rng_state()
     return states
-
-
-def prefer_cudnn_attention() -> None:
-    """Leave cuDNN's attention as the only fused one: on Hopper it is the fastest that torch has."""
-    torch.backends.cuda.enable_flash_sdp(False)
-    torch.backends.cuda.enable_mem_efficient_sdp(False)

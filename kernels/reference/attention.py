@@ -1,8 +1,13 @@
 """Causal grouped-query attention with all that surrounds it between two projections."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+# (q, k, v, visible or None) -> y, as scaled_dot_product.
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
 def rope_table(length: int, dims: int, base: float, device: torch.device) -> Tensor:
@@ -65,6 +70,21 @@ def exclude_self(y: Tensor, v: Tensor) -> Tensor:
     return (y_grouped - along * direction).view(B, T, H, D)
 
 
+def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
+    """``softmax(q k^T / sqrt(D)) v`` by PyTorch, causal unless told what is visible.
+
+    q is (B, T, H, D), k and v (B, T, G, D), visible (B, 1, T, T) boolean. Returns (B, T, H, D).
+    """
+    return F.scaled_dot_product_attention(
+        q.transpose(1, 2),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        attn_mask=visible,
+        is_causal=visible is None,
+        enable_gqa=True,
+    ).transpose(1, 2)
+
+
 def attention(
     q: Tensor,
     k: Tensor,
@@ -76,6 +96,7 @@ def attention(
     xsa: bool = False,
     gate: Tensor | None = None,
     documents: Tensor | None = None,
+    attend: Attend = scaled_dot_product,
 ) -> Tensor:
     """QK norm, partial rotary, gain, causal GQA, XSA, gate.
 
@@ -94,6 +115,7 @@ def attention(
         xsa: exclude each position's own value direction.
         gate: (B, T, H) logits.
         documents: (2, B, T) int32 from ``document_bounds``; None: a window is one document.
+        attend: the softmax and its two products; ``kernels.attention_backends`` has others.
 
     Returns:
         (B, T, H, D) in q's dtype.
@@ -106,14 +128,7 @@ def attention(
         position = torch.arange(q.size(1), device=q.device)
         inside = position >= documents[0, :, :, None]
         visible = (inside & (position <= position[:, None]))[:, None]
-    y = F.scaled_dot_product_attention(
-        q.transpose(1, 2),
-        k.transpose(1, 2),
-        v.transpose(1, 2),
-        attn_mask=visible,
-        is_causal=visible is None,
-        enable_gqa=True,
-    ).transpose(1, 2)
+    y = attend(q, k, v, visible)
     if xsa:
         y = exclude_self(y, v)
     if gate is not None:

@@ -1,4 +1,8 @@
-"""``pytest bench [-k norm] [--save FILE] [--compare FILE]``: contests under pytest-benchmark."""
+"""``pytest bench [-k "norm and forward"]``: contests under pytest-benchmark, one a test.
+
+What was measured is compared with the committed baseline of this kind of GPU, if there is one.
+``--save bench/results`` writes a new one; ``--compare FILE`` names another.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,24 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.harness import (
-    Ceilings,
-    Contest,
-    Result,
-    losses,
-    measure_ceilings,
-    report,
-    run_contest,
-    save,
-)
+from bench.baseline import COMMITTED, baseline_name, losses, save
+from bench.harness import Ceilings, Contest, Result, measure_ceilings, report, run_contest
+from bench.operation import DIRECTIONS
 from bench.record import provenance
+from errors import InputError
 
 RESULTS = pytest.StashKey[list[Result]]()
 CEILINGS = pytest.StashKey[Ceilings]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--save", type=Path, help="write the results as a baseline")
+    parser.addoption("--save", type=Path, help="folder to write this kind of GPU's baseline in")
     parser.addoption("--compare", type=Path, help="fail where a ratio fell 5 % below a baseline's")
     parser.addoption("--commit", help="of the code, where it is no git checkout")
 
@@ -46,11 +44,16 @@ def ceilings(device: torch.device, request: pytest.FixtureRequest) -> Ceilings:
     return measured
 
 
+@pytest.fixture(params=DIRECTIONS)
+def direction(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.fixture
 def contest(
     benchmark, ceilings: Ceilings, device: torch.device, request: pytest.FixtureRequest
 ) -> Callable[[Contest], Result]:
-    """``contest(Contest(...))``: check, time in turn, keep for the table; returns the result."""
+    """``contest(Contest(...))``: check, time in turn, keep for the table; once a test."""
 
     def run(entered: Contest) -> Result:
         result = run_contest(entered, ceilings, device)
@@ -76,12 +79,22 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     about = provenance(config.getoption("--commit"))
     print("\n\n" + "\n".join(f"{name}: {value}" for name, value in about.items()))
     print(report(results, config.stash[CEILINGS]))
-    new, baseline = config.getoption("--save"), config.getoption("--compare")
-    if new is not None:
-        save(new, results, about)
-    if baseline is not None:
-        fallen = losses(baseline, results, about["device"])
-        for line in fallen:
-            print(f"slower than the baseline: {line}")
-        if fallen:
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    if not compare(results, config.getoption("--compare"), about["device"]):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    folder = config.getoption("--save")
+    if folder is not None:
+        save(folder / baseline_name(about["device"]), results, about)
+
+
+def compare(results: list[Result], baseline: Path | None, device: str) -> bool:
+    """Whether nothing fell behind the baseline, the committed one where none is named."""
+    committed = COMMITTED / baseline_name(device)
+    if baseline is None and not committed.exists():
+        print(f"no baseline {committed.name} to compare with")
+        return True
+    try:
+        fallen = losses(baseline or committed, results, device)
+    except InputError as error:
+        fallen = [str(error)]
+    print("\n".join(f"baseline: {line}" for line in fallen or ["nothing fell behind"]))
+    return not fallen

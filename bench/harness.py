@@ -1,21 +1,16 @@
 """Contests: our kernel and its peers, checked first, then timed in turn in one process."""
 
-import json
-import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from errors import InputError
-from files import write_text
+from bench.bar import Bar
 
 WARM_UP_ROUNDS = 5
 ROUNDS = 30
-ALLOWED_LOSS = 0.05  # of a ratio to a peer, against a baseline
 
 
 @dataclass(frozen=True)
@@ -29,6 +24,7 @@ class Contest:
         check: raises AssertionError where ours is wrong; nothing is timed then.
         bytes_moved: fewest bytes that must cross device memory, each input and output once.
         flops: of the matrix products.
+        bar: what ours is to reach.
     """
 
     name: str
@@ -37,6 +33,7 @@ class Contest:
     check: Callable[[], None]
     bytes_moved: int
     flops: int = 0
+    bar: Bar = field(default_factory=Bar)
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,11 @@ class Ceilings:
 
 @dataclass(frozen=True)
 class Result:
-    """Median seconds of a contest; ``ratios`` are the peers' times over ours: above 1 we win."""
+    """Median seconds of a contest; ``ratios`` are the peers' times over ours: above 1 we win.
+
+    ``memory`` is the bytes that a call takes at its most beyond what was there, of ours under
+    "ours" and of each peer; none on a CPU. ``verdict`` is what the contest's bar says of it.
+    """
 
     name: str
     seconds: float
@@ -61,6 +62,8 @@ class Result:
     bytes_per_second: float
     flops_per_second: float
     peers: dict[str, float]
+    memory: dict[str, int] = field(default_factory=dict)
+    verdict: str = ""
 
     @property
     def ratios(self) -> dict[str, float]:
@@ -75,16 +78,20 @@ def run_contest(contest: Contest, ceilings: Ceilings, device: torch.device) -> R
         AssertionError: ours is wrong, so it has no time.
     """
     contest.check()
-    times = time_in_turn({"": contest.ours, **contest.peers}, device)
-    ours = times.pop("")
-    return Result(
+    calls = {"ours": contest.ours, **contest.peers}
+    times = time_in_turn(calls, device)
+    on_gpu = device.type == "cuda"
+    ours = times.pop("ours")
+    result = Result(
         name=contest.name,
         seconds=ours,
         floor=ceilings.floor(contest),
         bytes_per_second=contest.bytes_moved / ours,
         flops_per_second=contest.flops / ours,
         peers=times,
+        memory={way: memory_taken(call) for way, call in calls.items()} if on_gpu else {},
     )
+    return replace(result, verdict=contest.bar.verdict(result))
 
 
 def time_in_turn(
@@ -124,6 +131,15 @@ def time_on_host(call: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
+def memory_taken(call: Callable[[], object]) -> int:
+    """Bytes of GPU memory that a call takes at its most, beyond what was allocated before."""
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    return torch.cuda.max_memory_allocated() - before
+
+
 def measure_ceilings(device: torch.device) -> Ceilings:
     """Copy a large buffer, multiply large matrices; random data, because zeros run faster."""
     on_gpu = device.type == "cuda"
@@ -141,8 +157,8 @@ def measure_ceilings(device: torch.device) -> Ceilings:
 def report(results: Sequence[Result], ceilings: Ceilings) -> str:
     """A Markdown table, a row a contest."""
     peers = list(dict.fromkeys(peer for result in results for peer in result.peers))
-    head = ["contest", "us", "GB/s", "TFLOP/s", "floor us", "of floor"]
-    head += [f"{peer} us (ratio)" for peer in peers]
+    head = ["contest", "us", "GB/s", "TFLOP/s", "floor us", "of floor", "GiB"]
+    head += [f"{peer} us (ratio, GiB)" for peer in peers] + ["bar"]
     lines = [
         f"copy {ceilings.bandwidth / 1e9:.0f} GB/s, product {ceilings.flops / 1e12:.0f} TFLOP/s",
         "",
@@ -161,41 +177,14 @@ def row(result: Result, peers: Sequence[str]) -> str:
         f"{result.flops_per_second / 1e12:.1f}" if result.flops_per_second else "-",
         f"{1e6 * result.floor:.1f}",
         f"{result.floor / result.seconds:.0%}",
+        gib(result, "ours"),
     ]
     for peer in peers:
-        known = peer in result.peers
-        cells.append(
-            f"{1e6 * result.peers[peer]:.1f} ({result.ratios[peer]:.2f})" if known else "-"
-        )
-    return "| " + " | ".join(cells) + " |"
+        ratio, taken = result.ratios.get(peer), gib(result, peer)
+        cells.append(f"{1e6 * result.peers[peer]:.1f} ({ratio:.2f}, {taken})" if ratio else "-")
+    return "| " + " | ".join([*cells, result.verdict or "-"]) + " |"
 
 
-def save(path: Path, results: Sequence[Result], about: Mapping[str, str]) -> None:
-    """Write results as a baseline."""
-    rows = [asdict(result) for result in results]
-    write_text(path, json.dumps({"about": dict(about), "results": rows}, indent=1) + "\n")
-
-
-def losses(path: Path, results: Sequence[Result], device: str) -> list[str]:
-    """What fell behind a baseline: a line for each ratio that is more than 5 % below its own.
-
-    Ratios to peers measured in the same run travel between machines; times do not.
-
-    Raises:
-        InputError: no baseline, or one of another device.
-    """
-    try:
-        baseline = json.loads(path.read_text(encoding="utf-8"))
-        before = {row["name"]: Result(**row) for row in baseline["results"]}
-        measured_on = baseline["about"]["device"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is no baseline: {error}") from None
-    if measured_on != device:
-        raise InputError(f"{path} was measured on {measured_on}, this is {device}")
-    found = []
-    for result in results:
-        old = before[result.name].ratios if result.name in before else {}
-        for peer, ratio in result.ratios.items():
-            if ratio < (1 - ALLOWED_LOSS) * old.get(peer, -math.inf):
-                found.append(f"{result.name}: {ratio:.3f} of {peer}, was {old[peer]:.3f}")
-    return found
+def gib(result: Result, way: str) -> str:
+    """Memory of ours or a peer."""
+    return f"{result.memory[way] / 2**30:.2f}" if way in result.memory else "-"

@@ -10,9 +10,9 @@ from collections import defaultdict
 import torch
 from torch.autograd import DeviceType
 
+from bench.network import make_model, step
 from bench.record import provenance
 from bench.sizes import TIME, WINDOWS, random_tokens
-from bench.test_model import make_model
 
 STEPS = 3
 NAME_WIDTH = 90
@@ -29,7 +29,7 @@ def device_times(call) -> dict[str, tuple[int, float]]:
             call()
         torch.cuda.synchronize()
     launches, microseconds = defaultdict(int), defaultdict(float)
-    for event in trace.events():
+    for event in trace.events() or ():
         if event.device_type == DeviceType.CUDA:
             launches[event.name] += 1
             microseconds[event.name] += event.device_time
@@ -43,16 +43,12 @@ def main() -> None:
     )
     parser.add_argument("--commit", help="of the code, where it is no git checkout")
     options = parser.parse_args()
-    model = make_model("kernels" if options.backend == "kernels" else "reference")
+    if options.backend == "kernels":
+        model = make_model("kernels")
+    else:
+        model = make_model("reference", attention="cudnn")
     forward = torch.compile(model, dynamic=False) if options.backend == "compiled" else model
-    tokens = random_tokens(WINDOWS, TIME + 1)
-    weight = torch.tensor(0.1, device="cuda")
-
-    def call() -> None:
-        forward(tokens[:, :-1], tokens[:, 1:], weight)[0].backward()
-        for parameter in model.parameters():
-            parameter.grad = None
-
+    call = step(model, forward, random_tokens(WINDOWS, TIME + 1))
     times = device_times(call)
     total = sum(microseconds for _, microseconds in times.values())
     print("\n".join(f"{name}: {value}" for name, value in provenance(options.commit).items()))

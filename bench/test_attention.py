@@ -1,12 +1,17 @@
-"""Attention with its surroundings, against those under torch.compile and against cuDNN alone.
+"""Attention with its surroundings, against those under torch.compile around cuDNN's attention.
 
-The second is no fair contest, for cuDNN's has no norm, rotary and gain to do: it is the bar.
+cuDNN's, FlashAttention-2's and, where it is installed, FlashAttention-3's alone are no fair peers,
+for they have no norm, rotary and gain to do: they are the bar.
 """
+
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
-import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from bench.bar import Bar
 from bench.operation import Cost, Entry
 from bench.sizes import (
     BF16,
@@ -22,13 +27,20 @@ from bench.sizes import (
     random,
 )
 from kernels import operations, reference
-from training.trainer import prefer_cudnn_attention
+from kernels.attention_backends import attention_by
+from kernels.reference.attention import scaled_dot_product
 
 PRODUCT = 2 * TOKENS * TIME // 2 * QUERY_HEADS * HEAD_DIM  # one causal product, flops
 QUERIES = TOKENS * QUERY_HEADS * HEAD_DIM * BF16
 KEYS = TOKENS * KEY_HEADS * HEAD_DIM * BF16
 FORWARD = Cost(2 * QUERIES + 2 * KEYS, 2 * PRODUCT)
 BACKWARD = Cost(4 * QUERIES + 4 * KEYS, 5 * PRODUCT)
+# With all its surroundings ours is to take less than cuDNN's without any.
+BARS = {
+    "forward": Bar({"cuDNN alone": 1 / 0.96}),
+    "backward": Bar({"cuDNN alone": 1 / 0.90}),
+    "both": Bar({"compiled": 1.30}),
+}
 
 
 def make_inputs(windows: int) -> dict:
@@ -40,29 +52,46 @@ def make_inputs(windows: int) -> dict:
     }
 
 
-@pytest.mark.parametrize("xsa", [False, True])
-def test_attention_with_its_surroundings(contest, xsa):
+@pytest.fixture(scope="module", params=[False, True], ids=["surroundings", "xsa"])
+def entry(request) -> Entry:
+    xsa = request.param
     rope = reference.rope_table(TIME, ROPE_DIMS, 10_000.0, torch.device("cuda"))
 
     def run(namespace):
         return lambda inputs: [namespace.attention(**inputs, rope=rope, eps=EPS, xsa=xsa)]
 
-    entry = Entry(
+    return Entry(
         name=f"attention with {'XSA' if xsa else 'surroundings'}",
         ours=run(operations("kernels")),
-        reference=run(reference),
+        reference=run(operations("reference", "cudnn")),
         inputs=make_inputs(WINDOWS),
         small=make_inputs(SMALL_WINDOWS),
         forward=FORWARD,
         backward=BACKWARD,
-        peers={"cuDNN alone": attention_alone},
+        peers={} if xsa else attentions_alone(),
+        bars={"both": BARS["both"]} if xsa else BARS,
     )
-    prefer_cudnn_attention()
-    for direction in entry.contests():
-        contest(direction)
 
 
-def attention_alone(inputs) -> list[torch.Tensor]:
-    """PyTorch's attention of queries, keys and values as they are."""
-    heads_first = (inputs[name].transpose(1, 2) for name in ("q", "k", "v"))
-    return [F.scaled_dot_product_attention(*heads_first, is_causal=True, enable_gqa=True)]
+def test_attention(contest, entry, direction):
+    contest(entry.contest(direction))
+
+
+def attentions_alone() -> dict[str, Callable]:
+    """Each maker's attention of queries, keys and values as they are."""
+    makers = {"cuDNN alone": attention_by("cudnn"), "FA2 alone": flash_2}
+    try:
+        makers["flash-attn alone"] = attention_by("flash")
+    except ModuleNotFoundError:
+        print("flash-attn is not installed, and is no peer")
+    return {name: partial(alone, attend) for name, attend in makers.items()}
+
+
+def alone(attend, inputs) -> list[torch.Tensor]:
+    return [attend(inputs["q"], inputs["k"], inputs["v"], None)]
+
+
+def flash_2(q, k, v, visible=None) -> torch.Tensor:
+    """FlashAttention-2 as PyTorch carries it."""
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        return scaled_dot_product(q, k, v, visible)

@@ -1,5 +1,8 @@
 """The MLP, forward and backward: three products each way would be six reads of what is one."""
 
+import pytest
+
+from bench.bar import Bar
 from bench.operation import Cost, Entry
 from bench.sizes import BF16, MLP_WIDTH, SMALL_WINDOWS, TIME, TOKENS, WIDTH, WINDOWS, random
 from kernels import operations, reference
@@ -16,11 +19,12 @@ def make_inputs(windows: int) -> dict:
     }
 
 
-def test_mlp(contest):
+@pytest.fixture(scope="module")
+def entry() -> Entry:
     def run(namespace):
         return lambda inputs: [namespace.mlp(**inputs, slope=0.75)]
 
-    entry = Entry(
+    return Entry(
         name="mlp",
         ours=run(operations("kernels")),
         reference=run(reference),
@@ -29,6 +33,9 @@ def test_mlp(contest):
         forward=Cost(2 * NARROW + WIDE, 2 * PRODUCT),
         backward=Cost(3 * NARROW + WIDE, 4 * PRODUCT),
         peers={},
+        bars={"both": Bar({"compiled": 1.10})},
     )
-    for direction in entry.contests():
-        contest(direction)
+
+
+def test_mlp(contest, entry, direction):
+    contest(entry.contest(direction))

@@ -1,13 +1,12 @@
-"""The harness times nothing that is wrong, times in turn, and notices what fell behind."""
+"""The harness times nothing that is wrong, times in turn, and says what bars were met."""
 
 import time
-from dataclasses import replace
 
 import pytest
 import torch
 
-from bench.harness import Ceilings, Contest, Result, losses, report, run_contest, save, time_in_turn
-from errors import InputError
+from bench.bar import Bar
+from bench.harness import Ceilings, Contest, Result, report, run_contest, time_in_turn
 
 CPU = torch.device("cpu")
 CEILINGS = Ceilings(bandwidth=1e9, flops=1e12)
@@ -55,26 +54,18 @@ def made(name: str = "norm, forward", **peers: float) -> Result:
     return Result(name, 1e-3, 5e-4, 1e9, 0.0, peers)
 
 
-def test_a_ratio_that_fell_by_more_than_5_percent_is_reported(tmp_path):
-    save(tmp_path / "base.json", [made(compiled=2e-3, eager=4e-3)], {"device": "d"})
-    assert losses(tmp_path / "base.json", [made(compiled=1.92e-3, eager=3.9e-3)], "d") == []
-    fallen = losses(tmp_path / "base.json", [made(compiled=1.88e-3, eager=4e-3)], "d")
-    assert fallen == ["norm, forward: 1.880 of compiled, was 2.000"]
-    # The machine as a whole being slower is no loss; a contest that the baseline lacks is none.
-    slower = replace(made(compiled=4e-3, eager=8e-3), seconds=2e-3)
-    assert losses(tmp_path / "base.json", [slower, made("new", compiled=1e-9)], "d") == []
-
-
-def test_another_devices_baseline_and_no_baseline_are_refused(tmp_path):
-    save(tmp_path / "base.json", [made(compiled=2e-3)], {"device": "d"})
-    with pytest.raises(InputError, match="measured on d, this is e"):
-        losses(tmp_path / "base.json", [made(compiled=2e-3)], "e")
-    with pytest.raises(InputError, match="no baseline"):
-        losses(tmp_path / "absent.json", [], "d")
+def test_a_result_carries_its_bars_verdict():
+    result = run_contest(contest(bar=Bar(ratios={"slow": 2.0, "none": 1.0})), CEILINGS, CPU)
+    assert result.verdict.startswith("met ")
+    assert "missed nanx none" in result.verdict
+    assert report([result], CEILINGS).endswith(f"| {result.verdict} |")
 
 
 def test_the_report_has_a_cell_for_every_peer():
-    shown = report([made(compiled=2e-3), made("mlp, forward", eager=3e-3)], CEILINGS).splitlines()
-    assert shown[-2].split("|")[-3:-1] == [" 2000.0 (2.00) ", " - "]
-    assert shown[-1].split("|")[-3:-1] == [" - ", " 3000.0 (3.00) "]
+    fast = Result("norm, forward", 1e-3, 5e-4, 1e9, 0.0, {"compiled": 2e-3}, {"compiled": 2**29})
+    shown = report([fast, made("mlp, forward", eager=3e-3)], CEILINGS).splitlines()
+    assert shown[-2].split("|")[-4:-1] == [" 2000.0 (2.00, 0.50) ", " - ", " - "]
+    assert shown[-1].split("|")[-4:-1] == [" - ", " 3000.0 (3.00, -) ", " - "]
     assert "| 50% |" in shown[-1]
+    widths = {line.count("|") for line in shown[2:]}
+    assert len(widths) == 1

@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from bench.operation import Cost, Entry, backward_call, forward_call, round_call
+from bench.bar import Bar
+from bench.operation import (
+    DIRECTIONS,
+    Cost,
+    Entry,
+    backward_call,
+    forward_call,
+    round_call,
+)
 
 
 class WrongGradient(torch.autograd.Function):
@@ -24,8 +32,8 @@ def sine(inputs):
 def entry(ours) -> Entry:
     generator = torch.Generator().manual_seed(0)
     x = {"x": torch.randn(50, generator=generator), "index": torch.arange(50)}
-    nothing = Cost(0)
-    return Entry("sine", ours, sine, x, x, nothing, nothing, peers={})
+    bars = {"both": Bar(seconds=1.0)}
+    return Entry("sine", ours, sine, x, x, Cost(1, 10), Cost(2, 20), peers={}, bars=bars)
 
 
 def test_the_right_kernel_passes():
@@ -44,6 +52,38 @@ def test_the_right_kernel_passes():
 def test_a_wrong_kernel_is_named_with_what_is_wrong(ours, words):
     with pytest.raises(AssertionError, match=words):
         entry(ours).check()
+
+
+def test_values_that_round_the_other_way_are_no_fault():
+    """PyTorch's result is exact; ours is off by less than rounding once to its dtype."""
+    x = {"x": torch.linspace(1, 2, 4096)}
+
+    def rounded(inputs, shift=1.0):
+        return [(inputs["x"] * shift).bfloat16().detach() + 0 * inputs["x"].bfloat16()]
+
+    def check(shift: float) -> None:
+        ours = lambda inputs: rounded(inputs, shift)  # noqa: E731
+        Entry("rounding", ours, rounded, x, x, Cost(0), Cost(0), peers={}).check()
+
+    check(1 + 2**-12)
+    with pytest.raises(AssertionError, match="output 0"):
+        check(1 + 2**-8)
+
+
+def test_each_direction_is_a_contest_and_all_share_one_compiled_reference(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function: compiled.append(function) or function)
+    entered = entry(sine)
+    made = {direction: entered.contest(direction) for direction in DIRECTIONS}
+    assert compiled == [sine]
+    assert [contest.name for contest in made.values()] == [
+        "sine, forward",
+        "sine, backward",
+        "sine, both",
+    ]
+    assert [(c.bytes_moved, c.flops) for c in made.values()] == [(1, 10), (2, 20), (3, 30)]
+    assert [c.bar.seconds == 1.0 for c in made.values()] == [False, False, True]
+    assert all(set(contest.peers) == {"compiled"} for contest in made.values())
 
 
 def test_calls_do_what_they_are_timed_for():

@@ -31,7 +31,8 @@ from kernels.rows import (
 )
 
 FORWARD = Launch(rows=8, warps=4)
-BACKWARD = Launch(rows=4, warps=4, programs=4 * 132)
+# 3 programs fit a multiprocessor, 2 in the form with a skip: whole waves of both.
+BACKWARD = Launch(rows=4, warps=4, programs=6 * 132)
 
 
 def mix_norm(
@@ -169,7 +170,8 @@ def mix_norm_forward(
     FLOPs an element are 0.6 GFLOP: nothing.
 
     A tile of 8 rows, 2 a warp, spreads the vectors' 4 to 6 KB over 16 to 24 KB of rows. Everything
-    is loaded once into registers. Shared memory, 2 KB, turns the vectors' layout into the rows'.
+    is loaded once into registers, 71 a thread, 94 with a skip. Shared memory, 2 KB, turns the
+    vectors' layout into the rows'.
     """
     rows, columns = row_indices(tl.program_id(0) * ROWS, ROWS), column_indices(CHUNKS, CHUNK)
     inside = columns < C
@@ -224,11 +226,14 @@ def mix_norm_backward(
 
     At the real size, by 100.7 MB tensors of 23.5 us: 5 in (stream, x0, grad_mixed, grad_normed,
     grad_x0) and 2 out, 165 us; with the stream's gradient 8 (188), with a skip 9 (212); where x0 is
-    the stream 5 (118). 1 MB for each vector's shares is written, and read once more. 25 FLOPs an
+    the stream 5 (118). 1.6 MB for each vector's shares is written, and read once more. 25 FLOPs an
     element: 1.3 GFLOP.
 
     One row a warp and turn, so that the running sums, 16 registers for each vector, are the lane's
-    own for the whole loop and no barrier is in it.
+    own for the whole loop and no barrier is in it: 166 registers, 12 warps a multiprocessor, with
+    60 KB of rows in flight where latency asks for about 25; with a skip 215, 8 warps and 48 KB. A
+    turn is 360 instructions a row, a quarter of its time at full bandwidth. Shared memory: 8 KB,
+    for the sums over a program's warps.
     """
     columns = column_indices(CHUNKS, CHUNK)
     inside = columns < C

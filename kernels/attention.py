@@ -1,16 +1,14 @@
 """Causal grouped-query attention with all that surrounds it between two projections.
 
-Three kernels forward and backward together would be the least: here they are four, and nothing
-travels twice but the keys.
+    turned                  norm and rotary of queries (with their gain) and keys, once a token
+    attend                  softmax, values; XSA and gate
+    query_gradients         gate, XSA, delta; dq through gain, rotary and norm; dgain, dgate
+    key_gradients           dk through rotary and norm; dv with XSA's share
 
-    turned_keys             norm and rotary of the keys, once a token
-    forward_kernel          norm, rotary and gain of the queries on load; softmax; XSA and gate
-    query_gradients_kernel  gate, XSA, delta; dq through gain, rotary and norm; dgain, dgate
-    key_gradients_kernel    dk through rotary and norm; dv with XSA's share
-
-Queries are normed where they are loaded, once; keys would be again by every tile of queries, so
-they have a pass of their own (24 us). Saved for the backward pass are the scaled query and turned
-key in place of q and k, so the sum of what is kept does not grow.
+The last three come twice: in Gluon for Hopper (``kernels.hopper``), which is what trains, and in
+Triton for everything else: other head dims, fp32, the interpreter, which is also how the formulas
+are tested on a CPU. Saved for the backward pass are the scaled query and turned key in place of q
+and k, so the sum of what is kept does not grow.
 """
 
 from typing import Any
@@ -18,10 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.attention_forward import Attended, attend
-from kernels.attention_key_gradients import key_gradients
-from kernels.attention_query_gradients import query_gradients
-from kernels.rotary import turned_keys
+from kernels import attention_forward, attention_key_gradients, attention_query_gradients
+from kernels.hopper import attention_forward as hopper_forward
+from kernels.hopper import attention_key_gradients as hopper_key_gradients
+from kernels.hopper import attention_query_gradients as hopper_query_gradients
+from kernels.hopper.tiles import fits
+from kernels.rotary import turned
 
 
 def attention(
@@ -47,7 +47,7 @@ def attention(
         q: (B, T, H, D) as projected, bf16 or fp32; D a power of two from 16 to 128.
         k: (B, T, G, D); query head h reads key head h // (H / G).
         v: (B, T, G, D).
-        gain: (H,) fp32, on the queries.
+        gain: (H,) fp32, on the queries; bounded, see ``kernels.rotary.query_scale``.
         rope: (2, T, dims / 2) fp32 from ``rope_table``; dims 0 or a power of two.
         eps: of the QK norm.
         xsa: exclude each position's own value direction.
@@ -84,36 +84,50 @@ class Attention(torch.autograd.Function):
     ) -> Tensor:
         q, k, v = (rows_of_heads(x) for x in (q, k, v))
         gate = None if gate is None else gate.contiguous()
-        key, key_rstd = turned_keys(k, rope, eps)
-        attended = attend(q, key, v, gain, rope, gate, documents, eps=eps, xsa=xsa)
+        G = k.size(2)
+        query, rstd = turned(q, rope, eps, G, gain)
+        key, key_rstd = turned(k, rope, eps, G)
+        y = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        log_sum = torch.empty_like(rstd)
+        along = torch.empty_like(rstd) if xsa else None
+        ctx.hopper = fits(q, G, rope.size(-1))
+        launcher = hopper_forward if ctx.hopper else attention_forward
+        launcher.attend(query, key, v, gate, documents, y, log_sum, along)
         ctx.save_for_backward(
-            attended.query,
-            attended.rstd,
-            attended.log_sum,
-            attended.along,
-            attended.y,
-            key,
-            key_rstd,
-            v,
-            gain,
-            rope,
-            gate,
-            documents,
+            query, rstd, key, key_rstd, v, y, log_sum, along, gain, rope, gate, documents
         )
-        return attended.y
+        return y
 
     @staticmethod
     def backward(ctx: Any, *upstreams: Tensor) -> tuple[Tensor | None, ...]:
-        query, rstd, log_sum, along, y, key, key_rstd, v, gain, rope, gate, documents = (
+        query, rstd, key, key_rstd, v, y, log_sum, along, gain, rope, gate, documents = (
             ctx.saved_tensors
         )
-        attended = Attended(query, rstd, log_sum, along, y)
         upstream = upstreams[0].contiguous()
-        dq, dgain, dgate, inner, delta = query_gradients(
-            upstream, attended, key, v, gain, rope, gate, documents
-        )
-        dk, dv = key_gradients(upstream, inner, delta, attended, key, key_rstd, v, rope, documents)
+        dq, dk, dv = joint_gradients(y, v)
+        delta = torch.empty_like(log_sum)
+        dgate = None if gate is None else torch.empty_like(gate)
+        inner = None if gate is None and along is None else torch.empty_like(upstream)
+        queries, keys = attention_query_gradients, attention_key_gradients
+        if ctx.hopper:
+            queries, keys = hopper_query_gradients, hopper_key_gradients
+        dgain = queries.query_gradients(
+            upstream, y, query, key, v, gain, gate, rope, documents,
+            rstd, log_sum, along, dq, dgate, inner, delta,
+        )  # fmt: skip
+        keys.key_gradients(
+            upstream, upstream if inner is None else inner, delta, y, query, key, key_rstd,
+            v, rope, documents, log_sum, along, dk, dv,
+        )  # fmt: skip
         return dq, dk, dv, dgain, None, dgate, None, None, None
+
+
+def joint_gradients(y: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Room for dq, dk and dv side by side, token by token, as the joint projection wants them."""
+    B, T, H, D = y.shape
+    G = v.size(2)
+    joint = torch.empty((B, T, H + 2 * G, D), dtype=y.dtype, device=y.device)
+    return joint.split((H, G, G), dim=2)  # pyright: ignore[reportReturnType]
 
 
 def rows_of_heads(x: Tensor) -> Tensor:

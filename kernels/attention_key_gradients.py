@@ -6,12 +6,11 @@ With y, g, u, dO as in the first half, XSA adds to each value of its own positio
 """
 
 # pyright: basic, reportIndexIssue=false, reportCallIssue=false
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.attention_forward import LN_2, Attended, Tiles, load_rows, tiles_for, unit
+from kernels.attention_forward import LN_2, Tiles, load_rows, tiles_for, unit
 from kernels.rotary import turn
 
 KEY_TILES = {64: Tiles(32, 64, 4, 3, 168), 128: Tiles(64, 64, 8, 2)}
@@ -21,38 +20,46 @@ def key_gradients(
     upstream: Tensor,
     inner: Tensor,
     delta: Tensor,
-    attended: Attended,
+    y: Tensor,
+    query: Tensor,
     key: Tensor,
     key_rstd: Tensor,
     v: Tensor,
     rope: Tensor,
     documents: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Launch ``key_gradients_kernel``: dk and dv, (B, T, G, D)."""
-    B, T, H, D = upstream.shape
-    G = v.size(2)
+    log_sum: Tensor,
+    along: Tensor | None,
+    dk: Tensor,
+    dv: Tensor,
+) -> None:
+    """Launch ``key_gradients_kernel``, which writes dk and dv, (B, T, G, D) of one token stride;
+    the rest as ``query_gradients`` takes or leaves it."""
+    B, G, rows, D = query.shape
+    T = key.size(2)
     tiles = tiles_for(KEY_TILES, D)
-    dk, dv = torch.empty((2, B, T, G, D), dtype=v.dtype, device=v.device).unbind()
     key_gradients_kernel[(triton.cdiv(T, tiles.keys), B * G)](
         upstream,
         inner,
         delta,
-        attended.y,
-        attended.query,
+        y,
+        query,
         key,
         v,
         rope,
         documents,
         key_rstd,
-        attended.log_sum,
-        attended.along,
+        log_sum,
+        along,
         dk,
         dv,
         T,
         v.stride(1),
+        dk.stride(1),
         rope.stride(0),
+        log_sum.size(2),
+        key_rstd.size(2),
         G=G,
-        GROUP=H // G,
+        GROUP=rows // T,
         D=D,
         PAIRS=rope.size(-1),
         ROWS=tiles.rows,
@@ -61,7 +68,6 @@ def key_gradients(
         num_stages=tiles.stages,
         maxnreg=tiles.registers,
     )
-    return dk, dv
 
 
 @triton.jit
@@ -82,7 +88,10 @@ def key_gradients_kernel(
     dv_ptr,
     length,
     v_stride,
+    dk_stride,
     rope_stride,
+    stats_stride,
+    rstd_stride,
     G: tl.constexpr,
     GROUP: tl.constexpr,
     D: tl.constexpr,
@@ -102,6 +111,7 @@ def key_gradients_kernel(
     first_token = batch.to(tl.int64) * length
     rows = length * GROUP
     first_row = tl.program_id(1).to(tl.int64) * rows
+    first_stat = tl.program_id(1).to(tl.int64) * stats_stride
     own = tl.program_id(0) * KEYS + tl.arange(0, KEYS)
     valid = own < length
     key_ptr += tl.program_id(1).to(tl.int64) * length * D
@@ -122,17 +132,17 @@ def key_gradients_kernel(
     for first in range(begin, end - whole, ROWS):
         first += tl.where(first < whole_begin, 0, whole)
         dk, dv = take_rows(
-            key, value, dk, dv, query_ptr, inner_ptr, log_sum_ptr + first_row,
-            delta_ptr + first_row, first, rows, own, stop, True, G, GROUP, D, ROWS,
+            key, value, dk, dv, query_ptr, inner_ptr, log_sum_ptr + first_stat,
+            delta_ptr + first_stat, first, rows, own, stop, True, G, GROUP, D, ROWS,
         )  # fmt: skip
     for first in range(whole_begin, whole_begin + whole, ROWS):
         dk, dv = take_rows(
-            key, value, dk, dv, query_ptr, inner_ptr, log_sum_ptr + first_row,
-            delta_ptr + first_row, first, rows, own, stop, False, G, GROUP, D, ROWS,
+            key, value, dk, dv, query_ptr, inner_ptr, log_sum_ptr + first_stat,
+            delta_ptr + first_stat, first, rows, own, stop, False, G, GROUP, D, ROWS,
         )  # fmt: skip
 
-    own_row = (first_token + own) * G + head
-    own_model = own_row[:, None] * D + tl.arange(0, D)[None, :]
+    own_token = (first_token + own) * dk_stride + head * D
+    own_model = own_token[:, None] + tl.arange(0, D)[None, :]
     if along_ptr is not None:
         direction, inverse = unit(load_rows(v_ptr, own, v_stride, length, True, D))
         for member in tl.static_range(GROUP):
@@ -140,11 +150,11 @@ def key_gradients_kernel(
             g = load_grouped(upstream_ptr, row, rows, True, G, GROUP, D).to(tl.float32)
             inner = load_grouped(inner_ptr, row, rows, True, G, GROUP, D).to(tl.float32)
             y = load_grouped(y_ptr, row, rows, True, G, GROUP, D).to(tl.float32)
-            along = tl.load(along_ptr + first_row + row, mask=valid, other=0.0)
+            along = tl.load(along_ptr + first_stat + row, mask=valid, other=0.0)
             taken = tl.sum(g * direction, 1)
             dv -= (taken[:, None] * y + along[:, None] * inner) * inverse[:, None]
     tl.store(dv_ptr + own_model, dv.to(dv_ptr.dtype.element_ty), mask=valid[:, None])
-    key_row = tl.program_id(1).to(tl.int64) * length + own
+    key_row = tl.program_id(1).to(tl.int64) * rstd_stride + own
     turned = load_rows(key_ptr, own, D, length, True, D).to(tl.float32)
     rstd = tl.load(rstd_ptr + key_row, mask=valid, other=0.0)
     dk = (dk - turned * (tl.sum(dk * turned, 1) / D)[:, None]) * (rstd * LN_2)[:, None]

@@ -8,9 +8,13 @@ of the next product; five products would send them through shared memory.
 All around the softmax folds in. With y the output as returned, g the gradient of it,
 s = sigmoid(gate) (1 without), u = v / |v|, and everything a vector of one row:
 
-    delta = g . y                   is (dO . O) of the softmax as well, gate and XSA or not
-    dgate = delta (1 - s)
+    dgate = g . y (1 - s)
     dO    = s (g - (g . u) u)
+    delta = g . y                   is (dO . O) of the softmax as well, gate and XSA or not
+          = dO . (y + along u)      with XSA alone
+
+Softmax's gradient cancels where one key has all the weight, but only if delta is taken from the
+very dO that meets the values, rounded as it is: hence the last line.
 """
 
 # pyright: basic, reportIndexIssue=false, reportCallIssue=false
@@ -19,80 +23,82 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.attention_forward import (
-    LN_2,
-    Attended,
-    Tiles,
-    load_rows,
-    query_scale,
-    tiles_for,
-    unit,
-    visible_keys,
-)
-from kernels.rotary import turn
+from kernels.attention_forward import LN_2, Tiles, load_rows, tiles_for, unit, visible_keys
+from kernels.rotary import gain_limit, query_scale, turn
 
 QUERY_TILES = {64: Tiles(64, 64, 4, 2, 168), 128: Tiles(128, 64, 8, 2)}
 
 
 def query_gradients(
     upstream: Tensor,
-    attended: Attended,
+    y: Tensor,
+    query: Tensor,
     key: Tensor,
     v: Tensor,
     gain: Tensor,
-    rope: Tensor,
     gate: Tensor | None,
+    rope: Tensor,
     documents: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
-    """Launch ``query_gradients_kernel``.
+    rstd: Tensor,
+    log_sum: Tensor,
+    along: Tensor | None,
+    dq: Tensor,
+    dgate: Tensor | None,
+    inner: Tensor | None,
+    delta: Tensor,
+) -> Tensor:
+    """Launch ``query_gradients_kernel``, which writes the last four.
+
+    Args:
+        upstream: g (B, T, H, D), contiguous.
+        y to along: as ``attend`` has them; rstd as ``turned``.
+        dq: (B, T, H, D), tokens ``stride(1)`` apart.
+        dgate: (B, T, H) or None.
+        inner: dO (B, T, H, D); None where it is g.
+        delta: (B, G, padded rows) fp32.
 
     Returns:
-        dq (B, T, H, D); dgain (H,) fp32; dgate (B, T, H) or None; for ``key_gradients`` the
-        gradient of the softmax's output (B, T, H, D) and delta (B, G, rows) fp32.
+        dgain (H,) fp32.
     """
-    B, T, H, D = upstream.shape
-    G = v.size(2)
+    B, G, rows, D = query.shape
+    T = key.size(2)
     tiles = tiles_for(QUERY_TILES, D)
-    row_tiles = -(-T * (H // G) // tiles.rows)
-    dq = torch.empty_like(upstream)
-    dgate = None if gate is None else torch.empty_like(gate)
-    inner = upstream
-    if gate is not None or attended.along is not None:
-        inner = torch.empty_like(upstream)
-    delta = torch.empty_like(attended.rstd)
-    dgain = torch.empty((B, row_tiles, H), dtype=torch.float32, device=v.device)
+    row_tiles = triton.cdiv(rows, tiles.rows)
+    dgain = torch.empty((B, row_tiles, gain.numel()), dtype=torch.float32, device=v.device)
     query_gradients_kernel[(row_tiles, B * G)](
         upstream,
-        attended.y,
-        attended.query,
+        y,
+        query,
         key,
         v,
         gain,
         gate,
         rope,
         documents,
-        attended.rstd,
-        attended.log_sum,
+        rstd,
+        log_sum,
+        along,
         dq,
         dgain,
         dgate,
-        None if inner is upstream else inner,
+        inner,
         delta,
         T,
         v.stride(1),
+        dq.stride(1),
         rope.stride(0),
+        log_sum.size(2),
         G=G,
-        GROUP=H // G,
+        GROUP=rows // T,
         D=D,
         PAIRS=rope.size(-1),
-        XSA=attended.along is not None,
         ROWS=tiles.rows,
         KEYS=tiles.keys,
         num_warps=tiles.warps,
         num_stages=tiles.stages,
         maxnreg=tiles.registers,
     )
-    return dq, dgain.sum((0, 1)), dgate, inner, delta
+    return dgain.sum((0, 1))
 
 
 @triton.jit
@@ -108,6 +114,7 @@ def query_gradients_kernel(
     documents_ptr,
     rstd_ptr,
     log_sum_ptr,
+    along_ptr,
     dq_ptr,
     dgain_ptr,
     dgate_ptr,
@@ -115,12 +122,13 @@ def query_gradients_kernel(
     delta_ptr,
     length,
     v_stride,
+    dq_stride,
     rope_stride,
+    stats_stride,
     G: tl.constexpr,
     GROUP: tl.constexpr,
     D: tl.constexpr,
     PAIRS: tl.constexpr,
-    XSA: tl.constexpr,
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
 ):
@@ -138,29 +146,34 @@ def query_gradients_kernel(
     position, member = row // GROUP, row % GROUP
     valid = row < rows
     first_row = tl.program_id(1).to(tl.int64) * rows
+    first_stat = tl.program_id(1).to(tl.int64) * stats_stride
     model_row = (first_token + position) * (G * GROUP) + head * GROUP + member
     v_ptr += first_token * v_stride + head * D
 
     y = load_rows(y_ptr, model_row, D, (first_token + length) * (G * GROUP), True, D)
     gradient = load_rows(upstream_ptr, model_row, D, (first_token + length) * (G * GROUP), True, D)
     delta = tl.sum(gradient.to(tl.float32) * y.to(tl.float32), 1)
-    tl.store(delta_ptr + first_row + row, delta, mask=valid)
     if gate_ptr is not None:
         logit = tl.load(gate_ptr + model_row, mask=valid, other=0.0).to(tl.float32)
         dgate = delta * tl.sigmoid(-logit)
         tl.store(dgate_ptr + model_row, dgate.to(dgate_ptr.dtype.element_ty), mask=valid)
         gradient = gradient * tl.sigmoid(logit)[:, None]
-    if XSA:
+    if along_ptr is not None:
         direction, _ = unit(load_rows(v_ptr, position, v_stride, length, True, D))
         gradient = gradient.to(tl.float32)
         gradient -= tl.sum(gradient * direction, 1)[:, None] * direction
     gradient = gradient.to(dq_ptr.dtype.element_ty)
+    if along_ptr is not None and gate_ptr is None:
+        along = tl.load(along_ptr + first_stat + row, mask=valid, other=0.0)
+        y = y.to(tl.float32) + along[:, None] * direction
+        delta = tl.sum(gradient.to(tl.float32) * y, 1)
+    tl.store(delta_ptr + first_stat + row, delta, mask=valid)
     if inner_ptr is not None:
         model = model_row[:, None] * D + tl.arange(0, D)[None, :]
         tl.store(inner_ptr + model, gradient, mask=valid[:, None])
 
     query = load_rows(query_ptr + first_row * D, row, D, rows, True, D)
-    log_sum = tl.load(log_sum_ptr + first_row + row, mask=valid, other=0.0)
+    log_sum = tl.load(log_sum_ptr + first_stat + row, mask=valid, other=0.0)
     key_ptr += tl.program_id(1).to(tl.int64) * length * D
     start, begin, end, whole_begin, whole = visible_keys(
         documents_ptr, first_token, position, valid, tile, length, GROUP, ROWS, KEYS
@@ -178,18 +191,21 @@ def query_gradients_kernel(
             start, length, False, D, KEYS,
         )  # fmt: skip
 
-    scale = query_scale(tl.load(gain_ptr + head * GROUP + member), D)
+    gain = tl.load(gain_ptr + head * GROUP + member)
+    scale = query_scale(gain, D)
     turned = load_rows(query_ptr + first_row * D, row, D, rows, True, D).to(tl.float32)
     turned = turned / scale[:, None]
     along = tl.sum(acc * turned, 1)
     for each in tl.static_range(GROUP):
-        partial = tl.sum(tl.where(member == each, along, 0.0), 0) * D**-0.5
+        counts = (member == each) & (tl.abs(gain) < gain_limit(D))
+        partial = tl.sum(tl.where(counts, along, 0.0), 0) * D**-0.5
         to = (batch * tl.num_programs(0) + tile) * (G * GROUP) + head * GROUP + each
         tl.store(dgain_ptr + to, partial)
-    rstd = tl.load(rstd_ptr + first_row + row, mask=valid, other=0.0)
+    rstd = tl.load(rstd_ptr + first_stat + row, mask=valid, other=0.0)
     dq = (acc - turned * (along / D)[:, None]) * (rstd * scale * LN_2)[:, None]
     dq = turn(dq, position, valid, rope_ptr, rope_stride, -1.0, D, PAIRS)
-    model = model_row[:, None] * D + tl.arange(0, D)[None, :]
+    token = (first_token + position) * dq_stride + (head * GROUP + member) * D
+    model = token[:, None] + tl.arange(0, D)[None, :]
     tl.store(dq_ptr + model, dq.to(dq_ptr.dtype.element_ty), mask=valid[:, None])
 
 

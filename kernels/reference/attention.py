@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -85,6 +87,15 @@ def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None =
     ).transpose(1, 2)
 
 
+def gain_limit(head_dim: int) -> float:
+    """The gain that counts at most: 8.7 for heads of 64.
+
+    Normed queries and keys have |q . k| <= head_dim, so with it no score is beyond 2^+-100, and a
+    kernel takes powers of 2 of them in fp32 without a running maximum.
+    """
+    return 100.0 / (math.log2(math.e) * math.sqrt(head_dim))
+
+
 def attention(
     q: Tensor,
     k: Tensor,
@@ -109,7 +120,7 @@ def attention(
         q: (B, T, H, D) as projected.
         k: (B, T, G, D); query head h reads key head h // (H / G).
         v: (B, T, G, D).
-        gain: (H,) fp32, on the queries.
+        gain: (H,) fp32, on the queries; taken within +-``gain_limit(D)``.
         rope: (2, T, dims / 2) fp32 from ``rope_table``.
         eps: of the QK norm.
         xsa: exclude each position's own value direction.
@@ -121,6 +132,7 @@ def attention(
         (B, T, H, D) in q's dtype.
     """
     D = q.size(-1)
+    gain = gain.clamp(-gain_limit(D), gain_limit(D))
     q = rotate(F.rms_norm(q, (D,), eps=eps), rope) * gain.to(q.dtype)[:, None]
     k = rotate(F.rms_norm(k, (D,), eps=eps), rope)
     visible = None

@@ -22,6 +22,7 @@ from triton.experimental.gluon._runtime import GluonASTSource
 
 HOPPER = GPUTarget("cuda", 90, 32)
 SHARED_LIMIT = 227 * 1024  # bytes that one block may have on an H100 or H200
+LOCAL, PRODUCT = r"\b(?:LDL|STL)\b", r"\b[HQ]GMMA\b"
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 # Modules tests.kernels.compiled_<operation>, each with a VARIANTS list.
 OPERATIONS = tuple(
@@ -43,6 +44,8 @@ class Variant:
         num_warps, num_stages, maxnreg: launch options.
         unaligned: run-time arguments that are not known to be divisible by 16; all other pointers
             and integers are, as they are at real sizes.
+        specialised: warps have roles, and what they share is computed before they part: a few
+            addresses on the stack are no harm, if the loops with products never touch it.
     """
 
     name: str
@@ -53,18 +56,22 @@ class Variant:
     num_stages: int = 3
     maxnreg: int | None = None
     unaligned: frozenset[str] = field(default_factory=frozenset)
+    specialised: bool = False
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a variant takes: ``stack`` bytes and local loads and stores are spills."""
+    """What a variant takes: ``stack`` bytes and local loads and stores are spills, ``hot`` those in
+    innermost loops with products."""
 
     name: str
     registers: int
     stack: int
     shared: int
     local_accesses: int
+    hot_local_accesses: int
     tensor_core_products: int
+    specialised: bool
 
 
 def compile_variant(variant: Variant) -> Resources:
@@ -97,9 +104,29 @@ def compile_variant(variant: Variant) -> Resources:
         registers,
         stack,
         compiled.metadata.shared,
-        len(re.findall(r"\b(?:LDL|STL)\b", code)),
-        len(re.findall(r"\b[HQ]GMMA\b", code)),
+        len(re.findall(LOCAL, code)),
+        sum(len(re.findall(LOCAL, loop)) for loop in product_loops(code)),
+        len(re.findall(PRODUCT, code)),
+        variant.specialised,
     )
+
+
+def product_loops(code: str) -> list[str]:
+    """Innermost loops of disassembled code that hold a tensor core product."""
+    lines, labels, loops = code.splitlines(), {}, []
+    for number, line in enumerate(lines):
+        if label := re.match(r"\s*(\.L_\w+):", line):
+            labels[label[1]] = number
+        branch = re.search(r"\bBRA\b.*`\((\.L_\w+)\)", line)
+        if branch and branch[1] in labels:
+            loops.append((labels[branch[1]], number))
+    bodies = {span: "\n".join(lines[span[0] : span[1] + 1]) for span in loops}
+    found = [span for span in loops if re.search(PRODUCT, bodies[span])]
+    return [
+        bodies[span]
+        for span in found
+        if not any(span != one and span[0] <= one[0] and one[1] <= span[1] for one in found)
+    ]
 
 
 def run_tool(tool: str, *arguments: str) -> str:

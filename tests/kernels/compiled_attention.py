@@ -1,15 +1,21 @@
-"""Attention's kernels as launched at the real size, and with all options, at head dims 64, 128."""
+"""Attention's kernels as launched at the real size, and with all options: Triton's at head dims 64
+and 128, Hopper's at 64."""
 
 from typing import Any
 
 from kernels.attention_forward import FORWARD_TILES, Tiles, forward_kernel
 from kernels.attention_key_gradients import KEY_TILES, key_gradients_kernel
 from kernels.attention_query_gradients import QUERY_TILES, query_gradients_kernel
-from kernels.rotary import KEY_ROWS, KEY_WARPS, keys_kernel
+from kernels.hopper import attention_forward as hopper_forward
+from kernels.hopper import attention_key_gradients as hopper_key_gradients
+from kernels.hopper import attention_query_gradients as hopper_query_gradients
+from kernels.hopper import tiles as hopper
+from kernels.rotary import TURN_ROWS, TURN_WARPS, turn_kernel
 from tests.kernels.ahead_of_time import Variant
 
 FP32 = ("gain_ptr", "rope_ptr", "rstd_ptr", "log_sum_ptr", "along_ptr", "delta_ptr", "dgain_ptr")
 SCALARS = {"eps": "fp32", "documents_ptr": "*i32"}
+SIZES = {"G": 4, "GROUP": 2, "PAIRS": 8}
 # What a kernel does without, by option.
 OPTIONS = {
     "plain": ("along_ptr", "gate_ptr", "dgate_ptr", "documents_ptr", "inner_ptr"),
@@ -17,6 +23,7 @@ OPTIONS = {
     "documents": ("along_ptr", "gate_ptr", "dgate_ptr", "inner_ptr"),
     "all": (),
 }
+KEY_KERNELS = (key_gradients_kernel, hopper_key_gradients.key_gradients_kernel)
 
 
 def argument_type(name: str) -> str:
@@ -27,16 +34,21 @@ def argument_type(name: str) -> str:
     return "*bf16" if name.endswith("_ptr") else "i32"
 
 
-def variant(kernel: Any, option: str, head_dim: int, tiles: Tiles) -> Variant:
-    missing: dict[str, Any] = {
+def missing(kernel: Any, option: str) -> dict[str, Any]:
+    """Arguments that are None."""
+    return {
         name: None
         for name in OPTIONS[option]
         # The keys' kernel always reads the gradient of the softmax's output.
-        if name in kernel.arg_names and (name, kernel) != ("inner_ptr", key_gradients_kernel)
+        if name in kernel.arg_names and (name != "inner_ptr" or kernel not in KEY_KERNELS)
     }
-    given = {"G": 4, "GROUP": 2, "D": head_dim, "PAIRS": 8, "XSA": option in ("xsa", "all")}
-    given |= {"ROWS": tiles.rows, "KEYS": tiles.keys}
-    constants = {name: value for name, value in given.items() if name in kernel.arg_names} | missing
+
+
+def variant(kernel: Any, option: str, head_dim: int, tiles: Tiles) -> Variant:
+    """A Triton kernel, as its launcher calls it."""
+    given = {**SIZES, "D": head_dim, "ROWS": tiles.rows, "KEYS": tiles.keys}
+    constants = {name: value for name, value in given.items() if name in kernel.arg_names}
+    constants |= missing(kernel, option)
     return Variant(
         f"{kernel.__name__} {head_dim} {option}",
         kernel,
@@ -48,8 +60,45 @@ def variant(kernel: Any, option: str, head_dim: int, tiles: Tiles) -> Variant:
     )
 
 
+def descriptor(block: list[int], layout: Any, dtype: str = "bf16") -> str:
+    return f"tensordesc<{dtype}{block},{layout!r}>"
+
+
+def hopper_variant(module: Any, kernel: Any, option: str) -> Variant:
+    """A Gluon kernel: one warpgroup's descriptors are its rows, the others are the ring's."""
+    ring = getattr(module, "KEYS", None) or module.ROWS
+    own, travels = [hopper.WARPGROUP_ROWS, 64], [ring.rows, 64]
+    travelling = ("query_desc",) if kernel in KEY_KERNELS else ("key_desc", "v_desc")
+    group = SIZES["GROUP"]
+    types = {name: descriptor(own, hopper.TILE_LAYOUT) for name in kernel.arg_names}
+    types |= {name: descriptor(travels, hopper.TILE_LAYOUT) for name in travelling}
+    for name in ("inner_desc", "upstream_desc", "y_desc"):
+        rows = ring.rows if name == "inner_desc" else hopper.WARPGROUP_ROWS
+        types[name] = descriptor([1, rows // group, group, 64], hopper.WINDOW_LAYOUT)
+    for name in ("log_sum_desc", "delta_desc"):
+        types[name] = descriptor([1, ring.rows], hopper.VECTOR_LAYOUT, "fp32")
+    given = {
+        **SIZES,
+        "D": 64,
+        ("ROWS" if kernel in KEY_KERNELS else "KEYS"): ring.rows,
+        "STAGES": ring.stages,
+        "CONSUMERS": hopper.CONSUMERS,
+        "CONSUMER_REGISTERS": hopper.CONSUMER_REGISTERS,
+        "LOADER_REGISTERS": hopper.LOADER_REGISTERS,
+    }
+    constants = {name: value for name, value in given.items() if name in kernel.arg_names}
+    constants |= missing(kernel, option)
+    signature = {
+        name: types[name] if name.endswith("_desc") else argument_type(name)
+        for name in kernel.arg_names
+        if name not in constants
+    }
+    name = f"hopper {kernel.__name__} {option}"
+    return Variant(name, kernel, signature, constants, specialised=True)
+
+
 VARIANTS = [
-    variant(keys_kernel, "plain", 64, Tiles(KEY_ROWS, 0, KEY_WARPS, 3)),
+    variant(turn_kernel, "plain", 64, Tiles(TURN_ROWS, 0, TURN_WARPS, 3)),
     *(
         variant(kernel, option, head_dim, table[head_dim])
         for head_dim in (64, 128)
@@ -58,6 +107,15 @@ VARIANTS = [
             (query_gradients_kernel, QUERY_TILES),
             (key_gradients_kernel, KEY_TILES),
         )
-        for option in (OPTIONS if head_dim == 64 else ("all",))
+        for option in (("plain", "all") if head_dim == 64 else ("all",))
+    ),
+    *(
+        hopper_variant(module, kernel, option)
+        for module, kernel in (
+            (hopper_forward, hopper_forward.forward_kernel),
+            (hopper_query_gradients, hopper_query_gradients.query_gradients_kernel),
+            (hopper_key_gradients, hopper_key_gradients.key_gradients_kernel),
+        )
+        for option in OPTIONS
     ),
 ]

@@ -1,5 +1,6 @@
 """Attention's kernels against the reference, interpreted in fp32 or on a GPU."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from kernels.attention_forward import FORWARD_TILES, Tiles
 from kernels.attention_key_gradients import KEY_TILES
 from kernels.attention_query_gradients import QUERY_TILES
 from kernels.reference.attention import document_bounds, rotate
-from kernels.rotary import turned_keys
+from kernels.rotary import gain_limit, turned
 from tests.kernels.compare import FP32, random_tensors, relative_error
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -275,10 +276,31 @@ def test_document_bounds_by_hand() -> None:
 def test_turned_keys_and_their_scale() -> None:
     k = random_inputs(7, 2, 3, 16)["k"].float().to(DEVICE)
     rope = reference.rope_table(7, 8, BASE, DEVICE)
-    key, rstd = turned_keys(k, rope, EPS)
+    key, rstd = turned(k, rope, EPS, kv_heads=3)
     expected = rotate(F.rms_norm(k, (16,), eps=EPS), rope)
     assert relative_error(key.transpose(1, 2), expected) < FP32
-    assert relative_error(rstd.transpose(1, 2), (k.square().mean(-1) + EPS).rsqrt()) < FP32
+    expected = (k.square().mean(-1) + EPS).rsqrt()
+    assert relative_error(rstd[:, :, :7].transpose(1, 2), expected) < FP32
+
+
+def test_turned_queries_lie_by_group_and_are_scaled() -> None:
+    q = random_inputs(7, 6, 3, 16)["q"].float().to(DEVICE)
+    gain = torch.tensor([1.5, -2.0, 0.0, 3.0, 1e9, 1.0], device=DEVICE)
+    query, _ = turned(q, reference.rope_table(7, 8, BASE, DEVICE), EPS, 3, gain)
+    normed = rotate(F.rms_norm(q, (16,), eps=EPS), reference.rope_table(7, 8, BASE, DEVICE))
+    bounded = gain.clamp(-gain_limit(16), gain_limit(16))
+    expected = normed * (bounded * math.log2(math.e) / 4)[:, None]
+    expected = expected.view(2, 7, 3, 2, 16).transpose(1, 2).flatten(2, 3)
+    assert relative_error(query, expected) < FP32
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_a_gain_beyond_its_bound_is_the_bound_and_learns_nothing() -> None:
+    inputs = random_inputs(20, 2, 1, 16, seed=17)
+    inputs["gain"] = torch.tensor([2 * gain_limit(16), -1.5])
+    inputs["q"] /= 30
+    check(inputs)
+    assert results(inputs, torch.float32, ours=True)["gain"][0] == 0
 
 
 @pytest.mark.gpu
@@ -289,6 +311,17 @@ def test_turned_keys_and_their_scale() -> None:
 def test_bf16(length: int, xsa: bool, gated: bool, head_dim: int) -> None:
     inputs = random_inputs(length, 8, 4, head_dim, gated=gated, seed=13)
     check_bf16(inputs, xsa=xsa, rope_dims=16)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("length", "heads", "kv_heads"),
+    [(1, 4, 4), (37, 4, 2), (65, 8, 1), (193, 2, 2), (700, 16, 2), (2048, 8, 2)],
+)
+def test_bf16_of_odd_shapes(length: int, heads: int, kv_heads: int) -> None:
+    inputs = random_inputs(length, heads, kv_heads, 64, batch=3, seed=18)
+    check_bf16(inputs, xsa=length % 2 == 0, rope_dims=16)
+    check_bf16(inputs, xsa=length % 2 == 1, rope_dims=32)
 
 
 @pytest.mark.gpu

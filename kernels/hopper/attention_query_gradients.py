@@ -1,0 +1,537 @@
+"""Attention's backward pass on Hopper, first half: gradients of queries, gain and gate."""
+
+# pyright: basic, reportIndexIssue=false, reportCallIssue=false
+import torch
+from torch import Tensor
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+
+from kernels.hopper.attention_forward import keys_of_tile
+from kernels.hopper.tiles import (
+    CONSUMER_REGISTERS,
+    CONSUMERS,
+    LOADER_REGISTERS,
+    WARPGROUP_ROWS,
+    Ring,
+    await_room,
+    await_stage,
+    heads_descriptor,
+    left_layout,
+    make_barriers,
+    multiprocessors,
+    pass_by,
+    product_layout,
+    query_scale,
+    release,
+    rows_descriptor,
+    turn,
+    unit,
+    window_descriptor,
+    work_item,
+)
+from kernels.rotary import gain_limit
+
+KEYS = Ring(rows=64, stages=4)
+LN_2 = gl.constexpr(0.6931471805599453)
+
+
+def query_gradients(
+    upstream: Tensor,
+    y: Tensor,
+    query: Tensor,
+    key: Tensor,
+    v: Tensor,
+    gain: Tensor,
+    gate: Tensor | None,
+    rope: Tensor,
+    documents: Tensor | None,
+    rstd: Tensor,
+    log_sum: Tensor,
+    along: Tensor | None,
+    dq: Tensor,
+    dgate: Tensor | None,
+    inner: Tensor | None,
+    delta: Tensor,
+) -> Tensor:
+    """Launch ``query_gradients_kernel``: what ``kernels.attention_query_gradients`` takes, writes
+    and returns."""
+    B, G, rows, D = query.shape
+    T = key.size(2)
+    group = rows // T
+    tiles = -(-rows // (CONSUMERS * WARPGROUP_ROWS))
+    total = tiles * B * G
+    parts = (B, G, tiles * CONSUMERS, group)
+    dgain = torch.empty(parts, dtype=torch.float32, device=query.device)
+    query_gradients_kernel[(min(total, multiprocessors(query.device)),)](
+        rows_descriptor(query, WARPGROUP_ROWS),
+        window_descriptor(upstream, WARPGROUP_ROWS, group),
+        window_descriptor(y, WARPGROUP_ROWS, group),
+        rows_descriptor(key, KEYS.rows),
+        heads_descriptor(v, KEYS.rows),
+        v,
+        gain,
+        gate,
+        rope,
+        documents,
+        rstd,
+        log_sum,
+        along,
+        dq,
+        dgain,
+        dgate,
+        inner,
+        delta,
+        B,
+        T,
+        v.stride(1),
+        dq.stride(1),
+        rope.stride(0),
+        tiles,
+        log_sum.size(2),
+        G=G,
+        GROUP=group,
+        D=D,
+        PAIRS=rope.size(-1),
+        KEYS=KEYS.rows,
+        STAGES=KEYS.stages,
+        CONSUMERS=CONSUMERS,
+        CONSUMER_REGISTERS=CONSUMER_REGISTERS,
+        LOADER_REGISTERS=LOADER_REGISTERS,
+        num_warps=4,
+    )
+    return dgain.sum((0, 2)).flatten()
+
+
+@gluon.jit
+def query_gradients_kernel(
+    query_desc,
+    upstream_desc,
+    y_desc,
+    key_desc,
+    v_desc,
+    v_ptr,
+    gain_ptr,
+    gate_ptr,
+    rope_ptr,
+    documents_ptr,
+    rstd_ptr,
+    log_sum_ptr,
+    along_ptr,
+    dq_ptr,
+    dgain_ptr,
+    dgate_ptr,
+    inner_ptr,
+    delta_ptr,
+    windows,
+    length,
+    v_stride,
+    dq_stride,
+    rope_stride,
+    tiles,
+    stats_stride,
+    G: gl.constexpr,
+    GROUP: gl.constexpr,
+    D: gl.constexpr,
+    PAIRS: gl.constexpr,
+    KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
+    CONSUMERS: gl.constexpr,
+    CONSUMER_REGISTERS: gl.constexpr,
+    LOADER_REGISTERS: gl.constexpr,
+):
+    """dq, dgain and dgate, and what the kernel of the keys needs: delta, and dO where it is not g.
+
+    Formulas as ``kernels.attention_query_gradients`` has them. A piece's queries, upstream
+    gradients and outputs arrive while the piece before is computed; with a ring of 4 tiles of 64
+    keys and values 139 KB.
+
+    At 98,304 tokens, T = 2048, 8/4 heads of 64: reads g, y, query, key, v (402 MB), writes dq (101
+    MB; 101 more with gate or XSA): 120-145 us of traffic under 309 GFLOP (330 us at 940 TFLOP/s)
+    and 805 M exponentials (228 us).
+    """
+    dtype: gl.constexpr = query_desc.dtype
+    queries = gl.allocate_shared_memory(dtype, [CONSUMERS, 64, D], query_desc.layout)
+    upstreams = gl.allocate_shared_memory(dtype, [CONSUMERS, 64, D], query_desc.layout)
+    outputs = gl.allocate_shared_memory(dtype, [CONSUMERS, 64, D], query_desc.layout)
+    keys = gl.allocate_shared_memory(dtype, [STAGES, KEYS, D], key_desc.layout)
+    values = gl.allocate_shared_memory(dtype, [STAGES, KEYS, D], v_desc.layout)
+    own_full, own_empty = make_barriers(1, 1), make_barriers(1, CONSUMERS)
+    full, empty = make_barriers(STAGES, 1), make_barriers(STAGES, CONSUMERS)
+    fence_async_shared()
+    total = windows * G * tiles
+    gl.warp_specialize(
+        [
+            (
+                differentiate_rows,
+                (
+                    0, queries, upstreams, outputs, keys, values, own_full, own_empty, full, empty,
+                    v_ptr, gain_ptr, gate_ptr, rope_ptr, documents_ptr, rstd_ptr, log_sum_ptr,
+                    along_ptr, dq_ptr, dgain_ptr, dgate_ptr, inner_ptr, delta_ptr, length, v_stride,
+                    dq_stride, rope_stride, tiles, stats_stride, total, G, GROUP, D,
+                    PAIRS, KEYS, STAGES, CONSUMERS,
+                ),
+            ),
+            (
+                differentiate_rows,
+                (
+                    1, queries, upstreams, outputs, keys, values, own_full, own_empty, full, empty,
+                    v_ptr, gain_ptr, gate_ptr, rope_ptr, documents_ptr, rstd_ptr, log_sum_ptr,
+                    along_ptr, dq_ptr, dgain_ptr, dgate_ptr, inner_ptr, delta_ptr, length, v_stride,
+                    dq_stride, rope_stride, tiles, stats_stride, total, G, GROUP, D,
+                    PAIRS, KEYS, STAGES, CONSUMERS,
+                ),
+            ),
+            (
+                differentiate_rows,
+                (
+                    2, queries, upstreams, outputs, keys, values, own_full, own_empty, full, empty,
+                    v_ptr, gain_ptr, gate_ptr, rope_ptr, documents_ptr, rstd_ptr, log_sum_ptr,
+                    along_ptr, dq_ptr, dgain_ptr, dgate_ptr, inner_ptr, delta_ptr, length, v_stride,
+                    dq_stride, rope_stride, tiles, stats_stride, total, G, GROUP, D,
+                    PAIRS, KEYS, STAGES, CONSUMERS,
+                ),
+            ),
+            (
+                load_tiles,
+                (
+                    query_desc, upstream_desc, y_desc, key_desc, v_desc, queries, upstreams,
+                    outputs, keys, values, own_full, own_empty, full, empty, documents_ptr, length,
+                    tiles, total, G, GROUP, D, KEYS, STAGES, CONSUMERS,
+                ),
+            ),
+        ],
+        [4, 4, 1],
+        [CONSUMER_REGISTERS, CONSUMER_REGISTERS, LOADER_REGISTERS],
+    )  # fmt: skip
+
+
+@gluon.jit
+def load_tiles(
+    query_desc,
+    upstream_desc,
+    y_desc,
+    key_desc,
+    v_desc,
+    queries,
+    upstreams,
+    outputs,
+    keys,
+    values,
+    own_full,
+    own_empty,
+    full,
+    empty,
+    documents_ptr,
+    length,
+    tiles,
+    total,
+    G: gl.constexpr,
+    GROUP: gl.constexpr,
+    D: gl.constexpr,
+    KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
+    CONSUMERS: gl.constexpr,
+):
+    """One warp: rows of each piece of work as soon as there is room, then its keys and values."""
+    dtype: gl.constexpr = query_desc.dtype
+    block: gl.constexpr = upstream_desc.block_type.shape
+    index = 0
+    for turn_index in range(gl.cdiv(total, gl.num_programs(0))):
+        item = work_item(turn_index)
+        if item < total:
+            head_index, tile = item // tiles, tiles - 1 - item % tiles
+            batch, head = head_index // G, head_index % G
+            first_row = tile * CONSUMERS * 64
+            ready = own_full.index(0)
+            await_room(own_empty, turn_index, 1)
+            mbarrier.expect(ready, 3 * CONSUMERS * query_desc.block_type.nbytes)
+            for each in gl.static_range(CONSUMERS):
+                row = first_row + each * 64
+                place = [batch, row // GROUP, head * GROUP, 0]
+                upstream = upstreams.index(each)._reinterpret(dtype, block, upstream_desc.layout)
+                output = outputs.index(each)._reinterpret(dtype, block, y_desc.layout)
+                tma.async_copy_global_to_shared(upstream_desc, place, ready, upstream)
+                tma.async_copy_global_to_shared(y_desc, place, ready, output)
+                row += head_index * length * GROUP
+                tma.async_copy_global_to_shared(query_desc, [row, 0], ready, queries.index(each))
+            begin, end = keys_of_tile(
+                documents_ptr, batch, length, first_row, CONSUMERS * 64, GROUP, KEYS
+            )
+            for first in range(begin, end, KEYS):
+                stage = index % STAGES
+                await_room(empty, index, STAGES)
+                mbarrier.expect(full.index(stage), 2 * key_desc.block_type.nbytes)
+                tma.async_copy_global_to_shared(
+                    key_desc,
+                    [head_index * length + first, 0],
+                    full.index(stage),
+                    keys.index(stage),
+                )
+                tma.async_copy_global_to_shared(
+                    v_desc,
+                    [batch * length + first, head * D],
+                    full.index(stage),
+                    values.index(stage),
+                )
+                index += 1
+
+
+@gluon.jit
+def differentiate_rows(
+    which,
+    queries,
+    upstreams,
+    outputs,
+    keys,
+    values,
+    own_full,
+    own_empty,
+    full,
+    empty,
+    v_ptr,
+    gain_ptr,
+    gate_ptr,
+    rope_ptr,
+    documents_ptr,
+    rstd_ptr,
+    log_sum_ptr,
+    along_ptr,
+    dq_ptr,
+    dgain_ptr,
+    dgate_ptr,
+    inner_ptr,
+    delta_ptr,
+    length,
+    v_stride,
+    dq_stride,
+    rope_stride,
+    tiles,
+    stats_stride,
+    total,
+    G: gl.constexpr,
+    GROUP: gl.constexpr,
+    D: gl.constexpr,
+    PAIRS: gl.constexpr,
+    KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
+    CONSUMERS: gl.constexpr,
+):
+    """One warpgroup: rows ``which`` * 64 and following of each piece of work."""
+    layout: gl.constexpr = product_layout(D)
+    scores_rows: gl.constexpr = gl.SliceLayout(1, product_layout(KEYS))
+    index = 0
+    for turn_index in range(gl.cdiv(total, gl.num_programs(0))):
+        item = work_item(turn_index)
+        if item < total:
+            head_index, tile = item // tiles, tiles - 1 - item % tiles
+            batch, head = head_index // G, head_index % G
+            tile_row = tile * CONSUMERS * 64
+            own_row = tile_row + which * 64
+            begin, end = keys_of_tile(
+                documents_ptr, batch, length, tile_row, CONSUMERS * 64, GROUP, KEYS
+            )
+            own_begin, own_end = keys_of_tile(documents_ptr, batch, length, own_row, 64, GROUP, KEYS)
+            row = own_row + gl.arange(0, 64, scores_rows)
+            position = row // GROUP
+            valid = row < length * GROUP
+            start = gl.zeros_like(position)
+            whole_begin = own_begin
+            if documents_ptr is not None:
+                starts_ptr = documents_ptr + batch * length
+                start = gl.load(starts_ptr + position, mask=valid, other=0)
+                last = gl.minimum((own_row + 63) // GROUP, length - 1)
+                whole_begin = gl.cdiv(gl.load(starts_ptr + last), KEYS) * KEYS
+            whole_begin = gl.minimum(whole_begin, own_end)
+            whole_end = gl.minimum((own_row // GROUP + 1) // KEYS * KEYS, own_end)
+            whole_end = gl.maximum(whole_begin, whole_end)
+            stats = head_index * stats_stride + row
+            log_sum = gl.load(log_sum_ptr + stats, mask=valid, other=0.0)
+
+            await_stage(own_full, turn_index, 1)
+            query = queries.index(which).load(left_layout(KEYS))
+            inner, delta = inner_gradient(
+                upstreams.index(which), outputs.index(which), head_index, own_row, v_ptr, gate_ptr,
+                along_ptr, dgate_ptr, inner_ptr, length, v_stride, stats_stride, G, GROUP, D,
+            )  # fmt: skip
+            release(own_empty, turn_index, 1)
+            delta = gl.convert_layout(delta, scores_rows)
+            gl.store(delta_ptr + stats, delta, mask=valid)
+            inner = gl.convert_layout(inner, left_layout(KEYS))
+            dq = gl.zeros([64, D], gl.float32, layout)
+            index = pass_by(full, empty, index, (own_begin - begin) // KEYS, STAGES)
+            if documents_ptr is not None:
+                for first in range(own_begin, whole_begin, KEYS):
+                    dq = take_keys(
+                        query, inner, dq, log_sum, delta, keys, values, full, empty, index, first,
+                        position, start, True, KEYS, STAGES,
+                    )  # fmt: skip
+                    index += 1
+            for first in range(whole_begin, whole_end, KEYS):
+                dq = take_keys(
+                    query, inner, dq, log_sum, delta, keys, values, full, empty, index, first,
+                    position, start, False, KEYS, STAGES,
+                )  # fmt: skip
+                index += 1
+            for first in range(whole_end, own_end, KEYS):
+                dq = take_keys(
+                    query, inner, dq, log_sum, delta, keys, values, full, empty, index, first,
+                    position, start, True, KEYS, STAGES,
+                )  # fmt: skip
+                index += 1
+            left = gl.cdiv(end, KEYS) - gl.cdiv(own_end, KEYS)
+            index = pass_by(full, empty, index, left, STAGES)
+
+            dgain_row = (head_index * tiles * CONSUMERS + own_row // 64) * GROUP
+            finish_rows(
+                dq, gl.convert_layout(query, layout), head_index, own_row, gain_ptr + head * GROUP,
+                rope_ptr, rstd_ptr, dq_ptr, dgain_ptr + dgain_row, length, dq_stride, rope_stride,
+                stats_stride, G, GROUP, D, PAIRS,
+            )  # fmt: skip
+
+
+@gluon.jit
+def inner_gradient(
+    upstream_tile,
+    output_tile,
+    head_index,
+    own_row,
+    v_ptr,
+    gate_ptr,
+    along_ptr,
+    dgate_ptr,
+    inner_ptr,
+    length,
+    v_stride,
+    stats_stride,
+    G: gl.constexpr,
+    GROUP: gl.constexpr,
+    D: gl.constexpr,
+):
+    """Gradient of the softmax's output (64, D) in 16 bits, through gate and XSA, and delta (64,).
+
+    Softmax's own gradient cancels where one key has all the weight, but only if delta is taken from
+    the very dO that meets the values, rounded as it is: so with XSA it is dO . (y + along u).
+    """
+    layout: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])
+    dtype: gl.constexpr = upstream_tile.dtype
+    inner = upstream_tile.load(layout)
+    y = output_tile.load(layout).to(gl.float32)
+    gradient = inner.to(gl.float32)
+    delta = gl.sum(gradient * y, 1)
+    row = own_row + gl.arange(0, 64, gl.SliceLayout(1, layout))
+    valid = row < length * GROUP
+    dim = gl.expand_dims(gl.arange(0, D, gl.SliceLayout(0, layout)), 0)
+    token = (head_index // G).to(gl.int64) * length + row // GROUP
+    line = (token * G + head_index % G) * GROUP + row % GROUP
+    if gate_ptr is not None:
+        logit = gl.load(gate_ptr + line, mask=valid, other=0.0).to(gl.float32)
+        chance = 1.0 / (1.0 + gl.exp(-logit))
+        dgate = delta * (1.0 - chance)
+        gl.store(dgate_ptr + line, dgate.to(dgate_ptr.dtype.element_ty), mask=valid)
+        gradient *= gl.expand_dims(chance, 1)
+    if along_ptr is not None:
+        own = gl.expand_dims(token * v_stride + head_index % G * D, 1) + dim
+        direction, _ = unit(gl.load(v_ptr + own, mask=gl.expand_dims(valid, 1), other=0.0))
+        gradient -= gl.expand_dims(gl.sum(gradient * direction, 1), 1) * direction
+    if inner_ptr is not None:
+        inner = gradient.to(dtype)
+        gl.store(inner_ptr + gl.expand_dims(line * D, 1) + dim, inner, mask=gl.expand_dims(valid, 1))
+        if gate_ptr is None:
+            along = gl.load(along_ptr + head_index * stats_stride + row, mask=valid, other=0.0)
+            y += gl.expand_dims(along, 1) * direction
+            delta = gl.sum(inner.to(gl.float32) * y, 1)
+    return inner, delta
+
+
+@gluon.jit
+def take_keys(
+    query,
+    inner,
+    dq,
+    log_sum,
+    delta,
+    keys,
+    values,
+    full,
+    empty,
+    index,
+    first,
+    position,
+    start,
+    MASKED: gl.constexpr,
+    KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
+):
+    """What one tile of keys and values adds to the gradient of 64 queries."""
+    layout: gl.constexpr = product_layout(KEYS)
+    await_stage(full, index, STAGES)
+    key, value = keys.index(index % STAGES), values.index(index % STAGES)
+    zeros = gl.zeros([64, KEYS], gl.float32, layout)
+    scoring = warpgroup_mma(query, key.permute((1, 0)), zeros, use_acc=False, is_async=True)
+    weighing = warpgroup_mma(inner, value.permute((1, 0)), zeros, use_acc=False, is_async=True)
+    scores = warpgroup_mma_wait(1, deps=[scoring])
+    weights = gl.exp2(scores - gl.expand_dims(log_sum, 1))
+    if MASKED:
+        seen = gl.expand_dims(first + gl.arange(0, KEYS, gl.SliceLayout(0, layout)), 0)
+        visible = (seen <= gl.expand_dims(position, 1)) & (seen >= gl.expand_dims(start, 1))
+        weights = gl.where(visible, weights, 0.0)
+    dweights = warpgroup_mma_wait(0, deps=[weighing])
+    dscores = (weights * (dweights - gl.expand_dims(delta, 1))).to(key.dtype)
+    left: gl.constexpr = left_layout(key.shape[1])
+    summing = warpgroup_mma(gl.convert_layout(dscores, left), key, dq, is_async=True)
+    dq = warpgroup_mma_wait(0, deps=[summing])
+    release(empty, index, STAGES)
+    return dq
+
+
+@gluon.jit
+def finish_rows(
+    dq,
+    query,
+    head_index,
+    own_row,
+    gain_ptr,
+    rope_ptr,
+    rstd_ptr,
+    dq_ptr,
+    dgain_ptr,
+    length,
+    dq_stride,
+    rope_stride,
+    stats_stride,
+    G: gl.constexpr,
+    GROUP: gl.constexpr,
+    D: gl.constexpr,
+    PAIRS: gl.constexpr,
+):
+    """Gradient of 64 scaled queries (64, D) through gain, norm and rotary; gain's share."""
+    layout: gl.constexpr = product_layout(D)
+    row = own_row + gl.arange(0, 64, gl.SliceLayout(1, layout))
+    member = row % GROUP
+    valid = row < length * GROUP
+    gain = gl.load(gain_ptr + member)
+    scale = query_scale(gain, D)
+    rstd = gl.load(rstd_ptr + head_index * stats_stride + row, mask=valid, other=0.0)
+    turned = query.to(gl.float32) / gl.expand_dims(scale, 1)
+    along = gl.where(valid, gl.sum(dq * turned, 1), 0.0)
+    for each in gl.static_range(GROUP):
+        counts = (member == each) & (gl.abs(gain) < gain_limit(D))
+        gl.store(dgain_ptr + each, gl.sum(gl.where(counts, along, 0.0), 0) * D**-0.5)
+    dq = (dq - turned * gl.expand_dims(along / D, 1)) * gl.expand_dims(rstd * scale * LN_2, 1)
+    dq = turn(dq, own_row, length, rope_ptr, rope_stride, -1.0, GROUP, PAIRS)
+
+    store: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])
+    row = own_row + gl.arange(0, 64, gl.SliceLayout(1, store))
+    dim = gl.expand_dims(gl.arange(0, D, gl.SliceLayout(0, store)), 0)
+    token = (head_index // G).to(gl.int64) * length + row // GROUP
+    line = token * dq_stride + (head_index % G * GROUP + row % GROUP) * D
+    dq = gl.convert_layout(dq.to(dq_ptr.dtype.element_ty), store)
+    valid = gl.expand_dims(row < length * GROUP, 1)
+    gl.store(dq_ptr + gl.expand_dims(line, 1) + dim, dq, mask=valid)

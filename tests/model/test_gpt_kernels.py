@@ -1,7 +1,10 @@
 """The whole network on the Triton operations is the network on the reference ones."""
 
+from typing import Any
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kernels import operations
 from model.config import Architecture
@@ -60,6 +63,31 @@ def test_loss_nats_and_every_gradient(changes, qat):
     for name, gradient in expected.items():
         assert gradients[name] is not None, name
         assert relative_error(gradients[name], gradient) < TOLERANCE, name
+
+
+class Calls(TorchDispatchMode):
+    """Keeps the shapes of what PyTorch's own element-wise passes and sums make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[str, tuple[int, ...]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if name in ("add", "add_", "clone", "copy_", "mul", "sum"):
+            self.shapes.append((name, tuple(result.shape)))
+        return result
+
+
+def test_nothing_as_large_as_the_stream_is_added_or_copied_between_kernels():
+    """Each would be a pass over memory; all that meets, meets in a kernel or a product."""
+    model = make("kernels", {})
+    tokens = torch.randint(0, 64, (2, 21), device=DEVICE).int()
+    with Calls() as calls:
+        model(tokens[:, :-1], tokens[:, 1:])[0].backward()
+    rows = ((2, 20), (40,))  # windows by tokens, and both in one
+    assert [call for call in calls.shapes if call[1][:-1] in rows] == []
 
 
 def test_score_needs_no_gradients():

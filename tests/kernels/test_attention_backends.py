@@ -17,8 +17,9 @@ ROPE = reference.rope_table(9, 8, 100.0, torch.device("cpu"))
 SHAPES = {"q": (2, 9, 4, 16), "k": (2, 9, 2, 16), "v": (2, 9, 2, 16), "gain": (4,)}
 
 
-def plain(q: Tensor, k: Tensor, v: Tensor, **_: object) -> Tensor:
-    """Causal GQA by its formula."""
+def plain(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor:
+    """Causal GQA by its formula; FlashAttention's is causal only when told so."""
+    assert causal
     group = q.size(2) // k.size(2)
     k, v = (x.repeat_interleave(group, dim=2) for x in (k, v))
     scores = torch.einsum("bthd,bshd->bhts", q, k) / q.size(-1) ** 0.5
@@ -42,14 +43,22 @@ def no_flash(monkeypatch):
 def test_is_causal_grouped_query_attention(name):
     inputs = random_tensors(3, **{part: SHAPES[part] for part in "qkv"})
     attend = attention_by(name)
-    check(lambda q, k, v: [attend(q, k, v, None)], lambda **given: [plain(**given)], inputs)
+    check(
+        lambda q, k, v: [attend(q, k, v, None)],
+        lambda **given: [plain(**given, causal=True)],
+        inputs,
+    )
 
 
 @pytest.mark.parametrize("backend", ["reference", "kernels"])
 @pytest.mark.parametrize("name", ["sdpa", "cudnn", "flash"])
 def test_surroundings_are_the_references(name, backend, monkeypatch):
     install(monkeypatch, "flash_attn", plain)
-    install(monkeypatch, "flash_attn_interface", lambda *qkv, causal: (plain(*qkv), "log-sums"))
+    install(
+        monkeypatch,
+        "flash_attn_interface",
+        lambda *qkv, causal: (plain(*qkv, causal=causal), "log-sums"),
+    )
     swapped = operations(backend, name)
     options: dict[str, Any] = {"rope": ROPE, "eps": EPS, "xsa": True}
     check(

@@ -20,6 +20,9 @@ from training import checkpoint
 from training.run_folder import read_log
 
 PROJECT = Path(__file__).parent.parent
+# Ranks add in another order. A last digit is 1e-7; where it takes a weight over the middle of two
+# codes of QAT's grid, which it does in some steps, the loss of this small network moves by 3e-5.
+ANOTHER_ORDER = 1e-4
 NETWORK = """
 vocab_size = 300
 num_layers = 3
@@ -198,7 +201,7 @@ def test_any_number_of_ranks_gives_the_same_losses(corpus, straight, ranks):
     arguments = ["--config", corpus / "run.toml", "--data", corpus / "data", "--run-dir", run]
     done = train(*arguments, ranks=ranks)
     assert done.returncode == 0, done.stderr
-    assert losses(run) == pytest.approx(losses(straight), rel=2e-5)
+    assert losses(run) == pytest.approx(losses(straight), rel=ANOTHER_ORDER)
     scores = [json.loads((r / "summary.json").read_text())["scores"] for r in (run, straight)]
     for row in scores[0]:
         assert scores[0][row]["bpb"] == pytest.approx(scores[1][row]["bpb"], rel=2e-4)
@@ -264,7 +267,7 @@ def test_a_signal_saves_a_checkpoint_to_resume_from(corpus, straight, number, ra
         assert process.returncode == 128 + number
     # What two ranks began, one takes up.
     assert train("--resume", run).returncode == 0
-    assert losses(run) == pytest.approx(losses(straight), rel=0 if ranks == 1 else 2e-5)
+    assert losses(run) == pytest.approx(losses(straight), rel=0 if ranks == 1 else ANOTHER_ORDER)
 
 
 def test_the_budget_is_kept_to_one_step(corpus):

@@ -15,6 +15,7 @@ from settings import Settings
 from swarm.levers import Levers
 from training.averaging import Averaging, ExponentialAverage, LatestAverage
 from training.backends import choose
+from training.captured import CapturedMicroBatches, MicroBatches
 from training.optimizer import Optimizer, clip_
 from training.schedule import Moment
 from training.world import World
@@ -48,13 +49,18 @@ class Trainer:
             else self.model
         )
         self.optimizer = Optimizer(self.model, settings, self.backends.dtype)
+        accumulation = settings.accumulation(world.size)
+        captured = backend == "kernels" and world.device.type == "cuda"
+        self.micro_batches = (CapturedMicroBatches if captured else MicroBatches)(
+            self._forward, self.optimizer.parameters, 1 / (accumulation * world.size)
+        )
         self.averaging = make_averaging(settings, exported(self.model))
         self.levers = Levers(world.device)
         self.loader = BatchLoader(
             stream,
             seq_len=settings.train_seq_len,
             batch_tokens=settings.train_batch_tokens,
-            accumulation=settings.accumulation(world.size),
+            accumulation=accumulation,
             rank=world.rank,
             world_size=world.size,
             seed=settings.seed,
@@ -80,22 +86,21 @@ class Trainer:
         norm = clip_(gradients, levers["clip"])
         self.optimizer.step(moment.lr_scale, moment.momentum)
         self.averaging.update(step + 1)
-        for parameter in self.optimizer.parameters:
-            parameter.grad = None
+        self.micro_batches.clear()
         return torch.stack((nats, norm))
 
     def _backward(self) -> Tensor:
         """Gradients of this rank's share of the batch; its share of the mean nats, () fp32."""
-        batches = self.loader.next_step()
-        share = 1 / (len(batches) * self.world.size)
+        total = torch.zeros((), device=self.world.device)
+        for tokens, targets in self.loader.next_step():
+            total += self.micro_batches.add(tokens, targets)
+        return total
+
+    def _forward(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss and nats of a micro-batch; what changes from step to step is read from levers."""
         mtp_weight = self.levers["mtp_weight"] if self.settings.mtp_num_heads else None
         qat = self.levers["qat"] if self.settings.late_qat_threshold else None
-        total = torch.zeros((), device=self.world.device)
-        for tokens, targets in batches:
-            loss, nats = self.forward(tokens, targets, mtp_weight, qat)
-            (loss * share).backward()
-            total += nats.mean() * share
-        return total
+        return self.forward(tokens, targets, mtp_weight, qat)
 
     def warm_up(self, steps: int) -> None:
         """Run steps that compile, allocate and tune, then undo all that they changed."""

@@ -1,0 +1,96 @@
+"""Forward and backward of one micro-batch: launched one by one, or replayed as a CUDA graph."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+EAGER_CALLS = 2  # that compile kernels and let libraries allocate, before a graph is captured
+
+Forward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class MicroBatches:
+    """Adds gradients of micro-batches into ``.grad``, launching every kernel from the host.
+
+    Args:
+        forward: of tokens and targets (B, T); returns loss () and each token's nats.
+        parameters: whose gradients are wanted.
+        share: of the whole batch that a micro-batch is.
+    """
+
+    def __init__(self, forward: Forward, parameters: Sequence[Tensor], share: float) -> None:
+        self.forward, self.parameters, self.share = forward, parameters, share
+
+    def clear(self) -> None:
+        """Forget the gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def add(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Add one micro-batch's gradients; its share of the mean nats, () fp32."""
+        loss, nats = self.forward(tokens, targets)
+        (loss * self.share).backward()
+        return nats.mean() * self.share
+
+
+class CapturedMicroBatches(MicroBatches):
+    """The same as replays of two graphs, of a step's first micro-batch and of a further one.
+
+    The first writes gradients where the others add to them, so nobody has to clear them; both
+    write to the same memory in every replay. Everything that a replay reads must stay where it was
+    when captured: parameters, levers, and the buffers that tokens are copied to.
+    """
+
+    def __init__(self, forward: Forward, parameters: Sequence[Tensor], share: float) -> None:
+        super().__init__(forward, parameters, share)
+        self.calls = 0
+        # Gradients are first made on a stream like the capture's, as PyTorch's notes on graphs ask.
+        self.side = torch.cuda.Stream()
+        self.graphs: dict[bool, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self.pool = torch.cuda.graph_pool_handle()
+        self.first = True
+        self.gradients: list[Tensor | None] = []
+        self.tokens = self.targets = torch.empty(0)
+
+    def clear(self) -> None:
+        self.first = True
+        if not self.graphs:
+            super().clear()
+
+    def add(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        first, self.first = self.first, False
+        self.calls += 1
+        if self.calls <= EAGER_CALLS:
+            return self._add_eagerly(tokens, targets)
+        if first not in self.graphs:
+            self._capture(first, tokens, targets)
+        self.tokens.copy_(tokens)
+        self.targets.copy_(targets)
+        graph, nats = self.graphs[first]
+        graph.replay()
+        # A replay writes where the capture's gradients were, whatever has become of ``.grad``.
+        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
+            parameter.grad = gradient
+        return nats
+
+    def _add_eagerly(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        current = torch.cuda.current_stream()
+        self.side.wait_stream(current)
+        with torch.cuda.stream(self.side):
+            nats = super().add(tokens, targets)
+        current.wait_stream(self.side)
+        return nats
+
+    def _capture(self, first: bool, tokens: Tensor, targets: Tensor) -> None:
+        """Record the launches of one micro-batch; the first kind must come first."""
+        if first:
+            MicroBatches.clear(self)
+            self.tokens, self.targets = tokens.clone(), targets.clone()
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph, pool=self.pool):
+            nats = super().add(self.tokens, self.targets)
+        self.graphs[first] = graph, nats
+        if first:
+            self.gradients = [parameter.grad for parameter in self.parameters]

@@ -4,7 +4,7 @@ What was measured is compared with the committed baseline of this kind of GPU, i
 ``--save bench/results`` writes a new one; ``--compare FILE`` names another.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +30,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in items:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def side_stream() -> Iterator[None]:
+    """All on one stream that is not the default one, on which no graph can be captured: a backward
+    pass runs where its forward ran."""
+    with torch.cuda.stream(torch.cuda.Stream() if torch.cuda.is_available() else None):
+        yield
 
 
 @pytest.fixture(scope="session")

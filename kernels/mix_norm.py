@@ -31,8 +31,10 @@ from kernels.rows import (
 )
 
 FORWARD = Launch(rows=8, warps=4)
-# 3 programs fit a multiprocessor, 2 in the form with a skip: whole waves of both.
-BACKWARD = Launch(rows=4, warps=4, programs=6 * 132)
+# As many as fit at once: 3 programs a multiprocessor, 2 in the form with a skip. More make a second,
+# partial wave: 93 % of copy speed became 45 % at 4 a multiprocessor.
+BACKWARD = Launch(rows=4, warps=4, programs=3 * 132)
+BACKWARD_WITH_SKIP = Launch(rows=4, warps=4, programs=2 * 132)
 
 
 def mix_norm(
@@ -115,7 +117,8 @@ def launch_forward(stream, skip, x0, skip_weight, mix, scale, eps):
 def launch_backward(ctx: Any, stream, skip, x0, skip_weight, mix, inverse_rms, *gradients):
     """Gradients of stream, x0, mix, skip and skip_weight."""
     rows, width = row_count(stream), stream.size(-1)
-    programs = min(triton.cdiv(rows, BACKWARD.rows), BACKWARD.programs)
+    launch = BACKWARD if skip is None else BACKWARD_WITH_SKIP
+    programs = min(triton.cdiv(rows, launch.rows), launch.programs)
     into_stream = torch.empty_like(stream)
     # x0's gradient rides in the stream's where they are one tensor.
     into_x0 = None if ctx.one_input else torch.empty_like(stream)
@@ -137,9 +140,9 @@ def launch_backward(ctx: Any, stream, skip, x0, skip_weight, mix, inverse_rms, *
         programs * width,
         rows,
         ctx.scale,
-        ROWS=BACKWARD.rows,
+        ROWS=launch.rows,
         **row_tile(width),
-        num_warps=BACKWARD.warps,
+        num_warps=launch.warps,
     )
     sums = column_sums(partial)
     return into_stream, into_x0, sums[:2], into_skip, None if skip is None else sums[2]

@@ -1,27 +1,31 @@
 """Levers: the numbers that steer a step, in one small block of device memory.
 
 The step reads them on the device, so changing one neither waits for the GPU, nor recompiles, nor
-asks Python to branch.
+asks Python to branch. What each is: ``swarm.snapshot.LeverValues``.
 """
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-NAMES = ("clip", "mtp_weight", "qat")
+from swarm.snapshot import LeverValues
+
+NAMES = LeverValues._fields
 # The host may run this many pushes ahead of the device before a pinned block is written again.
 BLOCKS_IN_FLIGHT = 8
 
 
 class Levers:
-    """``set`` on the host, ``push`` before a step, ``levers["qat"]`` on the device.
+    """``set`` or ``decide`` on the host, ``push`` before a step, ``levers["qat"]`` on the device.
 
-    Levers are: ``clip``, the global gradient norm; ``mtp_weight``, the weight of the MTP loss;
-    ``qat``, above 0.5 for int6-faked weights.
+    Settings and schedule set levers at every step; what the swarm decided stands over that.
     """
 
     def __init__(self, device: torch.device) -> None:
         pinned = device.type == "cuda"
-        self._values: dict[str, float] = dict.fromkeys(NAMES, 0.0)
+        self._set: dict[str, float] = LeverValues()._asdict()
+        self._decided: dict[str, float] = {}
         self._blocks = torch.zeros(BLOCKS_IN_FLIGHT, len(NAMES), pin_memory=pinned)
         self._pushes = 0
         self._device = torch.zeros(len(NAMES), device=device)
@@ -33,15 +37,22 @@ class Levers:
         Raises:
             KeyError: no such lever.
         """
-        for name, value in values.items():
-            if name not in self._values:
-                raise KeyError(f"no lever {name!r}; there are: {', '.join(NAMES)}")
-            self._values[name] = value
+        _check(values)
+        self._set |= values
+
+    def decide(self, **values: float) -> None:
+        """Set levers by name to what holds from now on, whatever ``set`` says.
+
+        Raises:
+            KeyError: no such lever.
+        """
+        _check(values)
+        self._decided |= values
 
     def push(self) -> None:
         """Copy all levers to the device, in stream order, without waiting."""
         block = self._blocks[self._pushes % BLOCKS_IN_FLIGHT]
-        block.copy_(torch.tensor(list(self._values.values())))
+        block.copy_(torch.tensor(list(self.values.values())))
         self._device.copy_(block, non_blocking=True)
         self._pushes += 1
 
@@ -51,5 +62,11 @@ class Levers:
 
     @property
     def values(self) -> dict[str, float]:
-        """What the host last set."""
-        return dict(self._values)
+        """What the next push copies."""
+        return self._set | self._decided
+
+
+def _check(values: Mapping[str, float]) -> None:
+    for name in values:
+        if name not in NAMES:
+            raise KeyError(f"no lever {name!r}; there are: {', '.join(NAMES)}")

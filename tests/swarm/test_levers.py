@@ -1,4 +1,4 @@
-"""Levers reach the device in order, and a wrong name is refused."""
+"""Levers reach the device in order, decisions stand over settings, a wrong name is refused."""
 
 import pytest
 import torch
@@ -24,6 +24,17 @@ def test_blocks_in_flight_wrap_around():
         assert levers["mtp_weight"].item() == value
 
 
-def test_an_unknown_lever_is_refused():
+def test_a_decision_stands_over_what_is_set_after_it_and_over_nothing_else():
+    levers = Levers(torch.device("cpu"))
+    levers.set(clip=0.3, mtp_weight=0.1)
+    levers.decide(clip=0.15)
+    levers.set(clip=0.3, mtp_weight=0.2)
+    levers.push()
+    assert levers["clip"].item() == pytest.approx(0.15)
+    assert levers["mtp_weight"].item() == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("how", ["set", "decide"])
+def test_an_unknown_lever_is_refused(how):
     with pytest.raises(KeyError, match="mtp_weight"):
-        Levers(torch.device("cpu")).set(mpt_weight=1.0)
+        getattr(Levers(torch.device("cpu")), how)(mpt_weight=1.0)

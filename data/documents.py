@@ -15,6 +15,7 @@ from errors import InputError
 
 FIELD = "text"
 PARQUET_ROWS = 1024
+COMPRESSED = (".gz", ".xz", ".zst")
 
 Document = tuple[str, int]
 """A document's text, and how many bytes of its file have been read once it is out."""
@@ -104,7 +105,7 @@ def _read_jsonl(path: Path) -> Iterator[Document]:
     number = 0
     with path.open("rb") as raw:
         try:
-            for number, line in enumerate(_decompressed(raw, path.suffix.lower()), start=1):
+            for number, line in enumerate(decompressed(raw, path.suffix.lower()), start=1):
                 text = _parse(line, f"{path}:{number}") if line.strip() else ""
                 if text.strip():
                     yield text, raw.tell()
@@ -114,7 +115,8 @@ def _read_jsonl(path: Path) -> Iterator[Document]:
             ) from None
 
 
-def _decompressed(raw: BinaryIO, suffix: str) -> BinaryIO:
+def decompressed(raw: BinaryIO, suffix: str) -> BinaryIO:
+    """What a file holds, by its name's last suffix; as it is unless that is in ``COMPRESSED``."""
     if suffix == ".gz":
         return cast(BinaryIO, gzip.open(raw))
     if suffix == ".xz":

@@ -1,0 +1,88 @@
+"""Columns of TSV, CSV and JSONL files, plain or compressed (.gz, .xz, .zst), read by Arrow."""
+
+import lzma
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+from pyarrow import csv, json
+
+from data.documents import COMPRESSED, decompressed
+from errors import InputError
+
+KINDS = (".tsv", ".csv", ".jsonl")
+
+Report = Callable[[float], object]
+"""Hears what share of the work is done, up to one."""
+
+
+def read_columns(path: Path, columns: Sequence[str], report: Report) -> pa.Table:
+    """The named columns of a file as text; ``report`` hears how far it has been read.
+
+    TSV and CSV begin with a line of names; CSV may quote, TSV takes quotes as they are. A line of
+    JSONL is an object that holds the columns as strings. Other columns are passed over.
+
+    Raises:
+        InputError: missing, of unknown kind, corrupt, without one of the columns, or empty.
+    """
+    kind = kind_of(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as raw:
+            file = decompressed(raw, path.suffix.lower())
+            batches = list(_batches(file, kind, columns, lambda: report(raw.tell() / size)))
+        table = pa.Table.from_batches(batches) if batches else None
+    except (pa.ArrowException, OSError, EOFError, zlib.error, lzma.LZMAError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: cannot be read as {kind[1:]} ({reason})") from None
+    if table is None or not table.num_rows:
+        raise InputError(f"{path}: holds no rows")
+    for name in columns:
+        if table[name].null_count:
+            raise InputError(f"{path}: {table[name].null_count:,} rows lack {name!r}")
+    return table
+
+
+def kind_of(path: Path) -> str:
+    """``.tsv``, ``.csv`` or ``.jsonl``, whatever the compression.
+
+    Raises:
+        InputError: it is none of them.
+    """
+    inner = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
+    if inner.suffix.lower() not in KINDS:
+        endings = f"{', '.join(KINDS)}, each also with {', '.join(COMPRESSED)}"
+        raise InputError(f"{path}: unknown kind of file; there are: {endings}")
+    return inner.suffix.lower()
+
+
+def _batches(
+    file: BinaryIO, kind: str, columns: Sequence[str], report: Callable[[], object]
+) -> Iterator[pa.RecordBatch]:
+    for batch in _open(file, kind, columns):
+        report()
+        yield batch.select(columns)
+
+
+def _open(file: BinaryIO, kind: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Arrow's reader of record batches, a megabyte of text or so at a time."""
+    texts = dict.fromkeys(columns, pa.string())
+    if kind == ".jsonl":
+        options = json.ParseOptions(
+            explicit_schema=pa.schema(texts), unexpected_field_behavior="ignore"
+        )
+        return json.open_json(file, parse_options=options)
+    quoted = kind == ".csv"
+    return csv.open_csv(
+        file,
+        parse_options=csv.ParseOptions(
+            delimiter="," if quoted else "\t",
+            quote_char='"' if quoted else False,
+            newlines_in_values=quoted,
+        ),
+        convert_options=csv.ConvertOptions(column_types=texts, include_columns=columns),
+    )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
+    BeforeValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -31,11 +32,13 @@ from pydantic_settings import (
 )
 
 from errors import InputError
-from model.config import Architecture
+from model.config import Architecture, split_commas
 
 PRESETS = Path(__file__).parent / "presets"
 ENV_PREFIX = "MURMURATION_"
 Share = Annotated[float, Field(ge=0, lt=1)]
+Confidence = Annotated[float, Field(ge=0, le=1)]
+NameList = Annotated[list[str], BeforeValidator(split_commas)]
 
 # Names of parameter-golf's scripts that differ from ours, and those that we share, in upper case.
 CONTEST_ALIASES = {
@@ -51,7 +54,8 @@ CONTEST_NAMES = """
     muon_backend_steps muon_momentum_warmup_start muon_momentum_warmup_steps muon_wd adam_wd
     beta1 beta2 adam_eps grad_clip_norm mtp_num_heads mtp_loss_weight lawa_k lawa_freq
     bigram_vocab_size bigram_dim xsa_last_n ln_scale late_qat_threshold ve_enabled ve_dim
-    ve_layers gated_attention value_residual
+    ve_layers gated_attention value_residual ttt_enabled ttt_lr ttt_epochs ttt_chunk_tokens
+    ttt_momentum ttt_batch_seqs ttt_grad_clip ttt_freeze_blocks ttt_lora_rank ttt_lora_lr
 """.split()  # noqa: SIM905
 
 
@@ -148,6 +152,14 @@ class Settings(Architecture, BaseSettings):
         default=1500, description="steps between the two"
     )
     muon_backend_steps: PositiveInt = Field(default=5, description="Newton-Schulz iterations")
+    muon_coefficients: Literal["classic", "polar_express"] = Field(
+        default="classic",
+        description="of the Newton-Schulz iterations: Keller Jordan's; or Polar Express, which "
+        "brings small singular values to one as well",
+    )
+    muon_row_norm: bool = Field(
+        default=False, description="rows of length one before the iterations (MuonEq)"
+    )
     muon_wd: NonNegativeFloat = Field(
         default=0.04, description="decoupled weight decay of the banks"
     )
@@ -163,6 +175,19 @@ class Settings(Architecture, BaseSettings):
     )
     mtp_loss_weight: NonNegativeFloat = Field(
         default=0.1, description="weight of the MTP heads' mean loss"
+    )
+    kg_scores: str = Field(
+        default="",
+        description="token scores of a knowledge graph, a file of python -m swarm.knowledge or "
+        "wordnet for those that come along; empty: none",
+    )
+    kg_init: NonNegativeFloat = Field(
+        default=0.1, description="initial embeddings are multiplied by 1 + this * score"
+    )
+    kg_loss_weight: NonNegativeFloat = Field(
+        default=0.5,
+        description="target tokens weigh 1 + this * score in the training loss, their mean made 1; "
+        "0: all alike, throughout",
     )
     late_qat_threshold: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.15,
@@ -191,6 +216,52 @@ class Settings(Architecture, BaseSettings):
     val_max_tokens: NonNegativeInt = Field(
         default=0, description="validate on the first so many; 0: all"
     )
+    ttt_enabled: bool = Field(
+        default=False, description="score the artifact once more with test-time training"
+    )
+    ttt_method: Literal["sgd", "lora"] = Field(
+        default="sgd",
+        description="sgd: all weights, a chunk of the split after the other; lora: adapters of "
+        "each document's own, forgotten after it",
+    )
+    ttt_chunk_tokens: PositiveInt = Field(
+        default=32_768, description="sgd: tokens scored, then learned"
+    )
+    ttt_epochs: PositiveInt = Field(default=3, description="sgd: passes over a scored chunk")
+    ttt_batch_seqs: PositiveInt = Field(
+        default=32, description="sgd: windows a step, over all ranks"
+    )
+    ttt_lr: NonNegativeFloat = Field(
+        default=0.002, description="sgd: first learning rate, to 0 by a cosine over the chunks"
+    )
+    ttt_momentum: Share = Field(default=0.9, description="of the SGD of either method")
+    ttt_grad_clip: NonNegativeFloat = Field(
+        default=1.0, description="sgd: global norm that gradients are clipped to; 0: no clip"
+    )
+    ttt_freeze_blocks: NonNegativeInt = Field(
+        default=0, description="sgd: first layers that stay as they are"
+    )
+    ttt_freeze: NameList = Field(
+        default=[], description="sgd: parameters that stay as they are, as tok_emb,bigram_table"
+    )
+    ttt_lora_rank: PositiveInt = Field(default=8, description="lora: of each adapter")
+    ttt_lora_matrices: Annotated[
+        list[Literal["q", "k", "v", "o", "head"]],
+        BeforeValidator(split_commas),
+        Field(min_length=1),
+    ] = Field(
+        default=["q", "v", "head"],
+        description="lora: what has adapters, of each layer; head: what the output head reads",
+    )
+    ttt_lora_optimizer: Literal["adam", "sgd"] = Field(
+        default="adam", description="lora: of the adapters"
+    )
+    ttt_lora_lr: NonNegativeFloat = Field(default=0.01, description="lora: learning rate")
+    ttt_lora_epochs: PositiveInt = Field(default=1, description="lora: steps on a scored chunk")
+    ttt_lora_chunk: PositiveInt = Field(
+        default=256, description="lora: tokens of a document scored, then learned"
+    )
+    ttt_lora_documents: PositiveInt = Field(default=64, description="lora: documents at once")
     export_weights: Literal["averaged", "raw"] = Field(
         default="averaged", description="which weights become the artifact"
     )
@@ -209,6 +280,21 @@ class Settings(Architecture, BaseSettings):
         default=10.0, description="minutes between checkpoints; 0: only when interrupted"
     )
     train_log_every: PositiveInt = Field(default=10, description="steps between lines of the log")
+
+    swarm: bool = Field(default=True, description="agents steer the run's levers")
+    swarm_every: PositiveInt = Field(default=80, description="steps between the agents' cycles")
+    agents_off: Annotated[list[str], BeforeValidator(split_commas)] = Field(
+        default=[], description="names of agents that stay out of it: qat, kg, health, mtp, lr"
+    )
+    swarm_alone: Confidence = Field(
+        default=0.85, description="confidence at which one agent's proposal needs no second"
+    )
+    swarm_objection: Confidence = Field(
+        default=0.6, description="confidence of an objection that stops one agent alone"
+    )
+    swarm_withdrawn: Confidence = Field(
+        default=0.3, description="confidence below which an agent withdraws its proposal"
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -243,9 +329,28 @@ class Settings(Architecture, BaseSettings):
             raise ValueError(f"{self.mtp_num_heads} MTP heads need a longer train_seq_len")
         if self.backend == "kernels":
             self.check_kernels()
+        if self.ttt_enabled:
+            self.check_ttt()
         if self.export_weights == "averaged" and self.averaging == "none":
             raise ValueError("export_weights averaged needs averaging ema or lawa")
         return self
+
+    def check_ttt(self) -> None:
+        """Refuse test-time training that cannot be cut into whole windows."""
+        chunk, length = self.ttt_chunk_tokens, self.eval_seq_len
+        if self.ttt_method == "lora" and self.ttt_lora_chunk > length:
+            raise ValueError(
+                f"ttt_lora_chunk {self.ttt_lora_chunk} exceeds eval_seq_len {length}: a chunk is "
+                "scored in one window"
+            )
+        if self.ttt_method == "sgd" and chunk % length:
+            raise ValueError(f"ttt_chunk_tokens {chunk} is no multiple of eval_seq_len {length}")
+        windows = chunk // length
+        if self.ttt_method == "sgd" and windows % min(windows, self.ttt_batch_seqs):
+            raise ValueError(
+                f"a TTT chunk is {windows} windows, which ttt_batch_seqs {self.ttt_batch_seqs} "
+                "does not divide"
+            )
 
     def check_kernels(self) -> None:
         """Refuse shapes that the Triton operations do not take."""

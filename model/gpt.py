@@ -24,6 +24,7 @@ class GPT(nn.Module):
         max_seq_len: longest T that ``forward`` and ``score`` will see.
         seed: of the initial weights, the same on every device and rank.
         fake_step_floor: ``min_step`` of the int6 grid that QAT trains for.
+        embedding_gain: (V,) fp32, what each token's initial embedding is multiplied by.
     """
 
     rope: Tensor
@@ -37,6 +38,7 @@ class GPT(nn.Module):
         max_seq_len: int,
         seed: int,
         fake_step_floor: float = 0.0,
+        embedding_gain: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.config, self.ops, self.dtype = config, ops, dtype
@@ -46,7 +48,7 @@ class GPT(nn.Module):
         self._make_heads(config)
         table = ops.rope_table(max_seq_len, config.rope_dims, config.rope_base, torch.device("cpu"))
         self.register_buffer("rope", table, persistent=False)
-        initialise(self, seed)
+        initialise(self, seed, embedding_gain)
 
     def _make_embeddings(self, config: Architecture) -> None:
         width = config.model_dim

@@ -15,13 +15,16 @@ GATE_BIAS = 4.0
 
 
 @torch.no_grad()
-def initialise(model: "GPT", seed: int) -> None:
+def initialise(model: "GPT", seed: int, embedding_gain: Tensor | None = None) -> None:
     """Give every parameter of ``model`` its initial value.
 
     Matrices that read the residual stream start orthogonal, those that write to it start at zero,
     so every block starts as the identity. The bigram and value projections are orthogonal, not
     zero: a zero table times a zero projection has no gradient on either side, for ever. (PR #1081
     declares them zero, and its later pass over all linear layers makes them orthogonal.)
+
+    Args:
+        embedding_gain: (V,) fp32, what each token's embedding is multiplied by; None: one.
     """
     generator = torch.Generator().manual_seed(seed)
     config, layers = model.config, model.config.num_layers
@@ -49,6 +52,8 @@ def initialise(model: "GPT", seed: int) -> None:
             parameter[:, 0], parameter[:, 1] = 1.0, 0.0
         elif name == "tok_emb":
             parameter.normal_(0.0, config.tied_embed_init_std, generator=generator)
+            if embedding_gain is not None:
+                parameter.mul_(embedding_gain[:, None])
         elif name == "value_table":
             parameter.normal_(0.0, VALUE_TABLE_STD, generator=generator)
         elif name == "qo_bank":

@@ -65,8 +65,21 @@ def architecture(part: str = "everything", **changes: object) -> Architecture:
     return Architecture.model_validate(SMALL | PARTS[part] | changes)
 
 
-def fresh(config: Architecture, *, dtype: torch.dtype = torch.float32, seed: int = 1) -> GPT:
-    return GPT(config, operations("reference"), dtype=dtype, max_seq_len=MAX_LENGTH, seed=seed)
+def fresh(
+    config: Architecture,
+    *,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 1,
+    embedding_gain: Tensor | None = None,
+) -> GPT:
+    return GPT(
+        config,
+        operations("reference"),
+        dtype=dtype,
+        max_seq_len=MAX_LENGTH,
+        seed=seed,
+        embedding_gain=embedding_gain,
+    )
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from torch import Tensor
 from model.config import Architecture
 from model.gpt import GPT
 from model.init import orthogonal
-from tests.model.small import architecture, fresh
+from tests.model.small import VOCAB, architecture, fresh
 
 RANDOM = {"tok_emb", "value_table", "qo_bank", "kv_bank", "up_bank", "bigram_proj", "value_proj"}
 
@@ -104,6 +104,15 @@ def test_mix_passes_the_stream_and_none_of_the_input() -> None:
     mix = fresh(architecture()).mix
     assert mix[:, 0].unique().tolist() == [1.0]
     assert mix[:, 1].unique().tolist() == [0.0]
+
+
+def test_embedding_gain_multiplies_each_tokens_row_and_nothing_else() -> None:
+    gain = torch.linspace(1, 2, VOCAB)
+    config = architecture("all options")
+    plain = fresh(config, seed=7).state_dict()
+    gained = fresh(config, seed=7, embedding_gain=gain).state_dict()
+    assert torch.equal(gained.pop("tok_emb"), plain.pop("tok_emb") * gain[:, None])
+    assert all(torch.equal(gained[name], plain[name]) for name in plain)
 
 
 def test_same_seed_same_weights_whatever_the_global_generator() -> None:

@@ -120,13 +120,18 @@ def launch_backward(
 
 
 @triton.jit
-def faked(value, qat, min_step):
-    """A tile of rows fp32 as the copy has them: on the int6 grid, or as they are by the lever."""
+def on_grid(value, min_step):
+    """A tile of rows fp32 rounded to the int6 grid, each row's own."""
     largest = tl.max(tl.abs(value), axis=1, keep_dims=True)
     step = tl.maximum(tl.div_rn(largest, LEVELS * 1.0), min_step)
     code = (tl.div_rn(value, step) + WHOLE) - WHOLE
-    code = tl.minimum(tl.maximum(code, -LEVELS), LEVELS)
-    return tl.where(tl.load(qat) > 0.5, code * step, value)
+    return tl.minimum(tl.maximum(code, -LEVELS), LEVELS) * step
+
+
+@triton.jit
+def faked(value, qat, min_step):
+    """A tile of rows fp32 as the copy has them: on the int6 grid, or as they are by the lever."""
+    return tl.where(tl.load(qat) > 0.5, on_grid(value, min_step), value)
 
 
 @triton.jit

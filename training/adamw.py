@@ -9,6 +9,9 @@ from torch import Tensor
 class AdamW:
     """AdamW over groups that share all but the learning rate; its state is there from the start.
 
+    Attributes:
+        count: () int64 on the host, steps taken.
+
     Args:
         groups: group name to parameters by name.
         betas: decays of the two moments.
@@ -27,8 +30,17 @@ class AdamW:
         everything = {n: p for parameters in self.groups.values() for n, p in parameters.items()}
         self.first = {name: torch.zeros_like(p) for name, p in everything.items()}
         self.second = {name: torch.zeros_like(p) for name, p in everything.items()}
-        self.steps = 0
+        self.count = torch.zeros((), dtype=torch.int64)
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
+
+    @property
+    def steps(self) -> int:
+        """Steps taken."""
+        return int(self.count)
+
+    @steps.setter
+    def steps(self, taken: int) -> None:
+        self.count.fill_(taken)
 
     @torch.no_grad()
     def step(self, lr: Mapping[str, float]) -> None:

@@ -1,16 +1,42 @@
 """Muon: momentum, orthogonalised, for banks of matrices (Jordan et al. 2024)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain, islice, repeat
 
 import torch
 from torch import Tensor
 
-# Coefficients of the quintic iteration, from Keller Jordan's Muon: they push all singular values
-# towards one fast, rather than to it exactly.
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+Coefficients = Sequence[tuple[float, float, float]]
+
+# Of the quintic iteration, from Keller Jordan's Muon: they push all singular values towards one
+# fast, rather than to it exactly.
+CLASSIC = (3.4445, -4.7750, 2.0315)
+# Polar Express (Amsel et al. 2025, arXiv:2505.16932, algorithm 1): each polynomial is the best for
+# what those before it made of [0.001, 1]; from the last on, they stay the same.
+POLAR_EXPRESS = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+    (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
+    (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
+)
+LIMIT = (1.875, -1.25, 0.375)
+# Its authors' margin: rounding in bf16 may take singular values a little above one.
+MARGIN = 1.01
+ROW_EPS = 1e-7
 
 
-def orthogonalise(matrices: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
+def newton_schulz(kind: str, steps: int) -> Coefficients:
+    """(a, b, c) of each of ``steps`` iterations; ``kind`` is classic or polar_express."""
+    if kind == "classic":
+        return [CLASSIC] * steps
+    safe = [(a / MARGIN, b / MARGIN**3, c / MARGIN**5) for a, b, c in POLAR_EXPRESS]
+    return list(islice(chain(safe, repeat(LIMIT)), steps))
+
+
+def orthogonalise(matrices: Tensor, coefficients: Coefficients, dtype: torch.dtype) -> Tensor:
     """The nearest semi-orthogonal matrix to each, roughly: singular values land near one.
 
     Newton-Schulz: ``X <- a X + (b A + c A A) X`` with ``A = X X^T``, on the wide orientation, from
@@ -18,19 +44,18 @@ def orthogonalise(matrices: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
 
     Args:
         matrices: (n, rows, cols).
-        steps: iterations; five are usual.
+        coefficients: (a, b, c) of each iteration.
         dtype: of the products; bf16 is enough and fast on a GPU.
 
     Returns:
         (n, rows, cols) in ``dtype``.
     """
-    a, b, c = NEWTON_SCHULZ
     x = matrices.to(dtype)
     tall = x.size(-2) > x.size(-1)
     if tall:
         x = x.mT
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(steps):
+    for a, b, c in coefficients:
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x.mT if tall else x
@@ -45,17 +70,26 @@ class Muon:
 
     Args:
         banks: parameters by name.
-        steps: Newton-Schulz iterations.
+        coefficients: of each Newton-Schulz iteration.
         weight_decay: decoupled.
         dtype: of the Newton-Schulz products.
+        row_norm: give rows length one before the orthogonalisation, which then sees a smaller
+            spread of singular values (MuonEq, arXiv:2603.28254).
     """
 
     def __init__(
-        self, banks: Mapping[str, Tensor], steps: int, weight_decay: float, dtype: torch.dtype
+        self,
+        banks: Mapping[str, Tensor],
+        coefficients: Coefficients,
+        weight_decay: float,
+        dtype: torch.dtype,
+        *,
+        row_norm: bool = False,
     ) -> None:
         self.banks = dict(banks)
         self.momentum = {name: torch.zeros_like(bank) for name, bank in self.banks.items()}
-        self.steps, self.weight_decay, self.dtype = steps, weight_decay, dtype
+        self.coefficients, self.weight_decay = coefficients, weight_decay
+        self.dtype, self.row_norm = dtype, row_norm
 
     @torch.no_grad()
     def step(self, lr: float, beta: float) -> None:
@@ -65,6 +99,8 @@ class Muon:
                 continue
             momentum = self.momentum[name].mul_(beta).add_(bank.grad)
             nesterov = bank.grad.add(momentum, alpha=beta)
-            update = orthogonalise(nesterov, self.steps, self.dtype)
+            if self.row_norm:
+                nesterov /= nesterov.norm(dim=-1, keepdim=True) + ROW_EPS
+            update = orthogonalise(nesterov, self.coefficients, self.dtype)
             stretch = max(1.0, bank.size(-2) / bank.size(-1)) ** 0.5
             bank.mul_(1 - lr * self.weight_decay).add_(update.to(bank.dtype), alpha=-lr * stretch)

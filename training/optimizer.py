@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from settings import Settings
 from training.adamw import AdamW
-from training.muon import Muon
+from training.muon import Muon, newton_schulz
 
 TABLES = {"tok_emb", "bigram_table", "value_table"}
 HEADS = {"head", "mtp_heads"}
@@ -25,6 +25,10 @@ def group_of(name: str) -> str:
 class Optimizer:
     """Muon on the banks and AdamW on the rest, under one learning-rate scale.
 
+    Attributes:
+        parameters: in the model's order.
+        matrix_lr, lr: learning rates of the banks, and of AdamW's groups by name.
+
     Args:
         model: its parameters; each is in exactly one group.
         settings: learning rates, decays, betas.
@@ -37,13 +41,17 @@ class Optimizer:
             groups[group_of(name)][name] = parameter
         self.parameters = list(model.parameters())
         self.muon = Muon(
-            groups.pop("bank"), settings.muon_backend_steps, settings.muon_wd, muon_dtype
+            groups.pop("bank"),
+            newton_schulz(settings.muon_coefficients, settings.muon_backend_steps),
+            settings.muon_wd,
+            muon_dtype,
+            row_norm=settings.muon_row_norm,
         )
         self.adamw = AdamW(
             groups, (settings.beta1, settings.beta2), settings.adam_eps, settings.adam_wd
         )
-        self._matrix_lr = settings.matrix_lr
-        self._lr = {
+        self.matrix_lr = settings.matrix_lr
+        self.lr = {
             "table": settings.tied_embed_lr if settings.tie_embeddings else settings.embed_lr,
             "head": settings.head_lr,
             "small": settings.scalar_lr,
@@ -51,8 +59,8 @@ class Optimizer:
 
     def step(self, lr_scale: float, momentum: float) -> None:
         """Apply all gradients."""
-        self.adamw.step({group: lr * lr_scale for group, lr in self._lr.items()})
-        self.muon.step(self._matrix_lr * lr_scale, momentum)
+        self.adamw.step({group: lr * lr_scale for group, lr in self.lr.items()})
+        self.muon.step(self.matrix_lr * lr_scale, momentum)
 
     def tensors(self) -> dict[str, Tensor]:
         """Live state tensors by name, for checkpoints."""
@@ -64,7 +72,7 @@ class Optimizer:
                 ("adamw.second", self.adamw.second),
             )
             for name, tensor in state.items()
-        }
+        } | {"adamw.steps": self.adamw.count}
 
 
 def clip_(gradients: Iterable[Tensor], clip: Tensor) -> Tensor:

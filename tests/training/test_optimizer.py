@@ -7,7 +7,7 @@ from kernels import operations
 from model.gpt import GPT
 from tests.training.conftest import small_settings
 from training.adamw import AdamW
-from training.muon import Muon, orthogonalise
+from training.muon import Muon, newton_schulz, orthogonalise
 from training.optimizer import Optimizer
 
 EVERYTHING = {
@@ -59,7 +59,7 @@ def test_adamw_is_torchs():
 def test_orthogonalise_brings_singular_values_near_one_and_keeps_directions(shape):
     torch.manual_seed(0)
     matrices = torch.randn(shape, dtype=torch.float64)
-    result = orthogonalise(matrices, 5, torch.float64)
+    result = orthogonalise(matrices, newton_schulz("classic", 5), torch.float64)
     left, _, right = torch.linalg.svd(matrices, full_matrices=False)
     in_their_basis = left.mT @ result @ right.mT
     singular = in_their_basis.diagonal(dim1=-2, dim2=-1)
@@ -73,12 +73,13 @@ def test_muon_step_is_its_formula():
     torch.manual_seed(0)
     bank = torch.randn(2, 12, 6, dtype=torch.float64)
     expected, momentum = bank.clone(), torch.zeros_like(bank)
-    muon = Muon({"b": bank}, steps=5, weight_decay=0.1, dtype=torch.float64)
+    five = newton_schulz("classic", 5)
+    muon = Muon({"b": bank}, five, weight_decay=0.1, dtype=torch.float64)
     for _ in range(3):
         gradient = torch.randn_like(bank)
         bank.grad = gradient.clone()
         muon.step(lr=0.02, beta=0.9)
         momentum = 0.9 * momentum + gradient
-        update = orthogonalise(gradient + 0.9 * momentum, 5, torch.float64)
+        update = orthogonalise(gradient + 0.9 * momentum, five, torch.float64)
         expected = (1 - 0.02 * 0.1) * expected - 0.02 * 2**0.5 * update
     torch.testing.assert_close(bank, expected, rtol=1e-12, atol=1e-12)

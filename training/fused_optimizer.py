@@ -1,0 +1,126 @@
+"""The optimizer in a few kernels that read all that changes from step to step on the device."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from kernels.adamw import FusedAdamW
+from kernels.grad_norm import GradientNorm
+from kernels.muon import Bank, FusedMuon
+from kernels.step_levers import StepLevers
+from kernels.step_statistics import StepStatistics
+from settings import Settings
+from training.optimizer import Optimizer
+
+
+class LeverBlock(Protocol):
+    """() fp32 tensors on the device by name; those of ``StepLevers`` are read."""
+
+    def __getitem__(self, name: str, /) -> Tensor: ...
+
+
+class FusedOptimizer:
+    """Clip, Muon on the banks, AdamW on the rest, exponential averages, statistics: one step.
+
+    Its state is ``Optimizer``'s, so a checkpoint of one fits the other. A step whose gradient norm
+    is not finite changes nothing but ``skipped``. Nothing is read on the host, so that a CUDA graph
+    can replay ``step``, once a step has run with gradients where they lie in the graph.
+
+    Attributes:
+        parameters: in the model's order.
+        groups: names of the rows of ``step``'s statistics: each bank, and the rest.
+        norm: () fp32, the gradients' global norm before the latest step's clip.
+        statistics: (groups, 6) fp32 of the latest step, as ``kernels.step_statistics.FIELDS``.
+        skipped: () int32, steps that were not applied.
+
+    Args:
+        model: its parameters, fp32; their gradients are fp32 and, as autograd leaves them, strided
+            as they are. A parameter without a gradient stays.
+        settings: learning rates, decays, betas, the int6 grid's least step.
+        muon_dtype: of the Newton-Schulz products.
+        averages: live averages by parameter name, moved by each step; those that are averaged in
+            another way are not among them.
+        levers: read in every step.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: Settings,
+        muon_dtype: torch.dtype,
+        averages: Mapping[str, Tensor],
+        levers: LeverBlock,
+    ) -> None:
+        self._state = Optimizer(model, settings, muon_dtype)
+        self._averages = averages
+        self._levers = StepLevers(*(levers[name] for name in StepLevers._fields))
+        self.parameters = self._state.parameters
+        banks, adamw = self._state.muon.banks, self._state.adamw
+        rest = {name: p for group in adamw.groups.values() for name, p in group.items()}
+        self._ordered = banks | rest
+        self._gradient_norm = GradientNorm(list(self._ordered.values()))
+        self._muon = self._make_muon(settings)
+        self._adamw = self._make_adamw(len(banks))
+        self.groups = (*banks, "rest")
+        self._statistics = StepStatistics(
+            self._gradient_norm,
+            [
+                *((range(i, i + 1), rows) for i, rows in enumerate(self._muon.statistics)),
+                (range(len(banks), len(self._ordered)), self._adamw.statistics),
+            ],
+        )
+        self.statistics = self._statistics.values
+        self.norm, _, _ = self._gradient_norm.decision.unbind()
+        self._steps, self.skipped = self._gradient_norm.counts.unbind()
+
+    def _make_muon(self, settings: Settings) -> FusedMuon:
+        muon = self._state.muon
+        return FusedMuon(
+            [
+                Bank(bank.detach(), muon.momentum[name], self._averages.get(name))
+                for name, bank in muon.banks.items()
+            ],
+            self._gradient_norm,
+            self._levers,
+            coefficients=muon.coefficients,
+            dtype=muon.dtype,
+            rate=self._state.matrix_lr,
+            weight_decay=muon.weight_decay,
+            row_norm=muon.row_norm,
+            min_step=settings.quant_min_step,
+        )
+
+    def _make_adamw(self, banks: int) -> FusedAdamW:
+        adamw, names = self._state.adamw, list(self._ordered)[banks:]
+        places = dict(zip(names, range(banks, len(self._ordered)), strict=True))
+        return FusedAdamW(
+            self._gradient_norm,
+            {places[name]: tensor for name, tensor in adamw.first.items()},
+            {places[name]: tensor for name, tensor in adamw.second.items()},
+            {
+                places[name]: self._state.lr[group]
+                for group, parameters in adamw.groups.items()
+                for name in parameters
+            },
+            {places[name]: mean for name, mean in self._averages.items() if name in places},
+            self._levers,
+            weight_decay=adamw.weight_decay,
+            betas=adamw.betas,
+            eps=adamw.eps,
+        )
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Apply all gradients, and move the averages; fills ``norm`` and ``statistics``."""
+        gradients = [parameter.grad for parameter in self._ordered.values()]
+        self._gradient_norm.gradients.update(gradients)
+        self._gradient_norm(self._levers.clip)
+        self._adamw()
+        self._muon(gradients[: len(self._muon.banks)])
+        self._statistics()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Live state tensors by name, for checkpoints; ``Optimizer``'s names."""
+        return self._state.tensors() | {"adamw.steps": self._steps}

@@ -2,12 +2,13 @@
 
     turned                  norm and rotary of queries (with their gain) and keys, once a token
     attend                  softmax, values; XSA and gate
-    query_gradients         gate, XSA, delta; dq through gain, rotary and norm; dgain, dgate
-    key_gradients           dk through rotary and norm; dv with XSA's share
+    output_gradients        gate, XSA, delta; XSA's share of dv; dgate
+    query_gradients         dq through gain, rotary and norm; dgain
+    key_gradients           dk through rotary and norm; dv
 
-The last three come twice: in Gluon for Hopper (``kernels.hopper``), which is what trains, and in
-Triton for everything else: other head dims, fp32, the interpreter, which is also how the formulas
-are tested on a CPU. Saved for the backward pass are the scaled query and turned key in place of q
+Those with products come twice: in Gluon for Hopper (``kernels.hopper``), which is what trains, and
+in Triton for everything else: other head dims, fp32, the interpreter, which is also how the
+formulas are tested on a CPU. Saved for the backward pass are the scaled query and turned key in place of q
 and k, so the sum of what is kept does not grow.
 """
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from kernels import attention_forward, attention_key_gradients, attention_query_gradients
+from kernels.attention_output_gradients import output_gradients
 from kernels.hopper import attention_forward as hopper_forward
 from kernels.hopper import attention_key_gradients as hopper_key_gradients
 from kernels.hopper import attention_query_gradients as hopper_query_gradients
@@ -108,17 +110,18 @@ class Attention(torch.autograd.Function):
         delta = torch.empty_like(log_sum)
         dgate = None if gate is None else torch.empty_like(gate)
         inner = None if gate is None and along is None else torch.empty_like(upstream)
+        output_gradients(upstream, y, v, gate, along, dgate, inner, delta, dv)
+        inner = upstream if inner is None else inner
         queries, keys = attention_query_gradients, attention_key_gradients
         if ctx.hopper:
             queries, keys = hopper_query_gradients, hopper_key_gradients
         dgain = queries.query_gradients(
-            upstream, y, query, key, v, gain, gate, rope, documents,
-            rstd, log_sum, along, dq, dgate, inner, delta,
-        )  # fmt: skip
+            inner, delta, query, rstd, key, v, gain, rope, documents, log_sum, dq
+        )
+        xsa = along is not None
         keys.key_gradients(
-            upstream, upstream if inner is None else inner, delta, y, query, key, key_rstd,
-            v, rope, documents, log_sum, along, dk, dv,
-        )  # fmt: skip
+            inner, delta, query, key, key_rstd, v, rope, documents, log_sum, dk, dv, xsa
+        )
         return dq, dk, dv, dgain, None, dgate, None, None, None
 
 

@@ -3,7 +3,6 @@
 # pyright: basic, reportIndexIssue=false, reportCallIssue=false
 from dataclasses import dataclass
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor

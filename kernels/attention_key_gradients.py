@@ -1,26 +1,19 @@
-"""Attention's backward pass, second half: gradients of keys and values.
-
-With y, g, u, dO as in the first half, XSA adds to each value of its own position
-
-    dv -= ((g . u) y + along dO) / |v|          summed over the heads of a group
-"""
+"""Attention's backward pass, third part: gradients of keys and values."""
 
 # pyright: basic, reportIndexIssue=false, reportCallIssue=false
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.attention_forward import LN_2, Tiles, load_rows, tiles_for, unit
+from kernels.attention_forward import LN_2, Tiles, load_rows, tiles_for
 from kernels.rotary import turn
 
 KEY_TILES = {64: Tiles(32, 64, 4, 3, 168), 128: Tiles(64, 64, 8, 2)}
 
 
 def key_gradients(
-    upstream: Tensor,
     inner: Tensor,
     delta: Tensor,
-    y: Tensor,
     query: Tensor,
     key: Tensor,
     key_rstd: Tensor,
@@ -28,28 +21,26 @@ def key_gradients(
     rope: Tensor,
     documents: Tensor | None,
     log_sum: Tensor,
-    along: Tensor | None,
     dk: Tensor,
     dv: Tensor,
+    xsa: bool,
 ) -> None:
     """Launch ``key_gradients_kernel``, which writes dk and dv, (B, T, G, D) of one token stride;
-    the rest as ``query_gradients`` takes or leaves it."""
+    with ``xsa`` it adds to what ``output_gradients`` left in dv. The rest as ``query_gradients``
+    takes it."""
     B, G, rows, D = query.shape
     T = key.size(2)
     tiles = tiles_for(KEY_TILES, D)
     key_gradients_kernel[(triton.cdiv(T, tiles.keys), B * G)](
-        upstream,
         inner,
         delta,
-        y,
         query,
         key,
+        key_rstd,
         v,
         rope,
         documents,
-        key_rstd,
         log_sum,
-        along,
         dk,
         dv,
         T,
@@ -62,6 +53,7 @@ def key_gradients(
         GROUP=rows // T,
         D=D,
         PAIRS=rope.size(-1),
+        XSA=xsa,
         ROWS=tiles.rows,
         KEYS=tiles.keys,
         num_warps=tiles.warps,
@@ -72,18 +64,15 @@ def key_gradients(
 
 @triton.jit
 def key_gradients_kernel(
-    upstream_ptr,
     inner_ptr,
     delta_ptr,
-    y_ptr,
     query_ptr,
     key_ptr,
+    rstd_ptr,
     v_ptr,
     rope_ptr,
     documents_ptr,
-    rstd_ptr,
     log_sum_ptr,
-    along_ptr,
     dk_ptr,
     dv_ptr,
     length,
@@ -96,6 +85,7 @@ def key_gradients_kernel(
     GROUP: tl.constexpr,
     D: tl.constexpr,
     PAIRS: tl.constexpr,
+    XSA: tl.constexpr,
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
 ):
@@ -103,9 +93,9 @@ def key_gradients_kernel(
 
     Scores are kept transposed, (KEYS, ROWS), so that probabilities and their gradients leave one
     product's registers as the next one's left operand. The longest tile, that of the first keys,
-    comes first. At 98,304 tokens, T = 2048, 8/4 heads of 64: reads query, dO, key, v (302 MB; 201
-    more, g and y, with XSA), writes dk and dv (101 MB): 96-143 us of traffic under 412 GFLOP (680
-    us at 606 TFLOP/s) and 805 M exponentials (228 us).
+    comes first. At 98,304 tokens, T = 2048, 8/4 heads of 64: reads query, dO, key, v (302 MB; 50
+    more with XSA), writes dk and dv (101 MB): 94-106 us of traffic under 412 GFLOP (680 us at 606
+    TFLOP/s) and 805 M exponentials (228 us).
     """
     batch, head = tl.program_id(1) // G, tl.program_id(1) % G
     first_token = batch.to(tl.int64) * length
@@ -118,9 +108,7 @@ def key_gradients_kernel(
     v_ptr += first_token * v_stride + head * D
     query_ptr += first_row * D
     heads = first_token * (G * GROUP) + head * GROUP
-    upstream_ptr += heads * D
     inner_ptr += heads * D
-    y_ptr += heads * D
     key = load_rows(key_ptr, own, D, length, True, D)
     value = load_rows(v_ptr, own, v_stride, length, True, D)
 
@@ -143,16 +131,8 @@ def key_gradients_kernel(
 
     own_token = (first_token + own) * dk_stride + head * D
     own_model = own_token[:, None] + tl.arange(0, D)[None, :]
-    if along_ptr is not None:
-        direction, inverse = unit(load_rows(v_ptr, own, v_stride, length, True, D))
-        for member in tl.static_range(GROUP):
-            row = own * GROUP + member
-            g = load_grouped(upstream_ptr, row, rows, True, G, GROUP, D).to(tl.float32)
-            inner = load_grouped(inner_ptr, row, rows, True, G, GROUP, D).to(tl.float32)
-            y = load_grouped(y_ptr, row, rows, True, G, GROUP, D).to(tl.float32)
-            along = tl.load(along_ptr + first_stat + row, mask=valid, other=0.0)
-            taken = tl.sum(g * direction, 1)
-            dv -= (taken[:, None] * y + along[:, None] * inner) * inverse[:, None]
+    if XSA:
+        dv += tl.load(dv_ptr + own_model, mask=valid[:, None], other=0.0).to(tl.float32)
     tl.store(dv_ptr + own_model, dv.to(dv_ptr.dtype.element_ty), mask=valid[:, None])
     key_row = tl.program_id(1).to(tl.int64) * rstd_stride + own
     turned = load_rows(key_ptr, own, D, length, True, D).to(tl.float32)

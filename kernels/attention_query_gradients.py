@@ -1,20 +1,9 @@
-"""Attention's backward pass, first half: gradients of queries, gain and gate.
+"""Attention's backward pass, second part: gradients of queries and gain.
 
 Seven products where an atomic sum of query gradients needs five, but no sum over blocks leaves its
 block: same inputs, same bits, and no fp32 copy of the query gradients to clear, add to and convert
 (0.6 GB, 140 us at the real size). Both halves keep their probabilities in registers, as an operand
 of the next product; five products would send them through shared memory.
-
-All around the softmax folds in. With y the output as returned, g the gradient of it,
-s = sigmoid(gate) (1 without), u = v / |v|, and everything a vector of one row:
-
-    dgate = g . y (1 - s)
-    dO    = s (g - (g . u) u)
-    delta = g . y                   is (dO . O) of the softmax as well, gate and XSA or not
-          = dO . (y + along u)      with XSA alone
-
-Softmax's gradient cancels where one key has all the weight, but only if delta is taken from the
-very dO that meets the values, rounded as it is: hence the last line.
 """
 
 # pyright: basic, reportIndexIssue=false, reportCallIssue=false
@@ -23,39 +12,32 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.attention_forward import LN_2, Tiles, load_rows, tiles_for, unit, visible_keys
-from kernels.rotary import gain_limit, query_scale, turn
+from kernels.attention_forward import LN_2, Tiles, load_rows, tiles_for, visible_keys
+from kernels.rotary import gain_limit, query_scale, turn, unscaled
 
 QUERY_TILES = {64: Tiles(64, 64, 4, 2, 168), 128: Tiles(128, 64, 8, 2)}
 
 
 def query_gradients(
-    upstream: Tensor,
-    y: Tensor,
+    inner: Tensor,
+    delta: Tensor,
     query: Tensor,
+    rstd: Tensor,
     key: Tensor,
     v: Tensor,
     gain: Tensor,
-    gate: Tensor | None,
     rope: Tensor,
     documents: Tensor | None,
-    rstd: Tensor,
     log_sum: Tensor,
-    along: Tensor | None,
     dq: Tensor,
-    dgate: Tensor | None,
-    inner: Tensor | None,
-    delta: Tensor,
 ) -> Tensor:
-    """Launch ``query_gradients_kernel``, which writes the last four.
+    """Launch ``query_gradients_kernel``, which writes dq.
 
     Args:
-        upstream: g (B, T, H, D), contiguous.
-        y to along: as ``attend`` has them; rstd as ``turned``.
+        inner, delta: as ``output_gradients`` has them.
+        query, rstd: as ``turned``.
+        key to log_sum: as ``attend`` has them.
         dq: (B, T, H, D), tokens ``stride(1)`` apart.
-        dgate: (B, T, H) or None.
-        inner: dO (B, T, H, D); None where it is g.
-        delta: (B, G, padded rows) fp32.
 
     Returns:
         dgain (H,) fp32.
@@ -66,23 +48,18 @@ def query_gradients(
     row_tiles = triton.cdiv(rows, tiles.rows)
     dgain = torch.empty((B, row_tiles, gain.numel()), dtype=torch.float32, device=v.device)
     query_gradients_kernel[(row_tiles, B * G)](
-        upstream,
-        y,
+        inner,
+        delta,
         query,
+        rstd,
         key,
         v,
         gain,
-        gate,
         rope,
         documents,
-        rstd,
         log_sum,
-        along,
         dq,
         dgain,
-        dgate,
-        inner,
-        delta,
         T,
         v.stride(1),
         dq.stride(1),
@@ -103,23 +80,18 @@ def query_gradients(
 
 @triton.jit
 def query_gradients_kernel(
-    upstream_ptr,
-    y_ptr,
+    inner_ptr,
+    delta_ptr,
     query_ptr,
+    rstd_ptr,
     key_ptr,
     v_ptr,
     gain_ptr,
-    gate_ptr,
     rope_ptr,
     documents_ptr,
-    rstd_ptr,
     log_sum_ptr,
-    along_ptr,
     dq_ptr,
     dgain_ptr,
-    dgate_ptr,
-    inner_ptr,
-    delta_ptr,
     length,
     v_stride,
     dq_stride,
@@ -132,11 +104,11 @@ def query_gradients_kernel(
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
 ):
-    """dq, dgain and dgate, and what the kernel of the keys needs: delta, and dO where it is not g.
+    """dq and dgain.
 
-    Tiles and order as in the forward kernel. At 98,304 tokens, T = 2048, 8/4 heads of 64: reads g,
-    y, query, key, v (402 MB), writes dq (101 MB; 101 more with gate or XSA): 120-145 us of traffic
-    under 309 GFLOP (510 us at 606 TFLOP/s) and 805 M exponentials (228 us).
+    Tiles and order as in the forward kernel. At 98,304 tokens, T = 2048, 8/4 heads of 64: reads dO,
+    query, key, v (302 MB), writes dq (101 MB): 94 us of traffic under 309 GFLOP (510 us at 606
+    TFLOP/s) and 805 M exponentials (228 us).
     """
     tile = tl.num_programs(0) - 1 - tl.program_id(0)
     batch, head = tl.program_id(1) // G, tl.program_id(1) % G
@@ -150,28 +122,8 @@ def query_gradients_kernel(
     model_row = (first_token + position) * (G * GROUP) + head * GROUP + member
     v_ptr += first_token * v_stride + head * D
 
-    y = load_rows(y_ptr, model_row, D, (first_token + length) * (G * GROUP), True, D)
-    gradient = load_rows(upstream_ptr, model_row, D, (first_token + length) * (G * GROUP), True, D)
-    delta = tl.sum(gradient.to(tl.float32) * y.to(tl.float32), 1)
-    if gate_ptr is not None:
-        logit = tl.load(gate_ptr + model_row, mask=valid, other=0.0).to(tl.float32)
-        dgate = delta * tl.sigmoid(-logit)
-        tl.store(dgate_ptr + model_row, dgate.to(dgate_ptr.dtype.element_ty), mask=valid)
-        gradient = gradient * tl.sigmoid(logit)[:, None]
-    if along_ptr is not None:
-        direction, _ = unit(load_rows(v_ptr, position, v_stride, length, True, D))
-        gradient = gradient.to(tl.float32)
-        gradient -= tl.sum(gradient * direction, 1)[:, None] * direction
-    gradient = gradient.to(dq_ptr.dtype.element_ty)
-    if along_ptr is not None and gate_ptr is None:
-        along = tl.load(along_ptr + first_stat + row, mask=valid, other=0.0)
-        y = y.to(tl.float32) + along[:, None] * direction
-        delta = tl.sum(gradient.to(tl.float32) * y, 1)
-    tl.store(delta_ptr + first_stat + row, delta, mask=valid)
-    if inner_ptr is not None:
-        model = model_row[:, None] * D + tl.arange(0, D)[None, :]
-        tl.store(inner_ptr + model, gradient, mask=valid[:, None])
-
+    gradient = load_rows(inner_ptr, model_row, D, (first_token + length) * (G * GROUP), True, D)
+    delta = tl.load(delta_ptr + first_stat + row, mask=valid, other=0.0)
     query = load_rows(query_ptr + first_row * D, row, D, rows, True, D)
     log_sum = tl.load(log_sum_ptr + first_stat + row, mask=valid, other=0.0)
     key_ptr += tl.program_id(1).to(tl.int64) * length * D
@@ -193,8 +145,7 @@ def query_gradients_kernel(
 
     gain = tl.load(gain_ptr + head * GROUP + member)
     scale = query_scale(gain, D)
-    turned = load_rows(query_ptr + first_row * D, row, D, rows, True, D).to(tl.float32)
-    turned = turned / scale[:, None]
+    turned = unscaled(load_rows(query_ptr + first_row * D, row, D, rows, True, D), scale)
     along = tl.sum(acc * turned, 1)
     for each in tl.static_range(GROUP):
         counts = (member == each) & (tl.abs(gain) < gain_limit(D))

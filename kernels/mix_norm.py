@@ -31,8 +31,8 @@ from kernels.rows import (
 )
 
 FORWARD = Launch(rows=8, warps=4)
-# As many as fit at once: 3 programs a multiprocessor, 2 in the form with a skip. More make a second,
-# partial wave: 93 % of copy speed became 45 % at 4 a multiprocessor.
+# As many as fit at once: 3 programs a multiprocessor, 2 in the form with a skip. More make a
+# second, partial wave: 93 % of copy speed became 45 % at 4 a multiprocessor.
 BACKWARD = Launch(rows=4, warps=4, programs=3 * 132)
 BACKWARD_WITH_SKIP = Launch(rows=4, warps=4, programs=2 * 132)
 

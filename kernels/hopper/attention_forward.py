@@ -5,6 +5,7 @@ rescaling of the sum, and the exponential of one tile runs beside the product of
 """
 
 # pyright: basic, reportIndexIssue=false, reportCallIssue=false
+from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
@@ -14,7 +15,6 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma,
     warpgroup_mma_wait,
 )
-from torch import Tensor
 
 from kernels.hopper.tiles import (
     CONSUMER_REGISTERS,
@@ -166,9 +166,15 @@ def forward_kernel(
 
 @gluon.jit
 def keys_of_tile(
-    documents_ptr, batch, length, first_row, ROWS: gl.constexpr, GROUP: gl.constexpr, KEYS: gl.constexpr
+    documents_ptr,
+    batch,
+    length,
+    first_row,
+    ROWS: gl.constexpr,
+    GROUP: gl.constexpr,
+    KEYS: gl.constexpr,
 ):
-    """The keys that ``ROWS`` rows from ``first_row`` on see, from begin (a multiple of KEYS) to end."""
+    """The keys that ``ROWS`` rows from ``first_row`` on see: from begin, a multiple of KEYS."""
     first_row = gl.minimum(first_row, length * GROUP - 1)
     end = gl.minimum((first_row + ROWS - 1) // GROUP + 1, length)
     begin = 0
@@ -200,7 +206,7 @@ def load_tiles(
     STAGES: gl.constexpr,
     CONSUMERS: gl.constexpr,
 ):
-    """One warp: queries of each piece of work as soon as there is room, then its keys and values."""
+    """One warp: queries of each piece of work once there is room, then its keys and values."""
     index = 0
     for turn in range(gl.cdiv(total, gl.num_programs(0))):
         item = work_item(turn)
@@ -349,7 +355,16 @@ def weigh(scores, sums, total_weight, values, index, STAGES: gl.constexpr):
 
 @gluon.jit
 def take_pair(
-    query, sums, total_weight, keys, values, full, empty, index, KEYS: gl.constexpr, STAGES: gl.constexpr
+    query,
+    sums,
+    total_weight,
+    keys,
+    values,
+    full,
+    empty,
+    index,
+    KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
 ):
     """Two tiles that all rows see: the exponentials of one beside the products of the other.
 

@@ -1,4 +1,4 @@
-"""Attention's backward pass on Hopper, second half: gradients of keys and values."""
+"""Attention's backward pass on Hopper, third part: gradients of keys and values."""
 
 # pyright: basic, reportIndexIssue=false, reportCallIssue=false
 from torch import Tensor
@@ -31,7 +31,6 @@ from kernels.hopper.tiles import (
     release,
     rows_descriptor,
     turn,
-    unit,
     vector_descriptor,
     window_descriptor,
     work_item,
@@ -42,10 +41,8 @@ ROWS = Ring(rows=32, stages=4)
 
 
 def key_gradients(
-    upstream: Tensor,
     inner: Tensor,
     delta: Tensor,
-    y: Tensor,
     query: Tensor,
     key: Tensor,
     key_rstd: Tensor,
@@ -53,11 +50,12 @@ def key_gradients(
     rope: Tensor,
     documents: Tensor | None,
     log_sum: Tensor,
-    along: Tensor | None,
     dk: Tensor,
     dv: Tensor,
+    xsa: bool,
 ) -> None:
-    """Launch ``key_gradients_kernel``, which writes dk and dv, (B, T, G, D) of one token stride."""
+    """Launch ``key_gradients_kernel``: what ``kernels.attention_key_gradients`` takes and
+    writes."""
     B, G, rows, D = query.shape
     T = key.size(2)
     tiles = -(-T // (CONSUMERS * WARPGROUP_ROWS))
@@ -69,28 +67,22 @@ def key_gradients(
         vector_descriptor(delta, ROWS.rows),
         rows_descriptor(key, WARPGROUP_ROWS),
         heads_descriptor(v, WARPGROUP_ROWS),
-        upstream,
-        inner,
-        y,
-        v,
         rope,
         documents,
         key_rstd,
-        along,
         dk,
         dv,
         B,
         T,
-        v.stride(1),
         dk.stride(1),
         rope.stride(0),
         tiles,
-        log_sum.size(2),
         key_rstd.size(2),
         G=G,
         GROUP=rows // T,
         D=D,
         PAIRS=rope.size(-1),
+        XSA=xsa,
         ROWS=ROWS.rows,
         STAGES=ROWS.stages,
         CONSUMERS=CONSUMERS,
@@ -108,28 +100,22 @@ def key_gradients_kernel(
     delta_desc,
     key_desc,
     v_desc,
-    upstream_ptr,
-    inner_ptr,
-    y_ptr,
-    v_ptr,
     rope_ptr,
     documents_ptr,
     rstd_ptr,
-    along_ptr,
     dk_ptr,
     dv_ptr,
     windows,
     length,
-    v_stride,
     dk_stride,
     rope_stride,
     tiles,
-    stats_stride,
     rstd_stride,
     G: gl.constexpr,
     GROUP: gl.constexpr,
     D: gl.constexpr,
     PAIRS: gl.constexpr,
+    XSA: gl.constexpr,
     ROWS: gl.constexpr,
     STAGES: gl.constexpr,
     CONSUMERS: gl.constexpr,
@@ -142,8 +128,8 @@ def key_gradients_kernel(
     product's registers as the next one's left operand. Formulas as
     ``kernels.attention_key_gradients`` has them.
 
-    At 98,304 tokens, T = 2048, 8/4 heads of 64: reads query, dO, key, v (302 MB; 201 more, g and y,
-    with XSA), writes dk and dv (101 MB): 96-143 us of traffic under 412 GFLOP (440 us at 940
+    At 98,304 tokens, T = 2048, 8/4 heads of 64: reads query, dO, key, v (302 MB; 50 more with
+    XSA), writes dk and dv (101 MB): 94-106 us of traffic under 412 GFLOP (440 us at 940
     TFLOP/s) and 805 M exponentials (228 us).
     """
     dtype: gl.constexpr = query_desc.dtype
@@ -163,30 +149,27 @@ def key_gradients_kernel(
                 differentiate_keys,
                 (
                     0, own_keys, own_values, queries, inners, log_sums, deltas, own_full, own_empty,
-                    full, empty, upstream_ptr, inner_ptr, y_ptr, v_ptr, rope_ptr, documents_ptr,
-                    rstd_ptr, along_ptr, dk_ptr, dv_ptr, windows, length, v_stride, dk_stride,
-                    rope_stride, tiles, stats_stride, rstd_stride, total, G, GROUP, D, PAIRS, ROWS,
-                    STAGES, CONSUMERS,
+                    full, empty, rope_ptr, documents_ptr, rstd_ptr, dk_ptr, dv_ptr, windows, length,
+                    dk_stride, rope_stride, tiles, rstd_stride, total, G, GROUP, D, PAIRS, XSA,
+                    ROWS, STAGES, CONSUMERS,
                 ),
             ),
             (
                 differentiate_keys,
                 (
                     1, own_keys, own_values, queries, inners, log_sums, deltas, own_full, own_empty,
-                    full, empty, upstream_ptr, inner_ptr, y_ptr, v_ptr, rope_ptr, documents_ptr,
-                    rstd_ptr, along_ptr, dk_ptr, dv_ptr, windows, length, v_stride, dk_stride,
-                    rope_stride, tiles, stats_stride, rstd_stride, total, G, GROUP, D, PAIRS, ROWS,
-                    STAGES, CONSUMERS,
+                    full, empty, rope_ptr, documents_ptr, rstd_ptr, dk_ptr, dv_ptr, windows, length,
+                    dk_stride, rope_stride, tiles, rstd_stride, total, G, GROUP, D, PAIRS, XSA,
+                    ROWS, STAGES, CONSUMERS,
                 ),
             ),
             (
                 differentiate_keys,
                 (
                     2, own_keys, own_values, queries, inners, log_sums, deltas, own_full, own_empty,
-                    full, empty, upstream_ptr, inner_ptr, y_ptr, v_ptr, rope_ptr, documents_ptr,
-                    rstd_ptr, along_ptr, dk_ptr, dv_ptr, windows, length, v_stride, dk_stride,
-                    rope_stride, tiles, stats_stride, rstd_stride, total, G, GROUP, D, PAIRS, ROWS,
-                    STAGES, CONSUMERS,
+                    full, empty, rope_ptr, documents_ptr, rstd_ptr, dk_ptr, dv_ptr, windows, length,
+                    dk_stride, rope_stride, tiles, rstd_stride, total, G, GROUP, D, PAIRS, XSA,
+                    ROWS, STAGES, CONSUMERS,
                 ),
             ),
             (
@@ -311,29 +294,23 @@ def differentiate_keys(
     own_empty,
     full,
     empty,
-    upstream_ptr,
-    inner_ptr,
-    y_ptr,
-    v_ptr,
     rope_ptr,
     documents_ptr,
     rstd_ptr,
-    along_ptr,
     dk_ptr,
     dv_ptr,
     windows,
     length,
-    v_stride,
     dk_stride,
     rope_stride,
     tiles,
-    stats_stride,
     rstd_stride,
     total,
     G: gl.constexpr,
     GROUP: gl.constexpr,
     D: gl.constexpr,
     PAIRS: gl.constexpr,
+    XSA: gl.constexpr,
     ROWS: gl.constexpr,
     STAGES: gl.constexpr,
     CONSUMERS: gl.constexpr,
@@ -394,13 +371,10 @@ def differentiate_keys(
             left = gl.cdiv(end, ROWS) - gl.cdiv(own_end, ROWS)
             index = pass_by(full, empty, index, left, STAGES)
 
+            store_keys(dv, head_index, own_key, dv_ptr, length, dk_stride, G, XSA)
             finish_keys(
                 dk, gl.convert_layout(key, layout), head_index, own_key, rope_ptr, rstd_ptr, dk_ptr,
                 length, dk_stride, rope_stride, rstd_stride, G, D, PAIRS,
-            )  # fmt: skip
-            finish_values(
-                dv, head_index, own_key, upstream_ptr, inner_ptr, y_ptr, v_ptr, along_ptr, dv_ptr,
-                length, v_stride, dk_stride, stats_stride, G, GROUP, D,
             )  # fmt: skip
 
 
@@ -482,61 +456,26 @@ def finish_keys(
     along = gl.sum(dk * turned, 1) / D
     dk = (dk - turned * gl.expand_dims(along, 1)) * gl.expand_dims(rstd * LN_2, 1)
     dk = turn(dk, own_key, length, rope_ptr, rope_stride, -1.0, 1, PAIRS)
-    store_keys(dk, head_index, own_key, dk_ptr, length, dk_stride, G)
+    store_keys(dk, head_index, own_key, dk_ptr, length, dk_stride, G, False)
 
 
 @gluon.jit
-def finish_values(
-    dv,
-    head_index,
-    own_key,
-    upstream_ptr,
-    inner_ptr,
-    y_ptr,
-    v_ptr,
-    along_ptr,
-    dv_ptr,
-    length,
-    v_stride,
-    dv_stride,
-    stats_stride,
-    G: gl.constexpr,
-    GROUP: gl.constexpr,
-    D: gl.constexpr,
+def store_keys(
+    x, head_index, own_key, x_ptr, length, x_stride, G: gl.constexpr, ADDED: gl.constexpr
 ):
-    """Add what XSA asks of 64 values (64, D)."""
-    if along_ptr is not None:
-        layout: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])
-        dv = gl.convert_layout(dv, layout)
-        own = own_key + gl.arange(0, 64, gl.SliceLayout(1, layout))
-        valid = own < length
-        mask = gl.expand_dims(valid, 1)
-        dim = gl.expand_dims(gl.arange(0, D, gl.SliceLayout(0, layout)), 0)
-        token = (head_index // G).to(gl.int64) * length + own
-        place = gl.expand_dims(token * v_stride + head_index % G * D, 1) + dim
-        direction, inverse = unit(gl.load(v_ptr + place, mask=mask, other=0.0))
-        for member in gl.static_range(GROUP):
-            line = (token * G + head_index % G) * GROUP + member
-            place = gl.expand_dims(line * D, 1) + dim
-            g = gl.load(upstream_ptr + place, mask=mask, other=0.0).to(gl.float32)
-            taken = gl.sum(g * direction, 1) * inverse
-            y = gl.load(y_ptr + place, mask=mask, other=0.0).to(gl.float32)
-            dv -= gl.expand_dims(taken, 1) * y
-            stat = head_index * stats_stride + own * GROUP + member
-            along = gl.load(along_ptr + stat, mask=valid, other=0.0) * inverse
-            inner = gl.load(inner_ptr + place, mask=mask, other=0.0).to(gl.float32)
-            dv -= gl.expand_dims(along, 1) * inner
-    store_keys(dv, head_index, own_key, dv_ptr, length, dv_stride, G)
-
-
-@gluon.jit
-def store_keys(x, head_index, own_key, x_ptr, length, x_stride, G: gl.constexpr):
-    """Store x (64, D) as the rows of 64 keys of a (B, T, G, D), in 16-byte pieces."""
+    """Store x (64, D) as the rows of 64 keys of a (B, T, G, D), in 16-byte pieces; ADDED to what is
+    there."""
     layout: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])
     D: gl.constexpr = x.shape[1]
-    x = gl.convert_layout(x.to(x_ptr.dtype.element_ty), layout)
+    dtype: gl.constexpr = x_ptr.dtype.element_ty
+    if not ADDED:
+        x = x.to(dtype)
+    x = gl.convert_layout(x, layout)
     own = own_key + gl.arange(0, 64, gl.SliceLayout(1, layout))
     dim = gl.expand_dims(gl.arange(0, D, gl.SliceLayout(0, layout)), 0)
     token = (head_index // G).to(gl.int64) * length + own
     place = gl.expand_dims(token * x_stride + head_index % G * D, 1) + dim
-    gl.store(x_ptr + place, x, mask=gl.expand_dims(own < length, 1))
+    mask = gl.expand_dims(own < length, 1)
+    if ADDED:
+        x = (x + gl.load(x_ptr + place, mask=mask, other=0.0).to(gl.float32)).to(dtype)
+    gl.store(x_ptr + place, x, mask=mask)

@@ -1,4 +1,4 @@
-"""Attention's backward pass on Hopper, first half: gradients of queries, gain and gate."""
+"""Attention's backward pass on Hopper, second part: gradients of queries and gain."""
 
 # pyright: basic, reportIndexIssue=false, reportCallIssue=false
 import torch
@@ -32,7 +32,6 @@ from kernels.hopper.tiles import (
     release,
     rows_descriptor,
     turn,
-    unit,
     window_descriptor,
     work_item,
 )
@@ -43,22 +42,17 @@ LN_2 = gl.constexpr(0.6931471805599453)
 
 
 def query_gradients(
-    upstream: Tensor,
-    y: Tensor,
+    inner: Tensor,
+    delta: Tensor,
     query: Tensor,
+    rstd: Tensor,
     key: Tensor,
     v: Tensor,
     gain: Tensor,
-    gate: Tensor | None,
     rope: Tensor,
     documents: Tensor | None,
-    rstd: Tensor,
     log_sum: Tensor,
-    along: Tensor | None,
     dq: Tensor,
-    dgate: Tensor | None,
-    inner: Tensor | None,
-    delta: Tensor,
 ) -> Tensor:
     """Launch ``query_gradients_kernel``: what ``kernels.attention_query_gradients`` takes, writes
     and returns."""
@@ -70,27 +64,20 @@ def query_gradients(
     parts = (B, G, tiles * CONSUMERS, group)
     dgain = torch.empty(parts, dtype=torch.float32, device=query.device)
     query_gradients_kernel[(min(total, multiprocessors(query.device)),)](
+        window_descriptor(inner, WARPGROUP_ROWS, group),
         rows_descriptor(query, WARPGROUP_ROWS),
-        window_descriptor(upstream, WARPGROUP_ROWS, group),
-        window_descriptor(y, WARPGROUP_ROWS, group),
         rows_descriptor(key, KEYS.rows),
         heads_descriptor(v, KEYS.rows),
-        v,
+        delta,
+        rstd,
         gain,
-        gate,
         rope,
         documents,
-        rstd,
         log_sum,
-        along,
         dq,
         dgain,
-        dgate,
-        inner,
-        delta,
         B,
         T,
-        v.stride(1),
         dq.stride(1),
         rope.stride(0),
         tiles,
@@ -111,27 +98,20 @@ def query_gradients(
 
 @gluon.jit
 def query_gradients_kernel(
+    inner_desc,
     query_desc,
-    upstream_desc,
-    y_desc,
     key_desc,
     v_desc,
-    v_ptr,
+    delta_ptr,
+    rstd_ptr,
     gain_ptr,
-    gate_ptr,
     rope_ptr,
     documents_ptr,
-    rstd_ptr,
     log_sum_ptr,
-    along_ptr,
     dq_ptr,
     dgain_ptr,
-    dgate_ptr,
-    inner_ptr,
-    delta_ptr,
     windows,
     length,
-    v_stride,
     dq_stride,
     rope_stride,
     tiles,
@@ -146,20 +126,17 @@ def query_gradients_kernel(
     CONSUMER_REGISTERS: gl.constexpr,
     LOADER_REGISTERS: gl.constexpr,
 ):
-    """dq, dgain and dgate, and what the kernel of the keys needs: delta, and dO where it is not g.
+    """dq and dgain of 192 rows, formulas as ``kernels.attention_query_gradients`` has them.
 
-    Formulas as ``kernels.attention_query_gradients`` has them. A piece's queries, upstream
-    gradients and outputs arrive while the piece before is computed; with a ring of 4 tiles of 64
-    keys and values 139 KB.
+    A piece's queries and output gradients arrive while the piece before is computed; with a ring of
+    4 tiles of 64 keys and values 115 KB.
 
-    At 98,304 tokens, T = 2048, 8/4 heads of 64: reads g, y, query, key, v (402 MB), writes dq (101
-    MB; 101 more with gate or XSA): 120-145 us of traffic under 309 GFLOP (330 us at 940 TFLOP/s)
-    and 805 M exponentials (228 us).
+    At 98,304 tokens, T = 2048, 8/4 heads of 64: reads dO, query, key, v (302 MB), writes dq (101
+    MB): 94 us of traffic under 309 GFLOP (330 us at 940 TFLOP/s) and 805 M exponentials (228 us).
     """
     dtype: gl.constexpr = query_desc.dtype
     queries = gl.allocate_shared_memory(dtype, [CONSUMERS, 64, D], query_desc.layout)
-    upstreams = gl.allocate_shared_memory(dtype, [CONSUMERS, 64, D], query_desc.layout)
-    outputs = gl.allocate_shared_memory(dtype, [CONSUMERS, 64, D], query_desc.layout)
+    inners = gl.allocate_shared_memory(dtype, [CONSUMERS, 64, D], query_desc.layout)
     keys = gl.allocate_shared_memory(dtype, [STAGES, KEYS, D], key_desc.layout)
     values = gl.allocate_shared_memory(dtype, [STAGES, KEYS, D], v_desc.layout)
     own_full, own_empty = make_barriers(1, 1), make_barriers(1, CONSUMERS)
@@ -171,39 +148,36 @@ def query_gradients_kernel(
             (
                 differentiate_rows,
                 (
-                    0, queries, upstreams, outputs, keys, values, own_full, own_empty, full, empty,
-                    v_ptr, gain_ptr, gate_ptr, rope_ptr, documents_ptr, rstd_ptr, log_sum_ptr,
-                    along_ptr, dq_ptr, dgain_ptr, dgate_ptr, inner_ptr, delta_ptr, length, v_stride,
-                    dq_stride, rope_stride, tiles, stats_stride, total, G, GROUP, D,
-                    PAIRS, KEYS, STAGES, CONSUMERS,
+                    0, queries, inners, keys, values, own_full, own_empty, full, empty, delta_ptr,
+                    rstd_ptr, gain_ptr, rope_ptr, documents_ptr, log_sum_ptr, dq_ptr, dgain_ptr,
+                    length, dq_stride, rope_stride, tiles, stats_stride, total, G, GROUP, D, PAIRS,
+                    KEYS, STAGES, CONSUMERS,
                 ),
             ),
             (
                 differentiate_rows,
                 (
-                    1, queries, upstreams, outputs, keys, values, own_full, own_empty, full, empty,
-                    v_ptr, gain_ptr, gate_ptr, rope_ptr, documents_ptr, rstd_ptr, log_sum_ptr,
-                    along_ptr, dq_ptr, dgain_ptr, dgate_ptr, inner_ptr, delta_ptr, length, v_stride,
-                    dq_stride, rope_stride, tiles, stats_stride, total, G, GROUP, D,
-                    PAIRS, KEYS, STAGES, CONSUMERS,
+                    1, queries, inners, keys, values, own_full, own_empty, full, empty, delta_ptr,
+                    rstd_ptr, gain_ptr, rope_ptr, documents_ptr, log_sum_ptr, dq_ptr, dgain_ptr,
+                    length, dq_stride, rope_stride, tiles, stats_stride, total, G, GROUP, D, PAIRS,
+                    KEYS, STAGES, CONSUMERS,
                 ),
             ),
             (
                 differentiate_rows,
                 (
-                    2, queries, upstreams, outputs, keys, values, own_full, own_empty, full, empty,
-                    v_ptr, gain_ptr, gate_ptr, rope_ptr, documents_ptr, rstd_ptr, log_sum_ptr,
-                    along_ptr, dq_ptr, dgain_ptr, dgate_ptr, inner_ptr, delta_ptr, length, v_stride,
-                    dq_stride, rope_stride, tiles, stats_stride, total, G, GROUP, D,
-                    PAIRS, KEYS, STAGES, CONSUMERS,
+                    2, queries, inners, keys, values, own_full, own_empty, full, empty, delta_ptr,
+                    rstd_ptr, gain_ptr, rope_ptr, documents_ptr, log_sum_ptr, dq_ptr, dgain_ptr,
+                    length, dq_stride, rope_stride, tiles, stats_stride, total, G, GROUP, D, PAIRS,
+                    KEYS, STAGES, CONSUMERS,
                 ),
             ),
             (
                 load_tiles,
                 (
-                    query_desc, upstream_desc, y_desc, key_desc, v_desc, queries, upstreams,
-                    outputs, keys, values, own_full, own_empty, full, empty, documents_ptr, length,
-                    tiles, total, G, GROUP, D, KEYS, STAGES, CONSUMERS,
+                    inner_desc, query_desc, key_desc, v_desc, queries, inners, keys, values,
+                    own_full, own_empty, full, empty, documents_ptr, length, tiles, total, G, GROUP,
+                    D, KEYS, STAGES, CONSUMERS,
                 ),
             ),
         ],
@@ -214,14 +188,12 @@ def query_gradients_kernel(
 
 @gluon.jit
 def load_tiles(
+    inner_desc,
     query_desc,
-    upstream_desc,
-    y_desc,
     key_desc,
     v_desc,
     queries,
-    upstreams,
-    outputs,
+    inners,
     keys,
     values,
     own_full,
@@ -241,7 +213,7 @@ def load_tiles(
 ):
     """One warp: rows of each piece of work as soon as there is room, then its keys and values."""
     dtype: gl.constexpr = query_desc.dtype
-    block: gl.constexpr = upstream_desc.block_type.shape
+    block: gl.constexpr = inner_desc.block_type.shape
     index = 0
     for turn_index in range(gl.cdiv(total, gl.num_programs(0))):
         item = work_item(turn_index)
@@ -251,14 +223,12 @@ def load_tiles(
             first_row = tile * CONSUMERS * 64
             ready = own_full.index(0)
             await_room(own_empty, turn_index, 1)
-            mbarrier.expect(ready, 3 * CONSUMERS * query_desc.block_type.nbytes)
+            mbarrier.expect(ready, 2 * CONSUMERS * query_desc.block_type.nbytes)
             for each in gl.static_range(CONSUMERS):
                 row = first_row + each * 64
                 place = [batch, row // GROUP, head * GROUP, 0]
-                upstream = upstreams.index(each)._reinterpret(dtype, block, upstream_desc.layout)
-                output = outputs.index(each)._reinterpret(dtype, block, y_desc.layout)
-                tma.async_copy_global_to_shared(upstream_desc, place, ready, upstream)
-                tma.async_copy_global_to_shared(y_desc, place, ready, output)
+                inner = inners.index(each)._reinterpret(dtype, block, inner_desc.layout)
+                tma.async_copy_global_to_shared(inner_desc, place, ready, inner)
                 row += head_index * length * GROUP
                 tma.async_copy_global_to_shared(query_desc, [row, 0], ready, queries.index(each))
             begin, end = keys_of_tile(
@@ -287,29 +257,22 @@ def load_tiles(
 def differentiate_rows(
     which,
     queries,
-    upstreams,
-    outputs,
+    inners,
     keys,
     values,
     own_full,
     own_empty,
     full,
     empty,
-    v_ptr,
+    delta_ptr,
+    rstd_ptr,
     gain_ptr,
-    gate_ptr,
     rope_ptr,
     documents_ptr,
-    rstd_ptr,
     log_sum_ptr,
-    along_ptr,
     dq_ptr,
     dgain_ptr,
-    dgate_ptr,
-    inner_ptr,
-    delta_ptr,
     length,
-    v_stride,
     dq_stride,
     rope_stride,
     tiles,
@@ -337,7 +300,9 @@ def differentiate_rows(
             begin, end = keys_of_tile(
                 documents_ptr, batch, length, tile_row, CONSUMERS * 64, GROUP, KEYS
             )
-            own_begin, own_end = keys_of_tile(documents_ptr, batch, length, own_row, 64, GROUP, KEYS)
+            own_begin, own_end = keys_of_tile(
+                documents_ptr, batch, length, own_row, 64, GROUP, KEYS
+            )
             row = own_row + gl.arange(0, 64, scores_rows)
             position = row // GROUP
             valid = row < length * GROUP
@@ -353,17 +318,12 @@ def differentiate_rows(
             whole_end = gl.maximum(whole_begin, whole_end)
             stats = head_index * stats_stride + row
             log_sum = gl.load(log_sum_ptr + stats, mask=valid, other=0.0)
+            delta = gl.load(delta_ptr + stats, mask=valid, other=0.0)
 
             await_stage(own_full, turn_index, 1)
             query = queries.index(which).load(left_layout(KEYS))
-            inner, delta = inner_gradient(
-                upstreams.index(which), outputs.index(which), head_index, own_row, v_ptr, gate_ptr,
-                along_ptr, dgate_ptr, inner_ptr, length, v_stride, stats_stride, G, GROUP, D,
-            )  # fmt: skip
+            inner = inners.index(which).load(left_layout(KEYS))
             release(own_empty, turn_index, 1)
-            delta = gl.convert_layout(delta, scores_rows)
-            gl.store(delta_ptr + stats, delta, mask=valid)
-            inner = gl.convert_layout(inner, left_layout(KEYS))
             dq = gl.zeros([64, D], gl.float32, layout)
             index = pass_by(full, empty, index, (own_begin - begin) // KEYS, STAGES)
             if documents_ptr is not None:
@@ -394,60 +354,6 @@ def differentiate_rows(
                 rope_ptr, rstd_ptr, dq_ptr, dgain_ptr + dgain_row, length, dq_stride, rope_stride,
                 stats_stride, G, GROUP, D, PAIRS,
             )  # fmt: skip
-
-
-@gluon.jit
-def inner_gradient(
-    upstream_tile,
-    output_tile,
-    head_index,
-    own_row,
-    v_ptr,
-    gate_ptr,
-    along_ptr,
-    dgate_ptr,
-    inner_ptr,
-    length,
-    v_stride,
-    stats_stride,
-    G: gl.constexpr,
-    GROUP: gl.constexpr,
-    D: gl.constexpr,
-):
-    """Gradient of the softmax's output (64, D) in 16 bits, through gate and XSA, and delta (64,).
-
-    Softmax's own gradient cancels where one key has all the weight, but only if delta is taken from
-    the very dO that meets the values, rounded as it is: so with XSA it is dO . (y + along u).
-    """
-    layout: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])
-    dtype: gl.constexpr = upstream_tile.dtype
-    inner = upstream_tile.load(layout)
-    y = output_tile.load(layout).to(gl.float32)
-    gradient = inner.to(gl.float32)
-    delta = gl.sum(gradient * y, 1)
-    row = own_row + gl.arange(0, 64, gl.SliceLayout(1, layout))
-    valid = row < length * GROUP
-    dim = gl.expand_dims(gl.arange(0, D, gl.SliceLayout(0, layout)), 0)
-    token = (head_index // G).to(gl.int64) * length + row // GROUP
-    line = (token * G + head_index % G) * GROUP + row % GROUP
-    if gate_ptr is not None:
-        logit = gl.load(gate_ptr + line, mask=valid, other=0.0).to(gl.float32)
-        chance = 1.0 / (1.0 + gl.exp(-logit))
-        dgate = delta * (1.0 - chance)
-        gl.store(dgate_ptr + line, dgate.to(dgate_ptr.dtype.element_ty), mask=valid)
-        gradient *= gl.expand_dims(chance, 1)
-    if along_ptr is not None:
-        own = gl.expand_dims(token * v_stride + head_index % G * D, 1) + dim
-        direction, _ = unit(gl.load(v_ptr + own, mask=gl.expand_dims(valid, 1), other=0.0))
-        gradient -= gl.expand_dims(gl.sum(gradient * direction, 1), 1) * direction
-    if inner_ptr is not None:
-        inner = gradient.to(dtype)
-        gl.store(inner_ptr + gl.expand_dims(line * D, 1) + dim, inner, mask=gl.expand_dims(valid, 1))
-        if gate_ptr is None:
-            along = gl.load(along_ptr + head_index * stats_stride + row, mask=valid, other=0.0)
-            y += gl.expand_dims(along, 1) * direction
-            delta = gl.sum(inner.to(gl.float32) * y, 1)
-    return inner, delta
 
 
 @gluon.jit
@@ -519,7 +425,8 @@ def finish_rows(
     gain = gl.load(gain_ptr + member)
     scale = query_scale(gain, D)
     rstd = gl.load(rstd_ptr + head_index * stats_stride + row, mask=valid, other=0.0)
-    turned = query.to(gl.float32) / gl.expand_dims(scale, 1)
+    # As ``kernels.rotary.unscaled``.
+    turned = (query.to(gl.float32) / gl.expand_dims(scale, 1)).to(query.dtype).to(gl.float32)
     along = gl.where(valid, gl.sum(dq * turned, 1), 0.0)
     for each in gl.static_range(GROUP):
         counts = (member == each) & (gl.abs(gain) < gain_limit(D))

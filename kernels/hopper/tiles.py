@@ -1,4 +1,4 @@
-"""What the Hopper kernels share: rings of tiles, the order of work, rotary in a product's registers."""
+"""What the Hopper kernels share: rings of tiles, order of work, rotary in a product's registers."""
 
 # pyright: basic, reportIndexIssue=false, reportCallIssue=false
 from dataclasses import dataclass

@@ -1,8 +1,7 @@
 """Causal grouped-query attention with all that surrounds it between two projections."""
 
-from collections.abc import Callable
-
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F

@@ -112,12 +112,15 @@ def compile_variant(variant: Variant) -> Resources:
 
 
 def product_loops(code: str) -> list[str]:
-    """Innermost loops of disassembled code that hold a tensor core product."""
+    """Innermost loops of disassembled code that hold a tensor core product.
+
+    A loop closes on a condition; unconditional branches back are the ways out of a barrier's wait.
+    """
     lines, labels, loops = code.splitlines(), {}, []
     for number, line in enumerate(lines):
         if label := re.match(r"\s*(\.L_\w+):", line):
             labels[label[1]] = number
-        branch = re.search(r"\bBRA\b.*`\((\.L_\w+)\)", line)
+        branch = re.search(r"@!?U?P\d\s+BRA\b.*`\((\.L_\w+)\)", line)
         if branch and branch[1] in labels:
             loops.append((labels[branch[1]], number))
     bodies = {span: "\n".join(lines[span[0] : span[1] + 1]) for span in loops}

@@ -5,6 +5,7 @@ from typing import Any
 
 from kernels.attention_forward import FORWARD_TILES, Tiles, forward_kernel
 from kernels.attention_key_gradients import KEY_TILES, key_gradients_kernel
+from kernels.attention_output_gradients import ELEMENTS, WARPS, output_gradients_kernel
 from kernels.attention_query_gradients import QUERY_TILES, query_gradients_kernel
 from kernels.hopper import attention_forward as hopper_forward
 from kernels.hopper import attention_key_gradients as hopper_key_gradients
@@ -23,6 +24,12 @@ OPTIONS = {
     "documents": ("along_ptr", "gate_ptr", "dgate_ptr", "inner_ptr"),
     "all": (),
 }
+PRODUCTS = (
+    query_gradients_kernel,
+    key_gradients_kernel,
+    hopper_query_gradients.query_gradients_kernel,
+    hopper_key_gradients.key_gradients_kernel,
+)
 KEY_KERNELS = (key_gradients_kernel, hopper_key_gradients.key_gradients_kernel)
 
 
@@ -35,13 +42,16 @@ def argument_type(name: str) -> str:
 
 
 def missing(kernel: Any, option: str) -> dict[str, Any]:
-    """Arguments that are None."""
-    return {
+    """Arguments that are None, and whether XSA's share is added."""
+    absent: dict[str, Any] = {
         name: None
         for name in OPTIONS[option]
-        # The keys' kernel always reads the gradient of the softmax's output.
-        if name in kernel.arg_names and (name != "inner_ptr" or kernel not in KEY_KERNELS)
+        # The products' kernels always read the gradient of the softmax's output.
+        if name in kernel.arg_names and (name != "inner_ptr" or kernel not in PRODUCTS)
     }
+    if "XSA" in kernel.arg_names:
+        absent["XSA"] = option in ("xsa", "all")
+    return absent
 
 
 def variant(kernel: Any, option: str, head_dim: int, tiles: Tiles) -> Variant:
@@ -72,8 +82,9 @@ def hopper_variant(module: Any, kernel: Any, option: str) -> Variant:
     group = SIZES["GROUP"]
     types = {name: descriptor(own, hopper.TILE_LAYOUT) for name in kernel.arg_names}
     types |= {name: descriptor(travels, hopper.TILE_LAYOUT) for name in travelling}
-    for name in ("inner_desc", "upstream_desc", "y_desc"):
-        rows = ring.rows if name == "inner_desc" else hopper.WARPGROUP_ROWS
+    for name in ("inner_desc", "y_desc"):
+        travels = name == "inner_desc" and kernel in KEY_KERNELS
+        rows = ring.rows if travels else hopper.WARPGROUP_ROWS
         types[name] = descriptor([1, rows // group, group, 64], hopper.WINDOW_LAYOUT)
     for name in ("log_sum_desc", "delta_desc"):
         types[name] = descriptor([1, ring.rows], hopper.VECTOR_LAYOUT, "fp32")
@@ -98,6 +109,11 @@ def hopper_variant(module: Any, kernel: Any, option: str) -> Variant:
 
 
 VARIANTS = [
+    *(
+        variant(output_gradients_kernel, option, head_dim, Tiles(ELEMENTS // head_dim, 0, WARPS, 3))
+        for head_dim in (64, 128)
+        for option in OPTIONS
+    ),
     variant(turn_kernel, "plain", 64, Tiles(TURN_ROWS, 0, TURN_WARPS, 3)),
     *(
         variant(kernel, option, head_dim, table[head_dim])

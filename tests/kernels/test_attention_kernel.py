@@ -60,6 +60,9 @@ def random_inputs(
     return random_tensors(seed, **shapes)
 
 
+ROUNDING = 2.0**-9  # half the distance of bf16's neighbours: the most that one rounding changes
+
+
 def masked_reference(
     q: Tensor, k: Tensor, v: Tensor, gain: Tensor, rope: Tensor, *, documents: Tensor, **rest: Any
 ) -> Tensor:
@@ -124,16 +127,28 @@ def check(inputs: dict[str, Tensor], tolerance: float = FP32, **options: Any) ->
         assert relative_error(got[name], expected[name]) < tolerance, name
 
 
-def check_bf16(inputs: dict[str, Tensor], **options: Any) -> None:
-    """bf16 kernels are at most 1.5 times as far from fp64 as the reference in bf16."""
+def bf16_errors(inputs: dict[str, Tensor], **options: Any) -> dict[str, tuple[float, float]]:
+    """Relative errors against fp64: of our bf16 kernels, and of the reference in bf16."""
     inputs = {name: x if name == "gain" else x.bfloat16().double() for name, x in inputs.items()}
     got = results(inputs, torch.bfloat16, ours=True, **options)
     peer = results(inputs, torch.bfloat16, ours=False, **options)
     exact = results(inputs, torch.float64, ours=False, **options)
-    for name in exact:
-        assert relative_error(got[name], exact[name]) <= 1.5 * relative_error(
-            peer[name], exact[name]
-        ), name
+    return {
+        name: (relative_error(got[name], exact[name]), relative_error(peer[name], exact[name]))
+        for name in exact
+    }
+
+
+def check_bf16(inputs: dict[str, Tensor], **options: Any) -> None:
+    """bf16 kernels are at most 1.5 times as far from fp64 as the reference in bf16.
+
+    One rounding is allowed: the reference has none in the output of a window of one token. Not of
+    the gain, whose gradient is a handful of sums over all positions, errors of which are luck.
+    """
+    errors = bf16_errors(inputs, **options)
+    del errors["gain"]
+    for name, (ours, peer) in errors.items():
+        assert ours <= max(1.5 * peer, ROUNDING), name
 
 
 def packed_documents(length: int) -> Tensor:
@@ -341,6 +356,17 @@ def test_bf16_at_the_real_length_and_same_bits_again() -> None:
         results(inputs, torch.bfloat16, ours=True, xsa=True, rope_dims=16) for _ in range(2)
     )
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("xsa", [False, True], ids=["", "xsa"])
+def test_bf16_gradient_of_the_gain_over_many_draws(xsa: bool) -> None:
+    errors = [
+        bf16_errors(random_inputs(700, 8, 4, 64, batch=2, seed=seed), xsa=xsa, rope_dims=16)["gain"]
+        for seed in range(30, 46)
+    ]
+    ours, peer = (math.sqrt(sum(error**2 for error in side)) for side in zip(*errors, strict=True))
+    assert ours <= 1.5 * peer
 
 
 @pytest.mark.gpu

@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+UNREACHED = 3e38  # a norm that fp32 holds, and no finite gradient of a sane run has
+
 
 class LeverValues(NamedTuple):
     """One value of every lever; the levers are named here, once."""
@@ -18,6 +20,8 @@ class LeverValues(NamedTuple):
     """Of the MTP heads' mean loss."""
     qat: float = 0.0
     """Above 0.5: int6-faked weights."""
+    skip_norm: float = UNREACHED
+    """Steps whose gradient norm is not at most this change nothing."""
 
 
 class Snapshot(NamedTuple):
@@ -37,6 +41,8 @@ class Snapshot(NamedTuple):
     """Change of ``loss`` since the window before, nats a step."""
     noise: float
     """Standard error of ``loss``, nats."""
+    lowest: float
+    """``loss`` of the best window since QAT was switched, this one included."""
     gradient_norm: float
     """Before the clip, mean over the window."""
     gradient_peak: float
@@ -47,6 +53,8 @@ class Snapshot(NamedTuple):
     """Steps of the window, those included."""
     int6_error: float | None
     """Norm of the weights' int6 rounding error over the weights' norm, where it is measured."""
+    kept: int | None
+    """Steps that were done when the loop last kept a copy of the state to return to."""
     levers: LeverValues
 
 
@@ -57,17 +65,30 @@ class Telemetry:
     shows the means of the last one that had any.
     """
 
-    __slots__ = ("arrived", "finite", "int6_error", "loss", "norm", "norms", "peak", "seen", "sums")
+    __slots__ = (
+        "arrived",
+        "error",
+        "finite",
+        "loss",
+        "lowest",
+        "norm",
+        "norms",
+        "off",
+        "peak",
+        "qat",
+        "squares",
+    )
 
     def __init__(self) -> None:
-        self.loss = self.norm = self.seen = 0.0
-        self.int6_error: float | None = None
+        self.loss = self.lowest = self.norm = 0.0
+        self.qat: float | None = None  # that ``lowest`` belongs to; None before a finite step
+        self.error: float | None = None
         self._clear()
 
     def _clear(self) -> None:
         self.arrived = self.finite = 0
-        self.sums = [0.0, 0.0]  # of losses less the last window's mean, and of their squares
-        self.norms = self.peak = 0.0
+        self.off = self.squares = 0.0  # of losses less the last window's mean: sums, so that
+        self.norms = self.peak = 0.0  # the spread of a small noise on a large loss stays exact
 
     def add(self, loss: float, gradient_norm: float, int6_error: float | None = None) -> None:
         """Take in a step that has landed."""
@@ -76,30 +97,36 @@ class Telemetry:
             return
         self.finite += 1
         off = loss - self.loss
-        self.sums[0] += off
-        self.sums[1] += off * off
+        self.off += off
+        self.squares += off * off
         self.norms += gradient_norm
         if gradient_norm > self.peak:
             self.peak = gradient_norm
-        if int6_error is not None:
-            self.int6_error = int6_error
+        if int6_error is not None and math.isfinite(int6_error):
+            self.error = int6_error
 
     def snapshot(
-        self, step: int, progress: float, lr_scale: float, levers: LeverValues
+        self,
+        step: int,
+        progress: float,
+        lr_scale: float,
+        kept: int | None,
+        levers: LeverValues,
     ) -> Snapshot:
         """The window that ends here; the next one begins."""
         count = self.finite
         velocity = noise = 0.0
         if count:
-            off = self.sums[0] / count
-            if count > 1:
-                spread = max(0.0, self.sums[1] / count - off * off)
-                noise = math.sqrt(spread / (count - 1))
-            if self.seen:
-                velocity = off / self.arrived
+            off = self.off / count
             self.loss += off
             self.norm = self.norms / count
-            self.seen = 1.0
+            if count > 1:
+                noise = math.sqrt(max(0.0, self.squares / count - off * off) / (count - 1))
+            if self.qat != levers.qat:  # other weights, another loss: nothing to compare with
+                self.lowest, self.qat = self.loss, levers.qat
+            else:
+                velocity = off / self.arrived
+                self.lowest = min(self.lowest, self.loss)
         taken = Snapshot(
             step,
             progress,
@@ -107,11 +134,13 @@ class Telemetry:
             self.loss,
             velocity,
             noise,
+            self.lowest,
             self.norm,
             self.peak if count else self.norm,
             self.arrived - count,
             self.arrived,
-            self.int6_error,
+            self.error,
+            kept,
             levers,
         )
         self._clear()
@@ -124,4 +153,4 @@ class Telemetry:
     def load(self, state: Sequence) -> None:
         """Take back what ``state`` gave."""
         for name, value in zip(self.__slots__, state, strict=True):
-            setattr(self, name, list(value) if name == "sums" else value)
+            setattr(self, name, value)

@@ -1,0 +1,196 @@
+"""The agents. A new one is a class here and its name in ``AGENTS``.
+
+Each holds constants; what it remembers from cycle to cycle is its state, which ``propose`` takes
+and gives back. ``of`` makes it for a run, or says with None that the run has no use for it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
+
+from swarm.health import GradientHealth
+from swarm.mesh import ROLLBACK, SURE, Agent, Proposal
+from swarm.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from settings import Settings
+
+
+@dataclass(frozen=True)
+class QatTiming(Agent):
+    """Turns int6-faked weights on, once: late in the run, where the rate is low, or where the
+    rounding error is seen to hurt; at the deadline if nobody can tell that it does not.
+
+    Attributes:
+        threshold: of the learning rate's scale.
+        earliest, deadline: shares of the run.
+        tolerable: int6 error under which the deadline asks nothing; rows of a bell's shape round
+            with 0.03.
+        urgent: int6 error that waits for no deadline.
+    """
+
+    name: ClassVar[str] = "qat"
+    levers: ClassVar[tuple[str, ...]] = ("qat",)
+
+    threshold: float = 0.15
+    earliest: float = 0.40
+    deadline: float = 0.65
+    tolerable: float = 0.03
+    urgent: float = 0.25
+
+    @classmethod
+    def of(cls, settings: "Settings") -> Self | None:
+        threshold = settings.late_qat_threshold
+        return cls(threshold) if threshold else None
+
+    def propose(self, state: tuple, snapshot: Snapshot) -> tuple[tuple, Sequence[Proposal]]:
+        if snapshot.levers.qat > 0.5 or snapshot.progress < self.earliest:
+            return state, ()
+        error = snapshot.int6_error
+        if snapshot.lr_scale < self.threshold:
+            reason = "low learning rate"
+        elif error is not None and error > self.urgent:
+            reason = "int6 error"
+        elif snapshot.progress >= self.deadline and (error is None or error > self.tolerable):
+            reason = "deadline"
+        else:
+            return state, ()
+        return state, (Proposal(self.name, "qat", 1.0, SURE, reason),)
+
+
+@dataclass(frozen=True)
+class KgWeight(Agent):
+    """Tapers the graph's say in the loss: common tokens teach first, all alike in the end.
+
+    Attributes:
+        weight: to begin with.
+        taper: (share of the run up to which it holds, share of the weight).
+        last: share of the weight after all of them.
+    """
+
+    name: ClassVar[str] = "kg"
+    levers: ClassVar[tuple[str, ...]] = ("kg_weight",)
+
+    weight: float = 0.5
+    taper: tuple[tuple[float, float], ...] = ((0.15, 1.0), (0.40, 0.8), (0.70, 0.6))
+    last: float = 0.2
+
+    @classmethod
+    def of(cls, settings: "Settings") -> Self | None:
+        weight = settings.kg_loss_weight if settings.kg_scores else 0.0
+        return cls(weight) if weight else None
+
+    def propose(self, state: tuple, snapshot: Snapshot) -> tuple[tuple, Sequence[Proposal]]:
+        share = self.last
+        for until, held in self.taper:
+            if snapshot.progress < until:
+                share = held
+                break
+        weight = share * self.weight
+        if weight == snapshot.levers.kg_weight:
+            return state, ()
+        return state, (Proposal(self.name, "kg_weight", weight, SURE, "taper"),)
+
+
+@dataclass(frozen=True)
+class MtpWeight(Agent):
+    """Halves the weight of the MTP loss for the end, where only the next token counts.
+
+    Attributes:
+        weight: to begin with.
+        from_progress: share of the run.
+    """
+
+    name: ClassVar[str] = "mtp"
+    levers: ClassVar[tuple[str, ...]] = ("mtp_weight",)
+
+    weight: float = 0.1
+    from_progress: float = 0.75
+
+    @classmethod
+    def of(cls, settings: "Settings") -> Self | None:
+        weight = settings.mtp_loss_weight if settings.mtp_num_heads else 0.0
+        return cls(weight) if weight else None
+
+    def propose(self, state: tuple, snapshot: Snapshot) -> tuple[tuple, Sequence[Proposal]]:
+        half = self.weight / 2
+        if snapshot.progress < self.from_progress or snapshot.levers.mtp_weight <= half:
+            return state, ()
+        return state, (Proposal(self.name, "mtp_weight", half, SURE, "end of the run"),)
+
+
+class Trend(NamedTuple):
+    """Windows in a row without a new lowest loss (``flat``), and without a rise (``well``); the
+    highest rate factor that plateaus leave (``ceiling``)."""
+
+    flat: int = 0
+    well: int = 0
+    ceiling: float = 1.0
+
+
+@dataclass(frozen=True)
+class LearningRate(Agent):
+    """Reads the loss's velocity against its noise: halves the rate while the loss rises, lowers it
+    on a plateau of the constant phase, and takes a halving back once the loss is well again.
+
+    Attributes:
+        noises: standard errors that tell falling from flat.
+        least: change of the loss, as a share of it, that is none.
+        away: share over the lowest loss that is rising; a quarter of it is none.
+        plateau: windows without a new lowest loss that make one. A run whose loss falls by less
+            than its noise a window still finds a new lowest within ten.
+        steepest: factor under which no plateau brings the rate.
+        patience: windows that make a recovery.
+    """
+
+    name: ClassVar[str] = "lr"
+    levers: ClassVar[tuple[str, ...]] = ("lr_factor",)
+
+    noises: float = 1.5
+    least: float = 2e-4
+    away: float = 0.02
+    plateau: int = 12
+    steepest: float = 0.5
+    patience: int = 3
+
+    def start(self) -> Trend:
+        return Trend()
+
+    def propose(self, state: Trend, snapshot: Snapshot) -> tuple[Trend, Sequence[Proposal]]:
+        loss, lowest, factor = snapshot.loss, snapshot.lowest, snapshot.levers.lr_factor
+        if snapshot.arrived == snapshot.nonfinite:
+            return state, ()
+        fell = self._fell(snapshot)
+        rise = loss - lowest
+        if not fell and rise > max(6 * snapshot.noise, self.away * lowest):
+            wish = self._wish(factor / 2, 0.7, "rising loss")
+            return Trend(0, 0, state.ceiling), wish
+        well = state.well + 1 if fell or rise < self.away / 4 * lowest else 0
+        lowered = factor < state.ceiling
+        flat = 0 if rise <= 0 or lowered or snapshot.lr_scale < 1 else state.flat + 1
+        if flat >= self.plateau and 0.7 * factor >= self.steepest:
+            return Trend(0, 0, 0.7 * factor), self._wish(0.7 * factor, SURE, "plateau")
+        trend = Trend(flat, well, state.ceiling)
+        if lowered and well >= self.patience:
+            wish = min(state.ceiling, 1.5 * factor)
+            return trend, self._wish(wish, min(SURE, 0.5 + 0.05 * well), "well again")
+        return trend, ()
+
+    def _fell(self, snapshot: Snapshot) -> bool:
+        least = max(self.noises * snapshot.noise, self.least * snapshot.loss)
+        return -snapshot.velocity * snapshot.arrived > least
+
+    def _wish(self, value: float, confidence: float, reason: str) -> tuple[Proposal, ...]:
+        return (Proposal(self.name, "lr_factor", value, confidence, reason),)
+
+    def vote(self, state: Trend, snapshot: Snapshot, proposal: Proposal) -> float:
+        if proposal.lever == ROLLBACK:
+            return -0.7 if self._fell(snapshot) else 0.5  # it may be coming back by itself
+        if proposal.lever != "clip":
+            return 0.0
+        if proposal.value > snapshot.levers.clip:
+            return 0.5 if self._fell(snapshot) else 0.0
+        return 0.5 if snapshot.velocity > 0 else 0.0
+
+
+AGENTS: tuple[type[Agent], ...] = (QatTiming, KgWeight, GradientHealth, MtpWeight, LearningRate)

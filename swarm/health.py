@@ -1,0 +1,146 @@
+"""The agent that watches gradients and loss: a spike, a storm of NaN, a divergence."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
+
+from swarm.mesh import KEEP, ROLLBACK, SURE, Agent, Proposal
+from swarm.snapshot import UNREACHED, Snapshot
+
+if TYPE_CHECKING:
+    from settings import Settings
+
+TINY = 1e-9  # stands for a gradient of zeros, which has no logarithm
+
+
+class Health(NamedTuple):
+    """``centre`` and ``spread`` of the logarithm of windows' gradient peaks; windows ``seen``, and
+    without alarm in a row (``calm``)."""
+
+    centre: float = 0.0
+    spread: float = 0.0
+    seen: int = 0
+    calm: int = 0
+
+
+@dataclass(frozen=True)
+class GradientHealth(Agent):
+    """Tightens the clip and lets steps far out be skipped when gradients leave their own running
+    distribution; cuts the rate when steps are lost to NaN or the loss runs away; returns to the
+    last good state when the loss is far gone. All of it has time to recover.
+
+    Attributes:
+        clip: to begin with, and to return to.
+        spreads: of the running distribution that make a spike; it is at least a doubling.
+        learned: windows until the distribution counts.
+        memory: share of the distribution that a new peak makes up.
+        lost: share of steps that are not finite from which they are a storm; single ones cost
+            one step each, which the step itself skips.
+        away: share over the lowest loss that is divergence.
+        far: share over the lowest loss from which it is gone for good.
+        patience: calm windows until the clip is loosened.
+        keep_every: calm windows between copies of the state.
+    """
+
+    name: ClassVar[str] = "health"
+    levers: ClassVar[tuple[str, ...]] = ("clip", KEEP, "lr_factor", ROLLBACK, "skip_norm")
+
+    clip: float = 0.3
+    spreads: float = 6.0
+    learned: int = 3
+    memory: float = 0.2
+    lost: float = 0.05
+    away: float = 0.05
+    far: float = 0.15
+    patience: int = 3
+    keep_every: int = 5
+
+    @classmethod
+    def of(cls, settings: "Settings") -> Self:
+        return cls(settings.grad_clip_norm)
+
+    def start(self) -> Health:
+        return Health()
+
+    def propose(self, state: Health, snapshot: Snapshot) -> tuple[Health, Sequence[Proposal]]:
+        if not snapshot.arrived:
+            return state, ()
+        peak = math.log(max(snapshot.gradient_peak, TINY))
+        far_out = max(math.log(2), self.spreads * state.spread)
+        spike = state.seen >= self.learned and peak > state.centre + far_out
+        storm = snapshot.nonfinite > self.lost * snapshot.arrived
+        away = self._away(snapshot, self.away) and snapshot.velocity > 0
+        alarm = spike or storm or away
+        learnt = self._learn(state, peak, min(peak, state.centre + far_out), alarm, snapshot)
+        if not alarm:
+            return learnt, self._calm(learnt, snapshot)
+        wishes = []
+        if spike:
+            wishes += self._tighten(snapshot, math.exp(state.centre + 2 * far_out))
+        if storm:
+            wishes += self._slow(snapshot, SURE, "NaN storm")
+        elif away:
+            wishes += self._slow(snapshot, 0.7, "divergence")
+        return learnt, wishes + self._give_up(snapshot)
+
+    def _away(self, snapshot: Snapshot, share: float) -> bool:
+        return snapshot.loss > (1 + share) * snapshot.lowest
+
+    def _learn(
+        self, state: Health, peak: float, within: float, alarm: bool, snapshot: Snapshot
+    ) -> Health:
+        """An outlier counts as the largest that is none, so that a lasting change is accepted."""
+        if snapshot.nonfinite == snapshot.arrived:
+            return state._replace(calm=0)
+        if not state.seen:
+            return Health(peak, 0.0, 1, 0 if alarm else 1)
+        off = within - state.centre
+        centre = state.centre + self.memory * off
+        spread = state.spread + self.memory * (abs(off) - state.spread)
+        return Health(centre, spread, state.seen + 1, 0 if alarm else state.calm + 1)
+
+    def _tighten(self, snapshot: Snapshot, skip_norm: float) -> list[Proposal]:
+        return [
+            Proposal(self.name, "clip", snapshot.levers.clip / 2, SURE, "spike"),
+            Proposal(self.name, "skip_norm", skip_norm, SURE, "spike"),
+        ]
+
+    def _slow(self, snapshot: Snapshot, confidence: float, reason: str) -> list[Proposal]:
+        clip, factor = snapshot.levers.clip / 2, snapshot.levers.lr_factor / 2
+        return [
+            Proposal(self.name, "clip", clip, SURE, reason),
+            Proposal(self.name, "lr_factor", factor, confidence, reason),
+        ]
+
+    def _give_up(self, snapshot: Snapshot) -> list[Proposal]:
+        dead = snapshot.nonfinite == snapshot.arrived
+        if snapshot.kept is None or not (dead or self._away(snapshot, self.far)):
+            return []
+        return [Proposal(self.name, ROLLBACK, 1.0, SURE, "all NaN" if dead else "far gone")]
+
+    def _calm(self, state: Health, snapshot: Snapshot) -> Sequence[Proposal]:
+        """Loosen what is tight: the longer it is calm the surer, at first it takes a second."""
+        levers = snapshot.levers
+        tight = levers.clip < self.clip or levers.skip_norm < UNREACHED
+        if state.calm < self.patience or (not tight and state.calm % self.keep_every):
+            return ()
+        wishes = []
+        confidence = min(SURE, 0.4 + 0.1 * state.calm)
+        if levers.clip < self.clip:
+            clip = min(self.clip, 2 * levers.clip)
+            wishes.append(Proposal(self.name, "clip", clip, confidence, "calm"))
+        if levers.skip_norm < UNREACHED:
+            wishes.append(Proposal(self.name, "skip_norm", UNREACHED, confidence, "calm"))
+        if state.calm % self.keep_every == 0 and not self._away(snapshot, self.away / 2):
+            wishes.append(Proposal(self.name, KEEP, 1.0, SURE, "calm"))
+        return wishes
+
+    def vote(self, state: Health, snapshot: Snapshot, proposal: Proposal) -> float:
+        if proposal.lever == "qat":
+            return 0.0 if state.calm else -0.7  # no new regime in an emergency
+        if proposal.lever == "lr_factor":
+            if proposal.value > snapshot.levers.lr_factor:
+                return 0.5 if state.calm >= self.patience else -0.7
+            return 0.0 if state.calm else 0.5
+        return 0.0

@@ -1,75 +1,112 @@
-"""Score an artifact: ``python -m evaluation ARTIFACT --data DIR [--stride 64]``.
+"""Score an artifact, or check that the scores are lawful.
 
-It needs the file, the code and the data, nothing of the run that made it.
+python -m evaluation ARTIFACT --data DIR [--stride 64]   bits per byte, plain or sliding
+python -m evaluation ttt ARTIFACT --data DIR             by score-first test-time training
+python -m evaluation audit ARTIFACT --data DIR           what a legal score must be, as a table
+
+It needs the file, the code and the data, nothing of the run that made it. Every setting of train.py
+is an option too (--backend, --ttt-lr, ...); where the artifact lies in its run's folder, the run's
+settings are the defaults. Under torchrun, score and ttt share the work among the ranks.
 """
 
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from errors import InputError
 
+if TYPE_CHECKING:
+    from evaluation.subject import Subject
+
+COMMANDS = ("score", "ttt", "audit")
+SHORT = {
+    "--data": "--data",
+    "--tokenizer": "--tokenizer",
+    "--seq-len": "--eval-seq-len",
+    "--stride": "--eval-stride",
+    "--batch-tokens": "--val-batch-size",
+    "--max-tokens": "--val-max-tokens",
+}
+
 
 def main(arguments: list[str]) -> int:
-    """Print bits per byte of an artifact on a validation split; 2 for bad input."""
-    options = parser().parse_args(arguments)
+    """Run a command; 1 where an audit fails, 2 for bad input."""
+    named = bool(arguments) and arguments[0] in COMMANDS
+    command = arguments[0] if named else "score"
+    options, others = parser().parse_known_args(arguments[named:])
     try:
-        score_artifact(options)
+        return run(command, options, others)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    made = argparse.ArgumentParser(prog="python -m evaluation", description=__doc__)
+    """The options that have a help here; all others are settings."""
+    made = argparse.ArgumentParser(
+        prog="python -m evaluation",
+        usage="python -m evaluation [score | ttt | audit] ARTIFACT --data DIR [options]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     made.add_argument("artifact", type=Path)
-    made.add_argument("--data", type=Path, required=True, help="folder of token shards")
-    made.add_argument("--tokenizer", type=Path, help="by default the one in the data folder")
-    made.add_argument("--seq-len", type=int, default=2048, help="tokens of context")
-    made.add_argument("--stride", type=int, help="tokens a window scores; by default all of it")
-    made.add_argument("--batch-tokens", type=int, default=262_144, help="evaluated at once")
-    made.add_argument("--max-tokens", type=int, default=0, help="score the first so many; 0: all")
+    made.add_argument("--data", required=True, help="folder of token shards")
+    made.add_argument("--tokenizer", help="by default the one in the data folder")
+    made.add_argument("--seq-len", help="tokens of context; by default the run's, or 2048")
+    made.add_argument("--stride", help="tokens a window scores; score: by default all of it")
+    made.add_argument("--batch-tokens", help="evaluated at once")
+    made.add_argument("--max-tokens", help="score the first so many; 0: all")
+    made.add_argument("--cuts", type=int, default=200, help="audit: places where tokens change")
     return made
 
 
-def score_artifact(options: argparse.Namespace) -> None:
-    """Rebuild the model from its artifact alone and print its score.
+def run(command: str, options: argparse.Namespace, others: list[str]) -> int:
+    """Open what the options name and do it.
 
     Raises:
-        InputError: artifact or data are missing, corrupt or do not fit together.
+        InputError: artifact, data or settings are missing, corrupt or do not fit together.
     """
-    import torch
+    from evaluation.subject import Subject
 
-    from artifact.restore import restore
-    from data.inputs import open_inputs
-    from evaluation.bpb import evaluate
+    if options.cuts < 1:
+        raise InputError(f"--cuts {options.cuts}: choose 1 or more")
+    given = [
+        (setting, getattr(options, short[2:].replace("-", "_"))) for short, setting in SHORT.items()
+    ]
+    arguments = [part for name, value in given if value is not None for part in (name, value)]
+    arguments += [] if command == "score" else ["--ttt-enabled"]
+    subject = Subject.open(options.artifact, [*arguments, *others])
+    try:
+        if command == "audit":
+            from evaluation.audit import audit
+
+            return audit(subject, options.cuts)
+        score(subject, command, options.stride)
+        return 0
+    finally:
+        subject.world.stop()
+
+
+def score(subject: "Subject", command: str, stride: str | None) -> None:
+    """Print one score."""
     from training.progress import Progress
-    from training.world import World
 
-    stride = options.seq_len if options.stride is None else options.stride
-    if not 0 < stride <= options.seq_len:
-        raise InputError(f"--stride {stride} must be between 1 and --seq-len {options.seq_len}")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = restore(options.artifact, options.seq_len, device)
-    config = model.config
-    inputs = open_inputs(options.data, options.tokenizer, config.vocab_size, config.bos_id)
-    with Progress(None, None) as progress:
-        score = evaluate(
-            model.score,
-            inputs.validation,
-            inputs.byte_table,
-            seq_len=options.seq_len,
-            stride=stride,
-            batch_windows=max(1, options.batch_tokens // options.seq_len),
-            world=World.single(device),
-            device=device,
-            max_tokens=options.max_tokens,
-            progress=lambda done, windows: progress.phase(f"evaluating: {done / windows:.0%}"),
-        )
-    print(f"bpb {score.bpb:.6f}  nats {score.nats:.6f}  {score.tokens:,} tokens, ", end="")
-    print(f"{score.bytes:,} bytes, {score.seconds:.1f} s")
+    split, settings = subject.inputs.validation, subject.settings
+    with Progress(None, None, subject.world.is_main) as progress:
+
+        def tell(done: int, parts: int) -> None:
+            progress.phase(f"evaluating: {done / parts:.0%}")
+
+        if command == "ttt":
+            found = subject.adapt(split, tell)
+        else:
+            given = settings.eval_stride if stride else 0
+            found = subject.score(split, given or settings.eval_seq_len, tell)
+    if subject.world.is_main:
+        print(f"bpb {found.bpb:.6f}  nats {found.nats:.6f}  {found.tokens:,} tokens, ", end="")
+        print(f"{found.bytes:,} bytes, {found.seconds:.1f} s")
 
 
 if __name__ == "__main__":

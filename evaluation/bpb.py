@@ -8,7 +8,6 @@ last window ends with the split, with as much context as any other. Plain evalua
 """
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -16,31 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.shards import TokenStream
 from data.tokenizer import ByteTable
 from errors import InputError
+from evaluation.tally import Record, Score, ScoreFunction, Tally, Tokens, to_device
 from training.world import World
-
-ScoreFunction = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Score:
-    """The score of a split.
-
-    Attributes:
-        nats: mean negative log-likelihood a token.
-        bpb: bits a byte of text: ``nats / ln 2 * tokens / bytes``, whatever the tokenizer.
-        tokens: targets scored.
-        bytes: of text that they stand for (see `data.tokenizer.ByteTable`).
-        seconds: of wall clock, rank 0's.
-    """
-
-    nats: float
-    bpb: float
-    tokens: int
-    bytes: int
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -55,7 +33,11 @@ class Windows:
     stride: int
 
     def __len__(self) -> int:
-        return 1 + max(0, math.ceil((self.targets - self.seq_len) / self.stride))
+        return self.begun_before(self.targets)
+
+    def begun_before(self, target: int) -> int:
+        """How many windows score something up to ``target``."""
+        return 1 + max(0, math.ceil((target - self.seq_len) / self.stride))
 
     def starts(self, indices: np.ndarray) -> np.ndarray:
         """Each window's first input; its inputs are the ``seq_len`` tokens from there."""
@@ -65,29 +47,23 @@ class Windows:
         """The last target that an earlier window scores; all later ones are new."""
         return np.where(indices == 0, 0, self.seq_len + (indices - 1) * self.stride)
 
-    def share(self, rank: int, ranks: int) -> tuple[int, int]:
-        """The contiguous windows [first, last) of a rank."""
-        return len(self) * rank // ranks, len(self) * (rank + 1) // ranks
 
-
-@torch.inference_mode()
 def evaluate(
     score_fn: ScoreFunction,
-    stream: TokenStream,
+    stream: Tokens,
     byte_table: ByteTable,
     *,
     seq_len: int,
     stride: int,
     batch_windows: int,
     world: World,
-    device: torch.device,
     max_tokens: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    record: Record | None = None,
 ) -> Score:
     """Score a split; every rank calls it, and every rank gets the same result.
 
-    The ranks share the windows, and only the sums of three numbers pass between them. The device
-    never waits for the host: sums stay on it, in fp64, until the end.
+    The ranks share the windows, and only the sums of three numbers pass between them.
 
     Args:
         score_fn: (inputs (B, T) int32, targets (B, S) int32) -> nats (B, S) of the last S <= T
@@ -98,15 +74,27 @@ def evaluate(
         seq_len: T, tokens of context.
         stride: 1 to ``seq_len``.
         batch_windows: windows a call.
-        world: the ranks.
-        device: where ``score_fn`` works.
+        world: the ranks; ``score_fn`` works on its device.
         max_tokens: score only the first so many targets; 0 scores all.
         progress: told (windows begun, windows in all) of this rank after each call.
+        record: see `evaluation.tally.Tally`.
 
     Raises:
         InputError: an impossible stride or batch, a split without a target, or targets that stand
             for no text.
     """
+    windows = cut(stream, seq_len, stride, batch_windows, max_tokens)
+    tally = Tally(byte_table, world, record)
+    score_windows(
+        score_fn, stream, windows, (0, len(windows)), batch_windows, tally, progress=progress
+    )
+    return tally.score()
+
+
+def cut(
+    stream: Tokens, seq_len: int, stride: int, batch_windows: int, max_tokens: int = 0
+) -> Windows:
+    """The windows of a split's first ``max_tokens`` targets (0: of all); see ``evaluate``."""
     if not 1 <= stride <= seq_len or batch_windows < 1 or max_tokens < 0:
         raise InputError(
             f"evaluation with stride {stride}, {batch_windows} windows a batch and at most "
@@ -115,32 +103,30 @@ def evaluate(
         )
     if len(stream) < 2:
         raise InputError(f"a split of {len(stream)} tokens has nothing to score; give a longer one")
-    begin = time.perf_counter()
     targets = len(stream) - 1
-    windows = Windows(min(targets, max_tokens or targets), seq_len, stride)
-    count_bytes = _byte_counter(byte_table, device)
-    sums = torch.zeros(3, dtype=torch.float64, device=device)
-    first, last = windows.share(world.rank, world.size)
+    return Windows(min(targets, max_tokens or targets), seq_len, stride)
+
+
+@torch.inference_mode()
+def score_windows(
+    score_fn: ScoreFunction,
+    stream: Tokens,
+    windows: Windows,
+    span: tuple[int, int],
+    batch_windows: int,
+    tally: Tally,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Add this rank's share of the windows [first, last) of ``span`` to the tally."""
+    begin, count = span[0], span[1] - span[0]
+    rank, size = tally.world.rank, tally.world.size
+    first, last = begin + count * rank // size, begin + count * (rank + 1) // size
     for batch, scored in _batches(windows, first, last, batch_windows):
-        tokens, is_new = _load(stream, windows, batch, last, device)
-        expected, previous = tokens[:, -scored:], tokens[:, -scored - 1 : -1]
-        nats = score_fn(tokens[:, :-1].contiguous(), expected.contiguous())
-        is_new = is_new[:, -scored:]
-        for index, amounts in enumerate((nats, is_new, count_bytes(previous, expected))):
-            sums[index] += amounts.double().where(is_new, 0).sum()
+        tokens, places, is_new = _load(stream, windows, batch, last, tally.world.device)
+        nats = score_fn(tokens[:, :-1].contiguous(), tokens[:, -scored:].contiguous())
+        tally.add(tokens, nats, places[:, -scored:], is_new[:, -scored:])
         if progress:
             progress(min(int(batch[-1]) + 1, last) - first, last - first)
-    total_nats, tokens_scored, total_bytes = world.sum_(sums).tolist()
-    elapsed = time.perf_counter() - begin if world.is_main else 0.0
-    seconds = world.sum_(sums.new_tensor([elapsed])).item()
-    return _score(total_nats, int(tokens_scored), int(total_bytes), seconds)
-
-
-def _score(total_nats: float, tokens: int, byte_count: int, seconds: float) -> Score:
-    if byte_count == 0:
-        raise InputError(f"the {tokens} tokens of the split stand for no text; give another split")
-    nats = total_nats / tokens
-    return Score(nats, nats / math.log(2) * tokens / byte_count, tokens, byte_count, seconds)
 
 
 def _batches(
@@ -158,9 +144,9 @@ def _batches(
 
 
 def _load(
-    stream: TokenStream, windows: Windows, batch: np.ndarray, last: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Tokens (B, T + 1) int32 of the windows, and which of their targets (B, T) are new.
+    stream: Tokens, windows: Windows, batch: np.ndarray, last: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens (B, T + 1) int32 of the windows; their targets' places (B, T), and which are new.
 
     Windows overlap, so the tokens travel once, as one span, and are spread out on the device.
     Windows from ``last`` on repeat the tokens of the one before it, none of them new to them; what
@@ -171,25 +157,9 @@ def _load(
     span = np.zeros(end - begin, np.int32)
     known = stream.read(begin, min(end, windows.targets + 1) - begin)
     span[: len(known)] = known
-    window_starts = _to_device(starts, device)[:, None]
+    window_starts = to_device(starts, device)[:, None]
     places = window_starts + torch.arange(windows.seq_len + 1, device=device)
-    tokens = _to_device(span, device)[places - begin]
-    target, scored = places[:, 1:], _to_device(windows.scored_before(batch), device)[:, None]
-    return tokens, (target > scored) & (target <= windows.targets)
-
-
-def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """Copy without waiting for the device, which pageable memory would do."""
-    tensor = torch.from_numpy(array)
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
-
-
-def _byte_counter(table: ByteTable, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
-    """`ByteTable.count` on the device: (previous, targets) -> bytes of each target."""
-    base, leading_space, boundary = (
-        torch.from_numpy(column).to(device)
-        for column in (table.base, table.leading_space, table.boundary)
-    )
-    return lambda previous, targets: base[targets] + (leading_space[targets] & ~boundary[previous])
+    tokens = to_device(span, device)[places - begin]
+    target, scored = places[:, 1:], to_device(windows.scored_before(batch), device)[:, None]
+    # A window that repeats another's tokens has scored_before beyond them; nothing is new to it.
+    return tokens, target, (target > scored) & (target <= windows.targets)

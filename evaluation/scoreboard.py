@@ -7,7 +7,10 @@ from torch import Tensor
 
 from data.shards import TokenStream
 from data.tokenizer import ByteTable
-from evaluation.bpb import Score, evaluate
+from evaluation.adapting import score_adapting
+from evaluation.bpb import evaluate
+from evaluation.tally import Score
+from model.gpt import GPT
 from settings import Settings
 from training.progress import Progress
 from training.run_folder import RunFolder
@@ -69,10 +72,6 @@ class Scoreboard:
     ) -> Score:
         """One evaluation, logged; arguments as in ``final``, with a name for the method."""
         settings = self.settings
-
-        def tell(done: int, windows: int) -> None:
-            self.progress.phase(f"evaluating {weights} weights, {method}: {done / windows:.0%}")
-
         score = evaluate(
             score_fn,
             self.stream,
@@ -81,14 +80,45 @@ class Scoreboard:
             stride=stride,
             batch_windows=max(1, settings.val_batch_size // settings.eval_seq_len),
             world=self.world,
-            device=self.world.device,
             max_tokens=settings.val_max_tokens,
-            progress=tell,
+            progress=self._tell(weights, method),
         )
+        self._log(score, weights, method, step, elapsed)
+        return score
+
+    def adapting(self, model: GPT, backend: str, weights: str, step: int, elapsed: float) -> None:
+        """Score the weights that ``model`` holds by test-time training, if the settings ask for it.
+
+        Args:
+            model: left as it was, bit for bit.
+            backend: that it computes with, as ``kernels.operations`` takes it.
+            weights, step, elapsed: as in ``final``.
+        """
+        if not self.settings.ttt_enabled:
+            return
+        method = f"TTT {self.settings.ttt_method}"
+        score = score_adapting(
+            model,
+            backend,
+            self.stream,
+            self.byte_table,
+            self.settings,
+            world=self.world,
+            max_tokens=self.settings.val_max_tokens,
+            progress=self._tell(weights, method),
+        )
+        self._log(score, weights, method, step, elapsed)
+        self.rows[f"{weights}, {method}"] = asdict(score)
+
+    def _tell(self, weights: str, method: str) -> Callable[[int, int], None]:
+        return lambda done, parts: self.progress.phase(
+            f"evaluating {weights} weights, {method}: {done / parts:.0%}"
+        )
+
+    def _log(self, score: Score, weights: str, method: str, step: int, elapsed: float) -> None:
         if self.folder:
             fields = {"weights": weights, "method": method, **asdict(score)}
             self.folder.log("validation", step=step, elapsed=elapsed, **fields)
-        return score
 
     def table(self) -> str:
         """The final scores as plain text, a row each."""

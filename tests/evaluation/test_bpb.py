@@ -18,7 +18,8 @@ from torch import Tensor
 from data.shards import TokenStream, write_shard
 from data.tokenizer import ByteTable, Tokenizer, train_tokenizer
 from errors import InputError
-from evaluation.bpb import Score, Windows, evaluate
+from evaluation.bpb import Windows, evaluate
+from evaluation.tally import Score
 from training.world import World
 
 CPU = torch.device("cpu")
@@ -87,7 +88,6 @@ def score(stream: TokenStream, table: ByteTable, stride: int, **changes: Any) ->
         "seq_len": SEQ_LEN,
         "batch_windows": 5,
         "world": World.single(CPU),
-        "device": CPU,
     }
     return evaluate(stream=stream, byte_table=table, stride=stride, **(arguments | changes))
 
@@ -278,5 +278,5 @@ def test_a_gpu_agrees(stride: int, tokens: np.ndarray, table: ByteTable, tmp_pat
     gpu = torch.device("cuda", 0)
     stream = stream_of(tokens, tmp_path)
     model, world = TableModel(gpu), World.single(gpu)
-    found = score(stream, table, stride, score_fn=model, world=world, device=gpu)
+    found = score(stream, table, stride, score_fn=model, world=world)
     assert_same(found, score(stream, table, stride))

@@ -120,9 +120,11 @@ class MtpWeight(Agent):
 
 
 class Trend(NamedTuple):
-    """Windows in a row without a new lowest loss (``flat``), and without a rise (``well``); the
-    highest rate factor that plateaus leave (``ceiling``)."""
+    """Loss of the last window that was clearly lower than those before it (``low``; 0: none yet),
+    windows in a row since (``flat``), and without a rise (``well``); the highest rate factor that
+    plateaus leave (``ceiling``)."""
 
+    low: float = 0.0
     flat: int = 0
     well: int = 0
     ceiling: float = 1.0
@@ -134,11 +136,11 @@ class LearningRate(Agent):
     on a plateau of the constant phase, and takes a halving back once the loss is well again.
 
     Attributes:
-        noises: standard errors that tell falling from flat.
-        least: change of the loss, as a share of it, that is none.
+        noises: standard errors of the loss that tell lower from flat.
+        least: share of the loss that a change must have.
         away: share over the lowest loss that is rising; a quarter of it is none.
-        plateau: windows without a new lowest loss that make one. A run whose loss falls by less
-            than its noise a window still finds a new lowest within ten.
+        plateau: windows without a clearly lower loss that make one; so many, because the loss of
+            a healthy run falls by less than its noise from window to window.
         steepest: factor under which no plateau brings the rate.
         patience: windows that make a recovery.
     """
@@ -164,21 +166,27 @@ class LearningRate(Agent):
         rise = loss - lowest
         if not fell and rise > max(6 * snapshot.noise, self.away * lowest):
             wish = self._wish(factor / 2, 0.7, "rising loss")
-            return Trend(0, 0, state.ceiling), wish
+            return Trend(state.low, 0, 0, state.ceiling), wish
         well = state.well + 1 if fell or rise < self.away / 4 * lowest else 0
         lowered = factor < state.ceiling
-        flat = 0 if rise <= 0 or lowered or snapshot.lr_scale < 1 else state.flat + 1
+        low, flat = state.low, state.flat + 1
+        if loss < low - self._least(snapshot) or low < lowest:  # lowest began anew: QAT switched
+            low, flat = loss, 0
+        if lowered or snapshot.lr_scale < 1:
+            flat = 0
         if flat >= self.plateau and 0.7 * factor >= self.steepest:
-            return Trend(0, 0, 0.7 * factor), self._wish(0.7 * factor, SURE, "plateau")
-        trend = Trend(flat, well, state.ceiling)
+            return Trend(low, 0, 0, 0.7 * factor), self._wish(0.7 * factor, SURE, "plateau")
+        trend = Trend(low, flat, well, state.ceiling)
         if lowered and well >= self.patience:
             wish = min(state.ceiling, 1.5 * factor)
             return trend, self._wish(wish, min(SURE, 0.5 + 0.05 * well), "well again")
         return trend, ()
 
     def _fell(self, snapshot: Snapshot) -> bool:
-        least = max(self.noises * snapshot.noise, self.least * snapshot.loss)
-        return -snapshot.velocity * snapshot.arrived > least
+        return -snapshot.velocity * snapshot.arrived > self._least(snapshot)
+
+    def _least(self, snapshot: Snapshot) -> float:
+        return max(self.noises * snapshot.noise, self.least * snapshot.loss)
 
     def _wish(self, value: float, confidence: float, reason: str) -> tuple[Proposal, ...]:
         return (Proposal(self.name, "lr_factor", value, confidence, reason),)

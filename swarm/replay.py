@@ -1,0 +1,75 @@
+"""Replay: every decision of a log once more, from what the log says the agents saw."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from errors import InputError
+from swarm.agents import AGENTS
+from swarm.decision_log import Record, cycle_record, start_record
+from swarm.mesh import Limit, Mesh, Rules
+from swarm.snapshot import LeverValues, Snapshot
+
+
+def replay(path: Path, records: Iterable[Record]) -> tuple[int, list[str]]:
+    """Recompute each cycle; how many there were, and a line for each difference.
+
+    Args:
+        path: of the log, for messages.
+        records: of the log, in order.
+
+    Raises:
+        InputError: a record lacks a part, or the log is of agents that this code has not.
+    """
+    mesh, before = None, None
+    count, differences = 0, []
+    for record in records:
+        try:
+            again = _rebuilt(record) if record["kind"] == "start" else mesh
+            if again is None:
+                raise InputError(f"{path} does not begin with a start line; restore the file")
+            if record["kind"] == "start":
+                differences += _compare("start", record, start_record(mesh or again))
+                mesh = again
+                continue
+            count += 1
+            found = cycle_record(again.cycles + 1, again.cycle(_snapshot(record["snapshot"])))
+            where = f"cycle {found['cycle']}"
+            differences += _compare(where, record, found)
+            if before is not None and record["snapshot"]["levers"] != before:
+                differences.append(f"{where}: levers are not those that the cycle before left")
+            before = record["levers"]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            where = f"cycle {record['cycle']}"
+            raise InputError(f"{path}, {where}: damaged ({error!r}); restore the file") from None
+    return count, differences
+
+
+def _compare(where: str, logged: Record, found: Record) -> list[str]:
+    return [
+        f"{where}: {field} is {logged.get(field)}, recomputed {value}"
+        for field, value in found.items()
+        if logged.get(field) != value
+    ]
+
+
+def _rebuilt(record: Record) -> Mesh:
+    """The mesh of a start line."""
+    kinds = {kind.name: kind for kind in AGENTS}
+    missing = set(record["agents"]) - set(kinds)
+    if missing:
+        raise InputError(
+            f"the log has agents that this code has not: {', '.join(sorted(missing))}; "
+            "replay it with the code that wrote it"
+        )
+    agents = [kinds[name](**constants) for name, constants in record["agents"].items()]
+    bounds = {lever: Limit(**limit) for lever, limit in record["bounds"].items()}
+    mesh = Mesh(agents, bounds, Rules(**record["rules"]))
+    mesh.load(record["state"])
+    return mesh
+
+
+def _snapshot(fields: dict[str, Any]) -> Snapshot:
+    return Snapshot(**fields)._replace(levers=LeverValues(**fields["levers"]))

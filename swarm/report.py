@@ -1,0 +1,55 @@
+"""What a swarm did, as a table for a person."""
+
+import statistics
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from swarm.decision_log import Record
+from swarm.mesh import KEEP
+
+
+def decisions_table(records: Sequence[Record]) -> Table:
+    """A row for each change that was decided, and a last line with counts and the cycles' cost.
+
+    Copies of the state are counted only: a healthy run is full of them.
+    """
+    cycles = [record for record in records if record["kind"] == "cycle"]
+    passed = [
+        (cycle, verdict)
+        for cycle in cycles
+        for verdict in cycle["verdicts"]
+        if verdict["after"] != verdict["before"]
+    ]
+    rows = [(cycle, verdict) for cycle, verdict in passed if verdict["lever"] != KEEP]
+    caption = f"{len(cycles)} cycles, {len(rows)} decisions, {len(passed) - len(rows)} copies kept"
+    table = Table(title="What the swarm decided", caption=caption + _cost(cycles))
+    table.add_column("step", justify="right")
+    table.add_column("progress", justify="right")
+    for name in ("lever", "from", "to", "why", "rule", "agents"):
+        table.add_column(name)
+    for cycle, verdict in rows:
+        table.add_row(
+            str(cycle["snapshot"]["step"]),
+            f"{cycle['snapshot']['progress']:.0%}",
+            verdict["lever"],
+            f"{verdict['before']:.3g}",
+            f"{verdict['after']:.3g}",
+            _reasons(cycle, verdict["lever"]),
+            verdict["rule"],
+            ", ".join(verdict["agents"]),
+        )
+    return table
+
+
+def _reasons(cycle: Record, lever: str) -> str:
+    given = [wish["reason"] for wish in cycle["proposals"] if wish["lever"] == lever]
+    return ", ".join(dict.fromkeys(given))
+
+
+def _cost(cycles: Sequence[Record]) -> str:
+    taken = [cycle["microseconds"] for cycle in cycles]
+    if len(taken) < 2:
+        return ""
+    shares = statistics.quantiles(taken, n=100, method="inclusive")
+    return f"; {shares[49]:.1f} us a cycle (p50), {shares[98]:.1f} us (p99)"

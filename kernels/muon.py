@@ -16,7 +16,7 @@ from kernels.quant import least_step, on_grid
 from kernels.step_levers import StepLevers
 from kernels.step_statistics import STATISTICS
 
-TILE = 8_192  # elements of whole rows, 32 a thread: 16 rows of 512 turn into lines of 32 bytes
+TILE = 4_096  # elements of whole rows, 16 a thread: three or four programs a multiprocessor
 WARPS = 8
 EPS = tl.constexpr(1e-7)
 
@@ -27,6 +27,16 @@ class Bank(NamedTuple):
     weight: Tensor
     momentum: Tensor
     average: Tensor | None
+
+    @property
+    def tile(self) -> dict[str, Any]:
+        """What a program takes."""
+        return row_tile(*self.weight.shape[1:])
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Tiles a matrix, matrices."""
+        return math.ceil(self.weight.size(1) / self.tile["TILE"]), len(self.weight)
 
 
 class FusedMuon:
@@ -68,10 +78,10 @@ class FusedMuon:
         self.coefficients, self.rate, self.weight_decay = coefficients, rate, weight_decay
         self.row_norm, self.least_step = row_norm, least_step(min_step)
         self.statistics = [
-            torch.zeros(bank.weight.size(0) * tiles(bank.weight), STATISTICS).to(bank.weight)
+            torch.zeros(math.prod(bank.grid), STATISTICS, device=bank.weight.device)
             for bank in self.banks
         ]
-        self.batches, self._places = share_batches([bank.weight for bank in self.banks], dtype)
+        self.batches, self._places = share_batches(self.banks, dtype)
 
     def __call__(self, gradients: Sequence[Tensor | None]) -> None:
         """Apply the banks' gradients, (n, rows, cols) fp32, if the norm's decision is to.
@@ -81,81 +91,80 @@ class FusedMuon:
         live = [place for place, gradient in enumerate(gradients) if gradient is not None]
         for place in live:
             self._prepare(place, gradients[place])
-        found = [batch.orthogonalise(self.coefficients) for batch in self.batches]
+        updates = {
+            shape: batch.orthogonalise(self.coefficients) for shape, batch in self.batches.items()
+        }
         for place in live:
-            batch, first = self._places[place]
-            self._apply(place, found[batch][first:])
+            shape, first = self._places[place]
+            self._apply(place, updates[shape][first:])
 
     def _prepare(self, place: int, gradient: Tensor) -> None:
         """Momentum of a bank, and its Nesterov step as matrices of its batch."""
-        momentum, (batch, first) = self.banks[place].momentum, self._places[place]
-        matrices, squares = self.batches[batch].matrices, self.batches[batch].squares
-        nesterov[(tiles(momentum), len(momentum))](
+        bank, (shape, first) = self.banks[place], self._places[place]
+        batch = self.batches[shape]
+        nesterov[bank.grid](
             gradient,
-            momentum,
-            matrices[first:],
-            squares[first:],
+            bank.momentum,
+            batch.matrices[first:],
+            batch.squares[first:],
             self.norm.decision,
             self.levers.momentum,
-            SQUARES=squares.size(1),
+            SQUARES=batch.squares.size(1),
             ROW_NORM=self.row_norm,
-            **row_tile(momentum),
+            **bank.tile,
             num_warps=WARPS,
         )
 
     def _apply(self, place: int, update: Tensor) -> None:
         """Decay and update a bank, and move its average towards it."""
-        weight, _, average = self.banks[place]
-        apply_update[(tiles(weight), len(weight))](
-            weight,
-            average,
+        bank, levers = self.banks[place], self.levers
+        _, rows, columns = bank.weight.shape
+        apply_update[bank.grid](
+            bank.weight,
+            bank.average,
             update,
-            self.levers.lr_scale,
-            self.levers.decay_factor,
-            self.levers.averaging_decay,
+            levers.lr_scale,
+            levers.decay_factor,
+            levers.averaging_decay,
             self.norm.decision,
             self.statistics[place],
             self.rate,
             self.weight_decay,
-            max(1.0, weight.size(1) / weight.size(2)) ** 0.5,
+            max(1.0, rows / columns) ** 0.5,
             self.least_step,
-            **row_tile(weight),
+            **bank.tile,
             num_warps=WARPS,
         )
 
 
 def share_batches(
-    banks: Sequence[Tensor], dtype: torch.dtype
-) -> tuple[list[Batch], list[tuple[int, int]]]:
-    """Batches for all banks, and of each bank its batch and its first matrix there."""
-    shapes: dict[tuple[int, int], int] = {}
-    places, counts, most = [], [], []
+    banks: Sequence[Bank], dtype: torch.dtype
+) -> tuple[dict[tuple[int, int], Batch], list[tuple[tuple[int, int], int]]]:
+    """A batch for each shape (short, long), and of each bank its shape and first matrix there."""
+    members: dict[tuple[int, int], list[Bank]] = {}
+    places = []
     for bank in banks:
-        short, long = sorted(bank.shape[1:])
-        batch = shapes.setdefault((short, long), len(shapes))
-        if batch == len(counts):
-            counts.append(0)
-            most.append(0)
-        places.append((batch, counts[batch]))
-        counts[batch] += len(bank)
-        most[batch] = max(most[batch], tiles(bank))
-    batches = [
-        Batch(count, *shape, tiles_a_matrix, dtype, banks[0].device)
-        for shape, count, tiles_a_matrix in zip(shapes, counts, most, strict=True)
-    ]
+        short, long = sorted(bank.weight.shape[1:])
+        before = members.setdefault((short, long), [])
+        places.append(((short, long), sum(len(other.weight) for other in before)))
+        before.append(bank)
+    batches = {
+        shape: Batch(
+            sum(len(bank.weight) for bank in sharing),
+            *shape,
+            max(bank.grid[0] for bank in sharing),
+            dtype,
+            banks[0].weight.device,
+        )
+        for shape, sharing in members.items()
+    }
     return batches, places
 
 
-def row_tile(bank: Tensor) -> dict[str, Any]:
+def row_tile(rows: int, columns: int) -> dict[str, Any]:
     """Shape of a bank's matrices, and of the tile of whole rows that a program takes."""
-    _, rows, columns = bank.shape
     padded = triton.next_power_of_2(columns)
     return {"ROWS": rows, "COLUMNS": columns, "PADDED": padded, "TILE": max(1, TILE // padded)}
-
-
-def tiles(bank: Tensor) -> int:
-    """Programs a matrix."""
-    return math.ceil(bank.size(1) / row_tile(bank)["TILE"])
 
 
 @triton.jit

@@ -1,0 +1,20 @@
+"""Levers of an optimizer's step, as its kernels read them."""
+
+import torch
+
+from kernels.step_levers import StepLevers
+from tests.kernels.twins import DEVICE
+
+NEUTRAL = {
+    "lr_scale": 1.0,
+    "momentum": 0.9,
+    "decay_factor": 1.0,
+    "clip": 0.0,
+    "averaging_decay": 0.9,
+}
+
+
+def make_levers(**changes: float) -> StepLevers:
+    """All levers, those not named as in ``NEUTRAL``."""
+    values = NEUTRAL | changes
+    return StepLevers(**{name: torch.tensor(x, device=DEVICE) for name, x in values.items()})

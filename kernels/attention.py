@@ -8,8 +8,8 @@
 
 Those with products come twice: in Gluon for Hopper (``kernels.hopper``), which is what trains, and
 in Triton for everything else: other head dims, fp32, the interpreter, which is also how the
-formulas are tested on a CPU. Saved for the backward pass are the scaled query and turned key in place of q
-and k, so the sum of what is kept does not grow.
+formulas are tested on a CPU. Saved for the backward pass are the scaled query and turned key in
+place of q and k, so the sum of what is kept does not grow.
 """
 
 from typing import Any

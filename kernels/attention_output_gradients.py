@@ -17,7 +17,8 @@ lines took 200 us of a layer, for registers that their loops need and for reads 
 the second of them had to repeat.
 """
 
-# pyright: basic, reportIndexIssue=false, reportCallIssue=false
+# pyright: basic, reportIndexIssue=false, reportCallIssue=false, reportUnboundVariable=false
+# pyright: reportGeneralTypeIssues=false
 import triton
 import triton.language as tl
 from torch import Tensor

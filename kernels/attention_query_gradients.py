@@ -6,7 +6,7 @@ block: same inputs, same bits, and no fp32 copy of the query gradients to clear,
 of the next product; five products would send them through shared memory.
 """
 
-# pyright: basic, reportIndexIssue=false, reportCallIssue=false
+# pyright: basic, reportIndexIssue=false, reportCallIssue=false, reportArgumentType=false
 import torch
 import triton
 import triton.language as tl

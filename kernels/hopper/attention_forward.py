@@ -4,7 +4,8 @@ Scores are bounded, for queries and keys are normed (``kernels.rotary``): no run
 rescaling of the sum, and the exponential of one tile runs beside the product of the next.
 """
 
-# pyright: basic, reportIndexIssue=false, reportCallIssue=false
+# pyright: basic, reportIndexIssue=false, reportCallIssue=false, reportArgumentType=false
+# pyright: reportAssignmentType=false, reportGeneralTypeIssues=false
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl

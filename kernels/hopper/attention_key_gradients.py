@@ -1,6 +1,7 @@
 """Attention's backward pass on Hopper, third part: gradients of keys and values."""
 
-# pyright: basic, reportIndexIssue=false, reportCallIssue=false
+# pyright: basic, reportIndexIssue=false, reportCallIssue=false, reportArgumentType=false
+# pyright: reportAssignmentType=false, reportGeneralTypeIssues=false
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl

@@ -1,6 +1,7 @@
 """Attention's backward pass on Hopper, second part: gradients of queries and gain."""
 
-# pyright: basic, reportIndexIssue=false, reportCallIssue=false
+# pyright: basic, reportIndexIssue=false, reportCallIssue=false, reportArgumentType=false
+# pyright: reportAssignmentType=false, reportGeneralTypeIssues=false
 import torch
 from torch import Tensor
 from triton.experimental import gluon

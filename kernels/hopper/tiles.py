@@ -1,6 +1,7 @@
 """What the Hopper kernels share: rings of tiles, order of work, rotary in a product's registers."""
 
-# pyright: basic, reportIndexIssue=false, reportCallIssue=false
+# pyright: basic, reportIndexIssue=false, reportCallIssue=false, reportArgumentType=false
+# pyright: reportAssignmentType=false, reportGeneralTypeIssues=false
 from dataclasses import dataclass
 from functools import cache
 

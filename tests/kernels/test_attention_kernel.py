@@ -14,8 +14,8 @@ from kernels.attention import attention
 from kernels.attention_forward import FORWARD_TILES, Tiles
 from kernels.attention_key_gradients import KEY_TILES
 from kernels.attention_query_gradients import QUERY_TILES
-from kernels.reference.attention import document_bounds, rotate
-from kernels.rotary import gain_limit, turned
+from kernels.reference.attention import document_bounds, gain_limit, rotate
+from kernels.rotary import turned
 from tests.kernels.compare import FP32, random_tensors, relative_error
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,62 @@
+"""Snapshots and meshes for tests, with only what a test is about said."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from settings import load_settings
+from swarm.mesh import Agent, Mesh, Proposal, Rules, limits
+from swarm.snapshot import LeverValues, Snapshot
+from swarm.steering import Steering
+
+LEVERS = LeverValues(clip=0.4, kg_weight=0.5, mtp_weight=0.1)
+CALM = Snapshot(
+    step=800,
+    progress=0.3,
+    lr_scale=1.0,
+    loss=2.0,
+    velocity=0.0,
+    noise=0.003,
+    lowest=2.0,
+    gradient_norm=0.3,
+    gradient_peak=0.4,
+    nonfinite=0,
+    arrived=80,
+    int6_error=None,
+    kept=None,
+    levers=LEVERS,
+)
+
+
+def snapshot(**changes: Any) -> Snapshot:
+    """A calm one but for what is given; levers by name."""
+    levers = {name: changes.pop(name) for name in LeverValues._fields if name in changes}
+    return CALM._replace(levers=LEVERS._replace(**levers), **changes)
+
+
+class Scripted(Agent):
+    """Says what a test has it say: wishes (lever, value, confidence) and votes by lever."""
+
+    def __init__(self, name: str, *wishes: tuple[str, float, float], **votes: float) -> None:
+        self.called, self.wishes, self.votes = name, wishes, votes
+
+    @property
+    def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.called
+
+    def propose(self, state: Any, snapshot: Snapshot) -> tuple[Any, Sequence[Proposal]]:
+        return state, [Proposal(self.name, *wish, "script") for wish in self.wishes]
+
+    def vote(self, state: Any, snapshot: Snapshot, proposal: Proposal) -> float:
+        return self.votes.get(proposal.lever, 0.0)
+
+
+def mesh(*agents: Agent, rules: Rules | None = None) -> Mesh:
+    """A mesh with the bounds of a run that starts with ``LEVERS``."""
+    return Mesh(agents, limits(LEVERS), rules)
+
+
+def steering(*arguments: str) -> Steering:
+    """The swarm of preset ``seed``, with the graph's weights on, under other settings."""
+    made = Steering.of(load_settings(["--kg-scores", "wordnet", *arguments], {}))
+    assert made is not None
+    return made

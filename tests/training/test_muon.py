@@ -1,0 +1,100 @@
+"""Muon's orthogonalisation and its choices, against linear algebra."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.training.conftest import small_settings
+from training.muon import LIMIT, Muon, newton_schulz, orthogonalise
+from training.optimizer import Optimizer
+
+FP64 = torch.float64
+
+
+def singular_values(matrices: Tensor, kind: str, steps: int = 5) -> Tensor:
+    """Of the result, in the basis of ``matrices``; what lies off it is rounding."""
+    result = orthogonalise(matrices, newton_schulz(kind, steps), FP64)
+    left, _, right = torch.linalg.svd(matrices, full_matrices=False)
+    in_their_basis = left.mT @ result @ right.mT
+    singular = in_their_basis.diagonal(dim1=-2, dim2=-1)
+    assert (in_their_basis - torch.diag_embed(singular)).norm() < 1e-9 * result.norm()
+    return singular
+
+
+@pytest.mark.parametrize("shape", [(3, 24, 24), (2, 12, 40), (2, 40, 12)])
+def test_orthogonalise_brings_singular_values_near_one_and_keeps_directions(shape):
+    torch.manual_seed(0)
+    matrices = torch.randn(shape, dtype=FP64)
+    classic = singular_values(matrices, "classic")
+    assert classic.min() > 0.3
+    assert classic.max() < 1.3
+
+
+def test_polar_express_brings_small_singular_values_to_one_as_well():
+    torch.manual_seed(0)
+    left, right = (torch.linalg.qr(torch.randn(1, 16, 16, dtype=FP64))[0] for _ in range(2))
+    spread = torch.logspace(-2, 0, 16, dtype=FP64)
+    matrices = left @ torch.diag_embed(spread) @ right
+    errors = {
+        kind: float((singular_values(matrices, kind) - 1).abs().max())
+        for kind in ("classic", "polar_express")
+    }
+    assert errors["polar_express"] < 0.15 < 0.3 < errors["classic"]
+    assert float((singular_values(matrices, "polar_express", 9) - 1).abs().max()) < 1e-4
+
+
+def test_polar_express_ends_in_the_cubically_convergent_polynomial():
+    assert newton_schulz("polar_express", 9)[7:] == [LIMIT, LIMIT]
+    assert len(newton_schulz("polar_express", 3)) == len(newton_schulz("classic", 3)) == 3
+
+
+@pytest.mark.parametrize("row_norm", [False, True], ids=["", "row norm"])
+def test_muon_step_is_its_formula(row_norm):
+    torch.manual_seed(0)
+    bank = torch.randn(2, 12, 6, dtype=FP64)
+    expected, momentum = bank.clone(), torch.zeros_like(bank)
+    five = newton_schulz("classic", 5)
+    muon = Muon({"b": bank}, five, weight_decay=0.1, dtype=FP64, row_norm=row_norm)
+    for _ in range(3):
+        gradient = torch.randn_like(bank)
+        bank.grad = gradient.clone()
+        muon.step(lr=0.02, beta=0.9)
+        momentum = 0.9 * momentum + gradient
+        nesterov = gradient + 0.9 * momentum
+        if row_norm:
+            nesterov = nesterov / nesterov.norm(dim=-1, keepdim=True)
+        expected = (1 - 0.02 * 0.1) * expected
+        expected -= 0.02 * 2**0.5 * orthogonalise(nesterov, five, FP64)
+    torch.testing.assert_close(bank, expected, rtol=1e-7, atol=1e-7)
+
+
+def test_row_norm_makes_the_update_blind_to_the_scale_of_rows():
+    torch.manual_seed(0)
+    gradient = torch.randn(1, 8, 12, dtype=FP64)
+    scales = torch.logspace(-2, 0, 8, dtype=FP64)[:, None]
+    updates = {}
+    for row_norm in (False, True):
+        for name, factor in (("plain", 1.0), ("scaled", scales)):
+            bank = torch.zeros(1, 8, 12, dtype=FP64)
+            bank.grad = factor * gradient
+            five = newton_schulz("classic", 5)
+            Muon({"b": bank}, five, 0.0, FP64, row_norm=row_norm).step(lr=1.0, beta=0.9)
+            updates[row_norm, name] = bank
+    assert (updates[True, "plain"] - updates[True, "scaled"]).norm() < 1e-3
+    assert (updates[False, "plain"] - updates[False, "scaled"]).norm() > 0.5
+
+
+@pytest.mark.parametrize(
+    "change", [{"muon_coefficients": "polar_express"}, {"muon_row_norm": True}]
+)
+def test_settings_reach_the_update(change):
+    found = []
+    for settings in (small_settings(), small_settings(**change)):
+        torch.manual_seed(0)
+        model, bank = torch.nn.Module(), torch.nn.Parameter(torch.zeros(2, 6, 8))
+        model.register_parameter("a_bank", bank)
+        optimizer = Optimizer(model, settings, torch.float32)
+        bank.grad = torch.randn(2, 6, 8)
+        optimizer.step(1.0, 0.9)
+        found.append(bank.detach())
+    assert (found[0] - found[1]).norm() > 0.05 * found[0].norm()

@@ -1,0 +1,130 @@
+"""A small network that knows half of its text, the text, and settings to score it with."""
+
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.tokenizer import ByteTable
+from evaluation.ttt import Learner
+from kernels import operations
+from model.gpt import GPT
+from settings import Settings
+from training.world import World
+
+VOCAB, BOS, LENGTH = 40, 1, 16
+CPU = World.single(torch.device("cpu"))
+ONES = np.ones(VOCAB, np.int16)
+BYTES = ByteTable(ONES, ONES < 0, ONES < 0)
+
+
+def small_settings(**changes: object) -> Settings:
+    """Windows of 16, chunks of 4 windows in batches of 2, documents in chunks of 8."""
+    values = {
+        "vocab_size": VOCAB,
+        "num_layers": 3,
+        "model_dim": 32,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "rope_dims": 4,
+        "xsa_last_n": 1,
+        "ve_layers": [2],
+        "ve_dim": 8,
+        "bigram_vocab_size": 32,
+        "bigram_dim": 8,
+        "train_seq_len": LENGTH,
+        "train_batch_tokens": 2 * LENGTH,
+        "eval_seq_len": LENGTH,
+        "eval_stride": 4,
+        "val_batch_size": 5 * LENGTH,
+        "ttt_enabled": True,
+        "ttt_chunk_tokens": 4 * LENGTH,
+        "ttt_batch_seqs": 2,
+        "ttt_lr": 0.05,
+        "ttt_lora_rank": 3,
+        "ttt_lora_chunk": 8,
+        "ttt_lora_documents": 4,
+    }
+    return Settings(**(values | changes))  # pyright: ignore[reportArgumentType]
+
+
+def tokens_of_documents(count: int, seed: int, longest: int = 60) -> np.ndarray:
+    """(count,) uint16: documents, each a short pattern of its own over and over, as text that
+    test-time training has something to learn of."""
+    draw = np.random.default_rng(seed)
+    parts = []
+    while sum(map(len, parts)) < count:
+        pattern = draw.integers(2, VOCAB, draw.integers(5, 9))
+        parts += [[BOS], np.resize(pattern, draw.integers(1, longest))]
+    return np.concatenate(parts)[:count].astype(np.uint16)
+
+
+class Split:
+    """Tokens in memory, read as a split is."""
+
+    def __init__(self, tokens: np.ndarray) -> None:
+        self.tokens = tokens
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        assert start >= 0 and start + count <= len(self), "read outside of the split"
+        return self.tokens[start : start + count]
+
+
+def fresh(settings: Settings, backend: str = "reference") -> GPT:
+    ops = operations(backend)
+    return GPT(settings.architecture(), ops, dtype=torch.float32, max_seq_len=LENGTH, seed=1)
+
+
+@cache
+def trained_weights() -> dict[str, Tensor]:
+    """Weights after 60 steps of Adam on patterns."""
+    settings = small_settings()
+    model = fresh(settings)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    text = torch.from_numpy(tokens_of_documents(60 * 8 * (LENGTH + 1), seed=5).astype(np.int32))
+    for batch in text.view(60, 8, LENGTH + 1):
+        optimizer.zero_grad()
+        model(batch[:, :-1].contiguous(), batch[:, 1:].contiguous())[0].backward()
+        optimizer.step()
+    return {name: weight.clone() for name, weight in model.state_dict().items()}
+
+
+def trained(settings: Settings, backend: str = "reference") -> GPT:
+    model = fresh(settings, backend)
+    model.load_state_dict(trained_weights())
+    return model
+
+
+class Scores:
+    """Records each target's nats, in the order in which they are scored."""
+
+    def __init__(self) -> None:
+        self.places: list[int] = []
+        self.nats: list[float] = []
+
+    def __call__(self, places: Tensor, nats: Tensor) -> None:
+        self.places += places.tolist()
+        self.nats += nats.tolist()
+
+    def by_place(self) -> np.ndarray:
+        assert sorted(self.places) == list(range(1, len(self.places) + 1))
+        return np.array(self.nats)[np.argsort(self.places)]
+
+
+class Watched:
+    """A learner whose calls are kept."""
+
+    def __init__(self, learner: Learner) -> None:
+        self.learner = learner
+        self.calls: list[tuple[Tensor, Tensor, float]] = []
+
+    def learn(self, tokens: Tensor, places: Tensor, rate: float) -> None:
+        self.learner.learn(tokens, places, rate)
+        self.calls.append((tokens.clone(), places.clone(), rate))
+
+    def tensors(self) -> list[Tensor]:
+        return self.learner.tensors()

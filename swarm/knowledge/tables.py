@@ -65,7 +65,9 @@ def _batches(
 ) -> Iterator[pa.RecordBatch]:
     for batch in _open(file, kind, columns):
         report()
-        yield batch.select(columns)
+        wanted = batch.select(columns)
+        wanted.validate(full=True)  # the reader of JSON lets through what is not UTF-8
+        yield wanted
 
 
 def _open(file: BinaryIO, kind: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

@@ -1,0 +1,15 @@
+"""A tokenizer whose vocabulary holds some whole words, made once a session."""
+
+import pytest
+
+from data.tokenizer import Tokenizer, train_tokenizer
+
+WORDS = "entity object plant animal system of the and a quick science cause thing move"
+VOCAB_SIZE = 360
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    path = tmp_path_factory.mktemp("tokenizer") / "small.model"
+    train_tokenizer([f"{WORDS} 12 é E {WORDS}."] * 20, VOCAB_SIZE, path)
+    return Tokenizer(path)

@@ -1,0 +1,125 @@
+"""What the loop has of a swarm: it decides by the clock, alike on every rank, and can go on."""
+
+import json
+import math
+import random
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from errors import InputError
+from settings import load_settings
+from swarm.agents import AGENTS
+from swarm.levers import Levers
+from swarm.mesh import Cycle
+from swarm.snapshot import LeverValues
+from swarm.steering import Steering
+from tests.swarm.made import steering
+from tests.swarm.ranks import decisions_of_ranks, telemetry
+
+
+def feed(swarm: Steering, cycles: range, seed: int) -> Iterator[Cycle]:
+    """Cycles of a noisy run with faults."""
+    draw = random.Random(seed)
+    for number in cycles:
+        for _ in range(8):
+            loss, square = telemetry(number, draw)
+            swarm.add(loss, math.sqrt(square))
+        yield swarm.cycle(80 * number, number / 400, min(1.0, 4 - number / 100))
+
+
+def test_a_swarm_steers_the_levers_of_its_agents_and_no_others():
+    assert set(steering().decided) == set(LeverValues._fields)
+    only = Steering.of(load_settings(["--agents-off", "health,lr,kg"], {}))
+    assert only is not None
+    assert only.decided == {"qat": 0.0, "mtp_weight": 0.1}
+
+
+def test_what_is_decided_is_what_the_levers_take():
+    levers, swarm = Levers(torch.device("cpu")), steering()
+    for cycle in feed(swarm, range(1, 400), seed=0):
+        levers.decide(**swarm.decided)
+        assert levers.values == cycle.levers._asdict()
+
+
+def test_a_swarm_begins_with_the_settings_levers():
+    swarm = steering(
+        "--grad-clip-norm", "0.7", "--kg-loss-weight", "0.4", "--mtp-loss-weight", "0.2"
+    )
+    assert swarm.levers == LeverValues(clip=0.7, kg_weight=0.4, mtp_weight=0.2)
+
+
+def test_rules_are_settings():
+    swarm = steering(
+        "--swarm-alone", "0.95", "--swarm-objection", "0.5", "--swarm-withdrawn", "0.1"
+    )
+    rules = swarm.mesh.rules
+    assert (rules.alone, rules.objection, rules.withdrawn) == (0.95, 0.5, 0.1)
+
+
+def test_off_is_off():
+    assert Steering.of(load_settings(["--no-swarm"], {})) is None
+    every = ",".join(kind.name for kind in AGENTS)
+    assert Steering.of(load_settings(["--agents-off", every], {})) is None
+
+
+def test_an_agent_that_does_not_exist_is_refused_with_those_that_do():
+    with pytest.raises(InputError, match="no agent 'qta'; there are: qat, kg, health, mtp, lr"):
+        Steering.of(load_settings(["--agents-off", "qta"], {}))
+
+
+def test_cycles_come_every_so_many_steps():
+    swarm = steering("--swarm-every", "3")
+    assert [step for step in range(10) if swarm.due(step)] == [3, 6, 9]
+
+
+@pytest.mark.parametrize("agent", ["qat", "kg", "mtp"])
+def test_in_a_run_that_the_clock_ends_early_what_goes_by_progress_happens(agent):
+    """350 of 20,000 steps: by their number nothing would ever be due."""
+    swarm, changed = steering("--wallclock", "60", "--iterations", "20000"), set()
+    for step in range(350):
+        if swarm.due(step):
+            changed |= set(swarm.cycle(step, step / 350, min(1.0, (350 - step) / 100)).changed)
+        swarm.add(3.0 - step / 350, 0.3)
+    assert {"qat": "qat", "kg": "kg_weight", "mtp": "mtp_weight"}[agent] in changed
+
+
+def test_the_loop_keeps_a_state_before_it_returns_to_it():
+    kept, returned = None, 0
+    swarm = steering()
+    for cycle in feed(swarm, range(1, 400), seed=1):
+        assert cycle.snapshot.kept == kept
+        if cycle.rollback:
+            assert kept is not None
+            returned += 1
+        if cycle.keep:
+            kept = cycle.snapshot.step
+    assert returned > 1
+
+
+@pytest.mark.parametrize("stop", [1, 37, 200])
+def test_a_restored_swarm_goes_on_bit_for_bit(stop):
+    whole, restored = steering(), steering()
+    assert len(list(feed(whole, range(1, stop), seed=3))) == stop - 1
+    whole.add(2.5, 0.4)  # the window that is open when the checkpoint is written
+    restored.load(json.loads(json.dumps(whole.state(), allow_nan=False)))
+    after = range(stop, 400)
+    assert list(feed(restored, after, seed=4)) == list(feed(whole, after, seed=4))
+    assert restored.state() == whole.state()
+
+
+def test_a_checkpoint_of_other_agents_is_refused():
+    with pytest.raises(InputError, match="agents_off"):
+        steering("--agents-off", "qat").load(steering().state())
+    with pytest.raises(InputError, match="agents_off"):
+        steering().load({})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 4])
+def test_ranks_decide_alike_without_a_word(size):
+    ranks = decisions_of_ranks(size)
+    assert len({digest for digest, _ in ranks}) == 1
+    assert {"qat", "kg_weight", "mtp_weight", "clip", "lr_factor", "rollback"} <= set(ranks[0][1])
+    assert sum(ranks[0][1].values()) > 100

@@ -51,6 +51,12 @@ def test_every_kind_and_compression_gives_the_same_rows(
     assert read(path) == ROWS
 
 
+def test_csv_values_may_hold_newlines_wherever_arrow_cuts_the_file(tmp_path: Path) -> None:
+    path, label = tmp_path / "nodes.csv", "word\n" * 300
+    path.write_text("id,label\n" + "".join(f'{number},"{label}"\n' for number in range(3000)))
+    assert read(path) == [(str(number), label) for number in range(3000)]
+
+
 def test_report_rises_to_one(tmp_path: Path) -> None:
     """How far the first says depends on how far Arrow's threads have read ahead."""
     path = tmp_path / "nodes.tsv"

@@ -95,14 +95,14 @@ def simulate(
     steering: Steering, rows: Iterable[Row], obey: Callable[[Cycle], None] | None = None
 ) -> list[Record]:
     """Let a swarm steer rows as if they were a run; its cycles as the decision log has them."""
-    records, last = [], 0
+    records, turn = [], None
     for row in rows:
-        if row.step // steering.every > last // steering.every:
+        before, turn = turn, row.step // steering.every
+        if before is not None and turn > before:
             cycle = steering.cycle(row.step, row.progress, row.lr_scale)
             record = cycle_record(len(records) + 1, cycle)
             records.append(record | {"microseconds": steering.microseconds[-1]})
             if obey:
                 obey(cycle)
-        last = row.step
         steering.add(row.loss, row.gradient_norm)
     return records

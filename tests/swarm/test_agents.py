@@ -73,8 +73,8 @@ def test_mtp_weighs_half_in_the_end(progress, now, weight):
 class TestLearningRate:
     def run(self, windows, state=None):
         """(state, wishes of the last) after windows."""
-        agent, wishes = LearningRate(), ()
-        state = state or agent.start()
+        agent = LearningRate()
+        state, wishes = state or agent.start(), agent.propose(agent.start(), snapshot())[1]
         for window in windows:
             state, wishes = agent.propose(state, window)
         return state, wishes

@@ -1,0 +1,107 @@
+"""A replay finds every decision that does not follow from what the log says was seen."""
+
+import copy
+from pathlib import Path
+
+import pytest
+
+import swarm.replay
+from errors import InputError
+from swarm.decision_log import NAME, read
+from swarm.replay import replay
+from swarm.simulate import MadeUp, simulate
+from tests.swarm.made import steering
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory) -> list:
+    """Records of a run with much to decide, that was resumed in the middle."""
+    path = tmp_path_factory.mktemp("run") / NAME
+    made_up, first = MadeUp("divergence"), steering()
+    first.log_to(path)
+    rows = list(made_up)
+    simulate(first, rows[:1000], made_up.obey)
+    first.close()
+    second = steering()
+    second.load(first.state())
+    second.log_to(path)
+    simulate(second, rows[1000:], made_up.obey)
+    second.close()
+    return list(read(path))
+
+
+def differences(records):
+    return replay(Path(NAME), records)[1]
+
+
+def test_a_run_s_log_is_recomputed_alike_across_a_resumption(log):
+    count, found = replay(Path(NAME), log)
+    assert (count, found) == (39, [])
+    assert sum(record["kind"] == "start" for record in log) == 2
+    assert any(record.get("verdicts") for record in log)
+
+
+@pytest.mark.parametrize("field", ["after", "before", "rule", "lever", "support", "agents"])
+def test_a_changed_verdict_is_found(log, field):
+    records = copy.deepcopy(log)
+    changed = next(record for record in records if record.get("verdicts"))
+    verdict = changed["verdicts"][0]
+    verdict[field] = 0.123 if field in ("after", "before", "support") else "other"
+    assert f"cycle {changed['cycle']}: verdicts" in differences(records)[0]
+
+
+@pytest.mark.parametrize("field", ["levers", "votes", "proposals"])
+def test_a_changed_part_of_a_cycle_is_found(log, field):
+    records = copy.deepcopy(log)
+    changed = next(record for record in records if record.get("verdicts"))
+    if field == "levers":
+        changed["levers"]["clip"] *= 0.999
+    else:
+        changed[field][0] = []
+    assert any(f"cycle {changed['cycle']}: {field}" in line for line in differences(records))
+
+
+def test_a_changed_snapshot_is_found_where_it_would_decide_otherwise(log):
+    records = copy.deepcopy(log)
+    calm = next(r for r in records if r["kind"] == "cycle" and not r["verdicts"])
+    calm["snapshot"]["nonfinite"] = calm["snapshot"]["arrived"]
+    assert differences(records)
+
+
+def test_levers_that_the_cycle_before_did_not_leave_are_found(log):
+    records = copy.deepcopy(log)
+    quiet = next(r for r in records[5:] if r["kind"] == "cycle" and not r["verdicts"])
+    for levers in (quiet["snapshot"]["levers"], quiet["levers"]):
+        levers["kg_weight"] *= 1.01
+    assert any("not those that the cycle before left" in line for line in differences(records))
+
+
+def test_a_cycle_that_is_missing_is_found(log):
+    assert differences(log[:12] + log[13:])
+
+
+def test_a_resumption_from_another_state_is_found(log):
+    records = copy.deepcopy(log)
+    starts = [record for record in records if record["kind"] == "start"]
+    starts[1]["state"]["cycles"] += 1
+    assert any(line.startswith("start: state") for line in differences(records))
+
+
+def test_a_log_of_an_agent_that_is_gone_says_so(log, monkeypatch):
+    kept = tuple(kind for kind in swarm.replay.AGENTS if kind.name != "health")
+    monkeypatch.setattr(swarm.replay, "AGENTS", kept)
+    with pytest.raises(InputError, match="has not: health"):
+        differences(log)
+
+
+@pytest.mark.parametrize("part", ["snapshot", "levers"])
+def test_a_record_without_a_part_is_damage(log, part):
+    records = copy.deepcopy(log)
+    del records[3][part]
+    with pytest.raises(InputError, match=r"cycle 3: damaged .* restore the file"):
+        differences(records)
+
+
+def test_a_log_without_its_start_is_refused(log):
+    with pytest.raises(InputError, match="does not begin with a start line"):
+        differences(log[1:])

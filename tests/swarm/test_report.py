@@ -1,0 +1,29 @@
+"""The table at the end of a run: a row a decision, its reason, what cycles cost."""
+
+from rich.console import Console
+
+from swarm.report import decisions_table
+from swarm.simulate import MadeUp, simulate
+from tests.swarm.made import steering
+
+
+def test_the_table_has_each_decision_but_copies_and_the_cost():
+    made_up = MadeUp("divergence")
+    records = simulate(steering(), made_up, made_up.obey)
+    for place, record in enumerate(records):
+        record["microseconds"] = float(place)
+    table = decisions_table([{"kind": "start", "cycle": 0}, *records])
+    console = Console(width=200)
+    with console.capture() as shown:
+        console.print(table)
+    text = shown.get()
+    changes = [v for r in records for v in r["verdicts"] if v["after"] != v["before"]]
+    kept = sum(verdict["lever"] == "keep" for verdict in changes)
+    assert table.row_count == len(changes) - kept > 5
+    assert f"39 cycles, {table.row_count} decisions, {kept} copies kept" in text
+    assert "19.0 us a cycle (p50), 37.6 us (p99)" in text
+    assert "divergence, rising loss" in text
+
+
+def test_a_run_of_no_cycles_has_an_empty_table():
+    assert decisions_table([]).row_count == 0

@@ -109,9 +109,9 @@ def load_chunk(
     begin = max(0, end - most)
     tokens = np.zeros((len(batch), end - begin + 1), np.int32)
     for row, document in zip(tokens, batch, strict=True):
-        start = document.first + begin
-        known = stream.read(start, max(0, min(document.first + end, document.last) + 1 - start))
-        row[: len(known)] = known
+        start, stop = document.first + begin, min(document.first + end, document.last) + 1
+        if start < stop:
+            row[: stop - start] = stream.read(start, stop - start)
     first, last = (
         to_device(np.array(places), device)[:, None]
         for places in zip(*((d.first, d.last) for d in batch), strict=True)

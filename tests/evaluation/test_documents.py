@@ -63,6 +63,10 @@ def test_a_chunk_s_window_stays_in_its_document():
     assert tokens[1].tolist() == [40, 41, 42, 43, 44, 45, 0, 0, 0]
     assert places[1][is_new[1]].tolist() == [41, 42, 43, 44, 45]
     assert not is_new[2].any() and not tokens[2].any()
+    at_the_end = [Document(0, 90), Document(90, 99)]
+    tokens, _, is_new = load_chunk(stream, at_the_end, 5, 8, 16, CPU.device)
+    assert tokens[0].tolist() == list(range(32, 49)) and not tokens[1].any()
+    assert is_new.all(1).tolist() == [True, False]
 
 
 @pytest.mark.parametrize("limit", [1, 8, 50, 399, 0])

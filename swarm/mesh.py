@@ -120,19 +120,18 @@ class Verdict(NamedTuple):
 
 
 class Cycle(NamedTuple):
-    """All of one cycle. ``votes``: for each proposal, by agent in the mesh's order; ``levers``:
-    as decided."""
+    """All of one cycle.
+
+    ``votes``: for each proposal, by agent in the mesh's order; ``levers``: as decided;
+    ``changed``: levers and requests that a proposal has passed for, with their values.
+    """
 
     snapshot: Snapshot
-    proposals: tuple[Proposal, ...]
-    votes: tuple[tuple[float, ...], ...]
-    verdicts: tuple[Verdict, ...]
+    proposals: Sequence[Proposal]
+    votes: Sequence[Sequence[float]]
+    verdicts: Sequence[Verdict]
     levers: LeverValues
-
-    @property
-    def changed(self) -> dict[str, float]:
-        """Levers and requests that a proposal has passed for, with their values."""
-        return {v.lever: v.after for v in self.verdicts if v.after != v.before}
+    changed: Mapping[str, float]
 
     @property
     def keep(self) -> bool:
@@ -148,42 +147,41 @@ class Cycle(NamedTuple):
 class Side:
     """The proposals for a lever in one direction, who is for them, and how strong the case is."""
 
-    __slots__ = ("best", "confidence", "opposed")
+    __slots__ = ("against", "best", "favour", "lever", "up")
 
-    def __init__(self) -> None:
-        self.best: tuple[float, float, float] | None = None  # confidence, -|change|, value
-        self.confidence: dict[str, float] = {}
-        self.opposed: dict[str, float] = {}
+    def __init__(self, lever: str, up: bool) -> None:
+        self.lever, self.up = lever, up
+        self.best = (-1.0, 0.0, 0.0)  # confidence, -|change|, value
+        self.favour: dict[str, float] = {}
+        self.against: dict[str, float] = {}
 
-    def add(self, proposal: Proposal, value: float, before: float) -> None:
+    def propose(self, agent: str, confidence: float, value: float, before: float) -> None:
         """Take in a proposal; of several the surest counts, and of those the smallest change."""
-        ranked = (proposal.confidence, -abs(value - before), value)
-        self.best = ranked if self.best is None else max(self.best, ranked)
-        self.backed(proposal.agent, proposal.confidence)
+        ranked = (confidence, -abs(value - before), value)
+        if ranked > self.best:
+            self.best = ranked
+        self.vote(agent, confidence)
 
-    def backed(self, agent: str, vote: float) -> None:
+    def vote(self, agent: str, vote: float) -> None:
         """Take in a vote, or the confidence of a proposer: an agent counts once."""
-        if vote > 0:
-            self.confidence[agent] = max(vote, self.confidence.get(agent, 0.0))
-        elif vote < 0:
-            self.opposed[agent] = max(-vote, self.opposed.get(agent, 0.0))
+        side, weight = (self.favour, vote) if vote > 0 else (self.against, -vote)
+        if weight > side.get(agent, 0.0):
+            side[agent] = weight
 
     def rule(self, rules: Rules) -> str:
         """By which it passes, or what stops it."""
-        agreeing = sum(c >= rules.withdrawn for c in self.confidence.values())
-        if agreeing >= 2:
+        if len(self.favour) > 1 and sum(c >= rules.withdrawn for c in self.favour.values()) > 1:
             return "agreed"
-        assert self.best is not None
         if self.best[0] < rules.alone:
             return "no second"
-        if max(self.opposed.values(), default=0.0) >= rules.objection:
+        if self.against and max(self.against.values()) >= rules.objection:
             return "objection"
         return "alone"
 
     @property
     def support(self) -> float:
         """Confidences for less those against."""
-        return sum(self.confidence.values()) - sum(self.opposed.values())
+        return sum(self.favour.values()) - sum(self.against.values())
 
 
 class Mesh:
@@ -202,92 +200,90 @@ class Mesh:
         self, agents: Sequence[Agent], bounds: Mapping[str, Limit], rules: Rules | None = None
     ) -> None:
         self.agents, self.bounds, self.rules = tuple(agents), bounds, rules or Rules()
-        self.states = self._starts()
+        self.states = [agent.start() for agent in self.agents]
         self.cycles = 0
         self.turns: dict[str, tuple[int, bool]] = {}  # lever: cycle of its last change; was it up
-
-    def _starts(self) -> list[Any]:
-        return [agent.start() for agent in self.agents]
+        # A cycle is to cost microseconds: who never votes is not asked.
+        self._voters = [
+            (place, agent)
+            for place, agent in enumerate(self.agents)
+            if type(agent).vote is not Agent.vote
+        ]
 
     def cycle(self, snapshot: Snapshot) -> Cycle:
         """Hear all agents, decide, and remember."""
         self.cycles += 1
         proposals: list[Proposal] = []
         states = self.states
-        for index, agent in enumerate(self.agents):
-            states[index], wishes = agent.propose(states[index], snapshot)
+        for place, agent in enumerate(self.agents):
+            states[place], wishes = agent.propose(states[place], snapshot)
             if wishes:
                 proposals.extend(wishes)
-        votes, verdicts, levers = (), (), snapshot.levers
-        if proposals:
-            votes = tuple([self._votes(snapshot, proposal) for proposal in proposals])
-            verdicts = self._verdicts(snapshot.levers, proposals, votes)
-            changed = {
-                verdict.lever: verdict.after
-                for verdict in verdicts
-                if verdict.after != verdict.before and verdict.lever not in REQUESTS
-            }
-            if changed:
-                levers = levers._replace(**changed)
-        return Cycle(snapshot, tuple(proposals), votes, verdicts, levers)
+        if not proposals:
+            return Cycle(snapshot, (), (), (), snapshot.levers, {})
+        votes = [self._votes(snapshot, proposal) for proposal in proposals]
+        verdicts = self._verdicts(snapshot.levers, proposals, votes)
+        changed = {v.lever: v.after for v in verdicts if v.after != v.before}
+        levers = snapshot.levers
+        moved = {lever: value for lever, value in changed.items() if lever not in REQUESTS}
+        if moved:
+            levers = levers._replace(**moved)
+        return Cycle(snapshot, proposals, votes, verdicts, levers, changed)
 
-    def _votes(self, snapshot: Snapshot, proposal: Proposal) -> tuple[float, ...]:
-        return tuple(
-            [
-                0.0 if agent.name == proposal.agent else agent.vote(state, snapshot, proposal)
-                for agent, state in zip(self.agents, self.states, strict=True)
-            ]
-        )
+    def _votes(self, snapshot: Snapshot, proposal: Proposal) -> list[float]:
+        cast = [0.0] * len(self.agents)
+        for place, agent in self._voters:
+            if agent.name != proposal.agent:
+                cast[place] = agent.vote(self.states[place], snapshot, proposal)
+        return cast
 
     def _verdicts(
-        self,
-        levers: LeverValues,
-        proposals: Sequence[Proposal],
-        votes: Sequence[tuple[float, ...]],
-    ) -> tuple[Verdict, ...]:
+        self, levers: LeverValues, proposals: Sequence[Proposal], votes: Sequence[Sequence[float]]
+    ) -> list[Verdict]:
         """One for each lever that somebody wishes to change, in the order of proposals."""
-        sides: dict[str, dict[bool, Side]] = {}
-        for proposal, cast in zip(proposals, votes, strict=True):
-            before = value_of(proposal.lever, levers)
-            low, high = self.bounds[proposal.lever][:2]
-            value = min(max(proposal.value, low), high)
-            withdrawn = not proposal.confidence >= self.rules.withdrawn or value != value
+        contests: dict[str, dict[bool, Side]] = {}
+        for (agent, lever, wished, confidence, _), cast in zip(proposals, votes, strict=True):
+            before = value_of(lever, levers)
+            limit = self.bounds[lever]
+            value = min(max(wished, limit.low), limit.high)
+            withdrawn = not confidence >= self.rules.withdrawn or value != value
             if withdrawn or value == before:
                 continue
-            side = sides.setdefault(proposal.lever, {}).setdefault(value > before, Side())
-            side.add(proposal, value, before)
-            for agent, vote in zip(self.agents, cast, strict=True):
-                side.backed(agent.name, vote)
-        return tuple(
-            [self._verdict(lever, value_of(lever, levers), sides[lever]) for lever in sides]
-        )
+            up = value > before
+            sides = contests.setdefault(lever, {})
+            side = sides[up] if up in sides else sides.setdefault(up, Side(lever, up))
+            side.propose(agent, confidence, value, before)
+            for place, _ in self._voters:
+                if cast[place]:
+                    side.vote(self.agents[place].name, cast[place])
+        return [
+            self._verdict(value_of(lever, levers), list(sides.values()))
+            for lever, sides in contests.items()
+        ]
 
-    def _verdict(self, lever: str, before: float, sides: Mapping[bool, Side]) -> Verdict:
-        """Of a lever whose sides are down (False) and up (True)."""
-        passing = {up: side for up, side in sides.items() if side.rule(self.rules) in PASSING}
-        up, side = max((passing or sides).items(), key=lambda item: item[1].support)
-        agents, support = tuple(side.confidence), side.support
-        rule, after = side.rule(self.rules), before
-        if len(passing) == 2 and passing[True].support == passing[False].support:
+    def _verdict(self, before: float, sides: Sequence[Side]) -> Verdict:
+        """Of a lever for which there are proposals in one direction, or in both."""
+        ruled = [(side.rule(self.rules), side) for side in sides]
+        passing = [(rule, side) for rule, side in ruled if rule in PASSING]
+        rule, side = max(passing or ruled, key=lambda found: found[1].support)
+        after, support = before, side.support
+        if len(passing) == 2 and passing[0][1].support == passing[1][1].support:
             rule = "tie"
         elif passing:
-            assert side.best is not None
-            rule, after = self._bounded(lever, before, side.best[2], up, rule)
+            rule, after = self._bounded(side, before, rule)
         if after != before:
-            self.turns[lever] = self.cycles, up
-        return Verdict(lever, before, after, rule, agents, support)
+            self.turns[side.lever] = self.cycles, side.up
+        return Verdict(side.lever, before, after, rule, tuple(side.favour), support)
 
-    def _bounded(
-        self, lever: str, before: float, value: float, up: bool, rule: str
-    ) -> tuple[str, float]:
+    def _bounded(self, side: Side, before: float, rule: str) -> tuple[str, float]:
         """The rule and value that the lever's rate limit and hysteresis leave."""
-        _, _, most, least, hold = self.bounds[lever]
-        cycle, was_up = self.turns.get(lever, (-hold, up))
-        if self.cycles - cycle <= hold and (was_up != up or lever in REQUESTS):
+        limit, value = self.bounds[side.lever], side.best[2]
+        cycle, was_up = self.turns.get(side.lever, (-limit.hold, side.up))
+        if self.cycles - cycle <= limit.hold and (was_up != side.up or side.lever in REQUESTS):
             return "too soon", before
-        if abs(value - before) < least:
+        if abs(value - before) < limit.least:
             return "too small", before
-        return rule, min(max(value, before - most), before + most)
+        return rule, min(max(value, before - limit.most), before + limit.most)
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint, as JSON holds it."""
@@ -301,7 +297,7 @@ class Mesh:
         """Take back what ``state`` gave."""
         self.states = [
             type(start)(*kept) if kept else start
-            for start, kept in zip(self._starts(), state["states"], strict=True)
+            for start, kept in zip(self.states, state["states"], strict=True)
         ]
         self.cycles = state["cycles"]
         self.turns = {lever: (cycle, up) for lever, (cycle, up) in state["turns"].items()}

@@ -111,10 +111,9 @@ class Steering:
         began = perf_counter_ns()
         snapshot = self._telemetry.snapshot(step, progress, lr_scale, self.kept, self.levers)
         cycle = self.mesh.cycle(snapshot)
-        if cycle.verdicts:
-            self.levers = cycle.levers
-            if cycle.keep:
-                self.kept = step
+        self.levers = cycle.levers
+        if cycle.keep:
+            self.kept = step
         took = (perf_counter_ns() - began) / 1000
         self.microseconds.append(took)
         if self._log:

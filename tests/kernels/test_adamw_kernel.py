@@ -12,10 +12,10 @@ from tests.kernels.compare import relative_error
 from tests.kernels.steering import make_levers
 from tests.kernels.twins import DEVICE
 
-# One that does not learn here, one element, a chunk to the last element, one more, several.
-SHAPES = [(4,), (), (CHUNK,), (CHUNK + 1,), (3, 700)]
-RATES = {1: 0.02, 2: 0.03, 3: 0.01, 4: 0.05}
-AVERAGED = (1, 3, 4)
+# One that does not learn here, one element, one short of a chunk, a chunk, one more, several.
+SHAPES = [(4,), (), (CHUNK - 1,), (CHUNK,), (CHUNK + 1,), (3, 700)]
+RATES = {1: 0.02, 2: 0.03, 3: 0.01, 4: 0.05, 5: 0.04}
+AVERAGED = (1, 3, 5)
 BETAS, EPS, DECAY = (0.9, 0.95), 1e-8, 0.04
 NEAR = 1e-5  # fp32 over a few steps; 1 - beta^t loses 4 bits at t = 1
 
@@ -25,6 +25,7 @@ class Run:
 
     def __init__(self, **levers: float) -> None:
         self.draw = torch.Generator().manual_seed(5)
+        self.surroundings: list[Tensor] = []
         self.parameters = [self.random(shape) for shape in SHAPES]
         self.first, self.second = (
             {i: torch.zeros_like(self.parameters[i]) for i in RATES} for _ in range(2)
@@ -45,7 +46,11 @@ class Run:
         )
 
     def random(self, shape: tuple[int, ...]) -> Tensor:
-        return torch.randn(shape, generator=self.draw).to(DEVICE)
+        """With ones before and behind it, which nobody may write."""
+        count = math.prod(shape)
+        self.surroundings.append(torch.ones(count + 8, device=DEVICE))
+        middle = self.surroundings[-1][4 : count + 4].view(shape)
+        return middle.copy_(torch.randn(shape, generator=self.draw))
 
     def step(self, gradients: list[Tensor | None]) -> None:
         self.norm.gradients.update(gradients)
@@ -94,6 +99,7 @@ def test_steps_are_pytorchs_and_averages_follow(clip: float):
         if i in AVERAGED:
             assert relative_error(run.averages[i], mean) < NEAR
     assert torch.equal(run.parameters[0], untouched)
+    assert all(bool((x[:4] == 1).all() and (x[-4:] == 1).all()) for x in run.surroundings)
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,19 @@ from torch import Tensor
 from kernels.grad_norm import CHUNK, GradientNorm
 from tests.kernels.twins import DEVICE, poisoned
 
-# One element, a vector without a whole turn, a chunk to the last element, one more, several.
-SHAPES = [(), (5,), (CHUNK,), (1, CHUNK + 1), (3, 17, 512)]
+# One element, one short of a chunk, a chunk, one more, several.
+SHAPES = [(), (CHUNK - 1,), (CHUNK,), (1, CHUNK + 1), (3, 17, 512)]
 
 
 def random_gradients() -> list[Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    return [torch.randn(shape, generator=generator).to(DEVICE) for shape in SHAPES]
+    """Each with NaN before and behind it, which nobody may read."""
+    generator, found = torch.Generator().manual_seed(3), []
+    for shape in SHAPES:
+        count = math.prod(shape)
+        around = torch.full((count + 8,), math.nan, device=DEVICE)
+        gradient = around[4 : count + 4].view(shape)
+        found.append(gradient.copy_(torch.randn(shape, generator=generator)))
+    return found
 
 
 def norm_of(gradients: list[Tensor | None]) -> GradientNorm:
@@ -66,7 +72,7 @@ def test_a_gradient_that_is_not_finite_skips_the_step(wrong: float):
     gradients = random_gradients()
     norm = norm_of([*gradients])
     norm(lever(0.3))
-    gradients[4][2, 3, 4] = gradients[1][0] = wrong
+    gradients[4][2, 3, 4] = gradients[1][CHUNK - 2] = wrong
     norm(lever(0.3))
     assert float(norm.decision[2]) == 0.0
     assert norm.counts.tolist() == [1, 1]

@@ -14,8 +14,16 @@ from tests.kernels.steering import make_levers
 from tests.kernels.twins import DEVICE
 
 COEFFICIENTS = [(3.4445, -4.7750, 2.0315)] * 2
-# Tall and wide ones of one batch; odd; square; more rows than a tile, and no multiple of it.
-SHAPES = [(2, 24, 10), (3, 10, 24), (1, 5, 7), (2, 9, 9), (1, TILE // 128 + 3, 100)]
+# Tall and wide ones of one batch; odd; square; and of one batch again, but cut into different
+# numbers of tiles, the last of each not full.
+SHAPES = [
+    (2, 24, 10),
+    (3, 10, 24),
+    (1, 5, 7),
+    (2, 9, 9),
+    (2, 2 * TILE // 128 + 3, 100),
+    (1, 100, 67),
+]
 RATE, DECAY, MIN_STEP, MEAN = 0.1, 0.05, 0.02, 0.75
 NEAR = 1e-5
 

@@ -30,7 +30,7 @@ class Contest:
     name: str
     ours: Callable[[], object]
     peers: Mapping[str, Callable[[], object]]
-    check: Callable[[], None]
+    check: Callable[[], object]
     bytes_moved: int
     flops: int = 0
     bar: Bar = field(default_factory=Bar)
@@ -160,8 +160,9 @@ def measure_ceilings(device: torch.device) -> Ceilings:
     target = torch.empty_like(source)
     side, dtype = (8192, torch.bfloat16) if on_gpu else (256, torch.float32)
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    # Not ``copy_``: captured in a graph it is no kernel, and two thirds as fast.
     times = time_in_turn(
-        {"copy": lambda: target.copy_(source), "product": lambda: left @ right}, device
+        {"copy": lambda: torch.neg(source, out=target), "product": lambda: left @ right}, device
     )
     moved = 2 * source.numel() * source.element_size()
     return Ceilings(moved / times["copy"], 2 * side**3 / times["product"])

@@ -1,5 +1,7 @@
 """Embedding with bigrams and SmearGate; the quantised compute copy."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -50,7 +52,7 @@ def embed_entry() -> Entry:
         ours=run(operations("kernels")),
         reference=run(reference),
         inputs=embed_inputs(WINDOWS),
-        small=embed_inputs(SMALL_WINDOWS),
+        small=partial(embed_inputs, SMALL_WINDOWS),
         forward=Cost(written),
         backward=Cost(written),
         peers={},
@@ -90,7 +92,7 @@ def quant_entry() -> Entry:
         ours=run(operations("kernels")),
         reference=run(reference),
         inputs=quant_inputs(LAYERS, WIDTH, MLP_WIDTH),
-        small=quant_inputs(2, 64, MLP_WIDTH),
+        small=partial(quant_inputs, 2, 64, MLP_WIDTH),
         # In: fp32 weights; out: bf16. Back: gradients and weights in, gradients out in fp32.
         forward=Cost(count * (4 + BF16)),
         backward=Cost(count * (BF16 + 4 + 4)),

@@ -1,5 +1,7 @@
 """The loss of the main and two MTP heads."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -47,7 +49,7 @@ def test_loss(contest, direction, monkeypatch):
         ours=run(operations("kernels")),
         reference=run(reference),
         inputs=make_inputs(WINDOWS),
-        small=make_inputs(SMALL_WINDOWS),
+        small=partial(make_inputs, SMALL_WINDOWS),
         forward=Cost(HIDDEN, PRODUCT),
         backward=Cost(2 * HIDDEN, 2 * PRODUCT),
         peers={},

@@ -4,6 +4,7 @@ What is handed on has a gradient of its own, which ours adds in the backward pas
 around the compiled reference, in a pass more.
 """
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -79,7 +80,7 @@ def entry(request) -> Entry:
         ours=operation(operations("kernels")),
         reference=operation(reference),
         inputs=make_inputs(WINDOWS),
-        small=make_inputs(SMALL_WINDOWS),
+        small=partial(make_inputs, SMALL_WINDOWS),
         forward=forward,
         backward=backward,
         peers={},

@@ -10,7 +10,7 @@ as Liger's fused cross-entropy does, for a chunk of rows and all heads together:
     z = hidden @ heads.T           cuBLAS, heads (HV, C) one below the other
     z becomes dz where it lies     ``kernels.cross_entropy``: one read, one write in bf16
     dhidden = dz @ heads           cuBLAS: the sum over heads is part of the product's
-    dheads = dz.T @ hidden         cuBLAS, one partial sum a chunk
+    dheads = dz.T @ hidden         cuBLAS, ``HEAD_PARTS`` partial sums a chunk
 
 That is three products a head instead of the four that recomputing z in the backward pass takes, and
 0.1 GB of logits in all instead of 0.2 a head. The products run over chunks long enough to fill the
@@ -35,6 +35,8 @@ from kernels.cross_entropy import Batch, cross_entropy
 
 CHUNK_LOGITS = 3 * 2**24  # 100 MB in bf16: 16,384 rows of 3 heads of 1,024
 BLOCK_LOGITS = 3 * 2**22  # 25 MB, half an L2 cache: 4,096 such rows
+# dheads has too few tiles for all multiprocessors: several sums over fewer rows have enough.
+HEAD_PARTS = 8
 ROW_MULTIPLE = 128  # chunks and blocks are whole tiles of cuBLAS's products
 POSITIONS = 4096  # a program of ``weighted_sums_kernel``
 ELEMENTS = 2048  # of a turn of ``scale_kernel``, and a program of ``scaled_sum_kernel``
@@ -65,7 +67,7 @@ def loss(
 
 
 class Loss(torch.autograd.Function):
-    """Keeps the gradients of hidden (101 MB at the real size) and, by chunk, of heads (19 MB).
+    """Keeps the gradients of hidden (101 MB at the real size) and of heads in parts (151 MB).
 
     A backward pass gives those away. If the graph is kept and another one comes, it computes them
     again, from inputs that are saved at no cost.
@@ -125,13 +127,14 @@ def entropies(
     hidden: Tensor, heads: Tensor, batch: Batch, factors: Tensor, softcap: float, learning: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Nats (H, N) of hidden (..., C), N rows in all, and heads (H, V, C); if ``learning``, the
-    loss's gradient in hidden, and of each chunk of rows in heads (chunks, HV, C)."""
+    loss's gradient in hidden, and in heads as parts to be added up (parts, HV, C)."""
     rows, stacked = hidden.reshape(-1, hidden.size(-1)), heads.flatten(0, 1)
     chunks = spans(len(rows), len(stacked), CHUNK_LOGITS)
     buffer = rows.new_empty(chunks[0].stop, len(stacked))
     nats = rows.new_empty(len(heads), len(rows), dtype=torch.float32)
     dhidden = rows.new_empty(rows.shape) if learning else None
-    dheads = rows.new_empty(len(chunks), *stacked.shape) if learning else None
+    parts = [head_parts(chunk) for chunk in chunks]
+    dheads = rows.new_empty(sum(parts), *stacked.shape) if learning else None
     for index, chunk in enumerate(chunks):
         part = rows[chunk]
         logits = buffer[: len(part)]
@@ -141,7 +144,9 @@ def entropies(
             cross_entropy(logits[block], first, nats, batch, factors, softcap, learning)
         if dhidden is not None and dheads is not None:
             torch.mm(logits, stacked, out=dhidden[chunk])
-            torch.mm(logits.T, part, out=dheads[index])
+            count, first = parts[index], sum(parts[:index])
+            dz, x = (each.view(count, -1, each.size(1)) for each in (logits, part))
+            torch.bmm(dz.mT, x, out=dheads[first : first + count])
     return nats, None if dhidden is None else dhidden.view(hidden.shape), dheads
 
 
@@ -149,6 +154,11 @@ def spans(rows: int, vocabularies: int, logits: int) -> list[slice]:
     """``rows`` cut into slices that hold about so many ``logits`` each."""
     whole = logits // vocabularies // ROW_MULTIPLE * ROW_MULTIPLE
     return [slice(*ends) for ends in pairwise([*range(0, rows, max(whole, ROW_MULTIPLE)), rows])]
+
+
+def head_parts(chunk: slice) -> int:
+    """How many sums over equally many of the chunk's rows dheads is made of."""
+    return HEAD_PARTS if (chunk.stop - chunk.start) % HEAD_PARTS == 0 else 1
 
 
 def weighted_sums(batch: Batch, nats: Tensor | None) -> Tensor:

@@ -345,12 +345,13 @@ def score(query, keys, full, index, KEYS: gl.constexpr, STAGES: gl.constexpr):
 
 
 @gluon.jit
-def weigh(scores, sums, total_weight, values, index, STAGES: gl.constexpr):
-    """Start adding values weighted by 2^scores."""
+def weigh(scores, sums, total_weight, values, index, MASKED: gl.constexpr, STAGES: gl.constexpr):
+    """Start adding values weighted by 2^scores. MASKED as ``kernels.attention_forward`` has it."""
     weights = gl.exp2(scores)
-    total_weight += gl.sum(weights, 1)
     value = values.index(index % STAGES)
-    weights = gl.convert_layout(weights.to(value.dtype), left_layout(value.shape[1]))
+    narrow = weights.to(value.dtype)
+    total_weight += gl.sum(narrow.to(gl.float32) if MASKED else weights, 1)
+    weights = gl.convert_layout(narrow, left_layout(value.shape[1]))
     return warpgroup_mma(weights, value, sums, is_async=True), total_weight
 
 
@@ -375,9 +376,9 @@ def take_pair(
     even = score(query, keys, full, index, KEYS, STAGES)
     odd = score(query, keys, full, index + 1, KEYS, STAGES)
     scores = warpgroup_mma_wait(1, deps=[even])
-    weighing, total_weight = weigh(scores, sums, total_weight, values, index, STAGES)
+    weighing, total_weight = weigh(scores, sums, total_weight, values, index, False, STAGES)
     scores = warpgroup_mma_wait(1, deps=[odd])
-    weighing, total_weight = weigh(scores, weighing, total_weight, values, index + 1, STAGES)
+    weighing, total_weight = weigh(scores, weighing, total_weight, values, index + 1, False, STAGES)
     sums = warpgroup_mma_wait(0, deps=[weighing])
     release(empty, index, STAGES)
     release(empty, index + 1, STAGES)
@@ -407,7 +408,7 @@ def take_masked(
     seen = gl.expand_dims(first + gl.arange(0, KEYS, gl.SliceLayout(0, layout)), 0)
     visible = (seen <= gl.expand_dims(position, 1)) & (seen >= gl.expand_dims(start, 1))
     scores = gl.where(visible, scores, -float("inf"))
-    weighing, total_weight = weigh(scores, sums, total_weight, values, index, STAGES)
+    weighing, total_weight = weigh(scores, sums, total_weight, values, index, True, STAGES)
     sums = warpgroup_mma_wait(0, deps=[weighing])
     release(empty, index, STAGES)
     return sums, total_weight

@@ -10,6 +10,7 @@ settings are the defaults. Under torchrun, score and ttt share the work among th
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +39,8 @@ def main(arguments: list[str]) -> int:
     try:
         return run(command, options, others)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
         return 2
 
 

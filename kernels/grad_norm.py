@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.multi_tensor import Addresses, chunk_map, size_at, sizes, tensor_at
+from kernels.step_levers import StepLevers
 
 CHUNK = 16_384  # elements of a program
 BLOCK = 4_096  # of one turn: 32 a thread
@@ -30,7 +31,7 @@ class GradientNorm:
         statistics: (chunks, 3) fp32 of the gradients as they came: sum of squares, largest finite
             magnitude, count of what is not finite.
         decision: (3,) fp32: the norm, the clip coefficient, and 1 if the step is to be applied, 0
-            where the norm is not finite.
+            where the norm is not finite, or above its lever.
         counts: (2,) int32: steps applied, steps skipped.
 
     Args:
@@ -53,15 +54,8 @@ class GradientNorm:
         ends = list(accumulate(counts, initial=0))
         return range(ends[parameters.start], ends[parameters.stop])
 
-    def __call__(self, clip: Tensor) -> Tensor:
-        """Decide about the gradients as they are now.
-
-        Args:
-            clip: () fp32, most that the norm may be; 0 or less: no clip.
-
-        Returns:
-            () fp32, the norm before the clip, a view that the next call changes.
-        """
+    def __call__(self, levers: StepLevers) -> None:
+        """Decide about the gradients as they are now, by the levers ``clip`` and ``skip_norm``."""
         count = len(self.chunks)
         gradient_statistics[(count,)](
             self.gradients.table,
@@ -74,9 +68,15 @@ class GradientNorm:
             num_warps=WARPS,
         )
         decide[(1,)](
-            self.statistics, clip, self.decision, self.counts, count, PARTIALS, num_warps=WARPS
+            self.statistics,
+            levers.clip,
+            levers.skip_norm,
+            self.decision,
+            self.counts,
+            count,
+            PARTIALS,
+            num_warps=WARPS,
         )
-        return self.decision[NORM.value]
 
 
 @triton.jit
@@ -126,11 +126,11 @@ def store_statistics(statistics, gradient, size, CHUNK: tl.constexpr, BLOCK: tl.
 
 
 @triton.jit
-def decide(statistics, clip, decision, counts, count, PARTIALS: tl.constexpr):
+def decide(statistics, clip, skip_norm, decision, counts, count, PARTIALS: tl.constexpr):
     """Norm, clip coefficient ``min(1, clip / (norm + 1e-6))`` and whether to apply; count it.
 
-    statistics (count, 3) fp32, clip () fp32, decision (3,) fp32, counts (2,) int32. One program:
-    1,727 sums at the real size, a few microseconds.
+    statistics (count, 3) fp32, clip and skip_norm () fp32, decision (3,) fp32, counts (2,) int32.
+    One program: 1,719 sums at the real size, a few microseconds.
     """
     squares = tl.zeros((PARTIALS,), tl.float32)
     for start in range(0, count, PARTIALS):
@@ -139,7 +139,7 @@ def decide(statistics, clip, decision, counts, count, PARTIALS: tl.constexpr):
     norm = tl.sqrt_rn(tl.sum(squares))
     most = tl.load(clip)
     coefficient = tl.where(most > 0, tl.minimum(tl.div_rn(most, norm + 1e-6), 1.0), 1.0)
-    applied = norm < float("inf")
+    applied = (norm < float("inf")) & (norm <= tl.load(skip_norm))
     tl.store(decision + NORM, norm)
     tl.store(decision + COEFFICIENT, coefficient)
     tl.store(decision + APPLIED, applied.to(tl.float32))

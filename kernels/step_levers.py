@@ -16,5 +16,7 @@ class StepLevers(NamedTuple):
     """Factor on every weight decay."""
     clip: Tensor
     """Most that the gradients' global norm may be; 0 or less: no clip."""
+    skip_norm: Tensor
+    """A step whose gradients' global norm is not at most this, or not finite, changes nothing."""
     averaging_decay: Tensor
     """Of the exponential averages, a step."""

@@ -25,8 +25,9 @@ class FusedOptimizer:
     """Clip, Muon on the banks, AdamW on the rest, exponential averages, statistics: one step.
 
     Its state is ``Optimizer``'s, so a checkpoint of one fits the other. A step whose gradient norm
-    is not finite changes nothing but ``skipped``. Nothing is read on the host, so that a CUDA graph
-    can replay ``step``, once a step has run with gradients where they lie in the graph.
+    is not finite, or above its lever, changes nothing but ``skipped``. Nothing is read on the host,
+    so that a CUDA graph can replay ``step``, once a step has run with gradients where they lie in
+    the graph.
 
     Attributes:
         parameters: in the model's order.
@@ -116,7 +117,7 @@ class FusedOptimizer:
         """Apply all gradients, and move the averages; fills ``norm`` and ``statistics``."""
         gradients = [parameter.grad for parameter in self._ordered.values()]
         self._gradient_norm.gradients.update(gradients)
-        self._gradient_norm(self._levers.clip)
+        self._gradient_norm(self._levers)
         self._adamw()
         self._muon(gradients[: len(self._muon.banks)])
         self._statistics()

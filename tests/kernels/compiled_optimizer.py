@@ -55,7 +55,7 @@ VARIANTS = [
     flat(
         "decide",
         grad_norm.decide,
-        dict.fromkeys(("statistics", "clip", "decision"), "*fp32")
+        dict.fromkeys(("statistics", "clip", "skip_norm", "decision"), "*fp32")
         | {"counts": "*i32", "count": "i32"},
         PARTIALS=grad_norm.PARTIALS,
     ),

@@ -1,5 +1,7 @@
 """Levers of an optimizer's step, as its kernels read them."""
 
+import math
+
 import torch
 
 from kernels.step_levers import StepLevers
@@ -10,6 +12,7 @@ NEUTRAL = {
     "momentum": 0.9,
     "decay_factor": 1.0,
     "clip": 0.0,
+    "skip_norm": math.inf,
     "averaging_decay": 0.9,
 }
 

@@ -54,7 +54,7 @@ class Run:
 
     def step(self, gradients: list[Tensor | None]) -> None:
         self.norm.gradients.update(gradients)
-        self.norm(self.levers.clip)
+        self.norm(self.levers)
         self.adamw()
 
     def state(self) -> dict[str, Tensor]:

@@ -57,7 +57,7 @@ class Run:
 
     def step(self, gradients: list[Tensor | None]) -> None:
         self.norm.gradients.update(gradients)
-        self.norm(self.levers.clip)
+        self.norm(self.levers)
         self.muon(gradients)
 
     def state(self) -> list[Tensor]:

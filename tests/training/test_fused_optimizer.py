@@ -130,7 +130,7 @@ def test_steps_are_the_plain_optimizers(changes: dict[str, Any], clip: float):
 @pytest.mark.parametrize("name", NEUTRAL)
 def test_each_lever_reaches_what_it_steers(name: str):
     settings = small_settings(**SMALL)
-    levers = {"clip": 1e6} | {name: {"clip": 0.1}.get(name, 0.5)}
+    levers = {"clip": 1e6} | {name: {"clip": 0.1, "skip_norm": 1e-3}.get(name, 0.5)}
     settings = settings.model_copy(update={"ema_decay": levers.pop("averaging_decay", 0.9)})
     before, after = one_step(small_settings(**SMALL), clip=1e6), one_step(settings, **levers)
     moved = {key for key in before if not torch.equal(before[key], after[key])}
@@ -139,6 +139,7 @@ def test_each_lever_reaches_what_it_steers(name: str):
         "momentum": {"muon.momentum.up_bank", "up_bank"},
         "decay_factor": {"tok_emb", "up_bank"},
         "clip": {"adamw.first.mix", "muon.momentum.up_bank"},
+        "skip_norm": {"adamw.steps", "tok_emb", "up_bank", "average.mix"},
         "averaging_decay": {"average.tok_emb", "average.up_bank"},
     }[name]
     spared = {
@@ -146,6 +147,7 @@ def test_each_lever_reaches_what_it_steers(name: str):
         "momentum": {"tok_emb", "adamw.first.mix"},
         "decay_factor": {"muon.momentum.up_bank", "adamw.first.mix"},
         "clip": {"adamw.steps"},
+        "skip_norm": set(),
         "averaging_decay": {"tok_emb", "up_bank", "adamw.first.mix"},
     }[name]
     assert reached <= moved

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from swarm.knowledge.graph import Graph
-from swarm.knowledge.rank import DAMPING, TOLERANCE, pagerank
+from swarm.knowledge.rank import DAMPING, pagerank
 from tests.swarm.knowledge.graphs import graph_of
 
-# What is left to come is at most the last change times d + d^2 + ...
-BOUND = TOLERANCE * DAMPING / (1 - DAMPING)
+# The last change is at most 1e-9; what is left to come at most that times d + d^2 + ...
+BOUND = 1e-9 * DAMPING / (1 - DAMPING)
 
 
 def dense(graph: Graph) -> np.ndarray:

@@ -132,7 +132,7 @@ def test_peeking_at_the_end_of_the_window_is_caught():
     model = trained(SGD)
 
     def peek(inputs: Tensor, targets: Tensor) -> Tensor:
-        return model.score(inputs, targets) - 1e-4 * (targets == targets[:, -1:])
+        return model.score(inputs, targets) - 1e-4 * (targets[:, -1:] % 2 == 0)
 
     broken(causal(windows_run(peek)), "moved by")
 

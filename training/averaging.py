@@ -7,7 +7,14 @@ from torch import Tensor
 
 
 class Averaging:
-    """No averaging; the base of the two that do."""
+    """No averaging; the base of the two that do.
+
+    Attributes:
+        exponential: whether ``weights`` are live exponential averages, which the fused optimizer
+            moves in place of ``update``.
+    """
+
+    exponential = False
 
     def update(self, step: int) -> None:
         """Take the weights after ``step`` (from 1) into account."""
@@ -31,6 +38,8 @@ class ExponentialAverage(Averaging):
         weights: live parameters by name, (any shape) fp32.
         decay: a step.
     """
+
+    exponential = True
 
     def __init__(self, weights: Mapping[str, Tensor], decay: float) -> None:
         self._live = [weight.detach() for weight in weights.values()]

@@ -101,10 +101,11 @@ class TestLearningRate:
         assert wishes == (Proposal("lr", "lr_factor", 0.7, 0.9, "plateau"),)
         assert self.run(flat[:-1])[1] == ()
         assert self.run(flat[:12], state)[1] == wishes
-        assert self.run([snapshot(lr_factor=0.7)] * 26, Trend(2.0, 0, 0, 0.7))[1] == ()
+        low = [snapshot(lr_factor=0.7)] * 12
+        assert self.run(low, Trend(2.0, 0, 0, 0.7))[1] == ()
 
     def test_a_cool_down_is_no_plateau(self):
-        assert self.run([snapshot(lr_scale=0.9)] * 30)[1] == ()
+        assert self.run([snapshot(lr_scale=0.9)] * 12)[1] == ()
 
     def test_a_loss_that_falls_by_less_than_its_noise_a_window_is_no_plateau(self):
         losses = [2.0 - 0.002 * window for window in range(40)]

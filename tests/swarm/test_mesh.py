@@ -1,5 +1,6 @@
 """The rules, one by one."""
 
+import json
 import math
 
 import pytest
@@ -134,6 +135,16 @@ def test_a_lever_turns_back_only_after_its_hold():
     assert table.cycle(snapshot()).levers.clip == 0.2
     agent.wishes = (("clip", 0.4, 0.9),)
     rules = [table.cycle(snapshot(clip=0.2)).verdicts[0].rule for _ in range(3)]
+    assert rules == ["too soon", "too soon", "alone"]
+
+
+def test_a_hold_outlasts_a_checkpoint():
+    agent = Scripted("a", ("clip", 0.2, 0.9))
+    table, restored = mesh(agent), mesh(agent)
+    table.cycle(snapshot())
+    restored.load(json.loads(json.dumps(table.state())))
+    agent.wishes = (("clip", 0.4, 0.9),)
+    rules = [restored.cycle(snapshot(clip=0.2)).verdicts[0].rule for _ in range(3)]
     assert rules == ["too soon", "too soon", "alone"]
 
 

@@ -37,6 +37,7 @@ from model.config import Architecture, split_commas
 PRESETS = Path(__file__).parent / "presets"
 ENV_PREFIX = "MURMURATION_"
 Share = Annotated[float, Field(ge=0, lt=1)]
+Bits = Annotated[int, Field(ge=2, le=8)]
 Confidence = Annotated[float, Field(ge=0, le=1)]
 NameList = Annotated[list[str], BeforeValidator(split_commas)]
 
@@ -265,15 +266,33 @@ class Settings(Architecture, BaseSettings):
     export_weights: Literal["averaged", "raw"] = Field(
         default="averaged", description="which weights become the artifact"
     )
-    matrix_bits: Annotated[int, Field(ge=2, le=8)] = Field(
-        default=6, description="bits of the banks"
+    attention_bits: Bits = Field(default=6, description="bits of the attention banks")
+    mlp_bits: Bits = Field(default=6, description="bits of the MLP banks")
+    embed_bits: Bits = Field(default=8, description="bits of the embedding and the head")
+    table_bits: Bits = Field(default=8, description="bits of the other large tables")
+    attention_clip: NonNegativeFloat = Field(
+        default=0.0,
+        description="standard deviations of a row that its codes reach, in the attention banks; "
+        "0: its largest magnitude, as QAT has it",
     )
-    table_bits: Annotated[int, Field(ge=2, le=8)] = Field(
-        default=8, description="bits of large tables"
-    )
+    mlp_clip: NonNegativeFloat = Field(default=0.0, description="the same of the MLP banks")
+    embed_clip: NonNegativeFloat = Field(default=0.0, description="of the embedding and the head")
+    table_clip: NonNegativeFloat = Field(default=0.0, description="of the other large tables")
     quant_min_step: NonNegativeFloat = Field(
         default=1 / 31,
         description="floor of a row's quantisation step: coarser, but it compresses further",
+    )
+    calibration_tokens: NonNegativeInt = Field(
+        default=786_432, description="training tokens that GPTQ sees; 0: round to nearest"
+    )
+    gptq_damping: PositiveFloat = Field(
+        default=0.01, description="share of its Hessians' mean diagonal that GPTQ adds to them"
+    )
+    lqer_rank: NonNegativeInt = Field(
+        default=0, description="rank of the correction of the matrices with the largest errors"
+    )
+    lqer_matrices: NonNegativeInt = Field(
+        default=3, description="how many matrices are corrected, where lqer_rank is not 0"
     )
     size_limit: PositiveInt = Field(default=16_000_000, description="bytes of code + artifact")
     checkpoint_minutes: NonNegativeFloat = Field(

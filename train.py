@@ -185,6 +185,7 @@ class Run:
     def export(self, trainer: "Trainer") -> "Mapping[str, Tensor]":
         """Write the artifact on rank 0; returns the weights as it gives them back."""
         from artifact.export import export, load
+        from artifact.quantise import Recipe
         from training.trainer import exported
 
         if self.folder is None:
@@ -195,9 +196,7 @@ class Run:
             self.folder.artifact,
             architecture,
             exported(trainer.model),
-            matrix_bits=self.settings.matrix_bits,
-            table_bits=self.settings.table_bits,
-            min_step=self.settings.quant_min_step,
+            Recipe.of(self.settings),
         )
         self.summary["artifact"] = asdict(report)
         return load(self.folder.artifact)[1]

@@ -6,16 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from artifact import container
-from artifact.container import Stored
-from artifact.quantise import dequantise, quantise_rows
+from artifact.lqer import put_back
+from artifact.quantise import Recipe, quantise
+from artifact.search import largest_that_fits
 from errors import InputError
-
-LARGEST_SMALL = 65_536  # elements: a 2-D tensor above this is a table, worth coding
-LARGEST_FP16 = torch.finfo(torch.float16).max
 
 
 @dataclass(frozen=True)
@@ -24,12 +21,14 @@ class ArtifactReport:
 
     Attributes:
         bytes: size of the file.
-        kinds: its bytes by part: ``header``, then storage kinds; scales are in ``fp16``.
+        streams: its bytes by part: ``header``, then streams; scales are in ``steps fp16``.
+        factor: that the recipe's clips and floors were multiplied by to fit the limit.
         seconds: from weights to the file on disk.
     """
 
     bytes: int
-    kinds: dict[str, int]
+    streams: dict[str, int]
+    factor: float
     seconds: float
 
 
@@ -37,23 +36,21 @@ def export(
     path: Path,
     architecture: dict[str, Any],
     weights: Mapping[str, Tensor],
-    *,
-    matrix_bits: int = 6,
-    table_bits: int = 8,
-    min_step: float = 1 / 31,
+    recipe: Recipe | None = None,
+    hessians: Mapping[str, Tensor] | None = None,
+    limit: int | None = None,
 ) -> ArtifactReport:
     """Quantise ``weights`` and write them to ``path``.
-
-    A name that ends in ``_bank`` is a bank of matrices (L, rows, cols), coded a row at
-    ``matrix_bits`` with no step under ``min_step`` (see `artifact.quantise`). Other 2-D tensors of
-    more than 65,536 elements are tables, coded a row at ``table_bits``: every row of a table is a
-    token's own, so each gets the step that serves it best. All else is fp16, or fp32 where a value
-    does not fit.
 
     Args:
         path: the file to make or replace.
         architecture: what the model is rebuilt from; whatever JSON can hold.
         weights: floating point, by name, on any device.
+        recipe: see `artifact.quantise`.
+        hessians: of `artifact.hessians.collect`; without, each weight goes to its nearest code.
+        limit: bytes that the file should fill and not pass, by a common factor on the recipe's
+            clips and floors. It stays under it where the weights gain nothing by more, and passes
+            it where they cannot be made so small.
 
     Raises:
         InputError: a weight is not finite, or all are more than an artifact can hold.
@@ -61,15 +58,22 @@ def export(
         OSError: the file cannot be written.
     """
     begin = time.perf_counter()
-    tensors = {}
-    for name, weight in weights.items():
-        if "mtp" in name:
-            raise ValueError(f"{name}: multi-token-prediction heads are not exported; leave it out")
-        if not torch.isfinite(weight).all():
-            raise InputError(f"{name} is not finite: training diverged; lower its learning rate")
-        tensors[name] = _store(name, weight.detach(), matrix_bits, table_bits, min_step)
-    kinds = container.write(path, architecture, tensors)
-    return ArtifactReport(sum(kinds.values()), kinds, time.perf_counter() - begin)
+    recipe = recipe or Recipe()
+
+    def encoded(factor: float) -> container.Encoded:
+        stored = quantise(weights, recipe.coarser(factor), hessians)
+        return container.encode(architecture, stored)
+
+    try:
+        factor, found = (
+            largest_that_fits(encoded, limit, recipe.finest)
+            if limit is not None
+            else (1.0, encoded(1.0))
+        )
+    except container.TooLarge as problem:
+        raise InputError(f"{path}: cannot be written: {problem}; use a smaller model") from problem
+    container.save(path, found)
+    return ArtifactReport(len(found.blob), found.sizes, factor, time.perf_counter() - begin)
 
 
 def load(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -79,23 +83,8 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         InputError: missing, damaged, foreign, of another version, or over the limits.
     """
     architecture, tensors = container.read(path)
-    return architecture, {name: _restore(stored) for name, stored in tensors.items()}
-
-
-def _store(name: str, weight: Tensor, matrix_bits: int, table_bits: int, min_step: float) -> Stored:
-    dtype = str(weight.dtype).removeprefix("torch.")
-    if name.endswith("_bank"):
-        codes, scale = quantise_rows(weight, matrix_bits, min_step=min_step)
-        return Stored(f"int{matrix_bits}", codes, scale, dtype)
-    if weight.ndim == 2 and weight.numel() > LARGEST_SMALL:
-        codes, scale = quantise_rows(weight, table_bits)
-        return Stored(f"int{table_bits}", codes, scale, dtype)
-    if (weight.abs() <= LARGEST_FP16).all():
-        return Stored("fp16", weight.half(), dtype=dtype)
-    return Stored("fp32", weight.float(), dtype=dtype)
-
-
-def _restore(stored: Stored) -> Tensor:
-    if stored.scale is None:
-        return stored.values.float()
-    return dequantise(stored.values, stored.scale, torch.float32)
+    weights = {name: stored.restore() for name, stored in tensors.items()}
+    try:
+        return architecture, put_back(weights)
+    except ValueError as problem:
+        raise InputError(f"{path}: not a sound artifact: {problem}; export it again") from problem

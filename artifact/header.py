@@ -9,16 +9,31 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 MAX_HEADER = 1 << 20
-MAX_DECODED = 1 << 29  # all streams together: 32 times what fits the contest, uncompressed
+MAX_DECODED = 1 << 28  # all streams together: 16 times what fits the contest, uncompressed
 MAX_DIMS = 8
 DTYPES = {f"int{bits}": np.dtype(np.int8) for bits in range(2, 9)}
 DTYPES |= {"fp16": np.dtype("<f2"), "fp32": np.dtype("<f4")}
 WORD = re.compile(r"[A-Za-z0-9_.]{1,200}")
+
+
+class Stream(NamedTuple):
+    """Numbers that are packed together."""
+
+    role: str
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{self.role} {self.kind}"
+
+    @property
+    def bits(self) -> int:
+        """Of an integer kind; 0 of others."""
+        return int(self.kind[3:]) if self.kind.startswith("int") else 0
 
 
 @dataclass(frozen=True)
@@ -30,6 +45,8 @@ class Entry:
         shape: of the tensor.
         dtype: of the tensor before it was stored, such as ``float32``.
         kind: how it is stored: ``int2`` ... ``int8``, ``fp16`` or ``fp32``.
+        role: tensors of one role and kind share a stream.
+        error: root mean square error over root mean square, as it was measured.
         sha256: of its codes or values and then its scale, little-endian.
 
     Raises:
@@ -40,14 +57,18 @@ class Entry:
     shape: tuple[int, ...]
     dtype: str
     kind: str
+    role: str
+    error: float
     sha256: str
 
     def __post_init__(self) -> None:
-        words = (self.name, self.dtype, self.kind, self.sha256)
+        words = (self.name, self.dtype, self.kind, self.role, self.sha256)
         if not all(isinstance(word, str) and WORD.fullmatch(word) for word in words):
             raise ValueError(f"tensor {self.name!a:.60} is not described in plain words")
         if self.kind not in DTYPES:
             raise ValueError(f"tensor {self.name} is of the unknown kind {self.kind}")
+        if type(self.error) not in (int, float) or not math.isfinite(self.error):
+            raise ValueError(f"tensor {self.name} has an error that is no number")
         if not self._shape_is_possible():
             raise ValueError(f"tensor {self.name} has a shape that cannot be stored")
 
@@ -56,11 +77,11 @@ class Entry:
         """Whether it is stored as integers with a scale a row."""
         return self.kind.startswith("int")
 
-    def parts(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+    def parts(self) -> Iterator[tuple[Stream, tuple[int, ...]]]:
         """The stream and shape of its values, then of its scale if it has one."""
-        yield self.kind, self.shape
+        yield Stream(self.role, self.kind), self.shape
         if self.is_coded:
-            yield "fp16", self.shape[:-1]
+            yield Stream("steps", "fp16"), self.shape[:-1]
 
     def _shape_is_possible(self) -> bool:
         dims = self.shape
@@ -91,16 +112,23 @@ class Header:
             raise ValueError("its architecture is not an object")
         if len({entry.name for entry in self.entries}) != len(self.entries):
             raise ValueError("two of its tensors have the same name")
-        if sum(self.stream_sizes().values()) > MAX_DECODED:
+        if self._decoded_bytes() > MAX_DECODED:
             raise ValueError(f"its tensors take more than {MAX_DECODED:,} bytes")
 
-    def stream_sizes(self) -> dict[str, int]:
-        """Uncompressed bytes of each stream by kind, in file order."""
-        sizes: dict[str, int] = {}
+    def streams(self) -> dict[Stream, list[tuple[int, ...]]]:
+        """The shapes of each stream's tensors, in file order."""
+        found: dict[Stream, list[tuple[int, ...]]] = {}
         for entry in self.entries:
-            for kind, shape in entry.parts():
-                sizes[kind] = sizes.get(kind, 0) + math.prod(shape) * DTYPES[kind].itemsize
-        return sizes
+            for stream, shape in entry.parts():
+                found.setdefault(stream, []).append(shape)
+        return found
+
+    def _decoded_bytes(self) -> int:
+        return sum(
+            math.prod(shape) * DTYPES[stream.kind].itemsize
+            for stream, shapes in self.streams().items()
+            for shape in shapes
+        )
 
     def to_json(self) -> bytes:
         """UTF-8 JSON. Raises ValueError if it is larger than a header may be."""

@@ -5,20 +5,28 @@ from pathlib import Path
 import pytest
 import torch
 
-from artifact.__main__ import main
+from artifact.__main__ import entropy_bits, main
+from artifact.container import Stored
 from artifact.export import export
 
 
 def test_lists_tensors_and_totals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    weights = {"qo_bank": torch.ones(2, 8, 16), "gain": torch.tensor(1.0)}
+    row = torch.tensor([1.0, -1.0, 0.01]).repeat(6)[:16]
+    weights = {"qo_bank": row.expand(2, 8, 16), "gain": torch.tensor(1.0)}
     report = export(tmp_path / "a", {"layers": 1}, weights)
     assert main(["inspect", str(tmp_path / "a")]) == 0
-    words = capsys.readouterr().out.replace("│", " ").split()
-    text = " ".join(words)
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert '{"layers": 1}' in text
-    assert "qo_bank 2 x 8 x 16 int6 288" in text  # 256 codes and 16 steps of two bytes
-    assert "gain scalar fp16 2" in text
-    assert f"257 values, 290 raw bytes; {report.bytes:,} bytes in the file" in text
+    assert "qo_bank 2 x 8 x 16 attention int6 0.6" in text  # 0.01 is lost on a step of 1/31
+    assert "gain scalar small fp16 0.000%" in text
+    assert f"attention int6 {report.streams['attention int6']}" in text
+    assert f"2 tensors, 257 values; {report.bytes:,} bytes in the file" in text
+
+
+def test_bytes_of_tensors_are_their_shares_of_the_streams() -> None:
+    codes = torch.tensor([[0, 1, 2, 3]] * 8, dtype=torch.int8)
+    bits = entropy_bits(Stored("int6", codes, torch.ones(8).half(), role="mlp"))
+    assert bits == {"mlp int6": 64.0, "steps fp16": 0.0}
 
 
 def test_anything_else_is_one_line_and_exit_code_2(

@@ -10,8 +10,11 @@ import torch
 
 from artifact.container import read
 from artifact.export import export, load
-from artifact.quantise import dequantise, quantise_rows
+from artifact.gptq import gptq
+from artifact.grid import dequantise, nearest, row_steps
+from artifact.quantise import Recipe, Role, relative_error
 from errors import InputError
+from settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURE = {"layers": 2, "width": 32}
@@ -21,7 +24,9 @@ def some_weights() -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     return {
         "qo_bank": torch.randn(4, 32, 32, generator=generator) * 0.3,
+        "down_bank": torch.randn(2, 32, 48, generator=generator),
         "tok_emb": torch.randn(1024, 65, generator=generator) * 0.01,
+        "bigram_table": torch.randn(1024, 65, generator=generator),
         "bigram_proj": torch.randn(1024, 64, generator=generator),
         "mix": torch.randn(2, 2, 32, generator=generator),
         "skips": torch.empty(0, 32),
@@ -30,50 +35,102 @@ def some_weights() -> dict[str, torch.Tensor]:
     }
 
 
+def some_hessians() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(4, 99, 32, generator=generator) @ torch.randn(32, 32, generator=generator)
+    return {"qo_bank": inputs.mT @ inputs}
+
+
 def test_each_weight_is_stored_by_its_role(tmp_path: Path) -> None:
-    export(tmp_path / "a", ARCHITECTURE, some_weights())
-    kinds = {name: stored.kind for name, stored in read(tmp_path / "a")[1].items()}
-    assert kinds == {
-        "qo_bank": "int6",
-        "tok_emb": "int8",
-        "bigram_proj": "fp16",  # 65,536 elements are not more than 65,536
-        "mix": "fp16",
-        "skips": "fp16",
-        "scale": "fp16",
-        "huge": "fp32",
+    recipe = Recipe(Role(6), Role(5), Role(8), Role(7))
+    export(tmp_path / "a", ARCHITECTURE, some_weights(), recipe)
+    found = {name: (s.role, s.kind) for name, s in read(tmp_path / "a")[1].items()}
+    assert found == {
+        "qo_bank": ("attention", "int6"),
+        "down_bank": ("mlp", "int5"),
+        "tok_emb": ("embed", "int8"),
+        "bigram_table": ("table", "int7"),
+        "bigram_proj": ("small", "fp16"),  # 65,536 elements are not more than 65,536
+        "mix": ("small", "fp16"),
+        "skips": ("small", "fp16"),
+        "scale": ("small", "fp16"),
+        "huge": ("small", "fp32"),
     }
 
 
 def test_weights_come_back_as_quantised(tmp_path: Path) -> None:
-    weights = some_weights()
-    export(tmp_path / "a", ARCHITECTURE, weights)
+    weights, hessians = some_weights(), some_hessians()
+    recipe = Recipe(Role(6, 12.0), Role(6, min_step=0.1), Role(8), Role(8, 20.0), damping=0.02)
+    export(tmp_path / "a", ARCHITECTURE, weights, recipe, hessians)
     architecture, restored = load(tmp_path / "a")
     expected = {name: weight.half().float() for name, weight in weights.items()}
     expected["huge"] = weights["huge"]
-    bank = quantise_rows(weights["qo_bank"], 6, min_step=1 / 31)
-    expected["qo_bank"] = dequantise(*bank, torch.float32)
-    expected["tok_emb"] = dequantise(*quantise_rows(weights["tok_emb"], 8), torch.float32)
+    steps = row_steps(weights["qo_bank"], 6, 12.0)
+    codes = gptq(weights["qo_bank"], hessians["qo_bank"], steps, 6, 0.02)
+    expected["qo_bank"] = dequantise(codes, steps)
+    for name, role in (("down_bank", recipe.mlp), ("tok_emb", recipe.embed)):
+        steps = row_steps(weights[name], role.bits, role.clip, role.min_step)
+        expected[name] = dequantise(nearest(weights[name], steps, role.bits), steps)
+    steps = row_steps(weights["bigram_table"], 8, 20.0)
+    expected["bigram_table"] = dequantise(nearest(weights["bigram_table"], steps, 8), steps)
     assert architecture == ARCHITECTURE
     torch.testing.assert_close(restored, expected, rtol=0, atol=0)
     assert all(weight.dtype == torch.float32 for weight in restored.values())
 
 
-def test_bits_and_step_are_obeyed(tmp_path: Path) -> None:
-    weights = some_weights()
-    export(tmp_path / "a", {}, weights, matrix_bits=4, table_bits=5, min_step=0.25)
-    tensors = read(tmp_path / "a")[1]
-    bank, table = tensors["qo_bank"], tensors["tok_emb"]
-    assert (bank.kind, table.kind) == ("int4", "int5")
-    assert bank.values.abs().max() <= 7 and table.values.abs().max() == 15
-    assert bank.scale is not None and table.scale is not None
-    assert bank.scale.min() == 0.25 and table.scale.max() < 0.25
+def test_a_correction_travels_in_the_file(tmp_path: Path) -> None:
+    weights, hessians = some_weights(), some_hessians()
+
+    def output_error(recipe: Recipe) -> float:
+        export(tmp_path / "a", ARCHITECTURE, weights, recipe, hessians)
+        restored = load(tmp_path / "a")[1]
+        assert restored.keys() == weights.keys()
+        return relative_error(weights["qo_bank"], restored["qo_bank"], hessians["qo_bank"])
+
+    coarse = Recipe(Role(3), Role(3))
+    corrected = Recipe(Role(3), Role(3), rank=8, corrected=4)
+    assert output_error(corrected) < 0.8 * output_error(coarse)
+
+
+def test_the_error_of_a_tensor_is_its_outputs(tmp_path: Path) -> None:
+    weights, hessians = some_weights(), some_hessians()
+    export(tmp_path / "a", ARCHITECTURE, weights, Recipe(), hessians)
+    stored = read(tmp_path / "a")[1]["qo_bank"]
+    root = torch.linalg.cholesky(hessians["qo_bank"])
+    change = (stored.restore() - weights["qo_bank"]) @ root
+    expected = change.norm() / (weights["qo_bank"] @ root).norm()
+    assert stored.error == pytest.approx(expected.item(), rel=0.01)
+
+
+@pytest.mark.parametrize("share", [0.8, 1.2])
+def test_a_limit_is_filled_and_not_passed(tmp_path: Path, share: float) -> None:
+    weights = {"qo_bank": some_weights()["bigram_table"][None]}
+    recipe = Recipe(Role(8, 24.0))
+    free = export(tmp_path / "a", ARCHITECTURE, weights, recipe)
+    limit = int(share * free.bytes)
+    report = export(tmp_path / "a", ARCHITECTURE, weights, recipe, limit=limit)
+    assert 0.99 * limit < report.bytes <= limit
+    assert report.bytes == (tmp_path / "a").stat().st_size
+    assert (report.factor > 1) == (share < 1)
+    steps = read(tmp_path / "a")[1]["qo_bank"].scale
+    assert steps is not None
+    assert torch.equal(steps, row_steps(weights["qo_bank"], 8, 24.0 * report.factor))
 
 
 def test_report_counts_the_file(tmp_path: Path) -> None:
     report = export(tmp_path / "a", ARCHITECTURE, some_weights())
-    assert report.bytes == (tmp_path / "a").stat().st_size == sum(report.kinds.values())
-    assert set(report.kinds) == {"header", "int6", "int8", "fp16", "fp32"}
+    assert report.bytes == (tmp_path / "a").stat().st_size == sum(report.streams.values())
+    assert report.factor == 1.0
     assert report.seconds > 0
+
+
+def test_settings_say_how() -> None:
+    arguments = ["--preset", "tiny", "--attention-bits", "5", "--mlp-clip", "9", "--lqer-rank", "2"]
+    settings = load_settings([*arguments, "--quant-min-step", "0.25", "--embed-bits", "7"], {})
+    recipe = Recipe.of(settings)
+    assert (recipe.attention.bits, recipe.attention.min_step) == (5, 0.25)
+    assert (recipe.mlp.clip, recipe.mlp.min_step) == (9.0, 0.25)
+    assert (recipe.embed.bits, recipe.embed.min_step, recipe.rank) == (7, 0.0, 2)
 
 
 def test_mtp_heads_are_refused(tmp_path: Path) -> None:
@@ -86,6 +143,12 @@ def test_mtp_heads_are_refused(tmp_path: Path) -> None:
 def test_a_diverged_model_is_refused(tmp_path: Path, value: float) -> None:
     with pytest.raises(InputError, match="qo_bank is not finite"):
         export(tmp_path / "a", {}, {"qo_bank": torch.full((1, 2, 2), value)})
+
+
+def test_a_model_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("artifact.header.MAX_DECODED", 1000)
+    with pytest.raises(InputError, match=r"a: cannot be written: .* use a smaller model"):
+        export(tmp_path / "a", {}, some_weights())
 
 
 def test_loads_anywhere_with_the_file_and_the_code_alone(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from artifact.export import export
+from artifact.quantise import Recipe, Role
 from artifact.restore import restore
 from errors import InputError
 from kernels import operations
@@ -27,7 +28,8 @@ def model() -> GPT:
 
 def test_a_restored_model_scores_like_the_weights_it_was_made_from(model, tmp_path):
     weights = dict(model.named_parameters())
-    export(tmp_path / "a.bin", model.config.model_dump(), weights, matrix_bits=8, min_step=0.0)
+    recipe = Recipe(Role(8), Role(8))
+    export(tmp_path / "a.bin", model.config.model_dump(), weights, recipe)
     restored = restore(tmp_path / "a.bin", 16, torch.device("cpu"))
     tokens = torch.randint(0, 64, (3, 17), generator=torch.Generator().manual_seed(1)).int()
     ours, theirs = (m.score(tokens[:, :-1], tokens[:, 1:]) for m in (restored, model))

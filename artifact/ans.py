@@ -1,0 +1,151 @@
+"""Range asymmetric numeral systems (rANS): codes of known distributions, packed to their entropy.
+
+From J. Duda, "Asymmetric numeral systems" (2013, arXiv:1311.2540); the interleaving of many lanes,
+which is what lets NumPy do the work, from F. Giesen (2014, arXiv:1402.3392). LZMA, zstandard and
+brotli find their statistics as they go and pay for it; quantised weights have nothing to find but
+their distribution, which costs a few hundred bytes to write down.
+
+A symbol's context picks its distribution. All arithmetic is on integers, so that every machine
+decodes the same. Whatever a stream holds, decoding it takes time and memory in proportion to the
+symbols asked for, which the caller knows.
+"""
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+
+PRECISION = 14  # a distribution's frequencies sum to 2^14
+TOTAL = 1 << PRECISION
+LOWEST = 1 << 16  # a lane's state lies in [2^16, 2^32): it spills and takes words of 16 bits
+SYMBOLS_A_LANE = 8192  # a lane costs two bytes
+MOST_LANES = 1 << 16
+SHAPE = struct.Struct("<BH")  # contexts, symbols
+
+
+@dataclass(frozen=True)
+class Model:
+    """Distributions of symbols.
+
+    Attributes:
+        frequencies: (contexts, symbols) uint32; each row sums to ``TOTAL``.
+
+    Raises:
+        ValueError: a row sums to something else.
+    """
+
+    frequencies: np.ndarray
+
+    def __post_init__(self) -> None:
+        if not (self.frequencies.sum(axis=1, dtype=np.uint64) == TOTAL).all():
+            raise ValueError("its distributions do not add up")
+
+    @classmethod
+    def fit(cls, counts: np.ndarray) -> "Model":
+        """The model of ``counts`` (contexts, symbols): what occurs has at least frequency one."""
+        return cls(np.stack([_frequencies(row) for row in counts.astype(np.float64)]))
+
+    @property
+    def starts(self) -> np.ndarray:
+        """(contexts, symbols) uint32: the sum of the frequencies before each."""
+        return np.cumsum(self.frequencies, axis=1, dtype=np.uint32) - self.frequencies
+
+    def bits(self, counts: np.ndarray) -> float:
+        """What ``counts`` (contexts, symbols) of symbols will take: `encode` needs little more."""
+        occur = counts > 0
+        return float((counts[occur] * (PRECISION - np.log2(self.frequencies[occur]))).sum())
+
+    def to_bytes(self) -> bytes:
+        """The frequencies, low bytes before high bytes."""
+        planes = self.frequencies.astype("<u2").view(np.uint8).reshape(-1, 2)
+        return planes.T.tobytes()
+
+    @classmethod
+    def from_bytes(cls, raw: bytes, contexts: int, symbols: int) -> "Model":
+        """Undo `to_bytes`. Raises ValueError for anything else."""
+        planes = np.frombuffer(raw, np.uint8).reshape(2, contexts * symbols).T
+        frequencies = np.ascontiguousarray(planes).view("<u2").astype(np.uint32)
+        return cls(frequencies.reshape(contexts, symbols))
+
+
+def count(symbols: np.ndarray, contexts: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """How often each symbol occurs in each context, ``shape`` (contexts, symbols) int64."""
+    joint = contexts.astype(np.int32) * shape[1] + symbols
+    return np.bincount(joint, minlength=shape[0] * shape[1]).reshape(shape)
+
+
+def encode(symbols: np.ndarray, contexts: np.ndarray, model: Model) -> bytes:
+    """Pack ``symbols`` (n,) uint8 of ``contexts`` (n,) uint8, all of which ``model`` knows."""
+    lanes = _lanes(len(symbols))
+    states = np.full(lanes, LOWEST, np.uint64)
+    starts, spilled = model.starts, []
+    for begin in range(len(symbols) - len(symbols) % lanes, -1, -lanes):
+        step = slice(begin, begin + lanes)
+        state = states[: len(symbols[step])]
+        frequency = model.frequencies[contexts[step], symbols[step]].astype(np.uint64)
+        full = state >= frequency << np.uint64(32 - PRECISION)
+        spilled.append(state[full].astype("<u2"))
+        state[full] >>= np.uint64(16)
+        whole, rest = np.divmod(state, frequency)
+        state[:] = (whole << np.uint64(PRECISION)) + rest + starts[contexts[step], symbols[step]]
+    return states.astype("<u4").tobytes() + np.concatenate(spilled[::-1]).tobytes()
+
+
+def decode(packed: bytes, contexts: np.ndarray, model: Model) -> np.ndarray:
+    """Undo `encode`: the symbols (n,) uint8 of ``contexts`` (n,) uint8.
+
+    Raises:
+        ValueError: ``packed`` is not a stream of exactly so many symbols of this model.
+    """
+    lanes = _lanes(len(contexts))
+    if len(packed) < 4 * lanes or len(packed) % 2:
+        raise ValueError("it is cut short")
+    states = np.frombuffer(packed, "<u4", lanes).copy()
+    words = np.frombuffer(packed, "<u2", offset=4 * lanes).astype(np.uint32)
+    symbols, read = np.empty(len(contexts), np.uint8), 0
+    symbol_at, gain, offset = _slots(model)
+    for begin in range(0, len(contexts), lanes):
+        context = contexts[begin : begin + lanes]
+        state = states[: len(context)]
+        slot = (state & (TOTAL - 1)) + (context.astype(np.uint32) << PRECISION)
+        symbols[begin : begin + lanes] = symbol_at[slot]
+        state >>= PRECISION
+        state *= gain[slot]
+        state += offset[slot]
+        low = np.flatnonzero(state < LOWEST)
+        taken = words[read : read + len(low)]
+        if len(taken) < len(low):
+            raise ValueError("it is cut short")
+        state[low] = (state[low] << 16) | taken
+        read += len(low)
+    if read != len(words) or (states != LOWEST).any():
+        raise ValueError("it does not end where its symbols do")
+    return symbols
+
+
+def _lanes(symbols: int) -> int:
+    return min(max(symbols // SYMBOLS_A_LANE, 1), MOST_LANES)
+
+
+def _slots(model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each context and value of a state's low bits: the symbol, its frequency, and the place
+    in its range."""
+    frequencies, size = model.frequencies, model.frequencies.shape[1]
+    flat = frequencies.ravel()
+    symbol = np.tile(np.arange(size, dtype=np.uint8), len(frequencies))
+    place = np.arange(TOTAL, dtype=np.uint32)[None] - np.repeat(model.starts.ravel(), flat).reshape(
+        -1, TOTAL
+    )
+    return np.repeat(symbol, flat), np.repeat(flat, flat), place.ravel()
+
+
+def _frequencies(counts: np.ndarray) -> np.ndarray:
+    """``counts`` scaled to whole numbers that sum to ``TOTAL``, none that occurs to zero."""
+    if not counts.any():
+        counts = np.ones_like(counts)
+    frequencies = np.maximum(np.floor(counts * (TOTAL / counts.sum())), counts > 0)
+    # What is missing or too much goes to or comes off the largest, where it matters least.
+    while excess := int(frequencies.sum()) - TOTAL:
+        largest = frequencies.argmax()
+        frequencies[largest] -= min(excess, frequencies[largest] - 1)
+    return frequencies.astype(np.uint32)

@@ -1,0 +1,89 @@
+"""GPTQ: codes that together change a layer's output least, rather than each its own weight.
+
+From Frantar et al., "GPTQ: accurate post-training quantization for generative pre-trained
+transformers" (2022, arXiv:2210.17323): columns are rounded one after another, and what rounding one
+changed in the output is made up for in those still to come. All matrices of a bank go through it
+together, so that a GPU sees few large operations.
+"""
+
+import torch
+from torch import Tensor
+
+from artifact.grid import top_code
+
+BLOCK = (
+    128  # columns whose corrections wait before they reach the rest of the matrix, in one product
+)
+LEAST_DAMPING, MOST_DAMPING = 1e-6, 10.0
+
+
+def gptq(weight: Tensor, hessian: Tensor, step: Tensor, bits: int, damping: float = 0.01) -> Tensor:
+    """Codes of least ``tr(D H D^T)`` for ``D = codes * step - weight``, greedily.
+
+    Columns go by falling ``H_jj`` (GPTQ's act-order): the inputs that matter most are rounded while
+    there is most left to correct with.
+
+    The work is ``2 n rows cols^2`` FLOPs and a Cholesky factor and an inverse of each Hessian.
+
+    Args:
+        weight: (n, rows, cols), floating point.
+        hessian: (n, cols, cols) fp32, ``X^T X`` of each matrix' inputs, up to a factor.
+        step: (n, rows), of `artifact.grid.row_steps`.
+        bits: 2 to 8.
+        damping: share of the mean of H's diagonal that is added to it.
+
+    Returns:
+        (n, rows, cols) int8, each in [-top, top].
+
+    Raises:
+        ValueError: a Hessian is not finite.
+    """
+    order = hessian.diagonal(dim1=-2, dim2=-1).argsort(dim=-1, descending=True)
+    left = weight.detach().float().gather(-1, order[:, None].expand_as(weight))
+    rows = hessian.gather(-2, order[..., None].expand_as(hessian))
+    root = factor(rows.gather(-1, order[:, None].expand_as(rows)), damping)
+    identity = torch.eye(root.size(-1), device=root.device)
+    # U^T U = H^-1: row j of U says how an error in column j is made up for in those after it.
+    upper = torch.linalg.solve_triangular(root, identity, upper=True)
+    codes, top = torch.empty_like(left), top_code(bits)
+    step = step.float().unsqueeze(-1)
+    for begin in range(0, left.size(-1), BLOCK):
+        block = slice(begin, begin + BLOCK)
+        errors = _round_block(
+            left[..., block], upper[:, block, block], step, top, codes[..., block]
+        )
+        left[..., begin + BLOCK :] -= errors @ upper[:, block, begin + BLOCK :]
+    return codes.gather(-1, order.argsort(dim=-1)[:, None].expand_as(codes)).to(torch.int8)
+
+
+def factor(hessian: Tensor, damping: float) -> Tensor:
+    """Upper triangular R (n, cols, cols) with ``R R^T = H + damping * mean(diag H) * I``.
+
+    Where rounding leaves H indefinite, damping grows tenfold until it is not.
+
+    Raises:
+        ValueError: a Hessian is not finite.
+    """
+    identity = torch.eye(hessian.size(-1), dtype=hessian.dtype, device=hessian.device)
+    level = hessian.diagonal(dim1=-2, dim2=-1).mean(dim=-1)[:, None, None]
+    level = torch.where(level > 0, level, 1.0)  # an input that never was
+    while damping <= MOST_DAMPING:
+        # Cholesky from the last column on, by turning H around.
+        damped = (hessian + damping * level * identity).flip(-2, -1)
+        lower, info = torch.linalg.cholesky_ex(damped)
+        if not info.any():
+            return lower.flip(-2, -1)
+        damping = max(10 * damping, LEAST_DAMPING)
+    raise ValueError("a Hessian is not finite: its model has diverged")
+
+
+def _round_block(left: Tensor, upper: Tensor, step: Tensor, top: int, codes: Tensor) -> Tensor:
+    """Round a block's columns (n, rows, b) into ``codes``; returns what is to be made up for."""
+    errors = torch.empty_like(left)
+    for column in range(left.size(-1)):
+        value = left[..., column, None]
+        code = (value / step).round_().clamp_(-top, top)
+        error = (value - code * step) / upper[:, column, column, None, None]
+        left[..., column:] -= error * upper[:, column, None, column:]
+        codes[..., column, None], errors[..., column, None] = code, error
+    return errors

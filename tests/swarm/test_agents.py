@@ -105,7 +105,7 @@ class TestLearningRate:
         assert self.run(low, Trend(2.0, 0, 0, 0.7))[1] == ()
 
     def test_a_cool_down_is_no_plateau(self):
-        assert self.run([snapshot(lr_scale=0.9)] * 12)[1] == ()
+        assert self.run([snapshot(lr_scale=0.9)] * 13)[1] == ()
 
     def test_a_loss_that_falls_by_less_than_its_noise_a_window_is_no_plateau(self):
         losses = [2.0 - 0.002 * window for window in range(40)]

@@ -78,20 +78,23 @@ def run(command: str, options: argparse.Namespace, others: list[str]) -> int:
         (setting, getattr(options, short[2:].replace("-", "_"))) for short, setting in SHORT.items()
     ]
     arguments = [part for name, value in given if value is not None for part in (name, value)]
-    arguments += [] if command == "score" else ["--ttt-enabled"]
+    if command != "score":
+        arguments.append("--ttt-enabled")
+    elif options.stride is None:
+        arguments += ["--eval-stride", "0"]
     subject = Subject.open(options.artifact, [*arguments, *others])
     try:
         if command == "audit":
             from evaluation.audit import audit
 
             return audit(subject, options.cuts)
-        score(subject, command, options.stride)
+        score(subject, command)
         return 0
     finally:
         subject.world.stop()
 
 
-def score(subject: "Subject", command: str, stride: str | None) -> None:
+def score(subject: "Subject", command: str) -> None:
     """Print one score."""
     from training.progress import Progress
 
@@ -104,8 +107,7 @@ def score(subject: "Subject", command: str, stride: str | None) -> None:
         if command == "ttt":
             found = subject.adapt(split, tell)
         else:
-            given = settings.eval_stride if stride else 0
-            found = subject.score(split, given or settings.eval_seq_len, tell)
+            found = subject.score(split, settings.eval_stride or settings.eval_seq_len, tell)
     if subject.world.is_main:
         print(f"bpb {found.bpb:.6f}  nats {found.nats:.6f}  {found.tokens:,} tokens, ", end="")
         print(f"{found.bytes:,} bytes, {found.seconds:.1f} s")

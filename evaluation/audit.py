@@ -35,6 +35,7 @@ from training.progress import Progress
 CHUNK_WINDOWS = 2
 WINDOWS = 6.5  # of text: two chunks that are learned, a third, and a part
 ROWS, ROW_TOKENS = 4, 64  # positions at which C2 sums probabilities
+TOKENS_AT_ONCE = 16  # whose probabilities C2 takes in one call, not of rows with adapters
 MARKS = {True: "[green]holds[/]", False: "[red]BROKEN[/]", None: "unknown"}
 
 
@@ -123,7 +124,9 @@ class Trial:
         units = np.zeros(self.targets + 1, np.int64)
         found = [
             *self.of_method(windows, self._score, units),
-            normalised(windows, subject.score_fn, self.contexts, settings.vocab_size, tell),
+            normalised(
+                windows, subject.score_fn, self.contexts, settings.vocab_size, tell, TOKENS_AT_ONCE
+            ),
         ]
         if settings.ttt_method == "lora":
             for number, document in enumerate(self._documents()):
@@ -150,6 +153,7 @@ class Trial:
         """C2 with weights that have just learned."""
         found: list[Check] = []
         vocab_size, model = self.subject.settings.vocab_size, self.subject.model
+        at_once = 1 if self.subject.settings.ttt_method == "lora" else TOKENS_AT_ONCE
         tell = self._tell(name, "C2", vocab_size)
 
         class Summing:
@@ -159,7 +163,7 @@ class Trial:
             def learn(self, tokens: Tensor, places: Tensor, rate: float) -> None:
                 self.learner.learn(tokens, places, rate)
                 if not found:
-                    found.append(normalised(name, model.score, contexts, vocab_size, tell))
+                    found.append(normalised(name, model.score, contexts, vocab_size, tell, at_once))
 
         contexts = self.contexts
         self._adapt(Text(self.tokens), lambda places, nats: None, Summing)

@@ -180,6 +180,7 @@ def normalised(
     contexts: Tensor,
     vocab_size: int,
     tell: Callable[[int], None] = lambda done: None,
+    at_once: int = 1,
 ) -> Check:
     """C2. Sum the probabilities of all tokens after every position, in fp64.
 
@@ -189,12 +190,18 @@ def normalised(
         contexts: (R, T) int32; R * T positions are tried.
         vocab_size: of the tokens.
         tell: how many tokens are done.
+        at_once: tokens tried in one call, which then has so many times R rows.
     """
     sums = torch.zeros(contexts.shape, dtype=torch.float64, device=contexts.device)
-    for token in range(vocab_size):
-        nats = score_fn(contexts, torch.full_like(contexts, token))
-        sums += torch.exp(-nats.double())
-        tell(token + 1)
+    repeated = contexts.repeat(at_once, 1)
+    for first in range(0, vocab_size, at_once):
+        tokens = torch.arange(first, first + at_once, dtype=torch.int32, device=contexts.device)
+        known = tokens < vocab_size
+        rows = (tokens * known).repeat_interleave(len(contexts))[:, None]
+        nats = score_fn(repeated, rows.expand_as(repeated).contiguous())
+        probabilities = torch.exp(-nats.double()).view(at_once, *contexts.shape)
+        sums += (probabilities * known[:, None, None]).sum(0)
+        tell(min(first + at_once, vocab_size))
     error = (sums - 1).abs().max().item()
     found = f"{sums.numel()} positions, sums off by {error:.1e} at most ({SUM_ERROR:.0e} allowed)"
     return Check("C2 normalised", name, error <= SUM_ERROR, found)

@@ -156,6 +156,9 @@ def test_an_unnormalised_cache_is_caught():
     contexts = torch.from_numpy(TOKENS[:48].astype(np.int32)).view(4, 12)
     assert causal(windows_run(cached)).passed
     broken(normalised("cached", cached, contexts, VOCAB), "48 positions")
+    together = normalised("cached", cached, contexts, VOCAB, at_once=7)  # 40 = 5 * 7 + 5
+    assert together.found == normalised("cached", cached, contexts, VOCAB).found
+    assert normalised("honest", model.score, contexts, VOCAB, at_once=7).passed
 
 
 def training_first(order: str) -> Run:

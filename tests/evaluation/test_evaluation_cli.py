@@ -1,0 +1,153 @@
+"""``python -m evaluation`` on a real artifact and its data folder."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from artifact.export import export
+from data.shards import write_shard
+from data.tokenizer import Tokenizer, train_tokenizer
+from evaluation import __main__ as cli
+from evaluation.subject import Subject
+from model.gpt import GPT
+from tests.evaluation.small import LENGTH, fresh, small_settings
+from training.trainer import exported
+
+VOCAB = 300
+TEXT = "the dog and the fox; the fox and the bird: each of them watches the other. "
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder of a text that repeats itself, and an artifact of a fresh network."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    train_tokenizer([TEXT * 20], VOCAB, folder / "tokenizer.model")
+    tokenizer = Tokenizer(folder / "tokenizer.model")
+    for split in ("train", "val"):
+        write_shard(folder / f"{split}.bin", tokenizer.encode_documents([TEXT * 3, TEXT * 6]))
+    settings = small_settings(vocab_size=VOCAB)
+    architecture = settings.architecture().model_dump() | {"mtp_num_heads": 0}
+    export(folder / "artifact.bin", architecture, exported(fresh(settings)))
+    return folder
+
+
+@pytest.fixture
+def run(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str, str]]:
+    """Run a command on the artifact; its exit code, what it printed and its complaints."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        name, *options = map(str, arguments)
+        given = ["--data", str(folder), "--seq-len", str(LENGTH), "--device", "cpu", *options]
+        code = cli.main([name, str(folder / "artifact.bin"), *given])
+        printed, complaint = capsys.readouterr()
+        return code, printed, complaint
+
+    return command
+
+
+TTT = ("--stride", 4, "--ttt-chunk-tokens", 64, "--ttt-batch-seqs", 2)
+
+
+def bpb(printed: str) -> float:
+    found = re.search(r"bpb (\d+\.\d+)", printed)
+    assert found, printed
+    return float(found[1])
+
+
+def test_test_time_training_beats_windows_of_the_same_stride(run):
+    sliding = bpb(run("score", "--stride", 4)[1])
+    assert bpb(run("score")[1]) != sliding
+    assert bpb(run("ttt", *TTT, "--ttt-lr", 0.0)[1]) == pytest.approx(sliding, abs=2e-6)
+    assert bpb(run("ttt", *TTT, "--ttt-lr", 0.05)[1]) < sliding - 0.1
+    lora = ("--ttt-method", "lora", "--ttt-lora-chunk", 8, "--ttt-lora-lr", 0.05)
+    assert bpb(run("ttt", *TTT, *lora)[1]) < sliding - 0.1
+
+
+def test_the_settings_of_the_run_that_the_artifact_lies_in_are_taken_up(folder: Path, run):
+    expected = bpb(run("ttt", *TTT, "--ttt-lr", 0.05)[1])
+    beside = folder / "settings.toml"
+    beside.write_text("eval_stride = 4\nttt_chunk_tokens = 64\nttt_batch_seqs = 2\nttt_lr = 0.05\n")
+    try:
+        assert bpb(run("ttt")[1]) == expected
+        assert bpb(run("ttt", "--ttt-lr", 0.0)[1]) > expected + 0.1
+    finally:
+        beside.unlink()
+
+
+@pytest.mark.parametrize("method", ["sgd", "lora"])
+def test_an_honest_artifact_passes_the_audit(folder: Path, run, method: str):
+    options = (*TTT, "--cuts", 6, "--ttt-method", method, "--ttt-lora-chunk", 8)
+    code, printed, _ = run("audit", *options)
+    assert code == 0, printed
+    assert printed.count("holds") == 9 and "BROKEN" not in printed
+    for name in ("C1", "C2", "C4"):
+        assert printed.count(f"│ {name} ") == 2
+    assert printed.count("│ C3 ") == 1 and printed.count("unknown") >= 3
+
+
+def test_a_network_that_peeks_and_a_run_that_is_late_fail_the_audit(
+    folder: Path, run, monkeypatch: pytest.MonkeyPatch
+):
+    honest = GPT.score
+
+    def peek(model: GPT, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return honest(model, tokens, targets) - 1e-3 * (targets[:, -1:] % 2)
+
+    monkeypatch.setattr(GPT, "score", peek)
+    summary = folder / "summary.json"
+    summary.write_text(json.dumps({"train_seconds": 601.0}))
+    try:
+        code, printed, _ = run("audit", *TTT, "--cuts", 20)
+    finally:
+        summary.unlink()
+    assert code == 1
+    assert re.search(r"training clock.*BROKEN.*601\.0 of 600 s", printed)
+    assert re.search(r"C1 causal.*sliding.*BROKEN.*moved by 1\.0e-03 nats", printed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["score", "--stride", 17], "eval_stride 17 exceeds eval_seq_len 16"),
+        (["ttt", "--stride", 4, "--ttt-chunk-tokens", 50], "no multiple of eval_seq_len 16"),
+        (["ttt", "--ttt-lrr", 1], "--ttt-lrr"),
+        (["audit", "--cuts", 0], "--cuts 0"),
+        (["audit", "--seq-len", 2048, "--stride", 4], "too short to audit windows of 2048"),
+        (["score", "--tokenizer", "absent.model"], "absent.model: no such tokenizer"),
+        (["score", "--backend", "kernels", "--attention-backend", "cudnn"], "cudnn needs a CUDA"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(run, arguments: list, words: str):
+    code, _, complaint = run(*arguments)
+    assert code == 2
+    assert words in complaint and complaint.count("\n") == 1
+
+
+def test_a_missing_artifact_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["ttt", str(folder / "none.bin"), "--data", str(folder)]) == 2
+    assert "none.bin: no such file" in capsys.readouterr().err
+
+
+def test_a_run_s_kernels_are_what_scores(folder: Path):
+    """The artifact's network computes by the operations that the settings choose."""
+    subject = Subject.open(
+        folder / "artifact.bin",
+        (
+            f"--data {folder} --eval-seq-len 16 --eval-stride 4 --attention-backend sdpa "
+            "--dtype bfloat16 --device cpu"
+        ).split(),
+    )
+    assert subject.model.dtype == torch.bfloat16
+    assert "sdpa" in subject.model.ops.__name__
+    assert subject.settings.num_layers == subject.model.config.num_layers == 3
+    tokens = torch.from_numpy(subject.inputs.validation.read(0, 17).astype(np.int32))[None]
+    nats = subject.score_fn(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
+    assert nats.shape == (1, 16)

@@ -39,8 +39,9 @@ def test_a_swarm_steers_the_levers_of_its_agents_and_no_others():
 def test_what_is_decided_is_what_the_levers_take():
     levers, swarm = Levers(torch.device("cpu")), steering()
     for cycle in feed(swarm, range(1, 400), seed=0):
+        levers.set(clip=9.0, lr_factor=9.0, qat=9.0)  # what settings and schedule say
         levers.decide(**swarm.decided)
-        assert levers.values == cycle.levers._asdict()
+        assert cycle.levers._asdict().items() <= levers.values.items()
 
 
 def test_a_swarm_begins_with_the_settings_levers():

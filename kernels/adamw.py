@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.grad_norm import APPLIED, COEFFICIENT, GradientNorm
-from kernels.multi_tensor import Addresses, chunk_map, size_at, tensor_at
+from kernels.multi_tensor import Addresses, chunk_at, chunk_map, size_at, tensor_at
 from kernels.step_levers import StepLevers
 from kernels.step_statistics import STATISTICS
 
@@ -126,7 +126,7 @@ def adamw_step(
     without an average: 67 MB, 16 us at 4275 GB/s.
     """
     program = tl.program_id(0)
-    tensor, start = tl.load(chunks + 2 * program), tl.load(chunks + 2 * program + 1)
+    tensor, start = chunk_at(chunks, program)
     size, offsets = size_at(gradients, sizes, tensor), start + tl.arange(0, CHUNK)
     if tl.load(decision + APPLIED) > 0:
         steps = tl.load(counts).to(tl.float32)

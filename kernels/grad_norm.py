@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.multi_tensor import Addresses, chunk_map, size_at, sizes, tensor_at
+from kernels.multi_tensor import Addresses, chunk_at, chunk_map, size_at, sizes, tensor_at
 from kernels.step_levers import StepLevers
 
 CHUNK = 16_384  # elements of a program
@@ -95,7 +95,7 @@ def gradient_statistics(
     (programs, 3) fp32. At the real size, 28.0 M gradients: 112 MB, 26 us at 4275 GB/s.
     """
     program = tl.program_id(0)
-    tensor, first = tl.load(chunks + 2 * program), tl.load(chunks + 2 * program + 1)
+    tensor, first = chunk_at(chunks, program)
     gradient, size = tensor_at(addresses, tensor, ALIGNED), size_at(addresses, sizes, tensor)
     mine = statistics + 3 * program
     # A mask of unknown length would cut every load into single elements: only a tensor's last chunk

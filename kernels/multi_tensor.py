@@ -69,7 +69,7 @@ def chunk_map(
     Args:
         tensors: that ``indices`` count in.
         indices: those that the launch is about.
-        chunk: most elements of a program.
+        chunk: most elements of a program, a multiple of 16.
     """
     chunks = [
         (index, first) for index in indices for first in range(0, tensors[index].numel(), chunk)
@@ -90,3 +90,9 @@ def tensor_at(addresses, index, ALIGNED: tl.constexpr):
 def size_at(addresses, sizes, index):
     """Elements of tensor ``index``, none where it is missing."""
     return tl.where(tl.load(addresses + index) != 0, tl.load(sizes + index), 0)
+
+
+@triton.jit
+def chunk_at(chunks, program):
+    """Tensor and first element of a program's chunk; chunks begin at whole wide loads."""
+    return tl.load(chunks + 2 * program), tl.multiple_of(tl.load(chunks + 2 * program + 1), 16)

@@ -67,7 +67,7 @@ class Fused(Stepper):
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
-        averages = self.averaging.weights()
+        averages = self.averaging.exponential
         self.optimizer = FusedOptimizer(self.model, self.settings, dtype, averages, self.levers)
 
     def __call__(self) -> None:

@@ -7,17 +7,16 @@ from torch import Tensor
 
 
 class Averaging:
-    """No averaging; the base of the two that do.
-
-    Attributes:
-        exponential: whether ``weights`` are live exponential averages, which the fused optimizer
-            moves in place of ``update``.
-    """
-
-    exponential = False
+    """No averaging; the base of the two that do."""
 
     def update(self, step: int) -> None:
         """Take the weights after ``step`` (from 1) into account."""
+
+    @property
+    def exponential(self) -> dict[str, Tensor]:
+        """Live averages by name that an optimizer may move itself, in place of ``update``; empty
+        where they are of another kind."""
+        return {}
 
     def weights(self) -> dict[str, Tensor]:
         """The averaged weights by name; empty where there are none yet."""
@@ -39,8 +38,6 @@ class ExponentialAverage(Averaging):
         decay: a step.
     """
 
-    exponential = True
-
     def __init__(self, weights: Mapping[str, Tensor], decay: float) -> None:
         self._live = [weight.detach() for weight in weights.values()]
         self._average = {name: weight.detach().clone() for name, weight in weights.items()}
@@ -49,6 +46,10 @@ class ExponentialAverage(Averaging):
     @torch.no_grad()
     def update(self, step: int) -> None:
         torch._foreach_lerp_(list(self._average.values()), self._live, 1 - self._decay)
+
+    @property
+    def exponential(self) -> dict[str, Tensor]:
+        return self._average
 
     def weights(self) -> dict[str, Tensor]:
         return dict(self._average)

@@ -16,6 +16,15 @@ def test_exponential_average_is_its_formula():
     torch.testing.assert_close(average.weights()["w"], expected)
 
 
+def test_only_exponential_averages_may_be_moved_from_outside():
+    weight = torch.zeros(2)
+    average, latest = ExponentialAverage({"w": weight}, 0.9), LatestAverage({"w": weight}, 2, 1)
+    latest.update(1)
+    average.exponential["w"].fill_(3.0)
+    assert average.weights()["w"].tolist() == [3.0, 3.0]
+    assert latest.exponential == {}
+
+
 def test_latest_average_is_the_mean_of_the_last_snapshots():
     weight = torch.zeros(2)
     average = LatestAverage({"w": weight}, count=3, every=2)

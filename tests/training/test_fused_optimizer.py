@@ -82,7 +82,7 @@ class Fused:
         self.averaging = ExponentialAverage(exported(self.model), settings.ema_decay)
         self.levers = make_levers(averaging_decay=settings.ema_decay, **levers)._asdict()
         self.optimizer = FusedOptimizer(
-            self.model, settings, torch.float32, self.averaging.weights(), self.levers
+            self.model, settings, torch.float32, self.averaging.exponential, self.levers
         )
 
     def step(self) -> None:

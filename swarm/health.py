@@ -39,6 +39,7 @@ class GradientHealth(Agent):
             one step each, which the step itself skips.
         away: share over the lowest loss that is divergence.
         far: share over the lowest loss from which it is gone for good.
+        noises: standard errors that both must have: small batches stray from the lowest window.
         patience: calm windows until the clip is loosened.
         keep_every: calm windows between copies of the state.
     """
@@ -53,6 +54,7 @@ class GradientHealth(Agent):
     lost: float = 0.05
     away: float = 0.05
     far: float = 0.15
+    noises: float = 6.0
     patience: int = 3
     keep_every: int = 5
 
@@ -85,7 +87,8 @@ class GradientHealth(Agent):
         return learnt, wishes + self._give_up(snapshot)
 
     def _away(self, snapshot: Snapshot, share: float) -> bool:
-        return snapshot.loss > (1 + share) * snapshot.lowest
+        rise = snapshot.loss - snapshot.lowest
+        return rise > max(share * snapshot.lowest, self.noises * snapshot.noise)
 
     def _learn(
         self, state: Health, peak: float, within: float, alarm: bool, snapshot: Snapshot

@@ -68,6 +68,7 @@ def test_a_loss_that_runs_away_is_divergence():
     assert reasons(loss=2.12, velocity=0.001) == {"divergence"}
     assert asked(loss=2.09, velocity=0.001)[0] == {}
     assert asked(loss=2.12, velocity=-0.001)[0] == {}
+    assert asked(loss=2.12, velocity=0.001, noise=0.021)[0] == {}
 
 
 @pytest.mark.parametrize(
@@ -76,6 +77,7 @@ def test_a_loss_that_runs_away_is_divergence():
         ({"loss": 2.4, "velocity": 0.001, "kept": 400}, True),
         ({"loss": 2.4, "velocity": 0.001, "kept": None}, False),
         ({"loss": 2.2, "velocity": 0.001, "kept": 400}, False),
+        ({"loss": 2.4, "velocity": 0.001, "kept": 400, "noise": 0.07}, False),
         ({"nonfinite": 80, "kept": 400}, True),
         ({"nonfinite": 79, "kept": 400}, False),
         ({"nonfinite": 80, "kept": None}, False),

@@ -135,8 +135,8 @@ class Cycle(NamedTuple):
 
     @property
     def keep(self) -> bool:
-        """Whether the loop is to copy the state, to return to it."""
-        return KEEP in self.changed
+        """Whether the loop is to copy the state, to return to it; never one that it leaves."""
+        return KEEP in self.changed and not self.rollback
 
     @property
     def rollback(self) -> bool:

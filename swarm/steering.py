@@ -139,6 +139,9 @@ class Steering:
     def load(self, state: Mapping[str, Any]) -> None:
         """Take back what ``state`` gave, bit for bit.
 
+        A checkpoint holds no copy to return to: where ``kept`` is not None, the caller keeps the
+        state that it has just loaded.
+
         Raises:
             InputError: it is of other agents.
         """

@@ -162,6 +162,11 @@ def test_requests_are_granted_and_leave_levers_alone():
     assert (cycle.keep, cycle.rollback, cycle.changed) == (False, True, {"rollback": 1.0})
 
 
+def test_a_state_that_is_left_is_not_kept():
+    cycle = mesh(Scripted("a", (KEEP, 1.0, 0.9), (ROLLBACK, 1.0, 0.9))).cycle(snapshot())
+    assert (cycle.keep, cycle.rollback) == (False, True)
+
+
 def test_a_rollback_can_be_objected_to():
     table = mesh(Scripted("a", (ROLLBACK, 1.0, 0.9)), Scripted("b", rollback=-0.6))
     cycle = table.cycle(snapshot())

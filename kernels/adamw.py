@@ -1,6 +1,6 @@
 """AdamW of any number of tensors in one launch, with their exponential averages."""
 
-# pyright: basic, reportCallIssue=false, reportArgumentType=false
+# pyright: basic, reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false
 import math
 from collections.abc import Mapping
 

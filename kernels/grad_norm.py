@@ -1,6 +1,6 @@
 """The global gradient norm, and what follows from it: the clip coefficient, or no step at all."""
 
-# pyright: basic, reportCallIssue=false, reportArgumentType=false
+# pyright: basic, reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false
 from collections.abc import Sequence
 from itertools import accumulate
 

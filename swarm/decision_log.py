@@ -132,5 +132,5 @@ def _line(record: Record) -> str:
 
 
 def _plain(record: Mapping[str, Any]) -> Record:
-    """As JSON gives it back: lists for tuples, every digit of a float."""
-    return json.loads(json.dumps(record))
+    """As JSON gives it back: lists for tuples, every digit of a float, "NaN" for an agent's NaN."""
+    return json.loads(json.dumps(record), parse_constant=str)

@@ -36,6 +36,8 @@ def snapshot(**changes: Any) -> Snapshot:
 class Scripted(Agent):
     """Says what a test has it say: wishes (lever, value, confidence) and votes by lever."""
 
+    levers = LeverValues._fields
+
     def __init__(self, name: str, *wishes: tuple[str, float, float], **votes: float) -> None:
         self.called, self.wishes, self.votes = name, wishes, votes
 

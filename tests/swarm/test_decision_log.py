@@ -1,6 +1,7 @@
 """The log: whole, off the hot path, cut where a resumed run goes on."""
 
 import json
+import math
 import os
 import threading
 
@@ -9,7 +10,7 @@ import pytest
 from errors import InputError
 from swarm.decision_log import NAME, cycle_record, read
 from swarm.steering import Steering
-from tests.swarm.made import steering
+from tests.swarm.made import LEVERS, Scripted, steering
 
 
 def run(swarm: Steering, cycles: range) -> list:
@@ -44,6 +45,17 @@ def test_lines_are_strict_json(tmp_path):
     swarm.close()
     for line in (tmp_path / NAME).read_text().splitlines():
         json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_an_agent_that_says_what_is_no_number_does_not_end_the_log(tmp_path):
+    agents = Scripted("a", ("clip", math.nan, 0.9)), Scripted("b", clip=math.inf)
+    swarm = Steering(agents, LEVERS, 80)
+    swarm.log_to(tmp_path / NAME)
+    run(swarm, range(1, 3))
+    swarm.close()
+    _, *records = read(tmp_path / NAME)
+    assert [record["proposals"][0]["value"] for record in records] == ["NaN", "NaN"]
+    assert [record["votes"] for record in records] == [[[0.0, "Infinity"]]] * 2
 
 
 def test_a_disk_that_hangs_does_not_hold_up_a_cycle(tmp_path):

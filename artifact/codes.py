@@ -194,8 +194,13 @@ def _shortest(symbols: np.ndarray, contexts: np.ndarray, model: ans.Model) -> tu
     """Who codes ``symbols`` in fewest bytes, by a sample from their middle, and what it makes."""
     begin = max(0, (len(symbols) - SAMPLE) // 2)
     sample = slice(begin, begin + SAMPLE)
-    by_library = coding.pack(symbols[sample].tobytes())
-    tables = len(model.to_bytes()) * len(symbols[sample]) // max(len(symbols), 1)
-    if len(by_library) < len(ans.encode(symbols[sample], contexts[sample], model)) + tables:
+    by_library = len(coding.pack(symbols[sample].tobytes()))
+    ours = len(ans.encode(symbols[sample], contexts[sample], model))
+    if len(symbols) <= SAMPLE:
+        ours += len(coding.pack(model.to_bytes()))
+    else:
+        # A library fits itself to the few lines of a sample, more than it can to all.
+        by_library *= 1.02
+    if by_library < ours:
         return BY_LIBRARY, coding.pack(symbols.tobytes())
     return BY_ANS, ans.encode(symbols, contexts, model)

@@ -68,12 +68,12 @@ def put_back(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     for name in [name.removesuffix(".at") for name in weights if name.endswith(".at")]:
         at, left, right = (found.pop(f"{name}.{part}", None) for part in ("at", "left", "right"))
         bank = found.get(name)
-        if bank is None or at is None or left is None or right is None:
+        if bank is None or at is None or left is None or right is None or bank.ndim != 3:
             raise ValueError(f"the correction of tensor {name} is not whole")
         number, rank = at.numel(), left.size(1) if left.ndim == 3 else -1
-        wanted = [(number,), (number, rank, *bank.shape[-2:-1]), (number, rank, *bank.shape[-1:])]
+        wanted = [(number,), (number, rank, bank.size(1)), (number, rank, bank.size(2))]
         inside = (at >= 0).all() and (at < len(bank)).all() and number <= len(bank)
-        if bank.ndim != 3 or [part.shape for part in (at, left, right)] != wanted or not inside:
+        if [part.shape for part in (at, left, right)] != wanted or not inside:
             raise ValueError(f"the correction of tensor {name} does not fit it")
         found[name] = bank.index_add(0, at.long(), left.mT @ right)
     return found

@@ -81,7 +81,7 @@ def _header_changed(blob: bytes, draw: random.Random) -> bytes:
     for _ in range(draw.choice((1, 1, 2))):
         entry = draw.choice(fields["entries"])
         field = draw.choice(list(entry))
-        if field == "shape" and entry[field] and draw.random() < 0.5:
+        if isinstance(entry[field], list) and entry[field] and draw.random() < 0.5:
             entry[field][draw.randrange(len(entry[field]))] = draw.choice(ENTRY_VALUES)
         else:
             entry[field] = draw.choice((*ENTRY_VALUES, "int2", "int8", "fp16", "fp32", "steps"))

@@ -277,7 +277,7 @@ class Settings(Architecture, BaseSettings):
     )
     mlp_clip: NonNegativeFloat = Field(default=0.0, description="the same of the MLP banks")
     embed_clip: NonNegativeFloat = Field(default=0.0, description="of the embedding and the head")
-    table_clip: NonNegativeFloat = Field(default=0.0, description="of the other large tables")
+    table_clip: NonNegativeFloat = Field(default=20.0, description="of the other large tables")
     quant_min_step: NonNegativeFloat = Field(
         default=1 / 31,
         description="floor of a row's quantisation step: coarser, but it compresses further",

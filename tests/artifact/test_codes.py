@@ -56,8 +56,8 @@ def test_lines_of_a_class_lie_together() -> None:
 
 @pytest.mark.parametrize(("spread", "axis", "most"), [(2, 2, 0.92), (2, 1, 0.93), (6, 2, 0.97)])
 def test_is_smaller_than_lzma(spread: float, axis: int, most: float) -> None:
-    """Measured 9.7 % (columns: 7.7) below plain LZMA over the same bytes, preset 9, at about 3 bits a code, where
-    16 MB are filled, and 3.3 % at about 4.6."""
+    """Measured 9.7 % (columns: 7.7) below plain LZMA over the same bytes, preset 9, at about 3 bits
+    a code, and 3.3 % at about 4.6."""
     bank = drawn(2, 512, 512, spread=spread, axis=axis)
     packed = pack([bank], 6)
     assert HEAD.unpack_from(packed) == (16, BY_ANS)

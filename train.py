@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING
 from data.inputs import Inputs, open_inputs
 from errors import InputError
 from settings import Settings, load_settings
+from swarm.knowledge.scores import BUILT_IN, scores_for
+from swarm.steering import Steering
 from training.startup import Startup
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from training.progress import Progress
@@ -37,15 +40,23 @@ def main(arguments: list[str]) -> int:
         inputs = open_inputs(
             settings.data, settings.tokenizer, settings.vocab_size, settings.bos_id
         )
+        scores = scores_for(settings.kg_scores, inputs.tokenizer) if settings.kg_scores else None
+        steering = Steering.of(settings)
         startup.done("settings and data")
-        return run(settings, inputs, startup)
+        return run(settings, inputs, scores, steering, startup)
     except InputError as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
         return 2
 
 
-def run(settings: Settings, inputs: Inputs, startup: Startup) -> int:
+def run(
+    settings: Settings,
+    inputs: Inputs,
+    scores: "np.ndarray | None",
+    steering: Steering | None,
+    startup: Startup,
+) -> int:
     """Train, export, score; everything that a run leaves is in its folder."""
     from training.backends import choose, device_type
     from training.progress import Progress
@@ -59,7 +70,8 @@ def run(settings: Settings, inputs: Inputs, startup: Startup) -> int:
         folder = open_folder(settings) if world.is_main else None
         startup.done("torch and device")
         with Progress(limit, None if limit else settings.iterations, world.is_main) as progress:
-            return Run(settings, inputs, world, folder, progress, startup).story()
+            story = Run(settings, inputs, scores, steering, world, folder, progress, startup)
+            return story.tell()
     finally:
         if folder:
             folder.close()
@@ -75,6 +87,8 @@ def open_folder(settings: Settings) -> "RunFolder":
     kept = settings.model_dump(exclude={"run_dir", "resume", "config"})
     for name in ("data", "tokenizer"):
         kept[name] = kept[name] and str(kept[name].resolve())
+    if settings.kg_scores and settings.kg_scores not in BUILT_IN:
+        kept["kg_scores"] = str(Path(settings.kg_scores).resolve())
     return RunFolder.create(settings.run_dir, f"{settings.preset}-seed{settings.seed}", kept)
 
 
@@ -85,6 +99,8 @@ class Run:
         self,
         settings: Settings,
         inputs: Inputs,
+        knowledge: "np.ndarray | None",
+        steering: Steering | None,
         world: "World",
         folder: "RunFolder | None",
         progress: "Progress",
@@ -93,19 +109,20 @@ class Run:
         from evaluation.scoreboard import Scoreboard
 
         self.settings, self.inputs, self.world = settings, inputs, world
+        self.knowledge, self.steering = knowledge, steering
         self.folder, self.progress, self.startup = folder, progress, startup
         self.scores = Scoreboard(
             settings, inputs.validation, inputs.byte_table, world, folder, progress
         )
         self.summary: dict[str, object] = {}
 
-    def story(self) -> int:
+    def tell(self) -> int:
         """Train, export, score. Returns the exit code."""
         from training.loop import Interruption
         from training.trainer import Trainer
 
         self.progress.phase("building the model")
-        trainer = Trainer(self.settings, self.inputs.train, self.world)
+        trainer = Trainer(self.settings, self.inputs.train, self.world, self.knowledge)
         self.startup.done("model")
         try:
             step, elapsed = self.train(trainer)
@@ -115,6 +132,7 @@ class Run:
             return 128 + stop.signal_number
         finally:
             trainer.loader.close()
+            self.close_decisions()
         score = trainer.model.score
         self.scores.final(score, "raw", step, elapsed)
         averaged = trainer.averaging.weights()
@@ -128,6 +146,8 @@ class Run:
             roundtrip = self.export(trainer)
         with trainer.holding(roundtrip):
             self.scores.final(score, "roundtrip", step, elapsed)
+            backend = trainer.backends.backend
+            self.scores.adapting(trainer.model, backend, "roundtrip", step, elapsed)
         return self.finish()
 
     def train(self, trainer: "Trainer") -> tuple[int, float]:
@@ -142,13 +162,22 @@ class Run:
         from training.loop import Loop
 
         step, elapsed = self.resume(trainer)
+        if self.steering and self.folder:
+            self.steering.log_to(self.folder.decisions)
         self.progress.phase("warming up")
         trainer.warm_up(self.settings.warmup_steps)
         self.startup.done("warm-up")
         if self.folder:
             self.folder.log("startup", **self.startup.seconds, total=self.startup.total)
         loop = Loop(
-            trainer, self.settings, self.folder, self.progress, self.validate, step, elapsed
+            trainer,
+            self.settings,
+            self.folder,
+            self.progress,
+            self.validate,
+            self.steering,
+            step,
+            elapsed,
         )
         loop.run()
         tokens, seconds = loop.step * self.settings.train_batch_tokens, loop.budget.elapsed()
@@ -178,6 +207,8 @@ class Run:
             raise InputError(f"{run} has no checkpoint to go on from; start a new run")
         tensors, state = checkpoint.load(path, self.world.device)
         trainer.load(tensors, state)
+        if self.steering and "swarm" in state:
+            self.steering.load(state["swarm"])
         if self.folder:
             self.folder.truncate_log(state["step"])
         return state["step"], state["elapsed"]
@@ -201,9 +232,19 @@ class Run:
         self.summary["artifact"] = asdict(report)
         return load(self.folder.artifact)[1]
 
+    def close_decisions(self) -> None:
+        """Finish the decision log; say what kept it from being written, if anything did."""
+        error = self.steering.close() if self.steering else None
+        if error:
+            self.progress.phase(f"the decision log ends early: {error}")
+
     def finish(self) -> int:
         """Count bytes, write the summary and the plot, say where everything is."""
+        from rich.console import Console
+
         from artifact.code_size import OverBudget, budget_line, check_total, code_bytes
+        from swarm.decision_log import read
+        from swarm.report import decisions_table
         from training.plot import plot_run
 
         if self.folder is None:
@@ -220,6 +261,8 @@ class Run:
         plot_run(self.folder.log_file, self.folder.plot)
         self.progress.phase("finished")
         print(self.scores.table())
+        if self.steering:
+            Console().print(decisions_table(list(read(self.folder.decisions))))
         print(budget_line(code, artifact, limit))
         print(f"run folder: {self.folder.path}", flush=True)
         try:

@@ -10,11 +10,12 @@ from errors import InputError
 
 @dataclass(frozen=True)
 class Inputs:
-    """A data folder's splits, memory-mapped, and the bytes of each token."""
+    """A data folder's splits, memory-mapped, the bytes of each token, and the tokenizer's file."""
 
     train: TokenStream
     validation: TokenStream
     byte_table: ByteTable
+    tokenizer: Path
 
 
 def open_inputs(
@@ -30,7 +31,8 @@ def open_inputs(
     """
     if folder is None:
         raise InputError("no data: give --data DIR (python -m data builtin makes a first one)")
-    tokenizer = Tokenizer(find_tokenizer(folder, tokenizer_path))
+    path = find_tokenizer(folder, tokenizer_path)
+    tokenizer = Tokenizer(path)
     check_vocabulary(tokenizer, vocab_size)
     if tokenizer.bos_id != bos_id:
         raise InputError(f"the tokenizer's BOS is token {tokenizer.bos_id}, not bos_id {bos_id}")
@@ -38,4 +40,4 @@ def open_inputs(
     validation = TokenStream.open(folder, "val", vocab_size)
     for stream in (train, validation):
         stream.check_tokens()
-    return Inputs(train, validation, ByteTable.of(tokenizer))
+    return Inputs(train, validation, ByteTable.of(tokenizer), path)

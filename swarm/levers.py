@@ -1,7 +1,8 @@
 """Levers: the numbers that steer a step, in one small block of device memory.
 
 The step reads them on the device, so changing one neither waits for the GPU, nor recompiles, nor
-asks Python to branch. What each is: ``swarm.snapshot.LeverValues``.
+asks Python to branch. Those that the swarm steers: ``swarm.snapshot.LeverValues``; those that
+follow from schedule and settings: ``kernels.step_levers.StepLevers``.
 """
 
 from collections.abc import Mapping
@@ -9,9 +10,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from kernels.step_levers import StepLevers
 from swarm.snapshot import LeverValues
 
-NAMES = LeverValues._fields
+NAMES = tuple(dict.fromkeys((*LeverValues._fields, *StepLevers._fields)))
 # The host may run this many pushes ahead of the device before a pinned block is written again.
 BLOCKS_IN_FLIGHT = 8
 
@@ -24,7 +26,7 @@ class Levers:
 
     def __init__(self, device: torch.device) -> None:
         pinned = device.type == "cuda"
-        self._set: dict[str, float] = LeverValues()._asdict()
+        self._set: dict[str, float] = dict.fromkeys(NAMES, 0.0) | LeverValues()._asdict()
         self._decided: dict[str, float] = {}
         self._blocks = torch.zeros(BLOCKS_IN_FLIGHT, len(NAMES), pin_memory=pinned)
         self._pushes = 0

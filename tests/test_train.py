@@ -126,6 +126,7 @@ def test_a_run_leaves_everything_in_its_folder(straight):
         "settings.toml",
         "environment.json",
         "log.jsonl",
+        "decisions.jsonl",
         "checkpoints",
         "artifact.bin",
         "summary.json",

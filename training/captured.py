@@ -1,6 +1,7 @@
 """Forward and backward of one micro-batch: launched one by one, or replayed as a CUDA graph."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ class MicroBatches:
 
     def __init__(self, forward: Forward, parameters: Sequence[Tensor], share: float) -> None:
         self.forward, self.parameters, self.share = forward, parameters, share
+        # Of the graphs' memory, which a graph of what follows may share.
+        self.pool: Any = None
 
     def clear(self) -> None:
         """Forget the gradients."""
@@ -32,6 +35,16 @@ class MicroBatches:
         loss, nats = self.forward(tokens, targets)
         (loss * self.share).backward()
         return nats.mean() * self.share
+
+    def all(self, batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """Gradients of a step's micro-batches in ``.grad``; their mean nats, () fp32."""
+        self.clear()
+        return torch.stack([self.add(*batch) for batch in batches]).sum()
+
+    @property
+    def steady(self) -> bool:
+        """Whether gradients and nats lie where they will after every further step."""
+        return False
 
 
 class CapturedMicroBatches(MicroBatches):
@@ -57,6 +70,17 @@ class CapturedMicroBatches(MicroBatches):
         self.first = True
         if not self.graphs:
             super().clear()
+
+    def all(self, batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        self.clear()
+        first = self.add(*batches[0])
+        for batch in batches[1:]:
+            first += self.add(*batch)
+        return first
+
+    @property
+    def steady(self) -> bool:
+        return len(self.graphs) > 0
 
     def add(self, tokens: Tensor, targets: Tensor) -> Tensor:
         first, self.first = self.first, False

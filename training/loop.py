@@ -1,5 +1,6 @@
 """The loop: steps while they fit the budget, with log, validation and checkpoints between them."""
 
+import gc
 import signal
 from collections.abc import Callable
 from types import FrameType
@@ -8,6 +9,8 @@ from typing import Any
 import torch
 
 from settings import Settings
+from swarm.mesh import KEEP
+from swarm.steering import Steering
 from training import checkpoint
 from training.budget import Budget
 from training.metrics import Finished, Metrics
@@ -60,6 +63,7 @@ class Loop:
         folder: where rank 0 writes; None on other ranks.
         progress: the line that a person sees.
         validate: bpb of the live weights, called off the clock every ``val_loss_every`` steps.
+        steering: the swarm; None: settings and schedule alone.
         step, elapsed: where a resumed run goes on.
     """
 
@@ -70,14 +74,19 @@ class Loop:
         folder: RunFolder | None,
         progress: Progress,
         validate: Callable[[Trainer, int, float], float],
+        steering: Steering | None = None,
         step: int = 0,
         elapsed: float = 0.0,
     ) -> None:
         self.trainer, self.settings, self.folder = trainer, settings, folder
-        self.progress, self.validate = progress, validate
+        self.progress, self.validate, self.steering = progress, validate, steering
+        if steering:
+            trainer.levers.decide(**steering.decided)
+            if steering.kept is not None:  # a resumed run returns to where it was resumed
+                trainer.keep()
         self.step = step
         self.budget = Budget(settings.wallclock, settings.iterations, elapsed)
-        self.metrics = Metrics(trainer.world.device)
+        self.metrics = Metrics(trainer.world.device, trainer.update.groups)
         self.ahead = AHEAD_ON_GPU if trainer.world.device.type == "cuda" else 0
         self.saved_at = elapsed
         self.bpb: float | None = None
@@ -89,6 +98,7 @@ class Loop:
         Raises:
             Interruption: after a checkpoint, if a signal came.
         """
+        gc.freeze()  # what is there stays: no collection looks at it between two steps
         self.budget.start()
         with Signals() as signals:
             while self._step_if_it_fits(signals):
@@ -115,8 +125,23 @@ class Loop:
         mean_step = self.budget.mean_step(self.step, elapsed, pending)
         now = moment(self.settings, self.step, elapsed + pending * mean_step, mean_step)
         self._moments[self.step] = (now, elapsed)
+        if self.steering and self.steering.due(self.step):
+            self._steer(self.steering, now)
         self.metrics.push(self.step, self.trainer.step(self.step, now))
         self.step += 1
+
+    def _steer(self, steering: Steering, now: Moment) -> None:
+        """Let the swarm decide before the next step, and obey; no wait unless all is lost."""
+        cycle = steering.cycle(self.step, now.progress, now.lr_scale)
+        self.trainer.levers.decide(**steering.decided)
+        if cycle.rollback:
+            self._land()
+            self.trainer.roll_back()
+        elif cycle.keep:
+            self.trainer.keep()
+        for lever, value in cycle.changed.items():
+            if self.folder and lever != KEEP:
+                self.folder.log("decision", step=self.step, lever=lever, value=value)
 
     def _between_steps(self, elapsed: float) -> None:
         every = self.settings.val_loss_every
@@ -141,6 +166,8 @@ class Loop:
         if self.folder is None:
             return
         state = self.trainer.state() | {"step": self.step, "elapsed": elapsed}
+        if self.steering:
+            state["swarm"] = self.steering.state()
         try:
             checkpoint.save(self.folder.checkpoints, self.step, self.trainer.tensors(), state)
             self.folder.log("checkpoint", step=self.step, elapsed=elapsed)
@@ -151,6 +178,8 @@ class Loop:
     def _report(self, finished: list[Finished]) -> None:
         for done in finished:
             now, started = self._moments.pop(done.step)
+            if self.steering:
+                self.steering.add(done.loss, done.gradient_norm, done.int6_error)
             elapsed = self.budget.elapsed()
             rate = (done.step + 1) * self.settings.train_batch_tokens / max(elapsed, 1e-9)
             seconds_left = self.settings.wallclock - elapsed if self.settings.wallclock else None
@@ -162,6 +191,8 @@ class Loop:
                     elapsed=started,
                     loss=done.loss,
                     gradient_norm=done.gradient_norm,
+                    skipped=done.skipped,
+                    groups=done.groups,
                     lr_scale=now.lr_scale,
                     momentum=now.momentum,
                     progress=now.progress,

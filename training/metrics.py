@@ -1,27 +1,56 @@
 """A step's numbers on their way from the device to the host, without stopping the device."""
 
+import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from kernels.step_statistics import FIELDS
+
+COUNTED = 3  # numbers before the groups' statistics: loss, gradient norm, skipped steps
+
 
 @dataclass(frozen=True)
 class Finished:
-    """A step that the device has done: ``loss`` is the main head's mean nats over all ranks,
-    ``gradient_norm`` the global norm before the clip."""
+    """A step that the device has done.
+
+    Attributes:
+        step: from 0.
+        loss: the main head's mean nats over all ranks.
+        gradient_norm: the global norm before the clip.
+        skipped: steps so far that changed nothing, for their gradients were not finite.
+        groups: statistics of each group of parameters by name, as ``step_statistics.FIELDS``;
+            empty where the optimizer has none.
+    """
 
     step: int
     loss: float
     gradient_norm: float
+    skipped: int
+    groups: dict[str, dict[str, float]]
+
+    @property
+    def int6_error(self) -> float | None:
+        """Norm of the banks' int6 rounding error over their norm; None where it is unknown."""
+        banks = [of for name, of in self.groups.items() if name.endswith("_bank")]
+        weight = sum(of["weight"] for of in banks)
+        return math.sqrt(sum(of["int6_error"] for of in banks) / weight) if weight else None
 
 
 class Metrics:
-    """Steps in flight. The host may run ahead of the device, but only as far as it says."""
+    """Steps in flight. The host may run ahead of the device, but only as far as it says.
 
-    def __init__(self, device: torch.device) -> None:
+    Args:
+        device: of the steps.
+        groups: whose statistics follow the counted numbers.
+    """
+
+    def __init__(self, device: torch.device, groups: Sequence[str] = ()) -> None:
         self._on_gpu = device.type == "cuda"
+        self._groups = groups
         self._flight: deque[tuple[int, Tensor, torch.cuda.Event | None]] = deque()
 
     def __len__(self) -> int:
@@ -29,7 +58,7 @@ class Metrics:
         return len(self._flight)
 
     def push(self, step: int, numbers: Tensor) -> None:
-        """Take a step's numbers, a (2,) fp32 device tensor: loss and gradient norm."""
+        """Take a step's numbers, (3 + 6 groups,) fp32 on the device, as ``Update`` has them."""
         event = None
         if self._on_gpu:
             host = torch.empty(numbers.shape, pin_memory=True)
@@ -45,6 +74,14 @@ class Metrics:
             step, numbers, event = self._flight.popleft()
             if event is not None:
                 event.synchronize()
-            loss, norm = numbers.tolist()
-            finished.append(Finished(step, loss, norm))
+            finished.append(self._read(step, numbers.tolist()))
         return finished
+
+    def _read(self, step: int, numbers: list[float]) -> Finished:
+        loss, norm, skipped = numbers[:COUNTED]
+        rows = (numbers[first:] for first in range(COUNTED, len(numbers), len(FIELDS)))
+        groups = {
+            str(name): {str(field): value for field, value in zip(FIELDS, row, strict=False)}
+            for name, row in zip(self._groups, rows, strict=True)
+        }
+        return Finished(step, loss, norm, int(skipped), groups)

@@ -20,10 +20,11 @@ from errors import InputError
 from files import atomic_write, write_text
 
 PROJECT = Path(__file__).resolve().parent.parent
-SETTINGS, ENVIRONMENT, LOG, SUMMARY = (
+SETTINGS, ENVIRONMENT, LOG, DECISIONS, SUMMARY = (
     "settings.toml",
     "environment.json",
     "log.jsonl",
+    "decisions.jsonl",
     "summary.json",
 )
 
@@ -32,7 +33,8 @@ class RunFolder:
     """One run's files. Rank 0 alone makes one: the caller guards, as it does for all writing.
 
     ``settings.toml`` can be given back to the program; ``environment.json`` says what ran it;
-    ``log.jsonl`` grows by one JSON object a line; ``summary.json`` is written at the end.
+    ``log.jsonl`` and the swarm's ``decisions.jsonl`` grow by one JSON object a line;
+    ``summary.json`` is written at the end.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,6 +43,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.artifact = path / "artifact.bin"
         self.log_file = path / LOG
+        self.decisions = path / DECISIONS
         self.plot = path / "loss.png"
         self._log = self.log_file.open("a", encoding="utf-8")
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,12 +13,16 @@ from errors import InputError
 from kernels import operations
 from model.gpt import GPT
 from settings import Settings
+from swarm.knowledge.weighting import embedding_gain, target_weight
 from swarm.levers import Levers
+from swarm.snapshot import UNREACHED
 from training.averaging import Averaging, ExponentialAverage, LatestAverage
 from training.backends import choose
 from training.captured import CapturedMicroBatches, MicroBatches
-from training.optimizer import Optimizer, clip_
+from training.fused_optimizer import FusedOptimizer
+from training.optimizer import Optimizer
 from training.schedule import Moment
+from training.update import FusedUpdate, Update
 from training.world import World
 
 
@@ -28,9 +33,16 @@ class Trainer:
         settings: of the run; ``backend`` and ``dtype`` may be "auto".
         stream: the training tokens.
         world: this rank's place.
+        scores: (V,) fp32 of the tokens, of a knowledge graph; None: no graph.
     """
 
-    def __init__(self, settings: Settings, stream: TokenStream, world: World) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        stream: TokenStream,
+        world: World,
+        scores: np.ndarray | None = None,
+    ) -> None:
         self.settings, self.world = settings, world
         self.backends = choose(settings, world.device)
         backend = self.backends.backend
@@ -42,20 +54,23 @@ class Trainer:
             max_seq_len=max(settings.train_seq_len, settings.eval_seq_len),
             seed=settings.seed,
             fake_step_floor=settings.quant_min_step,
+            embedding_gain=None if scores is None else embedding_gain(scores, settings.kg_init),
         ).to(world.device)
+        self.scores = None if scores is None else torch.from_numpy(scores).to(world.device)
         self.forward = (
             torch.compile(self.model, dynamic=False, fullgraph=True)
             if backend == "compiled"
             else self.model
         )
-        self.optimizer = Optimizer(self.model, settings, self.backends.dtype)
+        self.averaging = make_averaging(settings, exported(self.model))
+        self.levers = Levers(world.device)
         accumulation = settings.accumulation(world.size)
         captured = backend == "kernels" and world.device.type == "cuda"
         self.micro_batches = (CapturedMicroBatches if captured else MicroBatches)(
-            self._forward, self.optimizer.parameters, 1 / (accumulation * world.size)
+            self._forward, list(self.model.parameters()), 1 / (accumulation * world.size)
         )
-        self.averaging = make_averaging(settings, exported(self.model))
-        self.levers = Levers(world.device)
+        self.update = self._make_update()
+        self._kept: dict[str, Tensor] = {}
         self.loader = BatchLoader(
             stream,
             seq_len=settings.train_seq_len,
@@ -67,40 +82,53 @@ class Trainer:
             device=world.device,
         )
 
+    def _make_update(self) -> Update | FusedUpdate:
+        """On a GPU the fused one, whatever the model's operations: it is the same optimizer."""
+        model, settings, dtype = self.model, self.settings, self.backends.dtype
+        if self.world.device.type != "cuda":
+            return Update(Optimizer(model, settings, dtype), self.averaging, self.levers)
+        optimizer = FusedOptimizer(model, settings, dtype, self.averaging.exponential, self.levers)
+        return FusedUpdate(optimizer, self.averaging, self.micro_batches.pool)
+
     def step(self, step: int, moment: Moment) -> Tensor:
-        """Forward, backward, reduction, clip and update of one step.
+        """Forward, backward, reduction over ranks, and update of one step.
 
         Returns:
-            (2,) fp32 on the device: mean nats of the main head over the whole batch, and the
-            gradients' global norm before the clip.
+            (3 + 6 groups,) fp32 on the device, as ``Update`` has it, over the whole batch.
         """
+        self._set_levers(moment)
+        self.levers.push()
+        nats = self.micro_batches.all(self.loader.next_step())
+        if self.world.size > 1:
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            for tensor in (*gradients, nats):
+                self.world.sum_(tensor)
+        return self.update(nats, step + 1, self.micro_batches.steady)
+
+    def _set_levers(self, moment: Moment) -> None:
+        """What settings and schedule say; what the swarm decided stands over it."""
         settings, levers = self.settings, self.levers
         levers.set(
-            clip=settings.grad_clip_norm, mtp_weight=settings.mtp_loss_weight, qat=moment.qat
+            clip=settings.grad_clip_norm,
+            mtp_weight=settings.mtp_loss_weight,
+            kg_weight=settings.kg_loss_weight,
+            qat=moment.qat,
+            momentum=moment.momentum,
+            decay_factor=1.0,
+            skip_norm=UNREACHED,
+            averaging_decay=settings.ema_decay,
+            lr_scale=moment.lr_scale * levers.values["lr_factor"],
         )
-        levers.push()
-        nats = self._backward()
-        gradients = [p.grad for p in self.optimizer.parameters if p.grad is not None]
-        for tensor in (*gradients, nats):
-            self.world.sum_(tensor)
-        norm = clip_(gradients, levers["clip"])
-        self.optimizer.step(moment.lr_scale, moment.momentum)
-        self.averaging.update(step + 1)
-        self.micro_batches.clear()
-        return torch.stack((nats, norm))
-
-    def _backward(self) -> Tensor:
-        """Gradients of this rank's share of the batch; its share of the mean nats, () fp32."""
-        total = torch.zeros((), device=self.world.device)
-        for tokens, targets in self.loader.next_step():
-            total += self.micro_batches.add(tokens, targets)
-        return total
 
     def _forward(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and nats of a micro-batch; what changes from step to step is read from levers."""
-        mtp_weight = self.levers["mtp_weight"] if self.settings.mtp_num_heads else None
-        qat = self.levers["qat"] if self.settings.late_qat_threshold else None
-        return self.forward(tokens, targets, mtp_weight, qat)
+        settings, levers = self.settings, self.levers
+        mtp_weight = levers["mtp_weight"] if settings.mtp_num_heads else None
+        qat = levers["qat"] if settings.late_qat_threshold else None
+        weight = None
+        if self.scores is not None and settings.kg_loss_weight:
+            weight = target_weight(self.scores, levers["kg_weight"])
+        return self.forward(tokens, targets, mtp_weight, qat, weight)
 
     def warm_up(self, steps: int) -> None:
         """Run steps that compile, allocate and tune, then undo all that they changed."""
@@ -115,12 +143,11 @@ class Trainer:
 
     def tensors(self) -> dict[str, Tensor]:
         """All state that is tensors, live, by name."""
-        model = {f"model.{name}": p.detach() for name, p in self.model.named_parameters()}
-        return model | self.optimizer.tensors() | self.averaging.tensors() | random_state()
+        return self._learned() | random_state()
 
     def state(self) -> dict[str, int]:
         """All state that is numbers."""
-        return {"position": self.loader.position, "adamw_steps": self.optimizer.adamw.steps}
+        return {"position": self.loader.position}
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, int]) -> None:
         """Take back what ``tensors`` and ``state`` gave, bit for bit.
@@ -129,7 +156,7 @@ class Trainer:
             InputError: they are of another network.
         """
         live = {f"model.{name}": p.detach() for name, p in self.model.named_parameters()}
-        live |= self.optimizer.tensors()
+        live |= self.update.tensors()
         for name, tensor in live.items():
             if name not in tensors or tensors[name].shape != tensor.shape:
                 raise InputError(
@@ -139,10 +166,23 @@ class Trainer:
             tensor.copy_(tensors[name])
         self.averaging.load(tensors)
         self.loader.position = state["position"]
-        self.optimizer.adamw.steps = state["adamw_steps"]
         torch.set_rng_state(tensors["random.cpu"].cpu())
         if "random.cuda" in tensors and self.world.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random.cuda"].cpu())
+
+    def keep(self) -> None:
+        """Copy weights, moments and averages on the device, in stream order, to return to."""
+        self._kept = {name: tensor.clone() for name, tensor in self._learned().items()}
+
+    def roll_back(self) -> None:
+        """Take back what ``keep`` copied last. Batches go on: those that led astray stay behind."""
+        for name, tensor in self._learned().items():
+            if name in self._kept:
+                tensor.copy_(self._kept[name])
+
+    def _learned(self) -> dict[str, Tensor]:
+        model = {f"model.{name}": p.detach() for name, p in self.model.named_parameters()}
+        return model | self.update.tensors() | self.averaging.tensors()
 
     @contextmanager
     def holding(self, weights: Mapping[str, Tensor]) -> Iterator[None]:

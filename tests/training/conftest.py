@@ -84,3 +84,42 @@ def make_trainer(token_folder: Path):
 
 
 MakeTrainer = Callable[..., Trainer]
+
+
+def write_wide_tokens(folder: Path, chains: int = 1024, length: int = 3072) -> None:
+    """3 M tokens of 1,024: mostly one follows from another, else they are as frequent as words."""
+    draw = np.random.default_rng(0)
+    follows = draw.permutation(1024)
+    frequency = 1 / np.arange(1, 1025)
+    frequency /= frequency.sum()
+    tokens = np.empty((chains, length), np.uint16)
+    tokens[:, 0] = 1
+    for place in range(1, length):
+        free = draw.choice(1024, chains, p=frequency)
+        certain = draw.random(chains) < 0.6
+        tokens[:, place] = np.where(certain, follows[tokens[:, place - 1]], free)
+    write_shard(folder / "fineweb_train_000000.bin", tokens.ravel())
+
+
+@pytest.fixture(scope="session")
+def wide_stream(tmp_path_factory: pytest.TempPathFactory) -> TokenStream:
+    folder = tmp_path_factory.mktemp("tokens")
+    write_wide_tokens(folder)
+    return TokenStream.open(folder, "train", 1024)
+
+
+@pytest.fixture
+def make_wide(wide_stream):
+    """``make_wide(backend=...)``: a trainer of preset ``seed`` but for its tokens a step."""
+    made: list[Trainer] = []
+
+    def make(scores: np.ndarray | None = None, **changes: object) -> Trainer:
+        values = {"train_seq_len": 2048, "train_batch_tokens": 16_384} | changes
+        settings = Settings(**values)  # pyright: ignore[reportArgumentType]
+        world = World.single(torch.device("cuda"))
+        made.append(Trainer(settings, wide_stream, world, scores))
+        return made[-1]
+
+    yield make
+    for trainer in made:
+        trainer.loader.close()

@@ -1,62 +1,17 @@
 """On a GPU, at preset ``seed``'s width: training on the kernels is training on the reference."""
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 
 from bench.network import check, make_model
-from data.shards import TokenStream, write_shard
-from settings import Settings
 from training.schedule import Moment
 from training.trainer import Trainer
-from training.world import World
 
 pytestmark = pytest.mark.gpu
 STEADY = Moment(progress=0.0, lr_scale=1.0, momentum=0.95, qat=False)
 STEPS, SMOOTHED = 200, 20
-TIME, TOKENS_A_STEP = 2048, 16_384
 # Two runs in bf16 go their own ways in the last digits; the mean of some steps does not.
 NEAR = 0.005
-
-
-def write_tokens(folder: Path, chains: int = 1024, length: int = 3072) -> None:
-    """3 M tokens of 1,024: mostly one follows from another, else they are as frequent as words."""
-    draw = np.random.default_rng(0)
-    follows = draw.permutation(1024)
-    frequency = 1 / np.arange(1, 1025)
-    frequency /= frequency.sum()
-    tokens = np.empty((chains, length), np.uint16)
-    tokens[:, 0] = 1
-    for place in range(1, length):
-        free = draw.choice(1024, chains, p=frequency)
-        certain = draw.random(chains) < 0.6
-        tokens[:, place] = np.where(certain, follows[tokens[:, place - 1]], free)
-    write_shard(folder / "fineweb_train_000000.bin", tokens.ravel())
-
-
-@pytest.fixture(scope="module")
-def stream(tmp_path_factory: pytest.TempPathFactory) -> TokenStream:
-    folder = tmp_path_factory.mktemp("tokens")
-    write_tokens(folder)
-    return TokenStream.open(folder, "train", 1024)
-
-
-@pytest.fixture
-def make_wide(stream):
-    """``make_wide(backend=...)``: a trainer of preset ``seed`` but for its tokens a step."""
-    made: list[Trainer] = []
-
-    def make(**changes: object) -> Trainer:
-        values = {"train_seq_len": TIME, "train_batch_tokens": TOKENS_A_STEP} | changes
-        settings = Settings(**values)  # pyright: ignore[reportArgumentType]
-        made.append(Trainer(settings, stream, World.single(torch.device("cuda"))))
-        return made[-1]
-
-    yield make
-    for trainer in made:
-        trainer.loader.close()
 
 
 def losses(trainer: Trainer, steps: int) -> torch.Tensor:

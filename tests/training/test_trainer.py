@@ -94,7 +94,7 @@ def test_clip_bounds_the_gradient_over_all_parameters(make_trainer):
     from training.optimizer import clip_
 
     trainer = make_trainer()
-    trainer._backward()
+    trainer.micro_batches.all(trainer.loader.next_step())
     gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
     expected = torch.cat([g.double().flatten() for g in gradients]).norm()
     norm = clip_(gradients, torch.tensor(0.05))
@@ -138,3 +138,39 @@ def test_holding_other_weights_is_undone(make_trainer):
     with trainer.holding(trainer.averaging.weights()):
         assert not torch.equal(trainer.model.score(tokens, tokens), raw)
     assert same(before, weights(trainer))
+
+
+def test_a_gradient_that_is_not_finite_costs_its_step_alone(make_trainer):
+    """Weights, moments and averages are as if there had been no such step."""
+    trainer = make_trainer(averaging="ema")
+    backward, losses, skipped = trainer.micro_batches.all, [], []
+
+    def poisoned_once(batches):
+        nats = backward(batches)
+        if len(losses) == 30:
+            trainer.model.smear_gate.grad[3] = float("nan")
+        return nats
+
+    trainer.micro_batches.all = poisoned_once
+    for step in range(60):
+        before = {name: t.clone() for name, t in trainer.tensors().items()}
+        loss, _, count = trainer.step(step, STEADY)[:3].tolist()
+        losses.append(loss)
+        skipped.append(count)
+        assert same(before, trainer.tensors()) == (step == 30)
+    assert skipped == [0] * 30 + [1] * 30
+    clean = run(make_trainer(averaging="ema"), 60)
+    assert sum(losses[-10:]) == pytest.approx(sum(clean[-10:]), rel=0.02)
+
+
+def test_what_was_kept_comes_back_whole(make_trainer):
+    trainer = make_trainer(averaging="ema")
+    run(trainer, 3)
+    trainer.keep()
+    kept = {name: t.clone() for name, t in trainer.tensors().items()}
+    for step in range(3, 6):
+        trainer.step(step, STEADY)
+    position = trainer.loader.position
+    trainer.roll_back()
+    assert same(kept, trainer.tensors())
+    assert trainer.loader.position == position

@@ -1,0 +1,78 @@
+"""On a GPU: a step as a replay of graphs is the step itself, and follows every lever."""
+
+import numpy as np
+import pytest
+import torch
+
+from training import captured
+from training.schedule import Moment
+from training.trainer import Trainer
+
+pytestmark = pytest.mark.gpu
+STEADY = Moment(progress=0.0, lr_scale=1.0, momentum=0.95, qat=False)
+SETTLED = 6  # steps after which all is replayed
+ACCUMULATED = {"micro_batch_tokens": 8192}
+
+
+def losses(trainer: Trainer, steps: range) -> list[float]:
+    return torch.stack([trainer.step(step, STEADY)[0] for step in steps]).tolist()
+
+
+def same(one: Trainer, other: Trainer) -> bool:
+    mine, theirs = one.tensors(), other.tensors()
+    return all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+@pytest.mark.parametrize("changes", [{}, ACCUMULATED], ids=["whole", "accumulated"])
+def test_replays_train_bit_for_bit_as_launches_do(make_wide, monkeypatch, changes):
+    replayed = make_wide(backend="kernels", **changes)
+    found = losses(replayed, range(50))
+    assert len(replayed.micro_batches.graphs) == (2 if changes else 1)
+    monkeypatch.setattr(captured, "EAGER_CALLS", 10**9)
+    launched = make_wide(backend="kernels", **changes)
+    assert losses(launched, range(50)) == found
+    assert not launched.micro_batches.graphs
+    assert same(replayed, launched)
+
+
+@pytest.mark.parametrize(
+    ("lever", "value"),
+    [("clip", 0.01), ("mtp_weight", 0.5), ("qat", 1.0), ("kg_weight", 1.0), ("lr_factor", 0.5)],
+)
+def test_a_lever_changes_the_training_of_graphs_captured_before(make_wide, lever, value):
+    changes = {"backend": "kernels", "late_qat_threshold": 0.1, "mtp_num_heads": 1}
+    scores = np.linspace(0, 1, 1024, dtype=np.float32)
+    trainer, twin = make_wide(scores, **changes), make_wide(scores, **changes)
+    for each in (trainer, twin):
+        losses(each, range(SETTLED))
+    assert same(trainer, twin)
+    graphs = dict(trainer.micro_batches.graphs)
+    trainer.levers.decide(**{lever: value})
+    losses(trainer, range(SETTLED, SETTLED + 2))
+    losses(twin, range(SETTLED, SETTLED + 2))
+    assert trainer.micro_batches.graphs == graphs
+    assert not torch.equal(trainer.model.qo_bank, twin.model.qo_bank)
+
+
+def test_a_gradient_that_is_not_finite_costs_its_step_alone(make_wide):
+    trainer = make_wide(backend="kernels")
+    backward, found, skipped = trainer.micro_batches.all, [], []
+
+    def poisoned_once(batches):
+        nats = backward(batches)
+        if len(found) == 30:
+            trainer.model.smear_gate.grad[3] = float("nan")
+        return nats
+
+    trainer.micro_batches.all = poisoned_once
+    for step in range(60):
+        before = {name: t.clone() for name, t in trainer.tensors().items()}
+        loss, _, count = trainer.step(step, STEADY)[:3].tolist()
+        found.append(loss)
+        skipped.append(count)
+        after = trainer.tensors()
+        unchanged = all(torch.equal(before[name], after[name]) for name in before)
+        assert unchanged == (step == 30)
+    assert skipped == [0] * 30 + [1] * 30
+    clean = losses(make_wide(backend="kernels"), range(60))
+    assert sum(found[-10:]) == pytest.approx(sum(clean[-10:]), rel=0.02)

@@ -1,0 +1,108 @@
+"""What follows the backward pass: clip, optimizer, averages. On a GPU a few kernels, replayed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from swarm.levers import Levers
+from training.averaging import Averaging
+from training.fused_optimizer import FusedOptimizer
+from training.optimizer import Optimizer, clip_
+
+
+class Update:
+    """Applies the gradients in ``.grad``, launching each PyTorch operation from the host.
+
+    A step whose gradient norm is not finite changes nothing but ``skipped``.
+
+    Args:
+        optimizer: of all parameters.
+        averaging: moved after each step that is applied.
+        levers: the learning-rate scale and the momentum are the host's, the clip the device's.
+    """
+
+    groups: tuple[str, ...] = ()
+
+    def __init__(self, optimizer: Optimizer, averaging: Averaging, levers: Levers) -> None:
+        self.optimizer, self.averaging, self.levers = optimizer, averaging, levers
+        self.skipped = torch.zeros((), dtype=torch.int32)
+
+    def __call__(self, nats: Tensor, step: int, steady: bool = False) -> Tensor:
+        """Apply the gradients, after their reduction over ranks.
+
+        Args:
+            nats: () fp32, mean of the batch.
+            step: that is taken, from 1.
+            steady: gradients and ``nats`` lie where they will in every further call.
+
+        Returns:
+            (3 + 6 groups,) fp32: ``nats``, the gradients' global norm before the clip, steps
+            skipped so far, and each group's statistics as ``kernels.step_statistics.FIELDS``.
+        """
+        gradients = [p.grad for p in self.optimizer.parameters if p.grad is not None]
+        norm = clip_(gradients, self.levers["clip"])
+        if norm.isfinite():
+            values = self.levers.values
+            self.optimizer.step(values["lr_scale"], values["momentum"])
+            self.averaging.update(step)
+        else:
+            self.skipped += 1
+        return torch.stack((nats, norm, self.skipped.to(norm)))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Live state by name, for checkpoints."""
+        return self.optimizer.tensors()
+
+
+class FusedUpdate:
+    """The same by ``FusedOptimizer``; from the second call with ``steady`` gradients on a replay.
+
+    Args:
+        optimizer: moves exponential averages itself.
+        averaging: any other is asked after each step.
+        pool: of the graphs' memory; None: never replay.
+    """
+
+    def __init__(self, optimizer: FusedOptimizer, averaging: Averaging, pool: Any) -> None:
+        self.optimizer, self.averaging, self.pool = optimizer, averaging, pool
+        self.groups = optimizer.groups
+        self.skipped = optimizer.skipped
+        self._replay: Callable[[], None] | None = None
+        self._settled = False
+        self._numbers = torch.empty(0)
+
+    def __call__(self, nats: Tensor, step: int, steady: bool = False) -> Tensor:
+        """As ``Update``."""
+        if not (steady and self.pool):
+            numbers = self._launch(nats)
+        elif self._replay is None and not self._settled:
+            # The optimizer learns where the gradients lie, which no graph could.
+            self._settled, numbers = True, self._launch(nats)
+        else:
+            if self._replay is None:
+                self._capture(nats)
+            assert self._replay is not None
+            self._replay()
+            numbers = self._numbers
+        if not self.averaging.exponential:
+            self.averaging.update(step)
+        return numbers
+
+    def _launch(self, nats: Tensor) -> Tensor:
+        optimizer = self.optimizer
+        optimizer.step()
+        counted = torch.stack((nats, optimizer.norm, optimizer.skipped.to(nats)))
+        return torch.cat((counted, optimizer.statistics.flatten()))
+
+    def _capture(self, nats: Tensor) -> None:
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph, pool=self.pool):
+            self._numbers = self._launch(nats)
+        self._replay = graph.replay
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Live state by name, for checkpoints."""
+        return self.optimizer.tensors()

@@ -22,7 +22,7 @@ class ArtifactReport:
     Attributes:
         bytes: size of the file.
         streams: its bytes by part: ``header``, then streams; scales are in ``steps fp16``.
-        factor: that the recipe's clips and floors were multiplied by to fit the limit.
+        factor: that the recipe's steps were multiplied by to fit the limit.
         seconds: from weights to the file on disk.
     """
 
@@ -49,7 +49,7 @@ def export(
         recipe: see `artifact.quantise`.
         hessians: of `artifact.hessians.collect`; without, each weight goes to its nearest code.
         limit: bytes that the file should fill and not pass, by a common factor on the recipe's
-            clips and floors. It stays under it where the weights gain nothing by more, and passes
+            steps. It stays under it where the weights gain nothing by more, and passes
             it where they cannot be made so small.
 
     Raises:

@@ -62,8 +62,10 @@ def factor(hessian: Tensor, damping: float) -> Tensor:
     Where rounding leaves H indefinite, damping grows tenfold until it is not.
 
     Raises:
-        ValueError: a Hessian is not finite.
+        ValueError: a Hessian is not finite, or no damping helps.
     """
+    if not torch.isfinite(hessian).all():  # which a GPU's Cholesky does not tell
+        raise ValueError("a Hessian is not finite: its model has diverged")
     identity = torch.eye(hessian.size(-1), dtype=hessian.dtype, device=hessian.device)
     level = hessian.diagonal(dim1=-2, dim2=-1).mean(dim=-1)[:, None, None]
     level = torch.where(level > 0, level, 1.0)  # an input that never was
@@ -74,7 +76,7 @@ def factor(hessian: Tensor, damping: float) -> Tensor:
         if not info.any():
             return lower.flip(-2, -1)
         damping = max(10 * damping, LEAST_DAMPING)
-    raise ValueError("a Hessian is not finite: its model has diverged")
+    raise ValueError("a Hessian is far from positive: it is none of X^T X")
 
 
 def _round_block(left: Tensor, upper: Tensor, step: Tensor, top: int, codes: Tensor) -> Tensor:

@@ -19,20 +19,24 @@ def top_code(bits: int) -> int:
     return 2 ** (bits - 1) - 1
 
 
-def row_steps(weight: Tensor, bits: int, clip: float = 0.0, min_step: float = 0.0) -> Tensor:
+def row_steps(
+    weight: Tensor, bits: int, clip: float = 0.0, min_step: float = 0.0, stretch: float = 1.0
+) -> Tensor:
     """The step of each row: ``max(reach / top, min_step)``.
 
-    With ``clip`` 0 the reach is the row's largest magnitude, and the grid is the one that training
-    fakes (`kernels.quant`). Otherwise it is ``clip`` standard deviations (about zero), as in the
-    contest's later submissions (parameter-golf PR #1855): codes of all rows are then spread alike,
-    whatever their outliers, and ``clip`` sets the bits that a weight costs. Such a step has 4 bits
-    of mantissa: more would cost bytes and buy nothing.
+    With ``clip`` 0 the reach is ``stretch`` times the row's largest magnitude, and with a stretch
+    of 1 the grid is the one that training fakes (`kernels.quant`). Otherwise it is ``clip``
+    standard deviations (about zero), as in the contest's later submissions (parameter-golf PR
+    #1855): codes of all rows are then spread alike, whatever their outliers, and ``clip`` sets the
+    bits that a weight costs. Such a step has 4 bits of mantissa: more would cost bytes and buy
+    nothing.
 
     Args:
         weight: (..., rows, cols), floating point, finite, cols > 0.
         bits: 2 to 8.
         clip: standard deviations of a row that its codes reach; 0: its largest magnitude.
         min_step: no step is finer than this.
+        stretch: where ``clip`` is 0: more than 1 leaves the outermost codes unused.
 
     Returns:
         (..., rows) fp16.
@@ -43,7 +47,8 @@ def row_steps(weight: Tensor, bits: int, clip: float = 0.0, min_step: float = 0.
     if not 2 <= bits <= 8 or weight.ndim < 2:
         raise ValueError(f"cannot quantise shape {tuple(weight.shape)} to {bits} bits a row")
     weight = weight.detach().float()
-    reach = clip * weight.square().mean(dim=-1).sqrt() if clip else weight.abs().amax(dim=-1)
+    root_mean_square, largest = weight.square().mean(dim=-1).sqrt(), weight.abs().amax(dim=-1)
+    reach = clip * root_mean_square if clip else stretch * largest
     step = (reach / top_code(bits)).clamp(max(min_step, SMALLEST_STEP), LARGEST_STEP).half()
     if not clip:
         return step

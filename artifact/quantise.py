@@ -30,6 +30,14 @@ class Role:
     bits: int
     clip: float = 0.0
     min_step: float = 0.0
+    stretch: float = 1.0
+
+    def coarser(self, factor: float) -> "Role":
+        """Every step ``factor`` times as large, but no row cut short that was whole before."""
+        if self.clip:
+            return replace(self, clip=self.clip * factor, min_step=self.min_step * factor)
+        stretch = max(1.0, self.stretch * factor)
+        return replace(self, min_step=self.min_step * factor, stretch=stretch)
 
 
 @dataclass(frozen=True)
@@ -67,11 +75,8 @@ class Recipe:
         )
 
     def coarser(self, factor: float) -> "Recipe":
-        """The same with every clip and every floor ``factor`` times as large."""
-        attention, mlp, embed, table = (
-            replace(role, clip=role.clip * factor, min_step=role.min_step * factor)
-            for role in self._roles
-        )
+        """The same with every step ``factor`` times as large."""
+        attention, mlp, embed, table = (role.coarser(factor) for role in self._roles)
         return replace(self, attention=attention, mlp=mlp, embed=embed, table=table)
 
     @property
@@ -131,7 +136,7 @@ def quantise(
 
 
 def _coded(weight: Tensor, role: str, how: Role, hessian: Tensor | None, damping: float) -> Stored:
-    step = row_steps(weight, how.bits, how.clip, how.min_step)
+    step = row_steps(weight, how.bits, how.clip, how.min_step, how.stretch)
     if hessian is None:
         codes = nearest(weight, step, how.bits)
     else:

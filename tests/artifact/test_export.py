@@ -117,6 +117,22 @@ def test_a_limit_is_filled_and_not_passed(tmp_path: Path, share: float) -> None:
     assert torch.equal(steps, row_steps(weights["qo_bank"], 8, 24.0 * report.factor))
 
 
+@pytest.mark.parametrize("floor", [0.0, 0.05])
+def test_rows_that_reach_their_largest_weight_fit_a_limit_too(tmp_path: Path, floor: float) -> None:
+    weights = {"qo_bank": some_weights()["bigram_table"][None]}
+    recipe = Recipe(Role(6, min_step=floor))
+    free = export(tmp_path / "a", ARCHITECTURE, weights, recipe)
+    report = export(tmp_path / "a", ARCHITECTURE, weights, recipe, limit=int(0.8 * free.bytes))
+    assert 0.99 * 0.8 * free.bytes < report.bytes <= 0.8 * free.bytes
+    # A finer grid could only cut off what has a code now.
+    larger = export(tmp_path / "a", ARCHITECTURE, weights, recipe, limit=2 * free.bytes)
+    stored = read(tmp_path / "a")[1]["qo_bank"]
+    assert larger.bytes == pytest.approx(free.bytes, rel=0.1)
+    assert stored.scale is not None
+    change = (stored.restore() - weights["qo_bank"]).abs()
+    assert (change <= 0.51 * stored.scale.float()[..., None]).all()
+
+
 def test_report_counts_the_file(tmp_path: Path) -> None:
     report = export(tmp_path / "a", ARCHITECTURE, some_weights())
     assert report.bytes == (tmp_path / "a").stat().st_size == sum(report.streams.values())

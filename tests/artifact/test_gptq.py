@@ -99,6 +99,11 @@ def test_a_hessian_that_is_not_finite_is_refused() -> None:
         gptq(weight, hessian, row_steps(weight, BITS), BITS)
 
 
+def test_what_no_damping_makes_definite_is_refused() -> None:
+    with pytest.raises(ValueError, match="far from positive"):
+        factor(-1000 * torch.eye(3)[None], damping=0.01)
+
+
 def test_the_weights_are_left_as_they_are() -> None:
     weight, hessian = bank()
     before = weight.clone(), hessian.clone()

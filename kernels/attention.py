@@ -110,7 +110,7 @@ class Attention(torch.autograd.Function):
         delta = torch.empty_like(log_sum)
         dgate = None if gate is None else torch.empty_like(gate)
         inner = None if gate is None and along is None else torch.empty_like(upstream)
-        output_gradients(upstream, y, v, gate, along, dgate, inner, delta, dv)
+        output_gradients(upstream, y, v, gate, documents, along, dgate, inner, delta, dv)
         inner = upstream if inner is None else inner
         queries, keys = attention_query_gradients, attention_key_gradients
         if ctx.hopper:

@@ -217,11 +217,7 @@ def take_keys(
     D: tl.constexpr,
     KEYS: tl.constexpr,
 ):
-    """Add one tile of values, weighted by 2 to the power of their scores.
-
-    Where MASKED the sum of weights is of rounded ones, as the product has them: of a row that sees
-    a single key exactly its value must come out, or its score has a gradient.
-    """
+    """Add one tile of values, weighted by 2 to the power of their scores."""
     seen = first + tl.arange(0, KEYS)
     key = load_rows(key_ptr, seen, D, length, MASKED, D)
     scores = tl.dot(query, tl.trans(key), input_precision="ieee")
@@ -229,10 +225,9 @@ def take_keys(
         visible = (seen[None, :] <= position[:, None]) & (seen[None, :] >= start[:, None])
         scores = tl.where(visible, scores, -float("inf"))
     weights = tl.exp2(scores)
+    total += tl.sum(weights, 1)
     value = load_rows(v_ptr, seen, v_stride, length, MASKED, D)
-    narrow = weights.to(value.dtype)
-    total += tl.sum(narrow.to(tl.float32) if MASKED else weights, 1)
-    acc = tl.dot(narrow, value, acc, input_precision="ieee")
+    acc = tl.dot(weights.to(value.dtype), value, acc, input_precision="ieee")
     return acc, total
 
 

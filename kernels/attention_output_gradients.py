@@ -7,10 +7,12 @@ along = the softmax's output . u, and everything a vector of one row:
     dO    = s (g - (g . u) u)
     delta = g . y                   is (dO . O) of the softmax as well, gate and XSA or not
           = dO . (y + along u)      with XSA alone
+          = dO . v                  without XSA, where a row sees no key but its own
     dv    = -((g . u) y + along dO) / |v|      summed over the heads of a group: XSA's share
 
 Softmax's gradient cancels where one key has all the weight, but only if delta is taken from the
-very dO that meets the values, rounded as it is: hence the third line.
+very dO that meets the values, rounded as it is, hence the third line; and from the very value, for
+y has the rounding of a weight besides, hence the fourth (with XSA such a row's y is zero).
 
 A pass of its own, as FlashAttention-2's has one for delta: in the kernels of the products the same
 lines took 200 us of a layer, for registers that their loops need and for reads of g, y and dO that
@@ -34,6 +36,7 @@ def output_gradients(
     y: Tensor,
     v: Tensor,
     gate: Tensor | None,
+    documents: Tensor | None,
     along: Tensor | None,
     dgate: Tensor | None,
     inner: Tensor | None,
@@ -44,7 +47,7 @@ def output_gradients(
 
     Args:
         upstream: g (B, T, H, D), contiguous.
-        y, v, gate, along: as ``attend`` has them.
+        y, v, gate, documents, along: as ``attend`` has them.
         dgate: (B, T, H) or None.
         inner: dO (B, T, H, D); None where it is g.
         delta: (B, G, padded rows) fp32.
@@ -57,6 +60,7 @@ def output_gradients(
         y,
         v,
         gate,
+        documents,
         along,
         dgate,
         inner,
@@ -81,6 +85,7 @@ def output_gradients_kernel(
     y_ptr,
     v_ptr,
     gate_ptr,
+    documents_ptr,
     along_ptr,
     dgate_ptr,
     inner_ptr,
@@ -104,13 +109,21 @@ def output_gradients_kernel(
     # Divisions in 32 bits: in 64 they take longer than the rest.
     token, head = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1)
     valid = token < tokens
+    position = token % length
     head_index = (token // length * G + head).to(tl.int64)
-    first_stat = head_index * stats_stride + token % length * GROUP
+    first_stat = head_index * stats_stride + position * GROUP
     token = token.to(tl.int64)
     first_line = token * (G * GROUP) + head * GROUP
     dim = tl.arange(0, D)[None, :]
-    if along_ptr is not None:
-        value = load_rows(v_ptr + head * D, token, v_stride, tokens, True, D)
+    place = (token * v_stride + head * D)[:, None] + dim
+    if along_ptr is None:
+        start = 0
+        if documents_ptr is not None:
+            start = tl.load(documents_ptr + token, mask=valid, other=0)
+        alone = position == start
+        value = tl.load(v_ptr + place, mask=(valid & alone)[:, None], other=0.0).to(tl.float32)
+    else:
+        value = tl.load(v_ptr + place, mask=valid[:, None], other=0.0)
         direction, inverse = unit(value)
         dv = tl.zeros((ROWS, D), tl.float32)
     for member in tl.static_range(GROUP):
@@ -129,15 +142,17 @@ def output_gradients_kernel(
             dgate = delta * tl.sigmoid(-logit)
             tl.store(dgate_ptr + line, dgate.to(dgate_ptr.dtype.element_ty), mask=valid)
             gradient *= tl.sigmoid(logit)[:, None]
+        inner = gradient.to(upstream.dtype)
+        rounded = inner.to(tl.float32)
         if inner_ptr is not None:
-            inner = gradient.to(inner_ptr.dtype.element_ty)
             tl.store(inner_ptr + (line * D)[:, None] + dim, inner, mask=valid[:, None])
         if along_ptr is not None:
             along = tl.load(along_ptr + stat, mask=valid, other=0.0)
-            rounded = inner.to(tl.float32)
             dv -= along[:, None] * rounded
             if gate_ptr is None:
                 delta = tl.sum(rounded * (y + along[:, None] * direction), 1)
+        else:
+            delta = tl.where(alone, tl.sum(rounded * value, 1), delta)
         tl.store(delta_ptr + stat, delta, mask=valid)
     if along_ptr is not None:
         place = (token * dv_stride + head * D)[:, None] + dim

@@ -345,13 +345,12 @@ def score(query, keys, full, index, KEYS: gl.constexpr, STAGES: gl.constexpr):
 
 
 @gluon.jit
-def weigh(scores, sums, total_weight, values, index, MASKED: gl.constexpr, STAGES: gl.constexpr):
-    """Start adding values weighted by 2^scores. MASKED as ``kernels.attention_forward`` has it."""
+def weigh(scores, sums, total_weight, values, index, STAGES: gl.constexpr):
+    """Start adding values weighted by 2^scores."""
     weights = gl.exp2(scores)
+    total_weight += gl.sum(weights, 1)
     value = values.index(index % STAGES)
-    narrow = weights.to(value.dtype)
-    total_weight += gl.sum(narrow.to(gl.float32) if MASKED else weights, 1)
-    weights = gl.convert_layout(narrow, left_layout(value.shape[1]))
+    weights = gl.convert_layout(weights.to(value.dtype), left_layout(value.shape[1]))
     return warpgroup_mma(weights, value, sums, is_async=True), total_weight
 
 
@@ -376,9 +375,9 @@ def take_pair(
     even = score(query, keys, full, index, KEYS, STAGES)
     odd = score(query, keys, full, index + 1, KEYS, STAGES)
     scores = warpgroup_mma_wait(1, deps=[even])
-    weighing, total_weight = weigh(scores, sums, total_weight, values, index, False, STAGES)
+    weighing, total_weight = weigh(scores, sums, total_weight, values, index, STAGES)
     scores = warpgroup_mma_wait(1, deps=[odd])
-    weighing, total_weight = weigh(scores, weighing, total_weight, values, index + 1, False, STAGES)
+    weighing, total_weight = weigh(scores, weighing, total_weight, values, index + 1, STAGES)
     sums = warpgroup_mma_wait(0, deps=[weighing])
     release(empty, index, STAGES)
     release(empty, index + 1, STAGES)
@@ -408,7 +407,7 @@ def take_masked(
     seen = gl.expand_dims(first + gl.arange(0, KEYS, gl.SliceLayout(0, layout)), 0)
     visible = (seen <= gl.expand_dims(position, 1)) & (seen >= gl.expand_dims(start, 1))
     scores = gl.where(visible, scores, -float("inf"))
-    weighing, total_weight = weigh(scores, sums, total_weight, values, index, True, STAGES)
+    weighing, total_weight = weigh(scores, sums, total_weight, values, index, STAGES)
     sums = warpgroup_mma_wait(0, deps=[weighing])
     release(empty, index, STAGES)
     return sums, total_weight

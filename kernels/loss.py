@@ -13,7 +13,7 @@ as Liger's fused cross-entropy does, for a chunk of rows and all heads together:
     dheads = dz.T @ hidden         cuBLAS, ``HEAD_PARTS`` partial sums a chunk
 
 That is three products a head instead of the four that recomputing z in the backward pass takes, and
-0.1 GB of logits in all instead of 0.2 a head. The products run over chunks long enough to fill the
+0.2 GB of logits in all instead of 0.2 a head. The products run over chunks long enough to fill the
 GPU; the first of them and the softmax alternate over short blocks of a chunk, so that the logits
 that one has written the other still finds in the L2 cache.
 
@@ -33,10 +33,10 @@ from torch.autograd.function import once_differentiable
 
 from kernels.cross_entropy import Batch, cross_entropy
 
-CHUNK_LOGITS = 3 * 2**24  # 100 MB in bf16: 16,384 rows of 3 heads of 1,024
+CHUNK_LOGITS = 3 * 2**25  # 201 MB in bf16: 32,768 rows of 3 heads of 1,024
 BLOCK_LOGITS = 3 * 2**22  # 25 MB, half an L2 cache: 4,096 such rows
 # dheads has too few tiles for all multiprocessors: several sums over fewer rows have enough.
-HEAD_PARTS = 8
+HEAD_PARTS = 2
 ROW_MULTIPLE = 128  # chunks and blocks are whole tiles of cuBLAS's products
 POSITIONS = 4096  # a program of ``weighted_sums_kernel``
 ELEMENTS = 2048  # of a turn of ``scale_kernel``, and a program of ``scaled_sum_kernel``
@@ -67,7 +67,7 @@ def loss(
 
 
 class Loss(torch.autograd.Function):
-    """Keeps the gradients of hidden (101 MB at the real size) and of heads in parts (151 MB).
+    """Keeps the gradients of hidden (101 MB at the real size) and of heads in parts (19 MB).
 
     A backward pass gives those away. If the graph is kept and another one comes, it computes them
     again, from inputs that are saved at no cost.

@@ -155,9 +155,7 @@ class Trainer:
         Raises:
             InputError: they are of another network.
         """
-        live = {f"model.{name}": p.detach() for name, p in self.model.named_parameters()}
-        live |= self.update.tensors()
-        for name, tensor in live.items():
+        for name, tensor in self._fixed().items():
             if name not in tensors or tensors[name].shape != tensor.shape:
                 raise InputError(
                     f"the checkpoint's {name} does not fit these settings; resume with those that "
@@ -172,17 +170,25 @@ class Trainer:
 
     def keep(self) -> None:
         """Copy weights, moments and averages on the device, in stream order, to return to."""
-        self._kept = {name: tensor.clone() for name, tensor in self._learned().items()}
+        kept = self._kept
+        self._kept = {
+            name: kept[name].copy_(tensor) if name in kept else tensor.clone()
+            for name, tensor in self._learned().items()
+        }
 
     def roll_back(self) -> None:
         """Take back what ``keep`` copied last. Batches go on: those that led astray stay behind."""
-        for name, tensor in self._learned().items():
-            if name in self._kept:
-                tensor.copy_(self._kept[name])
+        for name, tensor in self._fixed().items():
+            tensor.copy_(self._kept[name])
+        self.averaging.load(self._kept)
 
     def _learned(self) -> dict[str, Tensor]:
+        return self._fixed() | self.averaging.tensors()
+
+    def _fixed(self) -> dict[str, Tensor]:
+        """What is there in every run from the start; averages may come later."""
         model = {f"model.{name}": p.detach() for name, p in self.model.named_parameters()}
-        return model | self.update.tensors() | self.averaging.tensors()
+        return model | self.update.tensors()
 
     @contextmanager
     def holding(self, weights: Mapping[str, Tensor]) -> Iterator[None]:

@@ -15,7 +15,8 @@ from training.optimizer import Optimizer, clip_
 class Update:
     """Applies the gradients in ``.grad``, launching each PyTorch operation from the host.
 
-    A step whose gradient norm is not finite changes nothing but ``skipped``.
+    A step whose gradient norm is not finite, or above the lever ``skip_norm``, changes nothing but
+    ``skipped``.
 
     Args:
         optimizer: of all parameters.
@@ -43,7 +44,7 @@ class Update:
         """
         gradients = [p.grad for p in self.optimizer.parameters if p.grad is not None]
         norm = clip_(gradients, self.levers["clip"])
-        if norm.isfinite():
+        if norm <= self.levers["skip_norm"]:
             values = self.levers.values
             self.optimizer.step(values["lr_scale"], values["momentum"])
             self.averaging.update(step)

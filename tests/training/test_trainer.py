@@ -163,14 +163,39 @@ def test_a_gradient_that_is_not_finite_costs_its_step_alone(make_trainer):
     assert sum(losses[-10:]) == pytest.approx(sum(clean[-10:]), rel=0.02)
 
 
-def test_what_was_kept_comes_back_whole(make_trainer):
-    trainer = make_trainer(averaging="ema")
+@pytest.mark.parametrize("averaging", ["ema", "lawa"])
+def test_what_was_kept_last_comes_back_whole(make_trainer, averaging):
+    """LAWA has one snapshot when the state is kept, and two more when it is left."""
+    trainer = make_trainer(averaging=averaging, lawa_freq=2)
+    trainer.keep()
     run(trainer, 3)
     trainer.keep()
     kept = {name: t.clone() for name, t in trainer.tensors().items()}
-    for step in range(3, 6):
+    for step in range(3, 8):
         trainer.step(step, STEADY)
     position = trainer.loader.position
     trainer.roll_back()
+    assert trainer.tensors().keys() == kept.keys()
     assert same(kept, trainer.tensors())
     assert trainer.loader.position == position
+
+
+def test_keeping_again_takes_no_new_memory(make_trainer):
+    trainer = make_trainer(averaging="ema")
+    trainer.keep()
+    places = [tensor.data_ptr() for tensor in trainer._kept.values()]
+    run(trainer, 2)
+    trainer.keep()
+    assert [tensor.data_ptr() for tensor in trainer._kept.values()] == places
+
+
+def test_a_gradient_above_the_skip_lever_costs_its_step_alone(make_trainer):
+    trainer = make_trainer()
+    run(trainer, 1)
+    before = weights(trainer)
+    trainer.levers.decide(skip_norm=1e-6)
+    assert trainer.step(1, STEADY)[2] == 1
+    assert same(before, weights(trainer))
+    trainer.levers.decide(skip_norm=1e6)
+    assert trainer.step(2, STEADY)[2] == 1
+    assert not same(before, weights(trainer))

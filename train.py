@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from data.inputs import Inputs, open_inputs
 from errors import InputError
 from settings import Settings, load_settings
-from swarm.knowledge.scores import BUILT_IN, scores_for
+from swarm.knowledge.scores import scores_for
 from swarm.steering import Steering
 from training.startup import Startup
 
@@ -60,6 +60,7 @@ def run(
     """Train, export, score; everything that a run leaves is in its folder."""
     from training.backends import choose, device_type
     from training.progress import Progress
+    from training.resuming import open_folder
     from training.world import World
 
     world = World.start(device_type(settings.device))
@@ -76,20 +77,6 @@ def run(
         if folder:
             folder.close()
         world.stop()
-
-
-def open_folder(settings: Settings) -> "RunFolder":
-    """A new run's folder, or the one that is resumed."""
-    from training.run_folder import RunFolder
-
-    if settings.resume:
-        return RunFolder.reopen(settings.resume)
-    kept = settings.model_dump(exclude={"run_dir", "resume", "config"})
-    for name in ("data", "tokenizer"):
-        kept[name] = kept[name] and str(kept[name].resolve())
-    if settings.kg_scores and settings.kg_scores not in BUILT_IN:
-        kept["kg_scores"] = str(Path(settings.kg_scores).resolve())
-    return RunFolder.create(settings.run_dir, f"{settings.preset}-seed{settings.seed}", kept)
 
 
 class Run:
@@ -114,10 +101,12 @@ class Run:
         self.scores = Scoreboard(
             settings, inputs.validation, inputs.byte_table, world, folder, progress
         )
+        self.hessians: Mapping[str, Tensor] = {}
         self.summary: dict[str, object] = {}
 
     def tell(self) -> int:
         """Train, export, score. Returns the exit code."""
+        from evaluation.outcome import conclude
         from training.loop import Interruption
         from training.trainer import Trainer
 
@@ -133,25 +122,15 @@ class Run:
         finally:
             trainer.loader.close()
             self.close_decisions()
-        score = trainer.model.score
-        self.scores.final(score, "raw", step, elapsed)
-        averaged = trainer.averaging.weights()
-        with trainer.holding(averaged):
-            if averaged:
-                self.scores.final(score, "averaged", step, elapsed)
-        chosen = averaged if self.settings.export_weights == "averaged" else {}
-        # LAWA has no average before its first snapshot: the live weights are exported then.
-        self.summary["exported_weights"] = "averaged" if chosen else "raw"
-        with trainer.holding(chosen):
-            roundtrip = self.export(trainer)
-        with trainer.holding(roundtrip):
-            self.scores.final(score, "roundtrip", step, elapsed)
-            backend = trainer.backends.backend
-            self.scores.adapting(trainer.model, backend, "roundtrip", step, elapsed)
-        return self.finish()
+        self.score(trainer, step, elapsed)
+        if self.folder is None:
+            return 0
+        limit = self.settings.size_limit
+        return conclude(self.folder, self.summary, self.scores, PROJECT, limit)
 
     def train(self, trainer: "Trainer") -> tuple[int, float]:
-        """Take up a checkpoint if there is one, warm up, step until the budget is spent.
+        """Take up a checkpoint if there is one, warm up, step and calibrate until the budget is
+        spent.
 
         The checkpoint comes first: a damaged one ends the run before it costs GPU time, and warm-up
         leaves no trace in what was loaded.
@@ -159,13 +138,20 @@ class Run:
         Returns:
             steps taken and seconds of training.
         """
+        from artifact.calibration import Calibration
         from training.loop import Loop
+        from training.outcome import facts
+        from training.resuming import take_up
 
-        step, elapsed = self.resume(trainer)
+        resumed, step, elapsed = self.settings.resume, 0, 0.0
+        if resumed:
+            step, elapsed = take_up(resumed, trainer, self.steering, self.folder)
         if self.steering and self.folder:
             self.steering.log_to(self.folder.decisions)
         self.progress.phase("warming up")
         trainer.warm_up(self.settings.warmup_steps)
+        calibration = Calibration(trainer)
+        calibration.reserve()
         self.startup.done("warm-up")
         if self.folder:
             self.folder.log("startup", **self.startup.seconds, total=self.startup.total)
@@ -178,43 +164,47 @@ class Run:
             self.steering,
             step,
             elapsed,
+            calibration.reserved,
         )
         loop.run()
-        tokens, seconds = loop.step * self.settings.train_batch_tokens, loop.budget.elapsed()
-        self.summary |= {
-            "backend": trainer.backends.backend,
-            "attention": trainer.backends.attention,
-            "startup_seconds": self.startup.total,
-            "warm_up_seconds": self.startup.seconds["warm-up"],
-            "steps": loop.step,
-            "tokens": tokens,
-            "train_seconds": seconds,
-            "step_ms": 1000 * seconds / max(1, loop.step),
-            "tokens_per_second": tokens / max(seconds, 1e-9),
-            "peak_memory_gib": peak_memory_gib(self.world),
-        }
-        return loop.step, seconds
-
-    def resume(self, trainer: "Trainer") -> tuple[int, float]:
-        """Load the newest checkpoint of a run that goes on; its step and seconds of training."""
-        from training import checkpoint
-
-        run = self.settings.resume
-        if run is None:
-            return 0, 0.0
-        path = checkpoint.latest(run / "checkpoints")
-        if path is None:
-            raise InputError(f"{run} has no checkpoint to go on from; start a new run")
-        tensors, state = checkpoint.load(path, self.world.device)
-        trainer.load(tensors, state)
-        if self.steering and "swarm" in state:
-            self.steering.load(state["swarm"])
+        self.summary |= facts(trainer, loop.step, loop.budget.elapsed())
+        self.summary["startup_seconds"] = self.startup.total
+        self.summary["warm_up_seconds"] = self.startup.seconds["warm-up"]
+        self.progress.phase("calibrating")
+        loop.budget.start()
+        self.hessians = calibration.hessians(self.chosen(trainer))
+        loop.budget.stop()
+        self.summary |= {"train_seconds": loop.budget.elapsed(), "calibration": calibration.facts}
         if self.folder:
-            self.folder.truncate_log(state["step"])
-        return state["step"], state["elapsed"]
+            self.folder.log("calibration", **calibration.facts)
+        return loop.step, loop.budget.elapsed()
+
+    def chosen(self, trainer: "Trainer") -> "Mapping[str, Tensor]":
+        """The weights to export, by name, where they are not the live ones.
+
+        LAWA has no average before its first snapshot: the live weights are exported then.
+        """
+        averaged = trainer.averaging.weights()
+        return averaged if self.settings.export_weights == "averaged" else {}
+
+    def score(self, trainer: "Trainer", step: int, elapsed: float) -> None:
+        """Score the weights as trained, as averaged, and as the artifact gives them back."""
+        score = trainer.model.score
+        self.scores.final(score, "raw", step, elapsed)
+        averaged = trainer.averaging.weights()
+        with trainer.holding(averaged):
+            if averaged:
+                self.scores.final(score, "averaged", step, elapsed)
+        with trainer.holding(self.chosen(trainer)):
+            roundtrip = self.export(trainer)
+        with trainer.holding(roundtrip):
+            self.scores.final(score, "roundtrip", step, elapsed)
+            backend = trainer.backends.backend
+            self.scores.adapting(trainer.model, backend, "roundtrip", step, elapsed)
 
     def export(self, trainer: "Trainer") -> "Mapping[str, Tensor]":
         """Write the artifact on rank 0; returns the weights as it gives them back."""
+        from artifact.code_size import code_bytes
         from artifact.export import export, load
         from artifact.quantise import Recipe
         from training.trainer import exported
@@ -222,12 +212,15 @@ class Run:
         if self.folder is None:
             return {}
         self.progress.phase("exporting the artifact")
+        self.summary["exported_weights"] = "averaged" if self.chosen(trainer) else "raw"
         architecture = self.settings.architecture().model_dump() | {"mtp_num_heads": 0}
         report = export(
             self.folder.artifact,
             architecture,
             exported(trainer.model),
             Recipe.of(self.settings),
+            self.hessians,
+            max(0, self.settings.size_limit - sum(code_bytes(PROJECT).values())),
         )
         self.summary["artifact"] = asdict(report)
         return load(self.folder.artifact)[1]
@@ -238,51 +231,10 @@ class Run:
         if error:
             self.progress.phase(f"the decision log ends early: {error}")
 
-    def finish(self) -> int:
-        """Count bytes, write the summary and the plot, say where everything is."""
-        from rich.console import Console
-
-        from artifact.code_size import OverBudget, budget_line, check_total, code_bytes
-        from swarm.decision_log import read
-        from swarm.report import decisions_table
-        from training.plot import plot_run
-
-        if self.folder is None:
-            return 0
-        files = code_bytes(PROJECT)
-        code = sum(files.values())
-        artifact = self.folder.artifact.stat().st_size
-        limit = self.settings.size_limit
-        sizes = {"code_bytes": code, "artifact_bytes": artifact, "total_bytes": code + artifact}
-        self.summary |= {**sizes, "size_limit": limit, "scores": self.scores.rows}
-        self.summary["code_files"] = files
-        self.folder.log("summary", **self.summary)
-        self.folder.write_summary(self.summary)
-        plot_run(self.folder.log_file, self.folder.plot)
-        self.progress.phase("finished")
-        print(self.scores.table())
-        if self.steering:
-            Console().print(decisions_table(list(read(self.folder.decisions))))
-        print(budget_line(code, artifact, limit))
-        print(f"run folder: {self.folder.path}", flush=True)
-        try:
-            check_total(code, artifact, limit)
-        except OverBudget as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        return 0
-
     def validate(self, trainer: "Trainer", step: int, elapsed: float) -> float:
         """The live weights' bpb, in the middle of training."""
         length = self.settings.eval_seq_len
         return self.scores.measure(trainer.model.score, "raw", "plain", length, step, elapsed).bpb
-
-
-def peak_memory_gib(world: "World") -> float | None:
-    """Most memory that tensors took on rank 0's GPU; None on a CPU."""
-    import torch
-
-    return torch.cuda.max_memory_allocated() / 2**30 if world.device.type == "cuda" else None
 
 
 if __name__ == "__main__":

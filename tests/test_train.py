@@ -49,6 +49,7 @@ muon_momentum_warmup_steps = 10
 ema_decay = 0.9
 train_log_every = 1
 checkpoint_minutes = 0.0
+calibration_tokens = 1536
 device = "cpu"
 """
 

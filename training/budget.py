@@ -12,10 +12,13 @@ class Budget:
         seconds: of training; 0: no limit.
         iterations: most steps.
         elapsed: seconds that an earlier part of a resumed run has spent.
+        reserved: seconds of the budget that steps leave to what comes after them.
     """
 
-    def __init__(self, seconds: float, iterations: int, elapsed: float = 0.0) -> None:
-        self.seconds, self.iterations = seconds, iterations
+    def __init__(
+        self, seconds: float, iterations: int, elapsed: float = 0.0, reserved: float = 0.0
+    ) -> None:
+        self.seconds, self.iterations, self.reserved = seconds, iterations, reserved
         self._spent = elapsed
         self._since: float | None = None
 
@@ -51,7 +54,8 @@ class Budget:
             return False
         if self.seconds == 0:
             return True
-        return elapsed + (pending + 1) * self.mean_step(step, elapsed, pending) <= self.seconds
+        end = elapsed + (pending + 1) * self.mean_step(step, elapsed, pending)
+        return end <= self.seconds - self.reserved
 
     def mean_step(self, step: int, elapsed: float, pending: int) -> float:
         """Mean seconds of the steps that are done; 0 before the first is."""

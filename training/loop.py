@@ -65,6 +65,7 @@ class Loop:
         validate: bpb of the live weights, called off the clock every ``val_loss_every`` steps.
         steering: the swarm; None: settings and schedule alone.
         step, elapsed: where a resumed run goes on.
+        reserved: seconds of the wallclock that steps leave to what comes after them.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Loop:
         steering: Steering | None = None,
         step: int = 0,
         elapsed: float = 0.0,
+        reserved: float = 0.0,
     ) -> None:
         self.trainer, self.settings, self.folder = trainer, settings, folder
         self.progress, self.validate, self.steering = progress, validate, steering
@@ -85,7 +87,7 @@ class Loop:
             if steering.kept is not None:  # a resumed run returns to where it was resumed
                 trainer.keep()
         self.step = step
-        self.budget = Budget(settings.wallclock, settings.iterations, elapsed)
+        self.budget = Budget(settings.wallclock, settings.iterations, elapsed, reserved)
         self.metrics = Metrics(trainer.world.device, trainer.update.groups)
         self.ahead = AHEAD_ON_GPU if trainer.world.device.type == "cuda" else 0
         self.saved_at = elapsed
@@ -123,7 +125,8 @@ class Loop:
 
     def _step(self, elapsed: float, pending: int) -> None:
         mean_step = self.budget.mean_step(self.step, elapsed, pending)
-        now = moment(self.settings, self.step, elapsed + pending * mean_step, mean_step)
+        begins, reserved = elapsed + pending * mean_step, self.budget.reserved
+        now = moment(self.settings, self.step, begins, mean_step, reserved)
         self._moments[self.step] = (now, elapsed)
         if self.steering and self.steering.due(self.step):
             self._steer(self.steering, now)
@@ -163,13 +166,14 @@ class Loop:
     def _save(self, elapsed: float) -> None:
         """Write a checkpoint on rank 0; a full disk costs the checkpoint, not the run."""
         self.saved_at = elapsed
+        tensors = self.trainer.tensors()
         if self.folder is None:
             return
         state = self.trainer.state() | {"step": self.step, "elapsed": elapsed}
         if self.steering:
             state["swarm"] = self.steering.state()
         try:
-            checkpoint.save(self.folder.checkpoints, self.step, self.trainer.tensors(), state)
+            checkpoint.save(self.folder.checkpoints, self.step, tensors, state)
             self.folder.log("checkpoint", step=self.step, elapsed=elapsed)
         except OSError as error:
             self.folder.log("checkpoint_failed", step=self.step, error=str(error))

@@ -18,21 +18,25 @@ class Moment:
     qat: bool
 
 
-def moment(settings: Settings, step: int, elapsed: float, mean_step: float) -> Moment:
+def moment(
+    settings: Settings, step: int, elapsed: float, mean_step: float, reserved: float = 0.0
+) -> Moment:
     """The schedule at ``step`` (from 0), ``elapsed`` seconds into the budget.
 
     The learning rate is constant, then falls linearly to zero over the last ``warmdown_iters``
-    steps' worth of what runs out first: time (at ``mean_step`` seconds a step) or iterations.
+    steps' worth of what runs out first: time (at ``mean_step`` seconds a step) or iterations. Of
+    the time, ``reserved`` seconds at the end are not for steps.
     """
     shares = [step / settings.iterations]
     scales = [1.0]
     if settings.warmdown_iters:
         scales.append((settings.iterations - step) / settings.warmdown_iters)
     if settings.wallclock:
-        shares.append(elapsed / settings.wallclock)
+        seconds = settings.wallclock - reserved
+        shares.append(elapsed / seconds)
         warmdown_seconds = settings.warmdown_iters * mean_step
         if warmdown_seconds:
-            scales.append((settings.wallclock - elapsed) / warmdown_seconds)
+            scales.append((seconds - elapsed) / warmdown_seconds)
     lr_scale = max(0.0, min(scales))
     return Moment(
         progress=min(1.0, max(shares)),

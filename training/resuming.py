@@ -1,0 +1,47 @@
+"""A run's folder, new or taken up again, and what is taken up."""
+
+from pathlib import Path
+
+from errors import InputError
+from settings import Settings
+from swarm.knowledge.scores import BUILT_IN
+from swarm.steering import Steering
+from training import checkpoint
+from training.run_folder import RunFolder
+from training.trainer import Trainer
+
+
+def open_folder(settings: Settings) -> RunFolder:
+    """A new run's folder, or the one that is resumed.
+
+    Raises:
+        InputError: it cannot be made, or is no run folder.
+    """
+    if settings.resume:
+        return RunFolder.reopen(settings.resume)
+    kept = settings.model_dump(exclude={"run_dir", "resume", "config"})
+    for name in ("data", "tokenizer"):
+        kept[name] = kept[name] and str(kept[name].resolve())
+    if settings.kg_scores and settings.kg_scores not in BUILT_IN:
+        kept["kg_scores"] = str(Path(settings.kg_scores).resolve())
+    return RunFolder.create(settings.run_dir, f"{settings.preset}-seed{settings.seed}", kept)
+
+
+def take_up(
+    run: Path, trainer: Trainer, steering: Steering | None, folder: RunFolder | None
+) -> tuple[int, float]:
+    """Load the newest checkpoint of ``run``; returns its step and its seconds of training.
+
+    Raises:
+        InputError: there is none, it is damaged, or does not fit.
+    """
+    path = checkpoint.latest(run / "checkpoints")
+    if path is None:
+        raise InputError(f"{run} has no checkpoint to go on from; start a new run")
+    tensors, state = checkpoint.load(path, trainer.world.device)
+    trainer.load(tensors, state)
+    if steering and "swarm" in state:
+        steering.load(state["swarm"])
+    if folder:
+        folder.truncate_log(state["step"])
+    return state["step"], state["elapsed"]

@@ -15,13 +15,16 @@ TINY = 1e-9  # stands for a gradient of zeros, which has no logarithm
 
 
 class Health(NamedTuple):
-    """``centre`` and ``spread`` of the logarithm of windows' gradient peaks; windows ``seen``, and
-    without alarm in a row (``calm``)."""
+    """``centre`` and ``spread`` of the logarithm of windows' gradient peaks; windows ``seen``, in a
+    row without alarm (``calm``) and far gone (``gone``); mean rise of the loss from a window to the
+    next, a fall counting as none (``sway``)."""
 
     centre: float = 0.0
     spread: float = 0.0
     seen: int = 0
     calm: int = 0
+    gone: int = 0
+    sway: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,15 @@ class GradientHealth(Agent):
         clip: to begin with, and to return to.
         spreads: of the running distribution that make a spike; it is at least a doubling.
         learned: windows until the distribution counts.
-        memory: share of the distribution that a new peak makes up.
+        memory: share of the distribution that a new peak makes up, and of the sway a new rise.
         lost: share of steps that are not finite from which they are a storm; single ones cost
             one step each, which the step itself skips.
         away: share over the lowest loss that is divergence.
         far: share over the lowest loss from which it is gone for good.
-        noises: standard errors that both must have: small batches stray from the lowest window.
+        noises: standard errors, and sways, that both must have: small batches stray from the lowest
+            window, and a high rate wanders away from it for several.
+        falling: standard errors that a loss falls by which comes back by itself.
+        persistent: windows in a row that are far, without falling, until the run is given up.
         patience: calm windows until the clip is loosened.
         keep_every: calm windows between copies of the state.
     """
@@ -55,6 +61,8 @@ class GradientHealth(Agent):
     away: float = 0.05
     far: float = 0.15
     noises: float = 6.0
+    falling: float = 1.5
+    persistent: int = 2
     patience: int = 3
     keep_every: int = 5
 
@@ -72,36 +80,48 @@ class GradientHealth(Agent):
         far_out = max(math.log(2), self.spreads * state.spread)
         spike = state.seen >= self.learned and peak > state.centre + far_out
         storm = snapshot.nonfinite > self.lost * snapshot.arrived
-        away = self._away(snapshot, self.away) and snapshot.velocity > 0
-        alarm = spike or storm or away
-        learnt = self._learn(state, peak, min(peak, state.centre + far_out), alarm, snapshot)
+        away = self._away(snapshot, self.away, state.sway) and snapshot.velocity > 0
+        dead, gone = snapshot.nonfinite == snapshot.arrived, self._gone(state, snapshot)
+        lost = dead or gone >= self.persistent
+        alarm = spike or storm or away or lost
+        within = min(peak, state.centre + far_out) if state.seen else peak
+        learnt = self._learn(state._replace(gone=gone), within, alarm, snapshot)
         if not alarm:
             return learnt, self._calm(learnt, snapshot)
-        wishes = []
-        if spike:
-            wishes += self._tighten(snapshot, math.exp(state.centre + 2 * far_out))
+        wishes = self._tighten(snapshot, math.exp(state.centre + 2 * far_out)) if spike else []
         if storm:
             wishes += self._slow(snapshot, SURE, "NaN storm")
         elif away:
             wishes += self._slow(snapshot, 0.7, "divergence")
-        return learnt, wishes + self._give_up(snapshot)
+        if lost and snapshot.kept is not None:
+            reason = "all NaN" if dead else "far gone"
+            wishes.append(Proposal(self.name, ROLLBACK, 1.0, SURE, reason))
+        return learnt, wishes
 
-    def _away(self, snapshot: Snapshot, share: float) -> bool:
+    def _away(self, snapshot: Snapshot, share: float, sway: float = 0.0) -> bool:
         rise = snapshot.loss - snapshot.lowest
-        return rise > max(share * snapshot.lowest, self.noises * snapshot.noise)
+        return rise > max(share * snapshot.lowest, self.noises * max(snapshot.noise, sway))
 
-    def _learn(
-        self, state: Health, peak: float, within: float, alarm: bool, snapshot: Snapshot
-    ) -> Health:
+    def _gone(self, state: Health, snapshot: Snapshot) -> int:
+        """Windows in a row that were far, this one included; 0: it is not, or is coming back."""
+        if not self._away(snapshot, self.far, state.sway):
+            return 0
+        fall = -snapshot.velocity * snapshot.arrived
+        return 0 if fall > self.falling * snapshot.noise else state.gone + 1
+
+    def _learn(self, state: Health, within: float, alarm: bool, snapshot: Snapshot) -> Health:
         """An outlier counts as the largest that is none, so that a lasting change is accepted."""
         if snapshot.nonfinite == snapshot.arrived:
             return state._replace(calm=0)
+        calm = 0 if alarm else state.calm + 1
         if not state.seen:
-            return Health(peak, 0.0, 1, 0 if alarm else 1)
+            return Health(within, 0.0, 1, calm)
         off = within - state.centre
         centre = state.centre + self.memory * off
         spread = state.spread + self.memory * (abs(off) - state.spread)
-        return Health(centre, spread, state.seen + 1, 0 if alarm else state.calm + 1)
+        rise = max(0.0, snapshot.velocity * snapshot.arrived)
+        sway = state.sway + self.memory * (rise - state.sway)
+        return Health(centre, spread, state.seen + 1, calm, state.gone, sway)
 
     def _tighten(self, snapshot: Snapshot, skip_norm: float) -> list[Proposal]:
         return [
@@ -115,12 +135,6 @@ class GradientHealth(Agent):
             Proposal(self.name, "clip", clip, SURE, reason),
             Proposal(self.name, "lr_factor", factor, confidence, reason),
         ]
-
-    def _give_up(self, snapshot: Snapshot) -> list[Proposal]:
-        dead = snapshot.nonfinite == snapshot.arrived
-        if snapshot.kept is None or not (dead or self._away(snapshot, self.far)):
-            return []
-        return [Proposal(self.name, ROLLBACK, 1.0, SURE, "all NaN" if dead else "far gone")]
 
     def _calm(self, state: Health, snapshot: Snapshot) -> Sequence[Proposal]:
         """Loosen what is tight: the longer it is calm the surer, at first it takes a second."""

@@ -56,7 +56,7 @@ def telemetry(number: int, draw: random.Random) -> tuple[float, float]:
     """A step's loss and squared gradient norm: noise, and each fault now and then."""
     loss = 2 + 5 * number**-0.4 + draw.gauss(0, 0.03)
     square = (0.3 * math.exp(draw.gauss(0, 0.15))) ** 2
-    if number % 60 in (30, 31, 32):
+    if number % 60 in range(30, 35):
         loss *= 1 + 0.1 * (number % 10)
     if number % 90 == 45:
         square *= 100

@@ -71,20 +71,45 @@ def test_a_loss_that_runs_away_is_divergence():
     assert asked(loss=2.12, velocity=0.001, noise=0.021)[0] == {}
 
 
+FAR = {"loss": 2.4, "velocity": 0.001, "kept": 400}
+
+
 @pytest.mark.parametrize(
     ("changes", "rollback"),
     [
-        ({"loss": 2.4, "velocity": 0.001, "kept": 400}, True),
-        ({"loss": 2.4, "velocity": 0.001, "kept": None}, False),
-        ({"loss": 2.2, "velocity": 0.001, "kept": 400}, False),
-        ({"loss": 2.4, "velocity": 0.001, "kept": 400, "noise": 0.07}, False),
+        (FAR, True),
+        (FAR | {"velocity": 0.0}, True),
+        (FAR | {"velocity": -0.0001}, False),
+        (FAR | {"kept": None}, False),
+        (FAR | {"loss": 2.2}, False),
+        (FAR | {"noise": 0.07}, False),
         ({"nonfinite": 80, "kept": 400}, True),
         ({"nonfinite": 79, "kept": 400}, False),
         ({"nonfinite": 80, "kept": None}, False),
     ],
 )
 def test_what_is_far_gone_returns_to_the_last_good_state_if_there_is_one(changes, rollback):
-    assert ("rollback" in asked(**changes)[0]) == rollback
+    _, once = asked(**FAR)
+    assert ("rollback" in asked(once, **changes)[0]) == rollback
+
+
+def test_one_window_far_out_is_not_yet_gone():
+    wishes, once = asked(**FAR)
+    assert "rollback" not in wishes
+    _, back = asked(once, loss=2.1, velocity=-0.004, kept=400)
+    assert "rollback" not in asked(back, **FAR)[0]
+
+
+def test_a_loss_that_sways_from_window_to_window_takes_a_larger_rise():
+    swaying = STEADY._replace(sway=0.1)
+    assert asked(swaying, loss=2.5, velocity=0.001)[0] == {}
+    assert asked(swaying, loss=2.7, velocity=0.001)[0] == {"clip": 0.2, "lr_factor": 0.5}
+    assert asked(swaying, loss=2.5, velocity=0.001)[1].gone == 0
+
+
+def test_the_sway_is_learned_from_rises_alone():
+    assert asked(velocity=0.001)[1].sway == pytest.approx(0.2 * 80 * 0.001)
+    assert asked(STEADY._replace(sway=0.1), velocity=-0.1)[1].sway == pytest.approx(0.08)
 
 
 def test_calm_loosens_what_is_tight_with_growing_confidence():

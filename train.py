@@ -195,7 +195,9 @@ class Run:
         with trainer.holding(averaged):
             if averaged:
                 self.scores.final(score, "averaged", step, elapsed)
-        with trainer.holding(self.chosen(trainer)):
+        chosen = self.chosen(trainer)
+        self.summary["exported_weights"] = "averaged" if chosen else "raw"
+        with trainer.holding(chosen):
             roundtrip = self.export(trainer)
         with trainer.holding(roundtrip):
             self.scores.final(score, "roundtrip", step, elapsed)
@@ -212,7 +214,6 @@ class Run:
         if self.folder is None:
             return {}
         self.progress.phase("exporting the artifact")
-        self.summary["exported_weights"] = "averaged" if self.chosen(trainer) else "raw"
         architecture = self.settings.architecture().model_dump() | {"mtp_num_heads": 0}
         report = export(
             self.folder.artifact,

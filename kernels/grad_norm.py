@@ -56,8 +56,12 @@ class GradientNorm:
 
     def __call__(self, levers: StepLevers) -> None:
         """Decide about the gradients as they are now, by the levers ``clip`` and ``skip_norm``."""
-        count = len(self.chunks)
-        gradient_statistics[(count,)](
+        self.measure()
+        self.decide(levers)
+
+    def measure(self) -> None:
+        """Fill ``statistics``."""
+        gradient_statistics[(len(self.chunks),)](
             self.gradients.table,
             self.sizes,
             self.chunks,
@@ -67,13 +71,16 @@ class GradientNorm:
             ALIGNED=self.gradients.aligned,
             num_warps=WARPS,
         )
+
+    def decide(self, levers: StepLevers) -> None:
+        """Decide by ``statistics``, to which other ranks may have added theirs."""
         decide[(1,)](
             self.statistics,
             levers.clip,
             levers.skip_norm,
             self.decision,
             self.counts,
-            count,
+            len(self.chunks),
             PARTIALS,
             num_warps=WARPS,
         )

@@ -1,9 +1,12 @@
 """Averages of the weights over time: exponential (EMA) or of the latest snapshots (LAWA)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
+
+# From each rank's own parts of tensors, by name, to whole ones; ``dict`` where all is one's own.
+Join = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
 class Averaging:
@@ -19,7 +22,8 @@ class Averaging:
         return {}
 
     def weights(self) -> dict[str, Tensor]:
-        """The averaged weights by name; empty where there are none yet."""
+        """The averaged weights by name, whole, so all ranks must ask; empty where there are none
+        yet."""
         return {}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -34,14 +38,15 @@ class ExponentialAverage(Averaging):
     """``average <- decay * average + (1 - decay) * weight`` after each step.
 
     Args:
-        weights: live parameters by name, (any shape) fp32.
+        weights: live parameters by name, (any shape) fp32, or parts that are this rank's own.
         decay: a step.
+        join: makes parts whole.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], decay: float) -> None:
+    def __init__(self, weights: Mapping[str, Tensor], decay: float, join: Join = dict) -> None:
         self._live = [weight.detach() for weight in weights.values()]
         self._average = {name: weight.detach().clone() for name, weight in weights.items()}
-        self._decay = decay
+        self._decay, self._join = decay, join
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -52,7 +57,7 @@ class ExponentialAverage(Averaging):
         return self._average
 
     def weights(self) -> dict[str, Tensor]:
-        return dict(self._average)
+        return self._join(self._average)
 
     def tensors(self) -> dict[str, Tensor]:
         return {f"average.{name}": tensor for name, tensor in self._average.items()}
@@ -68,15 +73,18 @@ class LatestAverage(Averaging):
     Kaddour 2022, arXiv:2209.14981.
 
     Args:
-        weights: live parameters by name.
+        weights: live parameters by name, or parts that are this rank's own.
         count: snapshots kept.
         every: steps between snapshots.
+        join: makes parts whole.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], count: int, every: int) -> None:
+    def __init__(
+        self, weights: Mapping[str, Tensor], count: int, every: int, join: Join = dict
+    ) -> None:
         self._live = {name: weight.detach() for name, weight in weights.items()}
         self._snapshots: list[dict[str, Tensor]] = []
-        self._count, self._every = count, every
+        self._count, self._every, self._join = count, every, join
 
     def update(self, step: int) -> None:
         if step % self._every == 0:
@@ -86,10 +94,12 @@ class LatestAverage(Averaging):
     def weights(self) -> dict[str, Tensor]:
         if not self._snapshots:
             return {}
-        return {
-            name: torch.stack([snapshot[name] for snapshot in self._snapshots]).mean(0)
-            for name in self._live
-        }
+        return self._join(
+            {
+                name: torch.stack([snapshot[name] for snapshot in self._snapshots]).mean(0)
+                for name in self._live
+            }
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         return {

@@ -1,6 +1,6 @@
 """The optimizer in a few kernels that read all that changes from step to step on the device."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -13,6 +13,8 @@ from kernels.step_levers import StepLevers
 from kernels.step_statistics import StepStatistics
 from settings import Settings
 from training.optimizer import Optimizer
+from training.parallel import Shards
+from training.world import World
 
 
 class LeverBlock(Protocol):
@@ -44,6 +46,7 @@ class FusedOptimizer:
         averages: live averages by parameter name, moved by each step; those that are averaged in
             another way are not among them.
         levers: read in every step.
+        shards: what this rank learns; all ranks then step together. None: everything.
     """
 
     def __init__(
@@ -53,25 +56,24 @@ class FusedOptimizer:
         muon_dtype: torch.dtype,
         averages: Mapping[str, Tensor],
         levers: LeverBlock,
+        shards: Shards | None = None,
     ) -> None:
-        self._state = Optimizer(model, settings, muon_dtype)
+        device = next(model.parameters()).device
+        self._shards = shards or Shards(model, World.single(device))
+        self._state = Optimizer(model, settings, muon_dtype, self._shards.own)
         self._averages = averages
         self._levers = StepLevers(*(levers[name] for name in StepLevers._fields))
         self.parameters = self._state.parameters
         banks, adamw = self._state.muon.banks, self._state.adamw
         rest = {name: p for group in adamw.groups.values() for name, p in group.items()}
         self._ordered = banks | rest
-        self._gradient_norm = GradientNorm(list(self._ordered.values()))
+        # Each rank's piece of a bank has a place, so that all ranks add up the same numbers.
+        pieces = [piece for name in banks for piece in self._shards.pieces(name)]
+        self._gradient_norm = GradientNorm([*pieces, *rest.values()])
         self._muon = self._make_muon(settings)
-        self._adamw = self._make_adamw(len(banks))
+        self._adamw = self._make_adamw(len(pieces))
         self.groups = (*banks, "rest")
-        self._statistics = StepStatistics(
-            self._gradient_norm,
-            [
-                *((range(i, i + 1), rows) for i, rows in enumerate(self._muon.statistics)),
-                (range(len(banks), len(self._ordered)), self._adamw.statistics),
-            ],
-        )
+        self._statistics = self._make_statistics(len(pieces))
         self.statistics = self._statistics.values
         self.norm, _, _ = self._gradient_norm.decision.unbind()
         self._steps, self.skipped = self._gradient_norm.counts.unbind()
@@ -93,9 +95,9 @@ class FusedOptimizer:
             min_step=settings.quant_min_step,
         )
 
-    def _make_adamw(self, banks: int) -> FusedAdamW:
-        adamw, names = self._state.adamw, list(self._ordered)[banks:]
-        places = dict(zip(names, range(banks, len(self._ordered)), strict=True))
+    def _make_adamw(self, pieces: int) -> FusedAdamW:
+        adamw, names = self._state.adamw, list(self._ordered)[len(self._state.muon.banks) :]
+        places = {name: pieces + place for place, name in enumerate(names)}
         return FusedAdamW(
             self._gradient_norm,
             {places[name]: tensor for name, tensor in adamw.first.items()},
@@ -112,15 +114,39 @@ class FusedOptimizer:
             eps=adamw.eps,
         )
 
+    def _make_statistics(self, pieces: int) -> StepStatistics:
+        norm, ranks = self._gradient_norm, self._shards.world.size
+        places = (range(first, first + ranks) for first in range(0, pieces, ranks))
+        banks = zip(places, self._muon.statistics, strict=True)
+        rest = range(pieces, len(norm.parameters))
+        self._dealt = norm.statistics[: norm.chunks_of(range(pieces)).stop]
+        return StepStatistics(norm, [*banks, (rest, self._adamw.statistics)])
+
     @torch.no_grad()
     def step(self) -> None:
         """Apply all gradients, and move the averages; fills ``norm`` and ``statistics``."""
         gradients = [parameter.grad for parameter in self._ordered.values()]
-        self._gradient_norm.gradients.update(gradients)
-        self._gradient_norm(self._levers)
+        banks, rest = gradients[: len(self._muon.banks)], gradients[len(self._muon.banks) :]
+        self._gradient_norm.gradients.update([*self._placed(banks), *rest])
+        self._gradient_norm.measure()
+        self._shards.world.sum_(self._dealt)
+        self._gradient_norm.decide(self._levers)
         self._adamw()
-        self._muon(gradients[: len(self._muon.banks)])
+        self._muon(banks)
         self._statistics()
+        self._sum_steps()
+
+    def _placed(self, banks: Sequence[Tensor | None]) -> Iterator[Tensor | None]:
+        """Each bank's gradient at this rank's place among all ranks'."""
+        world = self._shards.world
+        for gradient in banks:
+            yield from (gradient if rank == world.rank else None for rank in range(world.size))
+
+    def _sum_steps(self) -> None:
+        """Let what the owners saw of the banks' steps be known to all."""
+        world, steps = self._shards.world, self.statistics[: len(self._muon.banks), 3:]
+        if world.size > 1:
+            steps.copy_(world.sum_(steps.contiguous()))
 
     def tensors(self) -> dict[str, Tensor]:
         """Live state tensors by name, for checkpoints; ``Optimizer``'s names."""

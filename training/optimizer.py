@@ -1,6 +1,6 @@
 """Which parameter learns how: every one in exactly one group, and one global clip over all."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -33,13 +33,22 @@ class Optimizer:
         model: its parameters; each is in exactly one group.
         settings: learning rates, decays, betas.
         muon_dtype: of the Newton-Schulz products.
+        own: by name, parts of parameters that are learnt in their place; their gradients are given
+            to them.
     """
 
-    def __init__(self, model: nn.Module, settings: Settings, muon_dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: Settings,
+        muon_dtype: torch.dtype,
+        own: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        parameters = dict(model.named_parameters()) | dict(own or {})
         groups: dict[str, dict[str, Tensor]] = {"bank": {}, "table": {}, "head": {}, "small": {}}
-        for name, parameter in model.named_parameters():
+        for name, parameter in parameters.items():
             groups[group_of(name)][name] = parameter
-        self.parameters = list(model.parameters())
+        self.parameters = list(parameters.values())
         self.muon = Muon(
             groups.pop("bank"),
             newton_schulz(settings.muon_coefficients, settings.muon_backend_steps),
@@ -75,18 +84,24 @@ class Optimizer:
         } | {"adamw.steps": self.adamw.count}
 
 
-def clip_(gradients: Iterable[Tensor], clip: Tensor) -> Tensor:
+def global_norm(gradients: Iterable[Tensor]) -> Tensor:
+    """() fp32, the norm of all of them."""
+    return torch.stack(torch._foreach_norm(list(gradients))).norm()
+
+
+def clip_(gradients: Iterable[Tensor], clip: Tensor, norm: Tensor | None = None) -> Tensor:
     """Scale gradients in place so that their global norm is at most ``clip``; all on the device.
 
     Args:
         gradients: after reduction over ranks, exactly those that are applied.
         clip: () fp32; 0 or less: no clip.
+        norm: () fp32, theirs, where other ranks hold a part of them.
 
     Returns:
         () fp32, the norm before.
     """
     gradients = list(gradients)
-    norm = torch.stack(torch._foreach_norm(gradients)).norm()
+    norm = global_norm(gradients) if norm is None else norm
     coefficient = torch.where(clip > 0, (clip / (norm + 1e-6)).clamp(max=1.0), 1.0)
     torch._foreach_mul_(gradients, coefficient)
     return norm

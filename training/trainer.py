@@ -16,11 +16,12 @@ from settings import Settings
 from swarm.knowledge.weighting import embedding_gain, target_weight
 from swarm.levers import Levers
 from swarm.snapshot import UNREACHED
-from training.averaging import Averaging, ExponentialAverage, LatestAverage
+from training.averaging import Averaging, ExponentialAverage, Join, LatestAverage
 from training.backends import choose
 from training.captured import CapturedMicroBatches, MicroBatches
 from training.fused_optimizer import FusedOptimizer
 from training.optimizer import Optimizer
+from training.parallel import Shards
 from training.schedule import Moment
 from training.update import FusedUpdate, Update
 from training.world import World
@@ -62,7 +63,12 @@ class Trainer:
             if backend == "compiled"
             else self.model
         )
-        self.averaging = make_averaging(settings, exported(self.model))
+        self.shards = Shards(self.model, world)
+        self.averaging = make_averaging(
+            settings,
+            {name: self.shards.own[name] for name in exported(self.model)},
+            self.shards.join,
+        )
         self.levers = Levers(world.device)
         accumulation = settings.accumulation(world.size)
         captured = backend == "kernels" and world.device.type == "cuda"
@@ -84,11 +90,15 @@ class Trainer:
 
     def _make_update(self) -> Update | FusedUpdate:
         """On a GPU the fused one, whatever the model's operations: it is the same optimizer."""
-        model, settings, dtype = self.model, self.settings, self.backends.dtype
+        common, shards = (self.model, self.settings, self.backends.dtype), self.shards
         if self.world.device.type != "cuda":
-            return Update(Optimizer(model, settings, dtype), self.averaging, self.levers)
-        optimizer = FusedOptimizer(model, settings, dtype, self.averaging.exponential, self.levers)
-        return FusedUpdate(optimizer, self.averaging, self.micro_batches.pool)
+            optimizer = Optimizer(*common, shards.own)
+            return Update(optimizer, self.averaging, self.levers, shards)
+        averages = self.averaging.exponential
+        optimizer = FusedOptimizer(*common, averages, self.levers, shards)
+        # Ranks meet in the middle of an update; the host launches it while the GPU is still busy.
+        pool = self.micro_batches.pool if self.world.size == 1 else None
+        return FusedUpdate(optimizer, self.averaging, pool)
 
     def step(self, step: int, moment: Moment) -> Tensor:
         """Forward, backward, reduction over ranks, and update of one step.
@@ -99,11 +109,10 @@ class Trainer:
         self._set_levers(moment)
         self.levers.push()
         nats = self.micro_batches.all(self.loader.next_step())
-        if self.world.size > 1:
-            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-            for tensor in (*gradients, nats):
-                self.world.sum_(tensor)
-        return self.update(nats, step + 1, self.micro_batches.steady)
+        nats = self.shards.reduce(nats)
+        numbers = self.update(nats, step + 1, self.micro_batches.steady)
+        self.shards.gather()
+        return numbers
 
     def _set_levers(self, moment: Moment) -> None:
         """What settings and schedule say; what the swarm decided stands over it."""
@@ -142,19 +151,20 @@ class Trainer:
             torch.cuda.synchronize()
 
     def tensors(self) -> dict[str, Tensor]:
-        """All state that is tensors, live, by name."""
-        return self._learned() | random_state()
+        """All state that is tensors, by name: whole, so all ranks must ask; on one rank live."""
+        return self.shards.join(self._learned()) | random_state()
 
     def state(self) -> dict[str, int]:
         """All state that is numbers."""
         return {"position": self.loader.position}
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, int]) -> None:
-        """Take back what ``tensors`` and ``state`` gave, bit for bit.
+        """Take back what ``tensors`` and ``state`` gave, on any number of ranks, bit for bit.
 
         Raises:
             InputError: they are of another network.
         """
+        tensors = self.shards.cut(tensors)
         for name, tensor in self._fixed().items():
             if name not in tensors or tensors[name].shape != tensor.shape:
                 raise InputError(
@@ -162,6 +172,7 @@ class Trainer:
                     "the run was started with"
                 )
             tensor.copy_(tensors[name])
+        self.shards.gather()
         self.averaging.load(tensors)
         self.loader.position = state["position"]
         torch.set_rng_state(tensors["random.cpu"].cpu())
@@ -180,6 +191,7 @@ class Trainer:
         """Take back what ``keep`` copied last. Batches go on: those that led astray stay behind."""
         for name, tensor in self._fixed().items():
             tensor.copy_(self._kept[name])
+        self.shards.gather()
         self.averaging.load(self._kept)
 
     def _learned(self) -> dict[str, Tensor]:
@@ -187,8 +199,8 @@ class Trainer:
 
     def _fixed(self) -> dict[str, Tensor]:
         """What is there in every run from the start; averages may come later."""
-        model = {f"model.{name}": p.detach() for name, p in self.model.named_parameters()}
-        return model | self.update.tensors()
+        own = {f"model.{name}": tensor.detach() for name, tensor in self.shards.own.items()}
+        return own | self.update.tensors()
 
     @contextmanager
     def holding(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
@@ -213,12 +225,12 @@ def exported(model: GPT) -> dict[str, Tensor]:
     return {name: p for name, p in model.named_parameters() if not name.startswith("mtp")}
 
 
-def make_averaging(settings: Settings, weights: Mapping[str, Tensor]) -> Averaging:
+def make_averaging(settings: Settings, weights: Mapping[str, Tensor], join: Join) -> Averaging:
     """The averaging that the settings ask for."""
     if settings.averaging == "ema":
-        return ExponentialAverage(weights, settings.ema_decay)
+        return ExponentialAverage(weights, settings.ema_decay, join)
     if settings.averaging == "lawa":
-        return LatestAverage(weights, settings.lawa_k, settings.lawa_freq)
+        return LatestAverage(weights, settings.lawa_k, settings.lawa_freq, join)
     return Averaging()
 
 

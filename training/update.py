@@ -10,6 +10,7 @@ from swarm.levers import Levers
 from training.averaging import Averaging
 from training.fused_optimizer import FusedOptimizer
 from training.optimizer import Optimizer, clip_
+from training.parallel import Shards
 
 
 class Update:
@@ -19,15 +20,19 @@ class Update:
     ``skipped``.
 
     Args:
-        optimizer: of all parameters.
+        optimizer: of what this rank learns.
         averaging: moved after each step that is applied.
         levers: the learning-rate scale and the momentum are the host's, the clip the device's.
+        shards: what this rank learns, and the norm over all ranks.
     """
 
     groups: tuple[str, ...] = ()
 
-    def __init__(self, optimizer: Optimizer, averaging: Averaging, levers: Levers) -> None:
+    def __init__(
+        self, optimizer: Optimizer, averaging: Averaging, levers: Levers, shards: Shards
+    ) -> None:
         self.optimizer, self.averaging, self.levers = optimizer, averaging, levers
+        self.shards = shards
         self.skipped = torch.zeros((), dtype=torch.int32)
 
     def __call__(self, nats: Tensor, step: int, steady: bool = False) -> Tensor:
@@ -43,7 +48,7 @@ class Update:
             skipped so far, and each group's statistics as ``kernels.step_statistics.FIELDS``.
         """
         gradients = [p.grad for p in self.optimizer.parameters if p.grad is not None]
-        norm = clip_(gradients, self.levers["clip"])
+        norm = clip_(gradients, self.levers["clip"], self.shards.norm())
         if norm <= self.levers["skip_norm"]:
             values = self.levers.values
             self.optimizer.step(values["lr_scale"], values["momentum"])

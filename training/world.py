@@ -10,6 +10,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+# Both have been renamed in torch 2.13; the old names warn there.
+REDUCE_SCATTER = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+ALL_GATHER = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,24 @@ class World:
         if self.size > 1:
             dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
         return tensor
+
+    def reduce_scatter(self, own: Tensor, parts: Tensor) -> Tensor:
+        """This rank's part of the sum of ``parts`` over all ranks into ``own``; returns it.
+
+        Args:
+            own: (n, ...).
+            parts: (size * n, ...), contiguous.
+        """
+        REDUCE_SCATTER(own, parts, op=dist.ReduceOp.SUM)
+        return own
+
+    def all_gather(self, parts: Tensor, own: Tensor) -> Tensor:
+        """Every rank's ``own`` (n, ...) into ``parts`` (size * n, ...), in order; returns it.
+
+        ``own`` may be its own place in ``parts``, which saves a copy.
+        """
+        ALL_GATHER(parts, own)
+        return parts
 
     def broadcast_(self, tensor: Tensor) -> Tensor:
         """Rank 0's values into ``tensor`` on every rank; returns it."""

@@ -1,0 +1,214 @@
+"""What each rank does in the tests of parallel training; results are NumPy's, which pickle well."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from data.shards import TokenStream
+from errors import InputError
+from model.gpt import GPT
+from tests.kernels.steering import make_levers
+from tests.training.conftest import small_settings
+from tests.training.test_fused_optimizer import exported, make_model
+from training import checkpoint
+from training.averaging import ExponentialAverage
+from training.fused_optimizer import FusedOptimizer
+from training.parallel import Shards
+from training.schedule import Moment
+from training.trainer import Trainer
+from training.world import World
+
+STEADY = Moment(progress=0.0, lr_scale=1.0, momentum=0.95, qat=False)
+STEPS = 8
+LATEST = {"averaging": "lawa", "lawa_k": 2, "lawa_freq": 3}
+FUSED = {"ema_decay": 0.9, "quant_min_step": 0.01}
+
+Arrays = dict[str, np.ndarray]
+
+
+def arrays(tensors: Mapping[str, Tensor]) -> Arrays:
+    return {name: tensor.detach().numpy().copy() for name, tensor in tensors.items()}
+
+
+def make_trainer(world: World, tokens: Path, **changes: object) -> Trainer:
+    settings = small_settings(**{"averaging": "ema", "ema_decay": 0.9} | changes)
+    return Trainer(settings, TokenStream.open(tokens, "train", settings.vocab_size), world)
+
+
+def steps(trainer: Trainer, first: int, last: int) -> list[list[float]]:
+    """Loss, gradient norm and skipped steps of each."""
+    return [trainer.step(step, STEADY).tolist() for step in range(first, last)]
+
+
+def train(world: World, tokens: Path, changes: dict[str, Any]) -> dict[str, Any]:
+    """Some steps, and what then is there: whole, this rank's own, averaged, in the model."""
+    trainer = make_trainer(world, tokens, **changes)
+    numbers = steps(trainer, 0, STEPS)
+    own = trainer.update.tensors() | trainer.averaging.tensors()
+    result = {
+        "numbers": numbers,
+        "own": {name: tensor.numel() for name, tensor in own.items()},
+        "whole": arrays(trainer.tensors()),
+        "averaged": arrays(trainer.averaging.weights()),
+        "model": arrays(dict(trainer.model.named_parameters())),
+    }
+    trainer.loader.close()
+    return result
+
+
+def save(world: World, tokens: Path, folder: Path, changes: dict[str, Any]) -> Arrays:
+    """A checkpoint after some steps; returns all state after as many again."""
+    trainer = make_trainer(world, tokens, **changes)
+    steps(trainer, 0, STEPS)
+    whole = trainer.tensors()
+    if world.is_main:
+        checkpoint.save(folder, STEPS, whole, trainer.state())
+    world.barrier()
+    steps(trainer, STEPS, 2 * STEPS)
+    trainer.loader.close()
+    return arrays(trainer.tensors())
+
+
+def resume(world: World, tokens: Path, folder: Path, changes: dict[str, Any]) -> list[Arrays]:
+    """All state of that checkpoint as taken up, and after as many steps again."""
+    path = checkpoint.latest(folder)
+    assert path is not None
+    trainer = make_trainer(world, tokens, **changes)
+    trainer.load(*checkpoint.load(path, "cpu"))
+    taken_up = arrays(trainer.tensors())
+    steps(trainer, STEPS, 2 * STEPS)
+    trainer.loader.close()
+    return [taken_up, arrays(trainer.tensors())]
+
+
+def refuse(world: World, tokens: Path, folder: Path, changes: dict[str, Any]) -> str:
+    """What is said to a checkpoint of which one bank has as many matrices as a rank learns."""
+    path = checkpoint.latest(folder)
+    assert path is not None
+    tensors, state = checkpoint.load(path, "cpu")
+    trainer = make_trainer(world, tokens, **changes)
+    name = "muon.momentum.qo_bank"
+    tensors[name] = tensors[name][: len(trainer.shards.own["qo_bank"])]
+    try:
+        trainer.load(tensors, state)
+    except InputError as error:
+        return str(error)
+    finally:
+        trainer.loader.close()
+    return ""
+
+
+def poison(world: World, tokens: Path, changes: dict[str, Any]) -> tuple[list[float], bool]:
+    """A step in which one rank's gradient of a bank is not finite: its numbers, and if all stayed.
+
+    The last rank's is, in the first matrix, which another one learns.
+    """
+    trainer = make_trainer(world, tokens, **changes)
+    steps(trainer, 0, 2)
+    before = arrays(trainer.tensors())
+    backward = trainer.micro_batches.all
+
+    def poisoned(batches: Any) -> Tensor:
+        nats, gradient = backward(batches), trainer.model.qo_bank.grad
+        assert gradient is not None
+        if world.rank == world.size - 1:
+            gradient[0, 1, 2] = float("inf")
+        return nats
+
+    trainer.micro_batches.all = poisoned
+    numbers = trainer.step(2, STEADY).tolist()
+    trainer.loader.close()
+    return numbers, same(before, arrays(trainer.tensors()))
+
+
+def keep_and_return(world: World, tokens: Path, changes: dict[str, Any]) -> bool:
+    """Whether ``roll_back`` brings everything back, the model's copies of other ranks' included."""
+    trainer = make_trainer(world, tokens, **changes)
+    steps(trainer, 0, 2)
+    trainer.keep()
+    before = arrays(trainer.tensors()), arrays(dict(trainer.model.named_parameters()))
+    steps(trainer, 2, 4)
+    trainer.roll_back()
+    trainer.loader.close()
+    after = arrays(trainer.tensors()), arrays(dict(trainer.model.named_parameters()))
+    return all(map(same, before, after))
+
+
+def collectives(world: World, tokens: Path, changes: dict[str, Any]) -> dict[str, int]:
+    """How often a step calls each collective operation."""
+    trainer = make_trainer(world, tokens, **changes)
+    steps(trainer, 0, 1)
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        steps(trainer, 1, 2)
+    trainer.loader.close()
+    events = seen.key_averages()
+    return {event.key: event.count for event in events if event.key.startswith("c10d::")}
+
+
+def fused(world: World, changes: dict[str, Any], skip_norm: float) -> dict[str, Any]:
+    """Two steps of the fused optimizer on gradients whose sum is the same on any ranks.
+
+    Without a GPU its kernels are interpreted.
+    """
+    settings = small_settings(ema_decay=0.9, quant_min_step=0.01, **changes)
+    model = make_model(settings)
+    shards = Shards(model, world)
+    own = {name: shards.own[name] for name in exported(model)}
+    averaging = ExponentialAverage(own, settings.ema_decay, shards.join)
+    levers = make_levers(clip=0.3, skip_norm=skip_norm)._asdict()
+    averages = averaging.exponential
+    optimizer = FusedOptimizer(model, settings, torch.float32, averages, levers, shards)
+    numbers = []
+    for step in range(2):
+        share_gradients(model, step, world)
+        shards.reduce(torch.zeros(()))
+        optimizer.step()
+        shards.gather()
+        numbers.append(np.append(optimizer.statistics.numpy(), optimizer.norm))
+    whole = shards.join(optimizer.tensors() | averaging.tensors())
+    return {"numbers": numbers, "whole": arrays(whole | dict(model.named_parameters()))}
+
+
+def share_gradients(model: GPT, step: int, world: World) -> None:
+    """Of a step, each rank's part: whole numbers of 1/256, so that their sum is exact."""
+    for i, parameter in enumerate(model.parameters()):
+        draw = torch.Generator().manual_seed(1000 * step + i)
+        whole = torch.randint(-1000, 1000, parameter.shape, generator=draw)
+        rest = torch.zeros_like(whole)
+        for rank in range(world.size - 1):
+            part = torch.randint(-1000, 1000, parameter.shape, generator=draw)
+            rest += part
+            if rank == world.rank:
+                parameter.grad = part / 256
+        if world.rank == world.size - 1:
+            parameter.grad = (whole - rest) / 256
+
+
+def same(one: Arrays, other: Arrays) -> bool:
+    return one.keys() == other.keys() and all(
+        np.array_equal(one[name], other[name]) for name in one
+    )
+
+
+def story(
+    world: World, tokens: Path, folder: Path, changes: dict[str, Any], saves: bool
+) -> dict[str, Any]:
+    """All of it, since a process takes longer to start than to do its part."""
+    told: dict[str, Any] = {"saved": save(world, tokens, folder, {})} if saves else {}
+    return told | {
+        "resumed": resume(world, tokens, folder, {}),
+        "refused": refuse(world, tokens, folder, {}),
+        "trained": train(world, tokens, changes),
+        "again": train(world, tokens, changes),
+        "latest": train(world, tokens, changes | LATEST),
+        "poisoned": poison(world, tokens, changes),
+        "returned": keep_and_return(world, tokens, changes),
+        "collectives": collectives(world, tokens, changes),
+        "fused": fused(world, changes, np.inf),
+        "fused, skipped": fused(world, changes, 0.0),
+    }

@@ -1,4 +1,4 @@
-"""``python -m artifact inspect FILE``: what an artifact holds."""
+"""What an artifact holds, and a contest folder of runs: ``python -m artifact inspect|submit``."""
 
 import argparse
 import json
@@ -12,6 +12,7 @@ from rich.table import Table
 
 from artifact.code_size import LIMIT
 from artifact.container import Stored, read_with_sizes
+from artifact.submit import submit
 from errors import InputError
 
 
@@ -21,8 +22,18 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     inspect = commands.add_parser("inspect", help="list the tensors of an artifact")
     inspect.add_argument("file", type=Path)
+    contest = commands.add_parser("submit", help="write a contest folder of finished runs")
+    contest.add_argument("runs", type=Path, nargs="+", help="run folders that differ in their seed")
+    contest.add_argument("--out", type=Path, required=True, help="the folder to make")
+    contest.add_argument("--against", type=float, help="bits per byte to beat")
+    contest.add_argument("--name", help="of the submission; by default that of the folder")
+    options = parser.parse_args(arguments)
     try:
-        _inspect(parser.parse_args(arguments).file, Console())
+        if options.command == "inspect":
+            _inspect(options.file, Console())
+        else:
+            print(submit(options.runs, options.out, options.against, options.name))
+            print(f"contest folder: {options.out}")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -15,16 +15,18 @@ def code_bytes(root: Path) -> dict[str, int]:
 
     These are the files of all modules imported so far, the started script included, and the
     presets: call it at the end of a run, when nothing is left to import. Installed packages are
-    no part of the project, even where their environment lies inside ``root``.
+    no part of the project, even where their environment lies inside ``root``. A project in one file
+    (`artifact.bundle`) is its own ``root``.
     """
     root = root.resolve()
+    folder = root if root.is_dir() else root.parent
     sources = [
         getattr(module, "__dict__", {}).get("__file__") for module in [*sys.modules.values()]
     ]
     found = {Path(source).resolve() for source in sources if source}
     found |= set(root.glob("presets/*.toml"))
     files = sorted(file for file in found if file.is_file() and _is_ours(file, root))
-    return {file.relative_to(root).as_posix(): file.stat().st_size for file in files}
+    return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
 
 
 def budget_line(code: int, artifact: int, limit: int = LIMIT) -> str:

@@ -1,0 +1,180 @@
+"""What the swarm and its parts are worth: the sprint with all of them, and without each.
+
+    python -m bench ablate --data DIR --seeds 3 --out FILE -- --wallclock 60
+
+What follows ``--`` goes to train.py, after ``--preset sprint --kg-scores wordnet``. Runs that are
+finished are not run again, so an ablation that was stopped goes on where it was.
+"""
+
+import argparse
+import json
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+from scipy.stats import ttest_ind
+
+from bench.record import provenance
+from errors import InputError
+from files import write_text
+from settings import Settings, load_settings
+from swarm.agents import AGENTS
+
+PROJECT = Path(__file__).resolve().parent.parent
+FIRST_SEED = 1337
+BASE = ("--preset", "sprint", "--kg-scores", "wordnet")
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "on": (),
+    "swarm off": ("--no-swarm",),
+    **{f"agent {agent.name} off": ("--agents-off", agent.name) for agent in AGENTS},
+    "KG init off": ("--kg-init", "0"),
+    "KG loss off": ("--kg-loss-weight", "0"),
+    "MTP off": ("--mtp-num-heads", "0"),
+}
+Summary = Mapping[str, Any]
+
+
+def main(arguments: list[str]) -> int:
+    """Run what is not finished, print the table, write it where ``--out`` says; 2 for bad input."""
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    options, given = parser().parse_args(arguments[:cut]), arguments[cut + 1 :]
+    try:
+        runs = plan(options, given)
+        found: dict[str, list[Summary]] = {name: [] for name, _, _ in runs}
+        with Progress() as progress:
+            for name, folder, command in progress.track(runs, description="runs"):
+                found[name].append(summary(folder, command))
+                line = f"{folder.name}: {scores_line(found[name][-1])}"
+                progress.console.print(line, soft_wrap=True, highlight=False)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(table(found))
+    if options.out:
+        command = f"python -m bench ablate --data DIR --seeds {options.seeds} "
+        command += shlex.join(arguments[cut:])
+        about = [f"{name}: {value}" for name, value in provenance(options.commit).items()]
+        write_text(options.out, "\n".join([command.strip(), *about, "", table(found), ""]))
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options before ``--``."""
+    made = argparse.ArgumentParser(prog="python -m bench ablate", description=__doc__)
+    made.add_argument("--data", type=Path, required=True, help="the sprint's corpus as shards")
+    made.add_argument("--seeds", type=int, default=3, help=f"runs of each, from {FIRST_SEED} on")
+    made.add_argument("--runs", type=Path, default=Path("runs/ablate"), help="for run folders")
+    made.add_argument("--out", type=Path, help="file for the table")
+    made.add_argument("--commit", help="of the code, where it is no git checkout")
+    return made
+
+
+def plan(options: argparse.Namespace, given: Sequence[str]) -> list[tuple[str, Path, list[str]]]:
+    """Variant, folder and settings of each run; seed by seed, so that a stop leaves whole rounds.
+
+    A variant that is the same run as "on", for the options have switched off what it does without,
+    is left out.
+
+    Raises:
+        InputError: settings that no run can have, or a folder that holds a run of other ones.
+    """
+    if options.seeds < 1:
+        raise InputError(f"--seeds {options.seeds}: it takes at least one run of each")
+    runs = []
+    for seed in range(FIRST_SEED, FIRST_SEED + options.seeds):
+        base = [*BASE, "--data", str(options.data), *given, "--seed", str(seed)]
+        on = load_settings(base)
+        for name, without in VARIANTS.items():
+            settings = load_settings([*base, *without])
+            if without and settings == on:
+                continue
+            folder = options.runs / f"{name.replace(' ', '-')}-{seed}"
+            check(folder, settings)
+            runs.append((name, folder, [*base, *without]))
+    return runs
+
+
+def check(folder: Path, settings: Settings) -> None:
+    """Refuse a folder that holds anything but a run of these settings."""
+    kept = folder / "settings.toml"
+    if not folder.exists():
+        return
+    if not kept.is_file() or asked(load_settings(["--config", str(kept)], {})) != asked(settings):
+        raise InputError(f"{folder} holds another run; remove it, or choose other --runs")
+
+
+def asked(settings: Settings) -> Mapping[str, object]:
+    """What makes two runs the same."""
+    values = settings.model_dump(exclude={"run_dir", "resume", "config"})
+    return values | {"data": settings.data and settings.data.resolve()}
+
+
+def summary(folder: Path, command: Sequence[str]) -> Summary:
+    """Of a run, which is made if it is not there; one that was cut off begins anew."""
+    file = folder / "summary.json"
+    if not file.exists():
+        if folder.exists():
+            shutil.rmtree(folder)
+        program = [sys.executable, str(PROJECT / "train.py"), *command, "--run-dir", str(folder)]
+        status = subprocess.run(program, stdout=subprocess.DEVNULL).returncode
+        if not file.exists():
+            raise InputError(f"train.py {shlex.join(command)} ended with {status}")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def scores_line(of: Summary) -> str:
+    """Its scores, in bits per byte."""
+    return ", ".join(f"{name} {score['bpb']:.4f}" for name, score in of["scores"].items())
+
+
+def table(found: dict[str, list[Summary]]) -> str:
+    """A row a variant: mean ± standard deviation over n runs, and p of a difference from "on"."""
+    on = found["on"]
+    names = list(on[0]["scores"])
+    lines = [
+        "| variant | n | steps | ms/step | " + " | ".join(f"{name} | p" for name in names) + " |",
+        "|---" * (4 + 2 * len(names)) + "|",
+    ]
+    for variant, runs in found.items():
+        cells = [variant, str(len(runs)), f"{mean(runs, 'steps'):.0f}"]
+        cells.append(f"{mean(runs, 'step_ms'):.2f}")
+        for name in names:
+            ours, theirs = bits(runs, name), bits(on, name)
+            cells += [spread(ours), "-" if runs is on else probability(ours, theirs)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def mean(runs: Sequence[Summary], key: str) -> float:
+    """Of a number in the summaries."""
+    return statistics.fmean(run[key] for run in runs)
+
+
+def bits(runs: Sequence[Summary], name: str) -> list[float]:
+    """Bits per byte of each run."""
+    return [run["scores"][name]["bpb"] for run in runs]
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation, where there is one."""
+    if len(values) < 2:
+        return f"{values[0]:.4f}"
+    return f"{statistics.fmean(values):.4f} ± {statistics.stdev(values):.4f}"
+
+
+def probability(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    """p of Welch's t-test, two-sided; it takes two runs of each."""
+    if min(len(ours), len(theirs)) < 2:
+        return "-"
+    _, p = ttest_ind(ours, theirs, equal_var=False)
+    return f"{p:.3f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -85,7 +85,8 @@ class CapturedMicroBatches(MicroBatches):
     def add(self, tokens: Tensor, targets: Tensor) -> Tensor:
         first, self.first = self.first, False
         self.calls += 1
-        if self.calls <= EAGER_CALLS:
+        # The first kind is captured first, in whatever step the eager calls end.
+        if self.calls <= EAGER_CALLS or not (first or self.graphs):
             return self._add_eagerly(tokens, targets)
         if first not in self.graphs:
             self._capture(first, tokens, targets)

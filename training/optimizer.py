@@ -84,11 +84,6 @@ class Optimizer:
         } | {"adamw.steps": self.adamw.count}
 
 
-def global_norm(gradients: Iterable[Tensor]) -> Tensor:
-    """() fp32, the norm of all of them."""
-    return torch.stack(torch._foreach_norm(list(gradients))).norm()
-
-
 def clip_(gradients: Iterable[Tensor], clip: Tensor, norm: Tensor | None = None) -> Tensor:
     """Scale gradients in place so that their global norm is at most ``clip``; all on the device.
 
@@ -101,7 +96,8 @@ def clip_(gradients: Iterable[Tensor], clip: Tensor, norm: Tensor | None = None)
         () fp32, the norm before.
     """
     gradients = list(gradients)
-    norm = global_norm(gradients) if norm is None else norm
+    if norm is None:
+        norm = torch.stack(torch._foreach_norm(gradients)).norm()
     coefficient = torch.where(clip > 0, (clip / (norm + 1e-6)).clamp(max=1.0), 1.0)
     torch._foreach_mul_(gradients, coefficient)
     return norm

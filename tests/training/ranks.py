@@ -1,4 +1,4 @@
-"""Real ranks, each a process with gloo between them, that all do one job."""
+"""Real ranks, each a process, that all do one job."""
 
 import multiprocessing
 import os
@@ -13,22 +13,27 @@ from training.world import World
 Job = Callable[..., Any]
 
 
-def on_ranks(size: int, job: Job, *arguments: object) -> list[Any]:
-    """What ``job(world, *arguments)`` returned on each rank; it must be a module's function."""
+def on_ranks(size: int, job: Job, *arguments: object, device: str = "cpu") -> list[Any]:
+    """What ``job(world, *arguments)`` returned on each rank; it must be a module's function.
+
+    On a CPU gloo is between them, on "cuda" NCCL and a GPU each.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    places = [(rank, size, port, job, arguments) for rank in range(size)]
+    places = [(rank, size, port, device, job, arguments) for rank in range(size)]
     with multiprocessing.get_context("spawn").Pool(size) as pool:
         return pool.starmap(_one_rank, places, chunksize=1)
 
 
-def _one_rank(rank: int, size: int, port: int, job: Job, arguments: tuple[object, ...]) -> Any:
+def _one_rank(
+    rank: int, size: int, port: int, device: str, job: Job, arguments: tuple[object, ...]
+) -> Any:
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     where = address | {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size}
     os.environ |= {name: str(value) for name, value in where.items()}
     torch.set_num_threads(1)
-    world = World.start("cpu")
+    world = World.start(device)
     try:
         return job(world, *arguments)
     finally:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kernels.step_statistics import FIELDS
+from tests.kernels.twins import DEVICE
 from tests.training import parallel_jobs as jobs
 from tests.training.parallel_jobs import Arrays, same
 from tests.training.ranks import on_ranks
@@ -124,6 +125,7 @@ def test_a_checkpoint_of_fewer_matrices_is_refused(stories: list[Story]):
         assert "muon.momentum.qo_bank does not fit these settings" in story["refused"]
 
 
+@pytest.mark.skipif(DEVICE != "cpu", reason="on a GPU, test_parallel_gpu.py is of it")
 @pytest.mark.parametrize(("name", "skip_norm"), [("fused", np.inf), ("fused, skipped", 0.0)])
 def test_the_fused_optimizer_steps_and_sees_the_same_on_any_ranks(
     stories: list[Story], name: str, skip_norm: float

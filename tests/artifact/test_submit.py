@@ -114,6 +114,8 @@ def test_the_script_trains_from_anywhere_as_the_tree_did(
     data: Path, run: Path, folder: Path, tmp_path: Path
 ) -> None:
     alone = shutil.copy(folder / "train_gpt.py", tmp_path)
+    (tmp_path / "data").mkdir()  # as the contest's repository has one, which is no module of ours
+    (tmp_path / "data" / "__init__.py").write_text("raise RuntimeError")
     arguments = ["--run-dir", tmp_path / "run"]
     done = python(alone, *arguments, cwd=Path("/"), DATA_PATH=str(data), SEED="1")
     assert done.returncode == 0, done.stderr

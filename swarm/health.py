@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from settings import Settings
 
 TINY = 1e-9  # stands for a gradient of zeros, which has no logarithm
+DOUBLE = math.log(2)
 
 
 class Health(NamedTuple):
@@ -77,15 +78,15 @@ class GradientHealth(Agent):
         if not snapshot.arrived:
             return state, ()
         peak = math.log(max(snapshot.gradient_peak, TINY))
-        far_out = max(math.log(2), self.spreads * state.spread)
+        far_out = max(DOUBLE, self.spreads * state.spread)
         spike = state.seen >= self.learned and peak > state.centre + far_out
         storm = snapshot.nonfinite > self.lost * snapshot.arrived
-        away = self._away(snapshot, self.away, state.sway) and snapshot.velocity > 0
-        dead, gone = snapshot.nonfinite == snapshot.arrived, self._gone(state, snapshot)
+        away, gone = self._strays(state, snapshot)
+        dead = snapshot.nonfinite == snapshot.arrived
         lost = dead or gone >= self.persistent
         alarm = spike or storm or away or lost
         within = min(peak, state.centre + far_out) if state.seen else peak
-        learnt = self._learn(state._replace(gone=gone), within, alarm, snapshot)
+        learnt = self._learn(state, within, alarm, gone, snapshot)
         if not alarm:
             return learnt, self._calm(learnt, snapshot)
         wishes = self._tighten(snapshot, math.exp(state.centre + 2 * far_out)) if spike else []
@@ -98,30 +99,30 @@ class GradientHealth(Agent):
             wishes.append(Proposal(self.name, ROLLBACK, 1.0, SURE, reason))
         return learnt, wishes
 
-    def _away(self, snapshot: Snapshot, share: float, sway: float = 0.0) -> bool:
-        rise = snapshot.loss - snapshot.lowest
-        return rise > max(share * snapshot.lowest, self.noises * max(snapshot.noise, sway))
+    def _strays(self, state: Health, snapshot: Snapshot) -> tuple[bool, int]:
+        """Whether the loss runs away; windows in a row that were far, this one included, where 0
+        says that it is not, or is coming back."""
+        rise, lowest = snapshot.loss - snapshot.lowest, snapshot.lowest
+        if rise <= self.away * lowest or rise <= self.noises * max(snapshot.noise, state.sway):
+            return False, 0
+        falls = -snapshot.velocity * snapshot.arrived > self.falling * snapshot.noise
+        return snapshot.velocity > 0, 0 if falls or rise <= self.far * lowest else state.gone + 1
 
-    def _gone(self, state: Health, snapshot: Snapshot) -> int:
-        """Windows in a row that were far, this one included; 0: it is not, or is coming back."""
-        if not self._away(snapshot, self.far, state.sway):
-            return 0
-        fall = -snapshot.velocity * snapshot.arrived
-        return 0 if fall > self.falling * snapshot.noise else state.gone + 1
-
-    def _learn(self, state: Health, within: float, alarm: bool, snapshot: Snapshot) -> Health:
+    def _learn(
+        self, state: Health, within: float, alarm: bool, gone: int, snapshot: Snapshot
+    ) -> Health:
         """An outlier counts as the largest that is none, so that a lasting change is accepted."""
         if snapshot.nonfinite == snapshot.arrived:
-            return state._replace(calm=0)
+            return state._replace(calm=0, gone=gone)
         calm = 0 if alarm else state.calm + 1
         if not state.seen:
             return Health(within, 0.0, 1, calm)
         off = within - state.centre
         centre = state.centre + self.memory * off
         spread = state.spread + self.memory * (abs(off) - state.spread)
-        rise = max(0.0, snapshot.velocity * snapshot.arrived)
+        rise = snapshot.velocity * snapshot.arrived if snapshot.velocity > 0 else 0.0
         sway = state.sway + self.memory * (rise - state.sway)
-        return Health(centre, spread, state.seen + 1, calm, state.gone, sway)
+        return Health(centre, spread, state.seen + 1, calm, gone, sway)
 
     def _tighten(self, snapshot: Snapshot, skip_norm: float) -> list[Proposal]:
         return [
@@ -149,7 +150,9 @@ class GradientHealth(Agent):
             wishes.append(Proposal(self.name, "clip", clip, confidence, "calm"))
         if levers.skip_norm < UNREACHED:
             wishes.append(Proposal(self.name, "skip_norm", UNREACHED, confidence, "calm"))
-        if state.calm % self.keep_every == 0 and not self._away(snapshot, self.away / 2):
+        rise = snapshot.loss - snapshot.lowest
+        good = rise <= max(self.away / 2 * snapshot.lowest, self.noises * snapshot.noise)
+        if good and state.calm % self.keep_every == 0:
             wishes.append(Proposal(self.name, KEEP, 1.0, SURE, "calm"))
         return wishes
 

@@ -117,7 +117,8 @@ class Run:
             step, elapsed = self.train(trainer)
         except Interruption as stop:
             if self.folder:
-                print(f"{stop}; go on with: train.py --resume {self.folder.path}", flush=True)
+                script = Path(sys.argv[0]).name
+                print(f"{stop}; go on with: {script} --resume {self.folder.path}", flush=True)
             return 128 + stop.signal_number
         finally:
             trainer.loader.close()

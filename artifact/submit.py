@@ -28,6 +28,8 @@ from errors import InputError
 PROJECT = Path(__file__).resolve().parent.parent
 CODED = "roundtrip"  # scores of the artifact's weights, which alone count
 SCRIPT = "train_gpt.py"
+FACTS = ("steps", "train_seconds", "code_bytes")  # of a summary
+PLACE = ("world_size", "devices", "torch")  # of an environment
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Entry:
     path: Path
     settings: Mapping[str, Any]
     summary: Mapping[str, Any]
+    environment: Mapping[str, Any]
 
     @classmethod
     def read(cls, path: Path) -> "Entry":
@@ -44,15 +47,20 @@ class Entry:
         try:
             settings = tomllib.loads((path / "settings.toml").read_text(encoding="utf-8"))
             summary = json.loads((path / "summary.json").read_bytes())
+            environment = json.loads((path / "environment.json").read_bytes())
             seed, rows, size = settings["seed"], summary["scores"], summary["artifact_bytes"]
             stored = (path / "artifact.bin").stat().st_size
+            wanted = ((summary, FACTS), (environment, PLACE))
+            missing = [name for table, names in wanted for name in names if name not in table]
+            if missing:
+                raise ValueError(f"it does not say {', '.join(missing)}")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} is no run that finished: {error}; run it again") from None
         if not isinstance(seed, int) or not any(name.startswith(CODED) for name in rows):
             raise InputError(f"{path}: its summary has no scores of an artifact; run it again")
         if stored != size:
             raise InputError(f"{path}: its summary is of another artifact; run it again")
-        return cls(path, settings, summary)
+        return cls(path, settings, summary, environment)
 
     @property
     def seed(self) -> int:
@@ -228,20 +236,22 @@ def readme(facts: Mapping[str, Any], entries: Sequence[Entry], verdict: Verdict)
         f"{row['train_seconds']:.1f} | {row['artifact_bytes']:,} |"
         for seed, row in facts["seed_results"].items()
     ]
+    ran_on = entries[0].environment
     return "\n".join(
         [
             f"# {facts['name']}",
             "",
             f"{verdict}. Code {facts['bytes_code']:,} bytes, with the largest artifact "
-            f"{facts['bytes_total']:,} of {LIMIT:,}.",
+            f"{facts['bytes_total']:,} of {LIMIT:,}. Run on {ran_on['world_size']} x "
+            f"{ran_on['devices'][0]} with torch {ran_on['torch']}.",
             "",
             "| seed | bpb | nats | steps | training s | artifact |",
             "|---|---|---|---|---|---|",
             *rows,
             "",
             "    pip install -r requirements.txt",
-            f"    SEED={entries[0].seed} DATA_PATH=DIR torchrun --standalone --nproc_per_node=8 "
-            f"{SCRIPT}",
+            f"    SEED={entries[0].seed} DATA_PATH=DIR torchrun --standalone "
+            f"--nproc_per_node={ran_on['world_size']} {SCRIPT}",
             "",
             f"`{SCRIPT}` is all the code, and its preset `submission` all the settings. "
             "DIR holds token shards and their tokenizer, else TOKENIZER_PATH names it. "

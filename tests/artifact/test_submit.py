@@ -219,13 +219,15 @@ def test_three_seeds_are_tested_against_a_score(
     # (1.11 - 1.13) / (0.01 / sqrt 3), two degrees of freedom
     assert facts["p_value"] == pytest.approx(t.cdf(-2 * 3**0.5, df=2))
     assert "p = 0.037" in capsys.readouterr().out
-    assert "p = 0.037" in (tmp_path / "out" / "README.md").read_text()
+    page = (tmp_path / "out" / "README.md").read_text()
+    assert "p = 0.037" in page
+    assert "SEED=2 DATA_PATH=DIR torchrun --standalone --nproc_per_node=1 train_gpt.py" in page
 
 
 def test_the_method_with_the_lowest_mean_counts() -> None:
     rows = [{"plain": 1.3, "sliding": 1.1}, {"plain": 1.0, "sliding": 1.15}]
     entries = [
-        Entry(Path(), {}, {"scores": {f"roundtrip, {k}": {"bpb": v} for k, v in row.items()}})
+        Entry(Path(), {}, {"scores": {f"roundtrip, {k}": {"bpb": v} for k, v in row.items()}}, {})
         for row in rows
     ]
     entries[0].summary["scores"]["raw, plain"] = {"bpb": 0.5}
@@ -245,6 +247,7 @@ def spoil_summary(run: Path, **changes: object) -> None:
         ("same seed", "two runs have the same seed"),
         ("other settings", "differ in matrix_lr"),
         ("no summary", "is no run that finished"),
+        ("no steps", "no run that finished: it does not say steps"),
         ("other artifact", "summary is of another artifact"),
         ("other code", "ran on another train.py"),
         ("too large", r"over\); run it by train_gpt.py, or with --size-limit"),
@@ -258,6 +261,10 @@ def test_runs_that_make_no_submission_are_refused_and_leave_nothing(
     other = like(run, tmp_path / "other", 1 if harm == "same seed" else 2, 1.0, **changes)
     if harm == "no summary":
         (other / "summary.json").unlink()
+    elif harm == "no steps":
+        summary = json.loads((other / "summary.json").read_text())
+        del summary["steps"]
+        (other / "summary.json").write_text(json.dumps(summary))
     elif harm == "other artifact":
         (other / "artifact.bin").write_bytes(b"")
     elif harm == "other code":

@@ -11,6 +11,7 @@ import torch
 from training.world import World
 
 Job = Callable[..., Any]
+LONGEST = 240  # seconds; a rank that fails leaves the others waiting
 
 
 def on_ranks(size: int, job: Job, *arguments: object, device: str = "cpu") -> list[Any]:
@@ -23,7 +24,7 @@ def on_ranks(size: int, job: Job, *arguments: object, device: str = "cpu") -> li
         port = free.getsockname()[1]
     places = [(rank, size, port, device, job, arguments) for rank in range(size)]
     with multiprocessing.get_context("spawn").Pool(size) as pool:
-        return pool.starmap(_one_rank, places, chunksize=1)
+        return pool.starmap_async(_one_rank, places, chunksize=1).get(LONGEST)
 
 
 def _one_rank(

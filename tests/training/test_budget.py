@@ -36,3 +36,9 @@ def test_paused_time_does_not_count_and_earlier_time_does():
     time.sleep(0.05)
     assert budget.elapsed() == spent
     assert 5.05 <= spent < 5.2
+
+
+def test_steps_leave_what_is_reserved():
+    budget = Budget(10.0, 100, reserved=4.0)
+    assert budget.fits(5, 5.0, 0)
+    assert not budget.fits(6, 6.0, 0)

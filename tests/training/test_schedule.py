@@ -45,3 +45,11 @@ def test_momentum_warms_up_linearly():
     settings = small_settings(muon_momentum_warmup_start=0.9, muon_momentum=0.98)
     momenta = [moment(settings, step, 0.0, 0.0).momentum for step in (0, 5, 10, 30)]
     assert momenta == pytest.approx([0.9, 0.94, 0.98, 0.98])
+
+
+def test_reserved_seconds_are_not_for_steps():
+    settings = small_settings(wallclock=110.0, iterations=10**6, warmdown_iters=100)
+    for elapsed, share in ((90.0, 0.9), (95.0, 0.95)):
+        now = moment(settings, int(10 * elapsed), elapsed, 0.1, reserved=10.0)
+        assert now.progress == pytest.approx(share)
+        assert now.lr_scale == pytest.approx(min(1.0, (100.0 - elapsed) / 10))

@@ -143,6 +143,7 @@ class LearningRate(Agent):
             a healthy run falls by less than its noise from window to window.
         steepest: factor under which no plateau brings the rate.
         patience: windows that make a recovery.
+        returning: share of its rise that a loss falls by in a window if it comes back by itself.
     """
 
     name: ClassVar[str] = "lr"
@@ -154,6 +155,7 @@ class LearningRate(Agent):
     plateau: int = 12
     steepest: float = 0.5
     patience: int = 3
+    returning: float = 0.1
 
     def start(self) -> Trend:
         return Trend()
@@ -193,7 +195,9 @@ class LearningRate(Agent):
 
     def vote(self, state: Trend, snapshot: Snapshot, proposal: Proposal) -> float:
         if proposal.lever == ROLLBACK:
-            return -0.7 if self._fell(snapshot) else 0.5  # it may be coming back by itself
+            rise, fall = snapshot.loss - snapshot.lowest, -snapshot.velocity * snapshot.arrived
+            comes_back = self._fell(snapshot) and fall > self.returning * rise
+            return -0.7 if comes_back else 0.5
         if proposal.lever != "clip":
             return 0.0
         if proposal.value > snapshot.levers.clip:

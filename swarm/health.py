@@ -45,7 +45,8 @@ class GradientHealth(Agent):
         far: share over the lowest loss from which it is gone for good.
         noises: standard errors, and sways, that both must have: small batches stray from the lowest
             window, and a high rate wanders away from it for several.
-        falling: standard errors that a loss falls by which comes back by itself.
+        falling: standard errors that a loss falls by which comes back by itself;
+        returning: share of its rise that it falls by, too.
         persistent: windows in a row that are far, without falling, until the run is given up.
         patience: calm windows until the clip is loosened.
         keep_every: calm windows between copies of the state.
@@ -63,6 +64,7 @@ class GradientHealth(Agent):
     far: float = 0.15
     noises: float = 6.0
     falling: float = 1.5
+    returning: float = 0.1
     persistent: int = 2
     patience: int = 3
     keep_every: int = 5
@@ -105,7 +107,8 @@ class GradientHealth(Agent):
         rise, lowest = snapshot.loss - snapshot.lowest, snapshot.lowest
         if rise <= self.away * lowest or rise <= self.noises * max(snapshot.noise, state.sway):
             return False, 0
-        falls = -snapshot.velocity * snapshot.arrived > self.falling * snapshot.noise
+        fall = -snapshot.velocity * snapshot.arrived
+        falls = fall > max(self.falling * snapshot.noise, self.returning * rise)
         return snapshot.velocity > 0, 0 if falls or rise <= self.far * lowest else state.gone + 1
 
     def _learn(
@@ -120,7 +123,9 @@ class GradientHealth(Agent):
         off = within - state.centre
         centre = state.centre + self.memory * off
         spread = state.spread + self.memory * (abs(off) - state.spread)
-        rise = snapshot.velocity * snapshot.arrived if snapshot.velocity > 0 else 0.0
+        rise, most = 0.0, self.away * snapshot.lowest + self.noises * state.sway
+        if snapshot.velocity > 0:
+            rise = min(snapshot.velocity * snapshot.arrived, most)
         sway = state.sway + self.memory * (rise - state.sway)
         return Health(centre, spread, state.seen + 1, calm, gone, sway)
 

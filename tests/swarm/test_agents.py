@@ -132,6 +132,7 @@ class TestLearningRate:
         [
             ("rollback", 1.0, {"velocity": 0.01}, 0.5),
             ("rollback", 1.0, {"velocity": -0.01}, -0.7),
+            ("rollback", 1.0, {"velocity": -0.001, "loss": 3.0}, 0.5),
             ("clip", 0.2, {"velocity": 0.01}, 0.5),
             ("clip", 0.2, {"velocity": 0.0}, 0.0),
             ("clip", 0.4, {"velocity": -0.01, "clip": 0.2}, 0.5),

@@ -79,7 +79,8 @@ FAR = {"loss": 2.4, "velocity": 0.001, "kept": 400}
     [
         (FAR, True),
         (FAR | {"velocity": 0.0}, True),
-        (FAR | {"velocity": -0.0001}, False),
+        (FAR | {"velocity": -0.0004}, True),
+        (FAR | {"velocity": -0.0006}, False),
         (FAR | {"kept": None}, False),
         (FAR | {"loss": 2.2}, False),
         (FAR | {"noise": 0.07}, False),
@@ -110,6 +111,7 @@ def test_a_loss_that_sways_from_window_to_window_takes_a_larger_rise():
 def test_the_sway_is_learned_from_rises_alone():
     assert asked(velocity=0.001)[1].sway == pytest.approx(0.2 * 80 * 0.001)
     assert asked(STEADY._replace(sway=0.1), velocity=-0.1)[1].sway == pytest.approx(0.08)
+    assert asked(velocity=1.0)[1].sway == pytest.approx(0.2 * 0.05 * 2.0), "an outlier is limited"
 
 
 def test_calm_loosens_what_is_tight_with_growing_confidence():

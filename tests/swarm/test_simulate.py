@@ -64,6 +64,26 @@ def test_a_divergence_slows_the_run_and_returns_it_to_its_last_good_state():
     assert min(value for _, value in changes(records, "lr_factor")) <= 0.25
 
 
+def test_a_loss_that_jumps_and_creeps_down_from_there_is_given_up_at_the_second_window():
+    rows = [
+        row._replace(loss=row.loss + 1.0 if row.step >= TROUBLE.start else row.loss)
+        for row in MadeUp("calm")
+        if row.step < TROUBLE.stop
+    ]
+    records = simulate(steering(), rows)
+    assert changes(records, "rollback")[0] == (TROUBLE.start + 2 * EVERY, 1.0)
+
+
+def test_a_loss_that_jumps_and_comes_back_soon_is_left_to_itself():
+    rows = [
+        row._replace(loss=row.loss + max(0.0, 1.0 - 0.002 * (row.step - TROUBLE.start)))
+        if row.step >= TROUBLE.start
+        else row
+        for row in MadeUp("calm")
+    ]
+    assert not changes(simulate(steering(), rows), "rollback")
+
+
 def test_without_the_health_agent_a_divergence_is_not_undone():
     _, made_up, records = run("divergence", "--agents-off", "health")
     assert not changes(records, "rollback")

@@ -48,6 +48,7 @@ class GradientHealth(Agent):
         falling: standard errors that a loss falls by which comes back by itself;
         returning: share of its rise that it falls by, too.
         persistent: windows in a row that are far, without falling, until the run is given up.
+        cooled: lr scale under which no loss is gone for good: the falling rate brings it back.
         patience: calm windows until the clip is loosened.
         keep_every: calm windows between copies of the state.
     """
@@ -66,6 +67,7 @@ class GradientHealth(Agent):
     falling: float = 1.5
     returning: float = 0.1
     persistent: int = 2
+    cooled: float = 0.5
     patience: int = 3
     keep_every: int = 5
 
@@ -85,7 +87,7 @@ class GradientHealth(Agent):
         storm = snapshot.nonfinite > self.lost * snapshot.arrived
         away, gone = self._strays(state, snapshot)
         dead = snapshot.nonfinite == snapshot.arrived
-        lost = dead or gone >= self.persistent
+        lost = dead or (gone >= self.persistent and snapshot.lr_scale >= self.cooled)
         alarm = spike or storm or away or lost
         within = min(peak, state.centre + far_out) if state.seen else peak
         learnt = self._learn(state, within, alarm, gone, snapshot)

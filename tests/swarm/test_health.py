@@ -82,6 +82,7 @@ FAR = {"loss": 2.4, "velocity": 0.001, "kept": 400}
         (FAR | {"velocity": -0.0004}, True),
         (FAR | {"velocity": -0.0006}, False),
         (FAR | {"kept": None}, False),
+        (FAR | {"lr_scale": 0.4}, False),
         (FAR | {"loss": 2.2}, False),
         (FAR | {"noise": 0.07}, False),
         ({"nonfinite": 80, "kept": 400}, True),

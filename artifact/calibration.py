@@ -1,6 +1,7 @@
 """GPTQ's Hessians of a run: from the batches that training would take next, on training's clock."""
 
 import math
+import statistics
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from errors import InputError
 if TYPE_CHECKING:
     from training.trainer import Trainer
 
+REHEARSALS = 3  # of one micro-batch: a host that does something else once must not count
 MARGIN = 1.25  # over the time that was measured: a batch may come late, ranks wait for each other
 
 
@@ -63,11 +65,15 @@ class Calibration:
         loader = self.trainer.loader
         position = loader.position
         self._collect({}, 1)  # compiles what there is to compile
-        begin = time.perf_counter()
-        self._collect({}, 1)
-        seconds = MARGIN * self.micro_batches * (time.perf_counter() - begin)
+        once = statistics.median(self._seconds_of_one() for _ in range(REHEARSALS))
+        seconds = MARGIN * self.micro_batches * once
         loader.position = position
         return self.trainer.world.agree(seconds, False)[0]
+
+    def _seconds_of_one(self) -> float:
+        begin = time.perf_counter()
+        self._collect({}, 1)
+        return time.perf_counter() - begin
 
     def hessians(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The Hessians of ``artifact.hessians.collect`` over all ranks' batches.

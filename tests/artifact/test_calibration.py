@@ -128,12 +128,12 @@ def test_a_rehearsal_leaves_no_trace(make) -> None:
 
 
 def test_steps_and_calibration_end_inside_the_wallclock(make) -> None:
-    # A third or so of the time is the calibration's: without it, training alone would fill it.
-    trainer = make(wallclock=1.5, iterations=100_000, calibration_tokens=12_800)
+    # A good part of the time is the calibration's: without it, training alone would fill it.
+    trainer = make(wallclock=3.0, iterations=100_000, calibration_tokens=12_800)
     trainer.warm_up(2)
     calibration = Calibration(trainer)
     calibration.reserve()
-    assert 0.1 < calibration.reserved < 1.4
+    assert 0.1 < calibration.reserved < 2.9
     progress = Progress(None, None, enabled=False)
     loop = Loop(
         trainer,
@@ -145,11 +145,11 @@ def test_steps_and_calibration_end_inside_the_wallclock(make) -> None:
     )
     loop.run()
     mean = loop.budget.elapsed() / loop.step
-    assert 1.5 - calibration.reserved - 5 * mean < loop.budget.elapsed()
-    assert loop.budget.elapsed() < 1.5 - calibration.reserved + 5 * mean
+    assert 3.0 - calibration.reserved - 5 * mean < loop.budget.elapsed()
+    assert loop.budget.elapsed() < 3.0 - calibration.reserved + 5 * mean
     begin = time.perf_counter()
     calibration.hessians(trainer.averaging.weights())
-    assert loop.budget.elapsed() + time.perf_counter() - begin < 1.5 + 5 * mean
+    assert loop.budget.elapsed() + time.perf_counter() - begin < 3.0 + 5 * mean
 
 
 def test_a_calibration_longer_than_the_run_is_refused(make) -> None:

@@ -13,7 +13,7 @@ as Liger's fused cross-entropy does, for a chunk of rows and all heads together:
     dheads = dz.T @ hidden         cuBLAS, ``HEAD_PARTS`` partial sums a chunk
 
 That is three products a head instead of the four that recomputing z in the backward pass takes, and
-0.2 GB of logits in all instead of 0.2 a head. The products run over chunks long enough to fill the
+0.2 GB of logits in all instead of 0.6. The products run over chunks long enough to fill the
 GPU; the first of them and the softmax alternate over short blocks of a chunk, so that the logits
 that one has written the other still finds in the L2 cache.
 

@@ -173,19 +173,18 @@ class Run:
         self.summary["warm_up_seconds"] = self.startup.seconds["warm-up"]
         self.progress.phase("calibrating")
         loop.budget.start()
-        self.hessians = calibration.hessians(self.chosen(trainer))
+        self.hessians = calibration.hessians(self.chosen(trainer.averaging.weights()))
         loop.budget.stop()
         self.summary |= {"train_seconds": loop.budget.elapsed(), "calibration": calibration.facts}
         if self.folder:
             self.folder.log("calibration", **calibration.facts)
         return loop.step, loop.budget.elapsed()
 
-    def chosen(self, trainer: "Trainer") -> "Mapping[str, Tensor]":
+    def chosen(self, averaged: "Mapping[str, Tensor]") -> "Mapping[str, Tensor]":
         """The weights to export, by name, where they are not the live ones.
 
         LAWA has no average before its first snapshot: the live weights are exported then.
         """
-        averaged = trainer.averaging.weights()
         return averaged if self.settings.export_weights == "averaged" else {}
 
     def score(self, trainer: "Trainer", step: int, elapsed: float) -> None:
@@ -196,7 +195,7 @@ class Run:
         with trainer.holding(averaged):
             if averaged:
                 self.scores.final(score, "averaged", step, elapsed)
-        chosen = self.chosen(trainer)
+        chosen = self.chosen(averaged)
         self.summary["exported_weights"] = "averaged" if chosen else "raw"
         with trainer.holding(chosen):
             roundtrip = self.export(trainer)

@@ -74,7 +74,6 @@ class FusedUpdate:
     def __init__(self, optimizer: FusedOptimizer, averaging: Averaging, pool: Any) -> None:
         self.optimizer, self.averaging, self.pool = optimizer, averaging, pool
         self.groups = optimizer.groups
-        self.skipped = optimizer.skipped
         self._replay: Callable[[], None] | None = None
         self._settled = False
         self._numbers = torch.empty(0)

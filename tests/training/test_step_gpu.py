@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.training.lost_step import check_it_costs_itself_alone
 from training import captured
 from training.schedule import Moment
 from training.trainer import Trainer
@@ -59,24 +60,4 @@ def test_a_lever_changes_the_training_of_graphs_captured_before(make_wide, lever
 
 
 def test_a_gradient_that_is_not_finite_costs_its_step_alone(make_wide):
-    trainer = make_wide(backend="kernels")
-    backward, found, skipped = trainer.micro_batches.all, [], []
-
-    def poisoned_once(batches):
-        nats = backward(batches)
-        if len(found) == 30:
-            trainer.model.smear_gate.grad[3] = float("nan")
-        return nats
-
-    trainer.micro_batches.all = poisoned_once
-    for step in range(60):
-        before = {name: t.clone() for name, t in trainer.tensors().items()}
-        loss, _, count = trainer.step(step, STEADY)[:3].tolist()
-        found.append(loss)
-        skipped.append(count)
-        after = trainer.tensors()
-        unchanged = all(torch.equal(before[name], after[name]) for name in before)
-        assert unchanged == (step == 30)
-    assert skipped == [0] * 30 + [1] * 30
-    clean = losses(make_wide(backend="kernels"), range(60))
-    assert sum(found[-10:]) == pytest.approx(sum(clean[-10:]), rel=0.02)
+    check_it_costs_itself_alone(lambda: make_wide(backend="kernels"))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.training.lost_step import check_it_costs_itself_alone
 from training.schedule import Moment
 
 STEADY = Moment(progress=0.0, lr_scale=1.0, momentum=0.95, qat=False)
@@ -141,26 +142,7 @@ def test_holding_other_weights_is_undone(make_trainer):
 
 
 def test_a_gradient_that_is_not_finite_costs_its_step_alone(make_trainer):
-    """Weights, moments and averages are as if there had been no such step."""
-    trainer = make_trainer(averaging="ema")
-    backward, losses, skipped = trainer.micro_batches.all, [], []
-
-    def poisoned_once(batches):
-        nats = backward(batches)
-        if len(losses) == 30:
-            trainer.model.smear_gate.grad[3] = float("nan")
-        return nats
-
-    trainer.micro_batches.all = poisoned_once
-    for step in range(60):
-        before = {name: t.clone() for name, t in trainer.tensors().items()}
-        loss, _, count = trainer.step(step, STEADY)[:3].tolist()
-        losses.append(loss)
-        skipped.append(count)
-        assert same(before, trainer.tensors()) == (step == 30)
-    assert skipped == [0] * 30 + [1] * 30
-    clean = run(make_trainer(averaging="ema"), 60)
-    assert sum(losses[-10:]) == pytest.approx(sum(clean[-10:]), rel=0.02)
+    check_it_costs_itself_alone(lambda: make_trainer(averaging="ema"))
 
 
 @pytest.mark.parametrize("averaging", ["ema", "lawa"])

@@ -1,7 +1,6 @@
 """Whole runs, as a user starts them: real processes, real files, a small network."""
 
 import json
-import os
 import random
 import re
 import shutil
@@ -16,6 +15,7 @@ import pytest
 import torch
 
 from artifact.export import load
+from tests.small import clean_environment
 from training import checkpoint
 from training.run_folder import read_log
 
@@ -52,11 +52,6 @@ checkpoint_minutes = 0.0
 calibration_tokens = 1536
 device = "cpu"
 """
-
-
-def clean_environment(**extra: str) -> dict[str, str]:
-    keep = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LD_LIBRARY_PATH")}
-    return keep | {"OMP_NUM_THREADS": "1"} | extra
 
 
 def command(*arguments: object, ranks: int = 1) -> list[str]:

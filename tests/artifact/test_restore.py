@@ -7,23 +7,13 @@ from artifact.export import export
 from artifact.quantise import Recipe, Role
 from artifact.restore import restore
 from errors import InputError
-from kernels import operations
-from model.config import Architecture
 from model.gpt import GPT
-
-SMALL = {"vocab_size": 64, "num_layers": 3, "model_dim": 32, "num_heads": 4, "num_kv_heads": 2}
-SMALL |= {"rope_dims": 4, "xsa_last_n": 1, "ve_layers": [2], "mtp_num_heads": 0}
+from tests.small import small_model
 
 
 @pytest.fixture
 def model() -> GPT:
-    config = Architecture.model_validate(SMALL)
-    made = GPT(config, operations("reference"), dtype=torch.float32, max_seq_len=16, seed=3)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
-    return made
+    return small_model(0.02, vocab_size=64)
 
 
 def test_a_restored_model_scores_like_the_weights_it_was_made_from(model, tmp_path):

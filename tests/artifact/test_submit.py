@@ -1,7 +1,6 @@
 """A contest folder: one file that trains from anywhere, and what several seeds are worth."""
 
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -17,6 +16,7 @@ from artifact.__main__ import main
 from artifact.bundle import bundle, modules, quoted
 from artifact.submit import Entry, Verdict, submit
 from errors import InputError
+from tests.small import clean_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = """
@@ -47,16 +47,11 @@ backend = "reference"
 """
 
 
-def environment(**extra: str) -> dict[str, str]:
-    keep = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LD_LIBRARY_PATH")}
-    return keep | {"OMP_NUM_THREADS": "1"} | extra
-
-
 def python(*arguments: object, cwd: Path = ROOT, **extra: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=cwd,
-        env=environment(**extra),
+        env=clean_environment(**extra),
         capture_output=True,
         text=True,
         timeout=200,

@@ -11,6 +11,7 @@ from evaluation.ttt import Learner
 from kernels import operations
 from model.gpt import GPT
 from settings import Settings
+from tests.small import NETWORK, TABLES
 from training.world import World
 
 VOCAB, BOS, LENGTH = 40, 1, 16
@@ -23,16 +24,8 @@ def small_settings(**changes: object) -> Settings:
     """Windows of 16, chunks of 4 windows in batches of 2, documents in chunks of 8."""
     values = {
         "vocab_size": VOCAB,
-        "num_layers": 3,
-        "model_dim": 32,
-        "num_heads": 4,
-        "num_kv_heads": 2,
-        "rope_dims": 4,
-        "xsa_last_n": 1,
-        "ve_layers": [2],
-        "ve_dim": 8,
-        "bigram_vocab_size": 32,
-        "bigram_dim": 8,
+        **NETWORK,
+        **TABLES,
         "train_seq_len": LENGTH,
         "train_batch_tokens": 2 * LENGTH,
         "eval_seq_len": LENGTH,

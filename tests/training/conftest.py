@@ -9,6 +9,7 @@ import torch
 
 from data.shards import TokenStream, write_shard
 from settings import Settings
+from tests.small import NETWORK, TABLES
 from training.trainer import Trainer
 from training.world import World
 
@@ -19,16 +20,8 @@ def small_settings(**changes: object) -> Settings:
     """Two layers of width 32, with every part of the architecture that a run can have."""
     values = {
         "vocab_size": VOCAB,
-        "num_layers": 3,
-        "model_dim": 32,
-        "num_heads": 4,
-        "num_kv_heads": 2,
-        "rope_dims": 4,
-        "xsa_last_n": 1,
-        "ve_layers": [2],
-        "ve_dim": 8,
-        "bigram_vocab_size": 32,
-        "bigram_dim": 8,
+        **NETWORK,
+        **TABLES,
         "train_seq_len": 16,
         "train_batch_tokens": 192,
         "micro_batch_tokens": 192,

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from bench.baseline import COMMITTED, baseline_name, losses, save
+from bench.figures import Figure, figures_table
 from bench.harness import Ceilings, Contest, Result, measure_ceilings, report, run_contest
 from bench.operation import DIRECTIONS
 from bench.record import provenance
@@ -18,6 +19,7 @@ from errors import InputError
 
 RESULTS = pytest.StashKey[list[Result]]()
 CEILINGS = pytest.StashKey[Ceilings]()
+FIGURES = pytest.StashKey[list[Figure]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -80,13 +82,23 @@ def contest(
     return run
 
 
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Callable[[Figure], None]:
+    """``figures(Figure(...))``: keep a number for the table."""
+    return request.config.stash.setdefault(FIGURES, []).append
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     config = session.config
-    results = config.stash.get(RESULTS, [])
-    if not results:
+    results, figures = config.stash.get(RESULTS, []), config.stash.get(FIGURES, [])
+    if not results and not figures:
         return
     about = provenance(config.getoption("--commit"))
     print("\n\n" + "\n".join(f"{name}: {value}" for name, value in about.items()))
+    if figures:
+        print(figures_table(figures) + "\n")
+    if not results:
+        return
     print(report(results, config.stash[CEILINGS]))
     if not compare(results, config.getoption("--compare"), about["device"]):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -1,6 +1,7 @@
 """The loop: steps while they fit the budget, with log, validation and checkpoints between them."""
 
 import gc
+import math
 import signal
 from collections.abc import Callable
 from types import FrameType
@@ -95,19 +96,24 @@ class Loop:
         self._moments: dict[int, tuple[Moment, float]] = {}
 
     def run(self) -> None:
-        """Step until the next step would not fit.
+        """Step until the next step would not fit, and write a checkpoint.
 
         Raises:
             Interruption: after a checkpoint, if a signal came.
         """
+        self.steps()
+        self._save(self.budget.elapsed())
+
+    def steps(self, most: float = math.inf) -> None:
+        """Step until the next step would not fit or ``most`` are taken; raises as ``run``."""
         gc.freeze()  # what is there stays: no collection looks at it between two steps
+        last = self.step + most
         self.budget.start()
         with Signals() as signals:
-            while self._step_if_it_fits(signals):
+            while self.step < last and self._step_if_it_fits(signals):
                 pass
         self._land()
         self.budget.stop()
-        self._save(self.budget.elapsed())
 
     def _step_if_it_fits(self, signals: Signals) -> bool:
         self._report(self.metrics.collect(self.ahead))

@@ -1,0 +1,32 @@
+"""Numbers that are no contest: what was measured, in its unit, beside the most it may be."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number; ``most`` or ``least`` is its bar, None where there is none."""
+
+    what: str
+    value: float
+    unit: str
+    most: float | None = None
+    least: float | None = None
+
+    @property
+    def met(self) -> bool:
+        """Whether it is within its bar."""
+        high = self.most is not None and not self.value <= self.most
+        return not high and (self.least is None or self.value >= self.least)
+
+    def row(self) -> str:
+        """Cells of a Markdown table: what, value, bar."""
+        bars = [f"<= {self.most:g}"] if self.most is not None else []
+        bars += [f">= {self.least:g}"] if self.least is not None else []
+        verdict = f"{'met' if self.met else 'missed'} ({', '.join(bars)})" if bars else "-"
+        return f"| {self.what} | {self.value:.4g} {self.unit} | {verdict} |"
+
+
+def figures_table(figures: list[Figure]) -> str:
+    """A Markdown table, a row a figure."""
+    return "\n".join(["| what | measured | bar |", "|---|---|---|", *(f.row() for f in figures)])

@@ -1,0 +1,60 @@
+"""A whole step of the sprint, loader and log included: its time, and what it leaves idle."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.figures import Figure
+from bench.rig import Rig
+from bench.timeline import Timeline, timeline, traced
+from training.world import World
+
+SETTLING, TIMED, TRACED = 10, 150, 12  # steps
+STEP_MS, BLOCKED_MS, IDLE_US, LAUNCHES = 57.0, 0.3, 100.0, 10.0
+
+
+@pytest.fixture(scope="module")
+def rig(device: torch.device, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    # Graphs are captured on a stream of their own: the loop's is the default one, as in a run.
+    with torch.cuda.stream(torch.cuda.default_stream()):
+        made = Rig(tmp_path_factory.mktemp("rig"), World.single(device))
+        made.run(SETTLING)
+        yield made
+        made.close()
+
+
+def step_figures(seconds: float, trace: Timeline) -> list[Figure]:
+    """Of one GPU's step."""
+    return [
+        Figure("step, wall clock", 1e3 * seconds, "ms", most=STEP_MS),
+        Figure("step, some kernel running", trace.busy / 1e3, "ms"),
+        Figure("step, host waits beside its pace", trace.blocked / 1e3, "ms", most=BLOCKED_MS),
+        Figure("step, host works, traced", trace.working / 1e3, "ms"),
+        Figure("between two steps, no kernel, worst", max(trace.gaps), "us", most=IDLE_US),
+        Figure("kernels launched outside of replays", trace.launches, "a step", most=LAUNCHES),
+        Figure("graphs replayed", trace.replays, "a step"),
+    ]
+
+
+def test_step(rig: Rig, figures: Callable[[Figure], None]) -> None:
+    seconds = rig.run(TIMED) / TIMED
+    trace = timeline(traced(lambda: rig.run(TRACED)))
+    for figure in step_figures(seconds, trace):
+        figures(figure)
+
+
+def test_memory(rig: Rig, figures: Callable[[Figure], None]) -> None:
+    peak = torch.cuda.max_memory_allocated() / 2**30
+    figures(Figure("step, peak memory", peak, "GiB"))
+
+
+def test_swarm_on_the_gpu(rig: Rig, figures: Callable[[Figure], None], tmp_path: Path) -> None:
+    """What five agents cost the device: fails above the bars."""
+    from bench.swarm_cost import measured
+
+    found = measured(rig)
+    for figure in found:
+        figures(figure)
+    assert all(figure.met for figure in found), [figure.row() for figure in found if not figure.met]

@@ -1,0 +1,149 @@
+"""What a profiler's trace says of some steps: where the device idled, what the host launched."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.autograd import DeviceType
+
+COPY = ("Memcpy", "Memset")
+END_OF_STEP = "Memcpy DtoH"  # a step's numbers leave last
+LAUNCHES = frozenset(
+    ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx")
+)
+WAITS = frozenset(("cudaEventSynchronize", "cudaStreamSynchronize", "cudaDeviceSynchronize"))
+COLLECTIVE = "nccl"
+
+Span = tuple[float, float]  # microseconds, begin and end
+
+
+@dataclass(frozen=True)
+class Event:
+    """Of the device or, where ``on_device`` is not set, a call of CUDA by the host."""
+
+    name: str
+    begin: float
+    end: float
+    on_device: bool
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Of whole steps, all times in microseconds.
+
+    Attributes:
+        gaps: from the end of a step's last kernel to the next one's first, all but the last step's.
+        busy: of a step, the time in which some kernel ran.
+        step: from one step's end to the next one's, in the mean.
+        launches: kernels that the host launched by themselves, a step; replays have others.
+        replays: graphs launched, a step.
+        blocked: that the host waited for the device, a step, beside the one wait for an earlier
+            step to land that keeps it from running ahead.
+        working: that the host did not wait, a step. The profiler's own cost is in it.
+        hidden: share of the collectives' time in which another kernel ran.
+    """
+
+    gaps: tuple[float, ...]
+    busy: float
+    step: float
+    launches: float
+    replays: float
+    blocked: float
+    working: float
+    hidden: float
+
+
+def traced(run: Callable[[], object]) -> list[Event]:
+    """All that happened on the device, and what the host asked of it, in order."""
+    activities = [torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=activities) as trace:
+        run()
+        torch.cuda.synchronize()
+    found = [as_event(event) for event in trace.events() or ()]
+    return sorted(found, key=lambda event: event.begin)
+
+
+def as_event(event: Any) -> Event:
+    """Of the profiler's."""
+    span, on_device = event.time_range, event.device_type == DeviceType.CUDA
+    return Event(event.name, span.start, span.end, on_device)
+
+
+def timeline(events: Sequence[Event]) -> Timeline:
+    """Of the events of two steps or more.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    device = [event for event in events if event.on_device]
+    kernels = [event for event in device if not event.name.startswith(COPY)]
+    ends = [event.begin for event in device if event.name.startswith(END_OF_STEP)]
+    if len(ends) < 2:
+        raise ValueError(f"a trace of {len(ends)} steps")
+    steps = len(ends) - 1
+    whole = (ends[0], ends[-1])
+    host = [e for e in events if not e.on_device and whole[0] <= e.begin < whole[1]]
+    waits = sorted(e.end - e.begin for e in host if e.name in WAITS)
+    step = (whole[1] - whole[0]) / steps
+    collectives = [e for e in kernels if COLLECTIVE in e.name]
+    others = union(e for e in kernels if COLLECTIVE not in e.name)
+    return Timeline(
+        gaps=tuple(gap(kernels, end) for end in ends[:-1]),
+        busy=covered(union(kernels), whole) / steps,
+        step=step,
+        launches=sum(e.name in LAUNCHES for e in host) / steps,
+        replays=sum(e.name == "cudaGraphLaunch" for e in host) / steps,
+        blocked=sum(waits[:-steps]) / steps,
+        working=step - sum(waits) / steps,
+        hidden=overlap(collectives, others),
+    )
+
+
+def gap(kernels: Sequence[Event], moment: float) -> float:
+    """From the last end of what began before the moment to the first begin after it."""
+    before = max(event.end for event in kernels if event.begin < moment)
+    return min(event.begin for event in kernels if event.begin >= moment) - before
+
+
+def union(events: Iterable[Event]) -> list[Span]:
+    """Spans in which at least one of the events, given in order of their begin, was."""
+    spans: list[Span] = []
+    for event in events:
+        if spans and event.begin <= spans[-1][1]:
+            spans[-1] = spans[-1][0], max(spans[-1][1], event.end)
+        else:
+            spans.append((event.begin, event.end))
+    return spans
+
+
+def covered(spans: Iterable[Span], whole: Span) -> float:
+    """How much of ``whole`` the spans cover."""
+    return sum(max(0.0, min(end, whole[1]) - max(begin, whole[0])) for begin, end in spans)
+
+
+def overlap(events: Sequence[Event], spans: Sequence[Span]) -> float:
+    """Share of the events' time that the spans cover; 0 without events."""
+    total = sum(event.end - event.begin for event in events)
+    return sum(covered(spans, (e.begin, e.end)) for e in events) / total if total else 0.0
+
+
+def added_by(gaps: Sequence[float], special: Sequence[int]) -> tuple[float, float]:
+    """By how much some gaps, by index, are longer than the others in the mean, and the standard
+    error of that."""
+    chosen, rest = [gaps[i] for i in special], [g for i, g in enumerate(gaps) if i not in special]
+    means = [sum(part) / len(part) for part in (chosen, rest)]
+    variances = [
+        sum((g - mean) ** 2 for g in part) / max(1, len(part) - 1) / len(part)
+        for part, mean in zip((chosen, rest), means, strict=True)
+    ]
+    return means[0] - means[1], sum(variances) ** 0.5
+
+
+def differences(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Mean of each pair's first over its second, less one, and its standard error."""
+    ratios = [first / second - 1 for first, second in pairs]
+    mean = sum(ratios) / len(ratios)
+    spread = sum((ratio - mean) ** 2 for ratio in ratios) / max(1, len(ratios) - 1)
+    return mean, (spread / len(ratios)) ** 0.5

@@ -1,0 +1,37 @@
+"""The rig steps as a run does, a stretch at a time."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.rig import Rig
+from bench.swarm_cost import keeps_of_a_calm_run
+from training.run_folder import read_log
+from training.world import World
+
+SMALL = "--num-layers 2 --model-dim 32 --num-heads 2 --num-kv-heads 1 --mlp-mult 2 --rope-dims 8 "
+SMALL += "--xsa-last-n 1 --ve-layers 1 --ve-dim 16 --bigram-dim 16 --train-seq-len 16 "
+SMALL += "--train-batch-tokens 64 --eval-seq-len 16 --eval-stride 16 --warmup-steps 1 --device cpu"
+
+
+@pytest.fixture
+def rig(tmp_path: Path):
+    made = Rig(tmp_path, World.single(torch.device("cpu")), SMALL.split())
+    yield made
+    made.close()
+
+
+def test_a_stretch_goes_on_where_the_last_one_ended(rig: Rig):
+    steering = rig.steering(2)
+    seconds = [rig.run(3), rig.run(4, steering)]
+    assert rig.step == 7
+    assert rig.elapsed == pytest.approx(sum(seconds))
+    assert len(steering.microseconds) == 2  # before steps 4 and 6
+    assert rig.folder is not None
+    logged = [e["step"] for e in read_log(rig.folder.log_file) if e["kind"] == "step"]
+    assert logged == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_calm_run_copies_its_state_now_and_then(rig: Rig):
+    assert 1 <= keeps_of_a_calm_run(rig.steering(80), 33) <= 8

@@ -121,7 +121,7 @@ class Run:
                 print(f"{stop}; go on with: {script} --resume {self.folder.path}", flush=True)
             return 128 + stop.signal_number
         finally:
-            trainer.loader.close()
+            trainer.close()
             self.close_decisions()
         self.score(trainer, step, elapsed)
         if self.folder is None:

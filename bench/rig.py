@@ -56,24 +56,30 @@ class Rig:
 
     def run(self, steps: int, steering: Steering | None = None) -> float:
         """Seconds of so many further steps, from the first launch to the last one's end."""
-        silent = Progress(None, None, enabled=False)
-        loop = Loop(
-            self.trainer,
-            self.settings,
-            self.folder,
-            silent,
-            lambda *_: 0.0,
-            steering,
-            self.step,
-            self.elapsed,
-        )
+        loop = self._loop(self.settings, steering, self.elapsed)
         loop.steps(steps)
         took, self.elapsed = loop.budget.elapsed() - self.elapsed, loop.budget.elapsed()
         self.step = loop.step
         return took
 
+    def run_out(self, seconds: float) -> None:
+        """A run of its own, from step 0, that ends by the clock; the weights go on."""
+        self._loop(self.settings.model_copy(update={"wallclock": seconds}), None).steps()
+
+    def _loop(self, settings: Settings, steering: Steering | None, elapsed: float = 0.0) -> Loop:
+        step = self.step if elapsed else 0
+        silent = Progress(None, None, enabled=False)
+        return Loop(
+            self.trainer, settings, self.folder, silent, no_validation, steering, step, elapsed
+        )
+
     def close(self) -> None:
         """End the loader's thread and the log."""
-        self.trainer.loader.close()
+        self.trainer.close()
         if self.folder:
             self.folder.close()
+
+
+def no_validation(*_: object) -> float:
+    """What a loop that never validates is given."""
+    return 0.0

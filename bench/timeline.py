@@ -13,7 +13,7 @@ LAUNCHES = frozenset(
     ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx")
 )
 WAITS = frozenset(("cudaEventSynchronize", "cudaStreamSynchronize", "cudaDeviceSynchronize"))
-COLLECTIVE = "nccl"
+COLLECTIVE, REDUCTION = "nccl", "ReduceScatter"
 
 Span = tuple[float, float]  # microseconds, begin and end
 
@@ -41,7 +41,9 @@ class Timeline:
         blocked: that the host waited for the device, a step, beside the one wait for an earlier
             step to land that keeps it from running ahead.
         working: that the host did not wait, a step. The profiler's own cost is in it.
-        hidden: share of the collectives' time in which another kernel ran.
+        collectives: time of ranks' collectives, a step.
+        hidden: share of that in which another kernel ran.
+        reductions_hidden: the same of the banks' reductions alone.
     """
 
     gaps: tuple[float, ...]
@@ -51,7 +53,9 @@ class Timeline:
     replays: float
     blocked: float
     working: float
+    collectives: float
     hidden: float
+    reductions_hidden: float
 
 
 def traced(run: Callable[[], object]) -> list[Event]:
@@ -87,7 +91,7 @@ def timeline(events: Sequence[Event]) -> Timeline:
     host = [e for e in events if not e.on_device and whole[0] <= e.begin < whole[1]]
     waits = sorted(e.end - e.begin for e in host if e.name in WAITS)
     step = (whole[1] - whole[0]) / steps
-    collectives = [e for e in kernels if COLLECTIVE in e.name]
+    collectives = [e for e in kernels if COLLECTIVE in e.name and whole[0] <= e.begin < whole[1]]
     others = union(e for e in kernels if COLLECTIVE not in e.name)
     return Timeline(
         gaps=tuple(gap(kernels, end) for end in ends[:-1]),
@@ -97,7 +101,9 @@ def timeline(events: Sequence[Event]) -> Timeline:
         replays=sum(e.name == "cudaGraphLaunch" for e in host) / steps,
         blocked=sum(waits[:-steps]) / steps,
         working=step - sum(waits) / steps,
+        collectives=sum(e.end - e.begin for e in collectives) / steps,
         hidden=overlap(collectives, others),
+        reductions_hidden=overlap([e for e in collectives if REDUCTION in e.name], others),
     )
 
 

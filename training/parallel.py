@@ -1,14 +1,16 @@
 """Parallel Muon: each rank learns its own matrices of each bank, and all the small parameters.
 
-A step's gradients of a bank are reduce-scattered, so a rank gets the sum of its own matrices alone;
-momentum, averages and the steps of a matrix exist on its owner, which sends the new weights to all
-others. Small gradients are summed in one all-reduce, and every rank learns them alike. The
+A step's gradients of a bank are reduce-scattered as soon as the backward pass has them, beside
+what it does next, so a rank gets the sum of its own matrices alone; momentum, averages and the
+steps of a matrix exist on its owner, which sends the new weights to all others. Small gradients
+are summed in one all-reduce, and every rank learns them alike. The
 partition of the optimizer's state is ZeRO's (Rajbhandari et al. 2019, arXiv:1910.02054), over whole
 matrices for Muon as in Moonlight's distributed Muon (Liu et al. 2025, arXiv:2502.16982).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -128,22 +130,56 @@ class Shards:
         self.own = parameters | {name: bank.own for name, bank in self.banks.items()}
         small = [p for name, p in parameters.items() if name not in self.banks]
         self._small = Packed(small) if world.size > 1 else None
+        # Reductions run on it; None: where the backward pass does.
+        self._beside = torch.cuda.Stream(world.device) if world.device.type == "cuda" else None
+        self._meet()
+
+    def _meet(self) -> None:
+        """Make each kind of call once: a graph cannot capture what a first call sets up."""
+        for bank in self.banks.values():
+            bank.parameter.grad = torch.zeros_like(bank.parameter)
+            bank.reduce()
+            bank.parameter.grad = bank.own.grad = None
+        self.gather()
 
     def pieces(self, name: str) -> list[Tensor]:
         """Each rank's part of a bank."""
         return self.banks[name].pieces if self.banks else [self.own[name]]
 
-    def reduce(self, nats: Tensor) -> Tensor:
-        """Sum gradients over ranks: each of ``own`` has its ``grad``; returns the sum of ``nats``.
+    @contextmanager
+    def reducing(self) -> Iterator[None]:
+        """Sum the banks' gradients over ranks while a backward pass is in it: each of ``own``'s
+        banks has its ``grad`` at the end.
+
+        A bank is reduced once its gradient is whole, beside what the backward pass still does.
+        """
+        waiting = dict(self.banks)
+
+        def reduce(name: str) -> None:
+            if self._beside:
+                self._beside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._beside):
+                waiting.pop(name).reduce()
+
+        hooks = [
+            bank.parameter.register_post_accumulate_grad_hook(lambda _, name=name: reduce(name))
+            for name, bank in self.banks.items()
+        ]
+        yield
+        for hook in hooks:
+            hook.remove()
+        for name in [*waiting]:  # no gradient came
+            reduce(name)
+        if self._beside:
+            torch.cuda.current_stream().wait_stream(self._beside)
+
+    def reduce_small(self, nats: Tensor) -> Tensor:
+        """Sum over ranks the gradients of all but the banks, in one buffer, and ``nats``.
 
         Args:
-            nats: () fp32.
+            nats: () fp32; its sum is returned.
         """
-        if self._small is None:
-            return nats
-        for bank in self.banks.values():
-            bank.reduce()
-        return self._small.sum_(nats, self.world)
+        return nats if self._small is None else self._small.sum_(nats, self.world)
 
     def norm(self) -> Tensor:
         """() fp32: the global norm of all ranks' gradients, the same bits on each of them."""

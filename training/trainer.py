@@ -73,7 +73,10 @@ class Trainer:
         accumulation = settings.accumulation(world.size)
         captured = backend == "kernels" and world.device.type == "cuda"
         self.micro_batches = (CapturedMicroBatches if captured else MicroBatches)(
-            self._forward, list(self.model.parameters()), 1 / (accumulation * world.size)
+            self._forward,
+            list(self.model.parameters()),
+            1 / (accumulation * world.size),
+            self.shards.reducing if world.size > 1 else None,
         )
         self.update = self._make_update()
         self._kept: dict[str, Tensor] = {}
@@ -100,9 +103,7 @@ class Trainer:
             return Update(optimizer, self.averaging, self.levers, shards)
         averages = self.averaging.exponential
         optimizer = FusedOptimizer(*common, averages, self.levers, shards)
-        # Ranks meet in the middle of an update; the host launches it while the GPU is still busy.
-        pool = self.micro_batches.pool if self.world.size == 1 else None
-        return FusedUpdate(optimizer, self.averaging, pool)
+        return FusedUpdate(optimizer, self.averaging, shards, self.micro_batches.pool)
 
     def step(self, step: int, moment: Moment) -> Tensor:
         """Forward, backward, reduction over ranks, and update of one step.
@@ -113,11 +114,8 @@ class Trainer:
         self._set_levers(moment)
         self.levers.push()
         nats = self.micro_batches.all(self.loader.next_step())
-        nats = self.shards.reduce(nats)
         self._end_keeping()
-        numbers = self.update(nats, step + 1, self.micro_batches.steady)
-        self.shards.gather()
-        return numbers
+        return self.update(nats, step + 1, self.micro_batches.steady)
 
     def _set_levers(self, moment: Moment) -> None:
         """What settings and schedule say; what the swarm decided stands over it."""
@@ -220,6 +218,12 @@ class Trainer:
         """What is there in every run from the start; averages may come later."""
         own = {f"model.{name}": tensor.detach() for name, tensor in self.shards.own.items()}
         return own | self.update.tensors()
+
+    def close(self) -> None:
+        """End the loader's thread and let the graphs go; the model stays, to be scored."""
+        self.loader.close()
+        self.micro_batches.close()
+        self.update.close()
 
     @contextmanager
     def holding(self, weights: Mapping[str, Tensor]) -> Iterator[None]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from swarm.levers import Levers
 from training.averaging import Averaging
+from training.captured import CAPTURE_MODE
 from training.fused_optimizer import FusedOptimizer
 from training.optimizer import Optimizer, clip_
 from training.parallel import Shards
@@ -23,7 +24,7 @@ class Update:
         optimizer: of what this rank learns.
         averaging: moved after each step that is applied.
         levers: the learning-rate scale and the momentum are the host's, the clip the device's.
-        shards: what this rank learns, and the norm over all ranks.
+        shards: what this rank learns, the norm over all ranks; the banks' gradients are reduced.
     """
 
     groups: tuple[str, ...] = ()
@@ -36,10 +37,10 @@ class Update:
         self.skipped = torch.zeros((), dtype=torch.int32)
 
     def __call__(self, nats: Tensor, step: int, steady: bool = False) -> Tensor:
-        """Apply the gradients, after their reduction over ranks.
+        """Sum over ranks what is not yet, and apply the gradients.
 
         Args:
-            nats: () fp32, mean of the batch.
+            nats: () fp32, of the batch's mean what this rank has.
             step: that is taken, from 1.
             steady: gradients and ``nats`` lie where they will in every further call.
 
@@ -47,6 +48,7 @@ class Update:
             (3 + 6 groups,) fp32: ``nats``, the gradients' global norm before the clip, steps
             skipped so far, and each group's statistics as ``kernels.step_statistics.FIELDS``.
         """
+        nats = self.shards.reduce_small(nats)
         gradients = [p.grad for p in self.optimizer.parameters if p.grad is not None]
         norm = clip_(gradients, self.levers["clip"], self.shards.norm())
         if norm <= self.levers["skip_norm"]:
@@ -55,11 +57,15 @@ class Update:
             self.averaging.update(step)
         else:
             self.skipped += 1
+        self.shards.gather()
         return torch.stack((nats, norm, self.skipped.to(norm)))
 
     def tensors(self) -> dict[str, Tensor]:
         """Live state by name, for checkpoints."""
         return self.optimizer.tensors()
+
+    def close(self) -> None:
+        """Let go of what only further steps would need."""
 
 
 class FusedUpdate:
@@ -68,11 +74,15 @@ class FusedUpdate:
     Args:
         optimizer: moves exponential averages itself.
         averaging: any other is asked after each step.
+        shards: as ``Update``'s.
         pool: of the graphs' memory; None: never replay.
     """
 
-    def __init__(self, optimizer: FusedOptimizer, averaging: Averaging, pool: Any) -> None:
-        self.optimizer, self.averaging, self.pool = optimizer, averaging, pool
+    def __init__(
+        self, optimizer: FusedOptimizer, averaging: Averaging, shards: Shards, pool: Any
+    ) -> None:
+        self.optimizer, self.averaging = optimizer, averaging
+        self.shards, self.pool = shards, pool
         self.groups = optimizer.groups
         self._replay: Callable[[], None] | None = None
         self._settled = False
@@ -97,17 +107,23 @@ class FusedUpdate:
 
     def _launch(self, nats: Tensor) -> Tensor:
         optimizer = self.optimizer
+        nats = self.shards.reduce_small(nats)
         optimizer.step()
+        self.shards.gather()
         counted = torch.stack((nats, optimizer.norm, optimizer.skipped.to(nats)))
         return torch.cat((counted, optimizer.statistics.flatten()))
 
     def _capture(self, nats: Tensor) -> None:
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
-        with torch.cuda.graph(graph, pool=self.pool):
+        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode=CAPTURE_MODE):
             self._numbers = self._launch(nats)
         self._replay = graph.replay
 
     def tensors(self) -> dict[str, Tensor]:
         """Live state by name, for checkpoints."""
         return self.optimizer.tensors()
+
+    def close(self) -> None:
+        """Let the graph go; further steps would be launched."""
+        self._replay = self.pool = None

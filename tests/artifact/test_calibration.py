@@ -70,7 +70,7 @@ def make(tmp_path: Path):
 
     yield trainer
     for each in made:
-        each.loader.close()
+        each.close()
 
 
 def test_hessians_are_of_the_batches_that_training_would_take_next(make) -> None:

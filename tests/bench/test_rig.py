@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.budget import timed
 from bench.rig import Rig
 from bench.swarm_cost import keeps_of_a_calm_run
 from training.run_folder import read_log
@@ -35,3 +36,10 @@ def test_a_stretch_goes_on_where_the_last_one_ended(rig: Rig):
 
 def test_a_calm_run_copies_its_state_now_and_then(rig: Rig):
     assert 1 <= keeps_of_a_calm_run(rig.steering(80), 33) <= 8
+
+
+def test_a_run_of_its_own_ends_by_the_clock(rig: Rig):
+    step = rig.run(5) / 5
+    took = timed(rig, 0.5)
+    assert 0.5 - 4 * step <= took <= 0.5 + 4 * step  # a CPU's steps vary
+    assert rig.step == 5

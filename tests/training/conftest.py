@@ -73,7 +73,7 @@ def make_trainer(token_folder: Path):
 
     yield make
     for trainer in made:
-        trainer.loader.close()
+        trainer.close()
 
 
 MakeTrainer = Callable[..., Trainer]
@@ -115,4 +115,4 @@ def make_wide(wide_stream):
 
     yield make
     for trainer in made:
-        trainer.loader.close()
+        trainer.close()

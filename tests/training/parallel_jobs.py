@@ -46,10 +46,12 @@ def steps(trainer: Trainer, first: int, last: int) -> list[list[float]]:
     return [trainer.step(step, STEADY).tolist() for step in range(first, last)]
 
 
-def train(world: World, tokens: Path, changes: dict[str, Any]) -> dict[str, Any]:
-    """Some steps, and what then is there: whole, this rank's own, averaged, in the model."""
+def train(
+    world: World, tokens: Path, changes: dict[str, Any], count: int = STEPS
+) -> dict[str, Any]:
+    """So many steps, and what then is there: whole, this rank's own, averaged, in the model."""
     trainer = make_trainer(world, tokens, **changes)
-    numbers = steps(trainer, 0, STEPS)
+    numbers = steps(trainer, 0, count)
     own = trainer.update.tensors() | trainer.averaging.tensors()
     result = {
         "numbers": numbers,
@@ -58,7 +60,7 @@ def train(world: World, tokens: Path, changes: dict[str, Any]) -> dict[str, Any]
         "averaged": arrays(trainer.averaging.weights()),
         "model": arrays(dict(trainer.model.named_parameters())),
     }
-    trainer.loader.close()
+    trainer.close()
     return result
 
 
@@ -71,7 +73,7 @@ def save(world: World, tokens: Path, folder: Path, changes: dict[str, Any]) -> A
         checkpoint.save(folder, STEPS, whole, trainer.state())
     world.barrier()
     steps(trainer, STEPS, 2 * STEPS)
-    trainer.loader.close()
+    trainer.close()
     return arrays(trainer.tensors())
 
 
@@ -83,7 +85,7 @@ def resume(world: World, tokens: Path, folder: Path, changes: dict[str, Any]) ->
     trainer.load(*checkpoint.load(path, "cpu"))
     taken_up = arrays(trainer.tensors())
     steps(trainer, STEPS, 2 * STEPS)
-    trainer.loader.close()
+    trainer.close()
     return [taken_up, arrays(trainer.tensors())]
 
 
@@ -100,7 +102,7 @@ def refuse(world: World, tokens: Path, folder: Path, changes: dict[str, Any]) ->
     except InputError as error:
         return str(error)
     finally:
-        trainer.loader.close()
+        trainer.close()
     return ""
 
 
@@ -112,18 +114,16 @@ def poison(world: World, tokens: Path, changes: dict[str, Any]) -> tuple[list[fl
     trainer = make_trainer(world, tokens, **changes)
     steps(trainer, 0, 2)
     before = arrays(trainer.tensors())
-    backward = trainer.micro_batches.all
 
-    def poisoned(batches: Any) -> Tensor:
-        nats, gradient = backward(batches), trainer.model.qo_bank.grad
-        assert gradient is not None
-        if world.rank == world.size - 1:
-            gradient[0, 1, 2] = float("inf")
-        return nats
+    def poisoned(gradient: Tensor) -> Tensor:
+        gradient = gradient.clone()
+        gradient[0, 1, 2] = float("inf")
+        return gradient
 
-    trainer.micro_batches.all = poisoned
+    if world.rank == world.size - 1:
+        trainer.model.qo_bank.register_hook(poisoned)
     numbers = trainer.step(2, STEADY).tolist()
-    trainer.loader.close()
+    trainer.close()
     return numbers, same(before, arrays(trainer.tensors()))
 
 
@@ -135,9 +135,21 @@ def keep_and_return(world: World, tokens: Path, changes: dict[str, Any]) -> bool
     before = arrays(trainer.tensors()), arrays(dict(trainer.model.named_parameters()))
     steps(trainer, 2, 4)
     trainer.roll_back()
-    trainer.loader.close()
+    trainer.close()
     after = arrays(trainer.tensors()), arrays(dict(trainer.model.named_parameters()))
     return all(map(same, before, after))
+
+
+def reduced_early(world: World, tokens: Path, changes: dict[str, Any]) -> bool:
+    """Whether all banks are reduced when the backward pass gets to the embedding."""
+    trainer, found = make_trainer(world, tokens, **changes), []
+    own = [bank.own for bank in trainer.shards.banks.values()]
+    trainer.model.smear_gate.register_post_accumulate_grad_hook(
+        lambda _: found.append(all(each.grad is not None for each in own))
+    )
+    steps(trainer, 0, 1)
+    trainer.close()
+    return all(found) and len(found) == trainer.settings.accumulation(world.size)
 
 
 def collectives(world: World, tokens: Path, changes: dict[str, Any]) -> dict[str, int]:
@@ -146,7 +158,7 @@ def collectives(world: World, tokens: Path, changes: dict[str, Any]) -> dict[str
     steps(trainer, 0, 1)
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         steps(trainer, 1, 2)
-    trainer.loader.close()
+    trainer.close()
     events = seen.key_averages()
     return {event.key: event.count for event in events if event.key.startswith("c10d::")}
 
@@ -167,7 +179,9 @@ def fused(world: World, changes: dict[str, Any], skip_norm: float) -> dict[str, 
     numbers = []
     for step in range(2):
         share_gradients(model, step, world)
-        shards.reduce(torch.zeros(()))
+        with shards.reducing():
+            pass
+        shards.reduce_small(torch.zeros(()))
         optimizer.step()
         shards.gather()
         numbers.append(np.append(optimizer.statistics.numpy(), optimizer.norm))
@@ -212,5 +226,6 @@ def story(
         "latest": train(world, tokens, changes | LATEST),
         "poisoned": poison(world, tokens, changes),
         "returned": keep_and_return(world, tokens, changes),
+        "reduced early": reduced_early(world, tokens, {}),
         "collectives": collectives(world, tokens, changes),
     }

@@ -94,6 +94,10 @@ def test_a_step_is_one_sum_of_all_that_is_small_and_two_collectives_a_bank(stori
         }
 
 
+def test_banks_are_reduced_while_the_backward_pass_goes_on(stories: list[Story]):
+    assert all(story["reduced early"] for story in stories)
+
+
 def test_a_gradient_that_is_not_finite_on_one_rank_costs_all_the_step(stories: list[Story]):
     for story in stories:
         (_, norm, skipped), stayed = story["poisoned"]

@@ -105,7 +105,7 @@ def make(token_folder: Path):
 
     yield make_one
     for trainer in made:
-        trainer.loader.close()
+        trainer.close()
 
 
 def same(one: Weights, other: Weights) -> bool:

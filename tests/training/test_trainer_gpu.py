@@ -27,7 +27,7 @@ def make_on(token_folder):
 
     yield make
     for trainer in made:
-        trainer.loader.close()
+        trainer.close()
 
 
 def losses(trainer: Trainer, steps: int = 20) -> list[float]:

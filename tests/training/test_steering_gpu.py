@@ -1,0 +1,78 @@
+"""On a GPU: the swarm makes nobody wait, and what it keeps beside a step is the state before it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+
+from swarm.steering import Steering
+from training.loop import Loop
+from training.progress import Progress
+from training.schedule import Moment
+from training.trainer import Trainer
+
+pytestmark = pytest.mark.gpu
+STEADY = Moment(progress=0.0, lr_scale=1.0, momentum=0.95, qat=False)
+SCORES = np.linspace(0, 1, 1024, dtype=np.float32)
+SETTLED = 6  # steps after which all is replayed
+
+
+@contextmanager
+def no_syncs() -> Iterator[None]:
+    """PyTorch raises where the host would wait for the device, but for an event or on demand."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_detector_sees_a_sync():
+    value = torch.ones((), device="cuda")
+    with no_syncs(), pytest.raises(RuntimeError, match="synchroniz"):
+        value.item()
+
+
+def test_steps_and_decisions_of_all_agents_cause_no_sync(make_wide, monkeypatch):
+    changes = {"backend": "kernels", "swarm_every": 2, "kg_scores": "wordnet", "iterations": 60}
+    trainer = make_wide(SCORES, **changes, wallclock=0.0)
+    steering = Steering.of(trainer.settings)
+    assert steering is not None
+    assert len(steering.mesh.agents) == 5
+    for step in range(SETTLED):
+        trainer.step(step, STEADY)
+    trainer.keep()  # allocates once
+    loop = Loop(
+        trainer,
+        trainer.settings,
+        None,
+        Progress(None, None, enabled=False),
+        lambda *_: 0.0,
+        steering,
+    )
+    monkeypatch.setattr(loop, "_land", lambda: None)  # the end of all steps is waited for on demand
+    with no_syncs():
+        loop.steps()
+    torch.cuda.synchronize()
+    assert loop.step == 60
+    assert steering.kept is not None  # the state was copied
+    assert steering.levers.qat == 1  # a lever was turned
+
+
+def test_what_is_kept_beside_a_step_comes_back_bit_for_bit(make_wide):
+    trainer: Trainer = make_wide(backend="kernels")
+    for step in range(SETTLED):
+        trainer.step(step, STEADY)
+    for first in range(SETTLED, SETTLED + 20, 4):
+        torch.cuda.synchronize()
+        kept = {name: tensor.clone() for name, tensor in trainer.tensors().items()}
+        trainer.keep()
+        for step in range(first, first + 4):
+            trainer.step(step, STEADY)
+        moved = trainer.tensors()
+        assert not torch.equal(moved["model.qo_bank"], kept["model.qo_bank"])
+        trainer.roll_back()
+        after = trainer.tensors()
+        assert all(torch.equal(after[name], kept[name]) for name in kept)

@@ -2,21 +2,26 @@
 
     python -m bench ablate --data DIR --seeds 3 --out FILE -- --wallclock 60
 
-What follows ``--`` goes to train.py, after ``--preset sprint --kg-scores wordnet``. Runs that are
-finished are not run again, so an ablation that was stopped goes on where it was.
+What follows ``--`` goes to train.py, after ``--preset sprint --kg-scores wordnet``. Each GPU has a
+run at a time. Runs that are finished are not run again, so an ablation that was stopped goes on
+where it was.
 """
 
 import argparse
 import json
+import os
 import shlex
 import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
+import torch
 from rich.progress import Progress
 from scipy.stats import ttest_ind
 
@@ -48,9 +53,10 @@ def main(arguments: list[str]) -> int:
         runs = plan(options, given)
         found: dict[str, list[Summary]] = {name: [] for name, _, _ in runs}
         with Progress() as progress:
-            for name, folder, command in progress.track(runs, description="runs"):
-                found[name].append(summary(folder, command))
-                line = f"{folder.name}: {scores_line(found[name][-1])}"
+            summaries = zip(runs, summaries_of(runs), strict=True)
+            for (name, folder, _), of in progress.track(summaries, len(runs), description="runs"):
+                found[name].append(of)
+                line = f"{folder.name}: {scores_line(of)}"
                 progress.console.print(line, soft_wrap=True, highlight=False)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -115,14 +121,38 @@ def asked(settings: Settings) -> Mapping[str, object]:
     return values | {"data": settings.data and settings.data.resolve()}
 
 
-def summary(folder: Path, command: Sequence[str]) -> Summary:
-    """Of a run, which is made if it is not there; one that was cut off begins anew."""
+def summaries_of(runs: Sequence[tuple[str, Path, list[str]]]) -> Iterator[Summary]:
+    """Of each run, in order; as many are made at once as there are GPUs, one on each."""
+    devices: SimpleQueue[str] = SimpleQueue()
+    count = max(1, torch.cuda.device_count())
+    for device in os.environ.get("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7").split(",")[:count]:
+        devices.put(device)
+
+    def make(folder: Path, command: list[str]) -> Summary:
+        device = devices.get()
+        try:
+            return summary(folder, command, device)
+        finally:
+            devices.put(device)
+
+    pool = ThreadPoolExecutor(count)
+    try:
+        futures = [pool.submit(make, folder, command) for _, folder, command in runs]
+        for future in futures:
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def summary(folder: Path, command: Sequence[str], device: str) -> Summary:
+    """Of a run, which is made on a GPU if it is not there; one that was cut off begins anew."""
     file = folder / "summary.json"
     if not file.exists():
         if folder.exists():
             shutil.rmtree(folder)
         program = [sys.executable, str(PROJECT / "train.py"), *command, "--run-dir", str(folder)]
-        status = subprocess.run(program, stdout=subprocess.DEVNULL).returncode
+        where = os.environ | {"CUDA_VISIBLE_DEVICES": device}
+        status = subprocess.run(program, env=where, stdout=subprocess.DEVNULL).returncode
         if not file.exists():
             raise InputError(f"train.py {shlex.join(command)} ended with {status}")
     return json.loads(file.read_text(encoding="utf-8"))

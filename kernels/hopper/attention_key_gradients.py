@@ -14,6 +14,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from kernels.hopper.attention_query_gradients import LN_2
+from kernels.hopper.exponential import exponential
 from kernels.hopper.tiles import (
     CONSUMER_REGISTERS,
     CONSUMERS,
@@ -39,6 +40,8 @@ from kernels.hopper.tiles import (
 
 # 64 rows would need 200 registers a thread, and only two warpgroups have so many.
 ROWS = Ring(rows=32, stages=4)
+# Of 4 exponentials where nothing is masked, how many are polynomials: 0, 1 or 2.
+POLYNOMIAL = 1
 
 
 def key_gradients(
@@ -87,6 +90,7 @@ def key_gradients(
         ROWS=ROWS.rows,
         STAGES=ROWS.stages,
         CONSUMERS=CONSUMERS,
+        POLYNOMIAL=POLYNOMIAL,
         CONSUMER_REGISTERS=CONSUMER_REGISTERS,
         LOADER_REGISTERS=LOADER_REGISTERS,
         num_warps=4,
@@ -120,6 +124,7 @@ def key_gradients_kernel(
     ROWS: gl.constexpr,
     STAGES: gl.constexpr,
     CONSUMERS: gl.constexpr,
+    POLYNOMIAL: gl.constexpr,
     CONSUMER_REGISTERS: gl.constexpr,
     LOADER_REGISTERS: gl.constexpr,
 ):
@@ -152,7 +157,7 @@ def key_gradients_kernel(
                     0, own_keys, own_values, queries, inners, log_sums, deltas, own_full, own_empty,
                     full, empty, rope_ptr, documents_ptr, rstd_ptr, dk_ptr, dv_ptr, windows, length,
                     dk_stride, rope_stride, tiles, rstd_stride, total, G, GROUP, D, PAIRS, XSA,
-                    ROWS, STAGES, CONSUMERS,
+                    ROWS, STAGES, CONSUMERS, POLYNOMIAL,
                 ),
             ),
             (
@@ -161,7 +166,7 @@ def key_gradients_kernel(
                     1, own_keys, own_values, queries, inners, log_sums, deltas, own_full, own_empty,
                     full, empty, rope_ptr, documents_ptr, rstd_ptr, dk_ptr, dv_ptr, windows, length,
                     dk_stride, rope_stride, tiles, rstd_stride, total, G, GROUP, D, PAIRS, XSA,
-                    ROWS, STAGES, CONSUMERS,
+                    ROWS, STAGES, CONSUMERS, POLYNOMIAL,
                 ),
             ),
             (
@@ -170,7 +175,7 @@ def key_gradients_kernel(
                     2, own_keys, own_values, queries, inners, log_sums, deltas, own_full, own_empty,
                     full, empty, rope_ptr, documents_ptr, rstd_ptr, dk_ptr, dv_ptr, windows, length,
                     dk_stride, rope_stride, tiles, rstd_stride, total, G, GROUP, D, PAIRS, XSA,
-                    ROWS, STAGES, CONSUMERS,
+                    ROWS, STAGES, CONSUMERS, POLYNOMIAL,
                 ),
             ),
             (
@@ -315,6 +320,7 @@ def differentiate_keys(
     ROWS: gl.constexpr,
     STAGES: gl.constexpr,
     CONSUMERS: gl.constexpr,
+    POLYNOMIAL: gl.constexpr,
 ):
     """One warpgroup: keys ``which`` * 64 and following of each piece of work."""
     layout: gl.constexpr = product_layout(D)
@@ -354,19 +360,19 @@ def differentiate_keys(
             for first in range(own_begin, whole_begin, ROWS):
                 dk, dv = take_rows(
                     key, value, dk, dv, queries, inners, log_sums, deltas, full, empty, index,
-                    first, own, stop, True, GROUP, ROWS, STAGES,
+                    first, own, stop, True, GROUP, ROWS, STAGES, POLYNOMIAL,
                 )  # fmt: skip
                 index += 1
             for first in range(whole_begin, whole_end, ROWS):
                 dk, dv = take_rows(
                     key, value, dk, dv, queries, inners, log_sums, deltas, full, empty, index,
-                    first, own, stop, False, GROUP, ROWS, STAGES,
+                    first, own, stop, False, GROUP, ROWS, STAGES, POLYNOMIAL,
                 )  # fmt: skip
                 index += 1
             for first in range(whole_end, own_end, ROWS):
                 dk, dv = take_rows(
                     key, value, dk, dv, queries, inners, log_sums, deltas, full, empty, index,
-                    first, own, stop, True, GROUP, ROWS, STAGES,
+                    first, own, stop, True, GROUP, ROWS, STAGES, POLYNOMIAL,
                 )  # fmt: skip
                 index += 1
             left = gl.cdiv(end, ROWS) - gl.cdiv(own_end, ROWS)
@@ -399,6 +405,7 @@ def take_rows(
     GROUP: gl.constexpr,
     ROWS: gl.constexpr,
     STAGES: gl.constexpr,
+    POLYNOMIAL: gl.constexpr,
 ):
     """What one tile of rows adds to the gradients of 64 keys and values."""
     layout: gl.constexpr = product_layout(ROWS)
@@ -412,7 +419,8 @@ def take_rows(
     log_sum = load_vector(log_sums.index(stage), ROWS, gl.SliceLayout(0, layout))
     delta = load_vector(deltas.index(stage), ROWS, gl.SliceLayout(0, layout))
     scores = warpgroup_mma_wait(1, deps=[scoring])
-    weights = gl.exp2(scores - gl.expand_dims(log_sum, 0))
+    share: gl.constexpr = 0 if MASKED else POLYNOMIAL
+    weights = exponential(scores - gl.expand_dims(log_sum, 0), share, BOUNDED=False)
     if MASKED:
         position = (first + gl.arange(0, ROWS, gl.SliceLayout(0, layout))) // GROUP
         position = gl.expand_dims(position, 0)

@@ -15,6 +15,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from kernels.hopper.attention_forward import keys_of_tile
+from kernels.hopper.exponential import exponential
 from kernels.hopper.tiles import (
     CONSUMER_REGISTERS,
     CONSUMERS,
@@ -39,6 +40,8 @@ from kernels.hopper.tiles import (
 from kernels.rotary import gain_limit
 
 KEYS = Ring(rows=64, stages=4)
+# Of 4 exponentials where nothing is masked, how many are polynomials: 0, 1 or 2.
+POLYNOMIAL = 1
 LN_2 = gl.constexpr(0.6931471805599453)
 
 
@@ -90,6 +93,7 @@ def query_gradients(
         KEYS=KEYS.rows,
         STAGES=KEYS.stages,
         CONSUMERS=CONSUMERS,
+        POLYNOMIAL=POLYNOMIAL,
         CONSUMER_REGISTERS=CONSUMER_REGISTERS,
         LOADER_REGISTERS=LOADER_REGISTERS,
         num_warps=4,
@@ -124,6 +128,7 @@ def query_gradients_kernel(
     KEYS: gl.constexpr,
     STAGES: gl.constexpr,
     CONSUMERS: gl.constexpr,
+    POLYNOMIAL: gl.constexpr,
     CONSUMER_REGISTERS: gl.constexpr,
     LOADER_REGISTERS: gl.constexpr,
 ):
@@ -152,7 +157,7 @@ def query_gradients_kernel(
                     0, queries, inners, keys, values, own_full, own_empty, full, empty, delta_ptr,
                     rstd_ptr, gain_ptr, rope_ptr, documents_ptr, log_sum_ptr, dq_ptr, dgain_ptr,
                     length, dq_stride, rope_stride, tiles, stats_stride, total, G, GROUP, D, PAIRS,
-                    KEYS, STAGES, CONSUMERS,
+                    KEYS, STAGES, CONSUMERS, POLYNOMIAL,
                 ),
             ),
             (
@@ -161,7 +166,7 @@ def query_gradients_kernel(
                     1, queries, inners, keys, values, own_full, own_empty, full, empty, delta_ptr,
                     rstd_ptr, gain_ptr, rope_ptr, documents_ptr, log_sum_ptr, dq_ptr, dgain_ptr,
                     length, dq_stride, rope_stride, tiles, stats_stride, total, G, GROUP, D, PAIRS,
-                    KEYS, STAGES, CONSUMERS,
+                    KEYS, STAGES, CONSUMERS, POLYNOMIAL,
                 ),
             ),
             (
@@ -170,7 +175,7 @@ def query_gradients_kernel(
                     2, queries, inners, keys, values, own_full, own_empty, full, empty, delta_ptr,
                     rstd_ptr, gain_ptr, rope_ptr, documents_ptr, log_sum_ptr, dq_ptr, dgain_ptr,
                     length, dq_stride, rope_stride, tiles, stats_stride, total, G, GROUP, D, PAIRS,
-                    KEYS, STAGES, CONSUMERS,
+                    KEYS, STAGES, CONSUMERS, POLYNOMIAL,
                 ),
             ),
             (
@@ -286,6 +291,7 @@ def differentiate_rows(
     KEYS: gl.constexpr,
     STAGES: gl.constexpr,
     CONSUMERS: gl.constexpr,
+    POLYNOMIAL: gl.constexpr,
 ):
     """One warpgroup: rows ``which`` * 64 and following of each piece of work."""
     layout: gl.constexpr = product_layout(D)
@@ -331,19 +337,19 @@ def differentiate_rows(
                 for first in range(own_begin, whole_begin, KEYS):
                     dq = take_keys(
                         query, inner, dq, log_sum, delta, keys, values, full, empty, index, first,
-                        position, start, True, KEYS, STAGES,
+                        position, start, True, KEYS, STAGES, POLYNOMIAL,
                     )  # fmt: skip
                     index += 1
             for first in range(whole_begin, whole_end, KEYS):
                 dq = take_keys(
                     query, inner, dq, log_sum, delta, keys, values, full, empty, index, first,
-                    position, start, False, KEYS, STAGES,
+                    position, start, False, KEYS, STAGES, POLYNOMIAL,
                 )  # fmt: skip
                 index += 1
             for first in range(whole_end, own_end, KEYS):
                 dq = take_keys(
                     query, inner, dq, log_sum, delta, keys, values, full, empty, index, first,
-                    position, start, True, KEYS, STAGES,
+                    position, start, True, KEYS, STAGES, POLYNOMIAL,
                 )  # fmt: skip
                 index += 1
             left = gl.cdiv(end, KEYS) - gl.cdiv(own_end, KEYS)
@@ -375,6 +381,7 @@ def take_keys(
     MASKED: gl.constexpr,
     KEYS: gl.constexpr,
     STAGES: gl.constexpr,
+    POLYNOMIAL: gl.constexpr,
 ):
     """What one tile of keys and values adds to the gradient of 64 queries."""
     layout: gl.constexpr = product_layout(KEYS)
@@ -384,7 +391,8 @@ def take_keys(
     scoring = warpgroup_mma(query, key.permute((1, 0)), zeros, use_acc=False, is_async=True)
     weighing = warpgroup_mma(inner, value.permute((1, 0)), zeros, use_acc=False, is_async=True)
     scores = warpgroup_mma_wait(1, deps=[scoring])
-    weights = gl.exp2(scores - gl.expand_dims(log_sum, 1))
+    share: gl.constexpr = 0 if MASKED else POLYNOMIAL
+    weights = exponential(scores - gl.expand_dims(log_sum, 1), share, BOUNDED=False)
     if MASKED:
         seen = gl.expand_dims(first + gl.arange(0, KEYS, gl.SliceLayout(0, layout)), 0)
         visible = (seen <= gl.expand_dims(position, 1)) & (seen >= gl.expand_dims(start, 1))

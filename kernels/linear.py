@@ -3,7 +3,8 @@
 cuBLAS runs these shapes at 564-652 TFLOP/s on an H200; what there is to save is around them. A
 product that accumulates reads the stream where an addition would read the product back as well,
 and rounds once; one product of several weights reads its input once forward, and backward sums the
-input's gradients, and the weights', without ever writing the terms.
+input's gradients, and the weights', without ever writing the terms. A weight's gradient is made
+beside the input's (``kernels.streams``).
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from kernels.streams import Side
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -76,7 +79,8 @@ class LinearAdd(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return dy, *gradients(dy, *ctx.saved_tensors, *ctx.needs_input_grad[1:])
+        with Side(dy.device) as side:
+            return dy, *gradients(side, dy, *ctx.saved_tensors, *ctx.needs_input_grad[1:])
 
 
 class Projections(torch.autograd.Function):
@@ -99,20 +103,25 @@ class Projections(torch.autograd.Function):
         x, weight, lookup, lookup_weight = ctx.saved_tensors
         needs_x, needs_weight, _, needs_lookup, needs_lookup_weight = ctx.needs_input_grad
         joint = side_by_side([None if part is None else rows(part) for part in parts], ctx.sizes, x)
-        dx, dweight = gradients(joint, x, weight, needs_x, needs_weight)
-        if lookup is None:
-            return dx, dweight, None, None, None
-        last = joint[:, -ctx.sizes[-1] :]
-        into_lookup = gradients(last, lookup, lookup_weight, needs_lookup, needs_lookup_weight)
-        return dx, dweight, None, *into_lookup
+        with Side(x.device) as side:
+            dx, dweight = gradients(side, joint, x, weight, needs_x, needs_weight)
+            if lookup is None:
+                return dx, dweight, None, None, None
+            last, needed = joint[:, -ctx.sizes[-1] :], (needs_lookup, needs_lookup_weight)
+            return dx, dweight, None, *gradients(side, last, lookup, lookup_weight, *needed)
 
 
 def gradients(
-    dy: Tensor, x: Tensor, weight: Tensor, needs_x: bool, needs_weight: bool
+    side: Side, dy: Tensor, x: Tensor, weight: Tensor, needs_x: bool, needs_weight: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Of x and weight in ``x @ weight.T``, where they are needed."""
-    dx = (rows(dy) @ weight).view(x.shape) if needs_x else None
-    return dx, rows(dy).T @ rows(x) if needs_weight else None
+    """Of x and weight in ``x @ weight.T``, where they are needed, the weight's made on ``side``.
+
+    The weight's first: it is one wave of blocks on fewer multiprocessors than there are, which the
+    input's many tiles can fill, but not the other way round.
+    """
+    dy_NO = rows(dy)
+    dweight = side.product(dy_NO.T, rows(x)) if needs_weight else None
+    return (dy_NO @ weight).view(x.shape) if needs_x else None, dweight
 
 
 def rows(x: Tensor) -> Tensor:

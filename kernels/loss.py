@@ -10,12 +10,10 @@ as Liger's fused cross-entropy does, for a chunk of rows and all heads together:
     z = hidden @ heads.T           cuBLAS, heads (HV, C) one below the other
     z becomes dz where it lies     ``kernels.cross_entropy``: one read, one write in bf16
     dhidden = dz @ heads           cuBLAS: the sum over heads is part of the product's
-    dheads = dz.T @ hidden         cuBLAS, ``HEAD_PARTS`` partial sums a chunk
+    dheads = dz.T @ hidden         cuBLAS, some partial sums a chunk
 
-That is three products a head instead of the four that recomputing z in the backward pass takes, and
-0.2 GB of logits in all instead of 0.6. The products run over chunks long enough to fill the
-GPU; the first of them and the softmax alternate over short blocks of a chunk, so that the logits
-that one has written the other still finds in the L2 cache.
+That is three products a head instead of the four that recomputing z in the backward pass takes. In
+which order and on which streams they run, ``kernels.loss_chunks`` says.
 
 The backward pass hands the gradients over, times the upstream gradient; where that is one, as in
 training without accumulation, dhidden is not touched.
@@ -23,7 +21,9 @@ training without accumulation, dhidden is not touched.
 
 # Pyright takes a launch for a call of the kernel.
 # pyright: reportArgumentType=false, reportCallIssue=false
-from itertools import pairwise
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 import triton
@@ -32,12 +32,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kernels.cross_entropy import Batch, cross_entropy
+from kernels.loss_chunks import Chunks
+from kernels.streams import Side
 
-CHUNK_LOGITS = 3 * 2**25  # 201 MB in bf16: 32,768 rows of 3 heads of 1,024
-BLOCK_LOGITS = 3 * 2**22  # 25 MB, half an L2 cache: 4,096 such rows
-# dheads has too few tiles for all multiprocessors: several sums over fewer rows have enough.
-HEAD_PARTS = 2
-ROW_MULTIPLE = 128  # chunks and blocks are whole tiles of cuBLAS's products
+SOFTMAX_LANE: int | None = 0  # of ``kernels.streams``
+
 POSITIONS = 4096  # a program of ``weighted_sums_kernel``
 ELEMENTS = 2048  # of a turn of ``scale_kernel``, and a program of ``scaled_sum_kernel``
 SCALE_PROGRAMS = 8 * 132
@@ -85,17 +84,20 @@ class Loss(torch.autograd.Function):
         learning: bool,
     ) -> tuple[Tensor, Tensor]:
         batch = Batch(targets.contiguous(), target_weight, len(heads))
-        shares = head_shares(hidden, mtp_weight, len(heads))
-        weight_sums = weighted_sums(batch, None)
-        factors = shares / weight_sums
-        nats, *ctx.gradients = entropies(hidden, heads, batch, factors, softcap, learning)
-        means = weighted_sums(batch, nats) / weight_sums
-        further = None if mtp_weight is None else means[1:].mean()
+        means, chunks = Means.of(hidden, len(heads)), Chunks.of(hidden, heads, learning)
+        nats = hidden.new_empty(len(heads), targets.numel(), dtype=torch.float32)
+        entropies = entropies_of(batch, nats, means.factors, softcap, learning)
+        with Side(hidden.device, SOFTMAX_LANE) as softmax:
+            with softmax.launches():
+                means.begin(batch, mtp_weight)
+            chunks.run(softmax, entropies, partial(means.end, batch, nats))
+        ctx.gradients = chunks.dhidden, chunks.dheads
         ctx.softcap = softcap
-        ctx.save_for_backward(hidden, heads, batch.targets, target_weight, factors, further)
+        further = None if mtp_weight is None else means.further
+        ctx.save_for_backward(hidden, heads, batch.targets, target_weight, means.factors, further)
         main_nats = nats[0].view(targets.shape)
         ctx.mark_non_differentiable(main_nats)
-        return (shares * means).sum(), main_nats
+        return means.loss, main_nats
 
     @staticmethod
     @once_differentiable
@@ -104,65 +106,78 @@ class Loss(torch.autograd.Function):
         needs_hidden, needs_heads, needs_mtp_weight = ctx.needs_input_grad[:3]
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
-            batch, learning = Batch(targets, target_weight, len(heads)), needs_hidden or needs_heads
-            _, *gradients = entropies(hidden, heads, batch, factors, ctx.softcap, learning)
+            gradients = gradients_again(hidden, heads, targets, target_weight, factors, ctx.softcap)
         dhidden, dheads = gradients
         return (
-            scale_(dhidden, upstream) if needs_hidden else None,
+            scale_(dhidden, upstream).view(hidden.shape) if needs_hidden else None,
             scaled_sum(dheads, upstream).view(heads.shape) if needs_heads else None,
             upstream * further if needs_mtp_weight else None,
             *(None,) * 4,
         )
 
 
-def head_shares(hidden: Tensor, mtp_weight: Tensor | None, heads: int) -> Tensor:
-    """(H,) fp32: what each head's mean counts in the loss."""
-    main = hidden.new_ones(1, dtype=torch.float32)
-    if mtp_weight is None:
-        return main
-    return torch.cat((main, (mtp_weight / (heads - 1)).expand(heads - 1)))
+def entropies_of(
+    batch: Batch, nats: Tensor, factors: Tensor, softcap: float, learning: bool
+) -> Callable[[Tensor, int], None]:
+    """``cross_entropy`` of a block's logits and its first position; nats (H, N) fp32."""
+
+    def entropies(logits: Tensor, first: int) -> None:
+        cross_entropy(logits, first, nats, batch, factors, softcap, learning)
+
+    return entropies
 
 
-def entropies(
-    hidden: Tensor, heads: Tensor, batch: Batch, factors: Tensor, softcap: float, learning: bool
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Nats (H, N) of hidden (..., C), N rows in all, and heads (H, V, C); if ``learning``, the
-    loss's gradient in hidden, and in heads as parts to be added up (parts, HV, C)."""
-    rows, stacked = hidden.reshape(-1, hidden.size(-1)), heads.flatten(0, 1)
-    chunks = spans(len(rows), len(stacked), CHUNK_LOGITS)
-    buffer = rows.new_empty(chunks[0].stop, len(stacked))
-    nats = rows.new_empty(len(heads), len(rows), dtype=torch.float32)
-    dhidden = rows.new_empty(rows.shape) if learning else None
-    parts = [head_parts(chunk) for chunk in chunks]
-    dheads = rows.new_empty(sum(parts), *stacked.shape) if learning else None
-    for index, chunk in enumerate(chunks):
-        part = rows[chunk]
-        logits = buffer[: len(part)]
-        for block in spans(len(part), len(stacked), BLOCK_LOGITS):
-            torch.mm(part[block], stacked.T, out=logits[block])
-            first = chunk.start + block.start
-            cross_entropy(logits[block], first, nats, batch, factors, softcap, learning)
-        if dhidden is not None and dheads is not None:
-            torch.mm(logits, stacked, out=dhidden[chunk])
-            count, first = parts[index], sum(parts[:index])
-            dz, x = (each.view(count, -1, each.size(1)) for each in (logits, part))
-            torch.bmm(dz.mT, x, out=dheads[first : first + count])
-    return nats, None if dhidden is None else dhidden.view(hidden.shape), dheads
+def gradients_again(
+    hidden: Tensor,
+    heads: Tensor,
+    targets: Tensor,
+    target_weight: Tensor | None,
+    factors: Tensor,
+    softcap: float,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Of hidden, and of heads in parts, as the forward pass has computed them."""
+    batch, chunks = Batch(targets, target_weight, len(heads)), Chunks.of(hidden, heads, True)
+    nats = hidden.new_empty(len(heads), targets.numel(), dtype=torch.float32)
+    with Side(hidden.device, SOFTMAX_LANE) as softmax:
+        chunks.run(softmax, entropies_of(batch, nats, factors, softcap, True))
+    return chunks.dhidden, chunks.dheads
 
 
-def spans(rows: int, vocabularies: int, logits: int) -> list[slice]:
-    """``rows`` cut into slices that hold about so many ``logits`` each."""
-    whole = logits // vocabularies // ROW_MULTIPLE * ROW_MULTIPLE
-    return [slice(*ends) for ends in pairwise([*range(0, rows, max(whole, ROW_MULTIPLE)), rows])]
+@dataclass(frozen=True)
+class Means:
+    """Small numbers of a batch, fp32, which take a dozen tiny launches: beside the products."""
+
+    shares: Tensor  # (H,): what each head's mean counts in the loss
+    weight_sums: Tensor  # (H,)
+    factors: Tensor  # (H,): what a target of weight one counts in the loss
+    loss: Tensor  # ()
+    further: Tensor  # (): mean of the further heads' means, the loss's derivative in their weight
+
+    @classmethod
+    def of(cls, hidden: Tensor, heads: int) -> "Means":
+        shapes = ((heads,), (heads,), (heads,), (), ())
+        return cls(*(hidden.new_empty(shape, dtype=torch.float32) for shape in shapes))
+
+    def begin(self, batch: Batch, mtp_weight: Tensor | None) -> None:
+        """Shares, sums of the weights and factors."""
+        self.shares.fill_(1.0)
+        if mtp_weight is not None:
+            further = batch.heads - 1
+            torch.div(mtp_weight.expand(further), further, out=self.shares[1:])
+        weighted_sums(batch, None, self.weight_sums)
+        torch.div(self.shares, self.weight_sums, out=self.factors)
+
+    def end(self, batch: Batch, nats: Tensor) -> None:
+        """The loss, and the further heads' mean if there are any."""
+        means = torch.empty_like(self.weight_sums)
+        weighted_sums(batch, nats, means)
+        means /= self.weight_sums
+        torch.mean(means[1:], 0, out=self.further)
+        torch.sum(self.shares * means, 0, out=self.loss)
 
 
-def head_parts(chunk: slice) -> int:
-    """How many sums over equally many of the chunk's rows dheads is made of."""
-    return HEAD_PARTS if (chunk.stop - chunk.start) % HEAD_PARTS == 0 else 1
-
-
-def weighted_sums(batch: Batch, nats: Tensor | None) -> Tensor:
-    """(H,) fp32: sums of w, or of w * nats, over the positions that each head predicts."""
+def weighted_sums(batch: Batch, nats: Tensor | None, sums: Tensor) -> None:
+    """Into (H,) fp32: sums of w, or of w * nats, over the positions that each head predicts."""
     positions, device = batch.targets.numel(), batch.targets.device
     blocks = -(-positions // POSITIONS)
     partial = torch.empty((batch.heads, blocks), dtype=torch.float32, device=device)
@@ -175,7 +190,7 @@ def weighted_sums(batch: Batch, nats: Tensor | None) -> Tensor:
         batch.targets.size(1),
         POSITIONS=POSITIONS,
     )
-    return partial.sum(1)
+    torch.sum(partial, 1, out=sums)
 
 
 def scale_(x: Tensor, factor: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
     a  = leaky(h)^2,  h = x @ up.T          Triton: h never leaves the registers
     y  = stream + a @ down.T                cuBLAS, in stream's own memory
     dh = (dy @ down) * 2 leaky(h) leaky'(h) Triton: da never leaves the registers
-    dx = dh @ up,  dup = dh.T @ x,  ddown = dy.T @ a          cuBLAS
+    ddown = dy.T @ a,  dup = dh.T @ x     cuBLAS, on a second stream beside
+    dx = dh @ up                          cuBLAS
 
 What is saved is a and the sign of h, one bit each, because
 
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kernels.mlp_products import activated_product, activation_gradient
+from kernels.streams import Side
 
 
 def mlp(x: Tensor, up: Tensor, down: Tensor, slope: float, stream: Tensor | None = None) -> Tensor:
@@ -63,10 +65,13 @@ class MLP(torch.autograd.Function):
         x_NC, up, down, activated, signs = ctx.saved_tensors
         dy_NC = dy.reshape(x_NC.shape)
         needs_x, needs_up, needs_down, _, needs_stream = ctx.needs_input_grad
-        dx = d_up = None
-        if needs_x or needs_up:
-            dh = activation_gradient(dy_NC, down, activated, signs, ctx.slope)
-            dx = (dh @ up).view(dy.shape) if needs_x else None
-            d_up = dh.T @ x_NC if needs_up else None
-        d_down = dy_NC.T @ activated if needs_down else None
+        with Side(dy.device) as side:
+            dh = None
+            if needs_x or needs_up:
+                dh = activation_gradient(dy_NC, down, activated, signs, ctx.slope)
+            # ddown after it, though it could begin before: beside a kernel that has a block for
+            # every multiprocessor, from its start to its end, either would leave some idle.
+            d_down = side.product(dy_NC.T, activated) if needs_down else None
+            d_up = side.product(dh.T, x_NC) if needs_up and dh is not None else None
+            dx = (dh @ up).view(dy.shape) if needs_x and dh is not None else None
         return dx, d_up, d_down, None, dy if needs_stream else None

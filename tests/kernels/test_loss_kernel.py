@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels import loss as kernel
-from kernels import reference
+from kernels import loss_chunks, reference
 from tests.kernels.compare import FP32, random_tensors, relative_error
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -109,8 +109,8 @@ def test_agrees_with_the_reference(
 
 def test_many_chunks_and_blocks_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two chunks of rows, of two blocks and one, whose bounds cut windows; five sums of nats."""
-    monkeypatch.setattr(kernel, "CHUNK_LOGITS", 256 * 72)
-    monkeypatch.setattr(kernel, "BLOCK_LOGITS", 1)
+    monkeypatch.setattr(loss_chunks, "CHUNK_LOGITS", 256 * 72)
+    monkeypatch.setattr(loss_chunks, "BLOCK_LOGITS", 1)
     monkeypatch.setattr(kernel, "POSITIONS", 64)
     batch, vocabulary = (3, 100), 24
     given, targets = inputs(3, batch, vocabulary, heads=2), targets_of(3, batch, vocabulary)

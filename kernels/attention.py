@@ -87,8 +87,7 @@ class Attention(torch.autograd.Function):
         q, k, v = (rows_of_heads(x) for x in (q, k, v))
         gate = None if gate is None else gate.contiguous()
         G = k.size(2)
-        query, rstd = turned(q, rope, eps, G, gain)
-        key, key_rstd = turned(k, rope, eps, G)
+        query, rstd, key, key_rstd = turned(q, k, rope, eps, gain)
         y = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         log_sum = torch.empty_like(rstd)
         along = torch.empty_like(rstd) if xsa else None

@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.lookup_keys import bigram_rows, lookup_keys
 from kernels.reduce import column_sums
-from kernels.reference.embed import HASH_CURRENT, HASH_PREVIOUS
 from kernels.rows import (
     Launch,
     column_indices,
@@ -25,11 +25,12 @@ from kernels.rows import (
     store,
     store_column_sums,
 )
-from kernels.segment_sum import segment_sum
+from kernels.segment_sum import Lookups, segment_sum
+from kernels.streams import Side
 
+SORT_LANE: int | None = 0  # of ``kernels.streams``; also of a product of the bigram's gradients
 FORWARD = Launch(rows=8, warps=4)
 BACKWARD = Launch(rows=4, warps=4, programs=5 * 132)
-CURRENT, PREVIOUS = tl.constexpr(HASH_CURRENT), tl.constexpr(HASH_PREVIOUS)
 
 
 def embed(
@@ -56,14 +57,17 @@ def embed(
     Returns:
         (B, T, C) in ``dtype``.
     """
-    bigram_table, projection, bigram_scale = bigram or (None, None, None)
-    return Embed.apply(
-        tokens, table, smear_gate, bigram_table, projection, bigram_scale, dtype, eps, bos_id
-    )
+    learns = torch.is_grad_enabled()  # which it never is within ``Embed``
+    bigrams = bigram or (None, None, None)
+    return Embed.apply(tokens, table, smear_gate, *bigrams, dtype, eps, bos_id, learns)
 
 
 class Embed(torch.autograd.Function):
-    """Saves the tables and the ids, and nothing as long as the batch but those."""
+    """Saves the tables and the ids, sorted too, and nothing as long as the batch but those.
+
+    Ids are known before the first hidden state is, so the forward pass sorts them, on a stream
+    beside it: a radix sort of few ids takes long and keeps few multiprocessors busy.
+    """
 
     @staticmethod
     def forward(
@@ -77,49 +81,45 @@ class Embed(torch.autograd.Function):
         dtype,
         eps,
         bos_id,
+        learns,
     ):
         tokens, smear_gate = tokens.contiguous(), smear_gate.contiguous()
         copy, projected = table.to(dtype).contiguous(), None
         if bigram_table is not None:
             projected = F.linear(bigram_table.to(dtype), projection)
-        ctx.save_for_backward(
-            tokens, copy, smear_gate, projected, bigram_scale, bigram_table, projection
-        )
-        ctx.eps, ctx.bos_id = eps, bos_id
-        x = torch.empty((*tokens.shape, table.size(1)), dtype=dtype, device=tokens.device)
-        embed_forward[(triton.cdiv(tokens.numel(), FORWARD.rows),)](
-            tokens,
-            copy,
-            projected,
-            bigram_scale,
-            smear_gate,
-            x,
-            *sizes(tokens),
-            eps,
-            num_warps=FORWARD.warps,
-            ROWS=FORWARD.rows,
-            **constants(copy, projected, bos_id),
-        )
-        return x
+        with Side(tokens.device, SORT_LANE if learns else None) as side:
+            if learns:
+                keys, lookups = lookup_keys(
+                    tokens, len(copy), None if projected is None else len(projected)
+                )
+                with side.launches():
+                    lookups.sort(keys, tokens.numel())
+                ctx.save_for_backward(
+                    keys,
+                    *lookups,
+                    copy,
+                    smear_gate,
+                    projected,
+                    bigram_scale,
+                    bigram_table,
+                    projection,
+                )
+            ctx.length, ctx.eps, ctx.bos_id = tokens.size(-1), eps, bos_id
+            return launch_forward(tokens, copy, smear_gate, projected, bigram_scale, ctx)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor):
-        tokens, copy, smear_gate, projected, scale, bigram_table, projection = ctx.saved_tensors
-        into_sum, keys, grad_gate = launch_backward(
-            gradients[0].contiguous(), tokens, copy, smear_gate, projected, scale, ctx
+        keys, *sorted_keys, copy, smear_gate, projected, scale, bigram_table, projection = (
+            ctx.saved_tensors
         )
-        vocabulary = copy.size(0)
-        segments = vocabulary + (0 if projected is None else projected.size(0))
-        sums = segment_sum(into_sum, keys, segments)
-        grad_bigram = (None, None, None)
+        into_sum, grad_gate = launch_backward(
+            gradients[0].contiguous(), keys, copy, smear_gate, projected, scale, ctx
+        )
+        sums = segment_sum(into_sum, Lookups(*sorted_keys))
+        grad_bigram, vocabulary = (None, None, None), copy.size(0)
         if projected is not None:
             grad_bigram = bigram_gradients(sums[vocabulary:], bigram_table, projection, scale)
-        return None, sums[:vocabulary], grad_gate, *grad_bigram, None, None, None
-
-
-def sizes(tokens: Tensor) -> tuple[int, int]:
-    """Positions in all, and in a window."""
-    return tokens.numel(), tokens.size(-1)
+        return None, sums[:vocabulary], grad_gate, *grad_bigram, None, None, None, None
 
 
 def constants(copy: Tensor, projected: Tensor | None, bos_id: int | None) -> dict[str, int | None]:
@@ -128,35 +128,51 @@ def constants(copy: Tensor, projected: Tensor | None, bos_id: int | None) -> dic
     return {"BIGRAM_ROWS": rows, "BOS": bos_id, **row_tile(copy.size(1))}
 
 
-def launch_backward(grad, tokens, copy, smear_gate, projected, bigram_scale, ctx: Any):
-    """The summed embedding's gradient (N, C), the keys of its rows, and the gate's gradient."""
-    count, width = tokens.numel(), copy.size(1)
-    lookups = 1 if projected is None else 2
-    segments = copy.size(0) + (0 if projected is None else projected.size(0))
-    # Short keys sort in half the passes.
-    key_type = torch.int16 if segments < 2**15 else torch.int32
-    keys = torch.empty(lookups * count, dtype=key_type, device=grad.device)
+def launch_forward(tokens, copy, smear_gate, projected, bigram_scale, ctx: Any) -> Tensor:
+    """The first hidden state, (B, T, C)."""
+    x = torch.empty((*tokens.shape, copy.size(1)), dtype=copy.dtype, device=tokens.device)
+    embed_forward[(triton.cdiv(tokens.numel(), FORWARD.rows),)](
+        tokens,
+        copy,
+        projected,
+        bigram_scale,
+        smear_gate,
+        x,
+        tokens.numel(),
+        ctx.length,
+        ctx.eps,
+        num_warps=FORWARD.warps,
+        ROWS=FORWARD.rows,
+        **constants(copy, projected, ctx.bos_id),
+    )
+    return x
+
+
+def launch_backward(grad, keys, copy, smear_gate, projected, bigram_scale, ctx: Any):
+    """The summed embedding's gradient (N, C), and the gate's."""
+    width = copy.size(1)
+    count = grad.numel() // width
     into_sum = torch.empty((count, width), dtype=grad.dtype, device=grad.device)
     programs = min(triton.cdiv(count, BACKWARD.rows), BACKWARD.programs)
     partial = torch.empty((1, programs, width), dtype=torch.float32, device=grad.device)
     embed_backward[(programs,)](
-        tokens,
+        keys,
         copy,
         projected,
         bigram_scale,
         smear_gate,
         grad,
         into_sum,
-        keys,
         partial,
-        *sizes(tokens),
+        count,
+        ctx.length,
         ctx.eps,
         num_warps=BACKWARD.warps,
         ROWS=BACKWARD.rows,
         VOCABULARY=copy.size(0),
         **constants(copy, projected, ctx.bos_id),
     )
-    return into_sum, keys, column_sums(partial)[0]
+    return into_sum, column_sums(partial)[0]
 
 
 def bigram_gradients(sums, bigram_table, projection, scale):
@@ -165,29 +181,30 @@ def bigram_gradients(sums, bigram_table, projection, scale):
     With P = bigram_table @ projection.T, the scale's gradient <sums, P> is that of the unscaled
     projection times the projection: C x E numbers instead of rows x C.
     """
-    into_projection = sums.T @ bigram_table
     projection_fp32 = projection.to(sums.dtype)
+    with Side(sums.device, SORT_LANE) as side:
+        # Of few blocks, each as long as the table has rows.
+        into_projection = side.product(sums.T, bigram_table)
+        into_table = sums @ (projection_fp32 * scale)
     return (
-        sums @ (projection_fp32 * scale),
+        into_table,
         (into_projection * scale).to(projection.dtype),
         (into_projection * projection_fp32).sum(),
     )
 
 
 @triton.jit
-def bigram_rows(tokens, positions, mask, length, BIGRAM_ROWS: tl.constexpr):
-    """The bigram table's rows, as ``reference.bigram_hash``: int32 that wraps, no remainder < 0."""
-    inner = mask & (positions % length != 0)
-    current = tl.load(tokens + positions, mask=mask, other=0).to(tl.int32)
-    previous = tl.load(tokens + positions - 1, mask=inner, other=0).to(tl.int32)
-    mixed = (CURRENT * current) ^ (PREVIOUS * previous)
-    remainder = mixed % (BIGRAM_ROWS - 1)
-    remainder = tl.where(remainder < 0, remainder + (BIGRAM_ROWS - 1), remainder)
-    return tl.where(inner, remainder, BIGRAM_ROWS - 1)
+def summed_embedding(table, projected, bigram_scale, ids, found, mask, columns, C: tl.constexpr):
+    """Rows ``ids`` of the table + rows ``found`` of the bigrams' in fp32, zero where masked."""
+    inside = mask & (columns < C)
+    x = load(table, ids * C + columns, inside)
+    if projected is not None:
+        x += tl.load(bigram_scale) * load(projected, found * C + columns, inside)
+    return x
 
 
 @triton.jit
-def summed_embedding(
+def embedding_of(
     tokens,
     table,
     projected,
@@ -199,14 +216,12 @@ def summed_embedding(
     BIGRAM_ROWS: tl.constexpr,
     C: tl.constexpr,
 ):
-    """Token + bigram rows of ``positions`` in fp32, zero where masked."""
-    inside = mask & (columns < C)
+    """``summed_embedding`` of positions."""
     ids = tl.load(tokens + positions, mask=mask, other=0).to(tl.int32)
-    x = load(table, ids * C + columns, inside)
+    found = ids
     if projected is not None:
         found = bigram_rows(tokens, positions, mask, length, BIGRAM_ROWS)
-        x += tl.load(bigram_scale) * load(projected, found * C + columns, inside)
-    return x
+    return summed_embedding(table, projected, bigram_scale, ids, found, mask, columns, C)
 
 
 @triton.jit
@@ -250,10 +265,10 @@ def embed_forward(
     rows, columns = row_indices(tl.program_id(0) * ROWS, ROWS), column_indices(CHUNKS, CHUNK)
     positions = rows.to(tl.int32)  # remainders of 64 bits would cost more than the norm
     mask = positions < count
-    own = summed_embedding(
+    own = embedding_of(
         tokens, table, projected, bigram_scale, positions, mask, columns, length, BIGRAM_ROWS, C
     )
-    before = summed_embedding(
+    before = embedding_of(
         tokens,
         table,
         projected,
@@ -273,14 +288,13 @@ def embed_forward(
 
 @triton.jit
 def embed_backward(
-    tokens,
+    keys,
     table,
     projected,
     bigram_scale,
     smear_gate,
     grad,
     into_sum,
-    keys,
     part_gate,
     count,
     length,
@@ -293,20 +307,21 @@ def embed_backward(
     CHUNKS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Back through SmearGate and RMSNorm, to the summed embedding and the key of each lookup.
+    """Back through SmearGate and RMSNorm to the summed embedding.
 
         change   = grad[i + 1] - grad[i], with 0 for grad[i + 1] where SmearGate lets nothing on
         d_normed = grad[i] + g change
         d_x      = r (d_normed - normed mean(d_normed normed))
         d_gate   = g (1 - g) sum over i of normed[i] change[i]
 
-    so that only a position's own row is looked up again. grad and into_sum (N, C), part_gate
-    (programs, C) fp32, keys (N,) ids, and behind them (N,) VOCABULARY + bigram row.
+    so that only a position's own row is looked up again. keys as ``lookup_keys_kernel`` wrote them,
+    grad and into_sum (N, C), part_gate (programs, C) fp32.
 
     At the real size: 101 MB read, 101 MB written (47 us at 4275 GB/s), 101 MB read again as a
     neighbour's from the caches, 201 MB gathered from the L2 cache; 100 FLOPs an element, 5 GFLOP.
-    A row a warp and turn: 96 registers, 5 programs a multiprocessor; 2 rows take 168 and leave 3.
-    About 450 instructions a row and warp are 48 us. Shared memory: 8 KB for the sums over warps.
+    A row a warp and turn: 96 registers, 5 programs a multiprocessor; 2 rows take 168 and leave 3,
+    keys read a turn ahead 120 and leave 4.
+    About 400 instructions a row and warp are 43 us. Shared memory: 8 KB for the sums over warps.
     """
     columns = column_indices(CHUNKS, CHUNK)
     inside = columns < C
@@ -316,22 +331,19 @@ def embed_backward(
         rows = row_indices(first, ROWS)
         positions, offsets = rows.to(tl.int32), rows * C + columns
         mask = positions < count
-        followed = continues(tokens, positions + 1, positions + 1 < count, length, BOS)
+        followed = continues(keys, positions + 1, positions + 1 < count, length, BOS)
         own = load(grad, offsets, mask & inside)
         change = load(grad, offsets + C, followed & inside) - own
-        x = summed_embedding(
-            tokens, table, projected, bigram_scale, positions, mask, columns, length, BIGRAM_ROWS, C
-        )
+        ids = tl.load(keys + positions, mask=mask, other=0).to(tl.int32)
+        found = ids
+        if projected is not None:
+            lookups = tl.load(keys + count + positions, mask=mask, other=VOCABULARY)
+            found = lookups.to(tl.int32) - VOCABULARY
+        x = summed_embedding(table, projected, bigram_scale, ids, found, mask, columns, C)
         inverse_rms = tl.rsqrt(row_mean(x * x, C) + eps)
         normed = x * inverse_rms
         sum_gate += normed * change
         into_normed = own + gate * change
         along = row_mean(into_normed * normed, C)
         store(into_sum, offsets, (into_normed - normed * along) * inverse_rms, mask & inside)
-
-        ids = tl.load(tokens + positions, mask=mask, other=0)
-        store(keys, positions, ids, mask)
-        if projected is not None:
-            found = bigram_rows(tokens, positions, mask, length, BIGRAM_ROWS)
-            store(keys, count + positions, VOCABULARY + found, mask)
     store_column_sums(part_gate, sum_gate * gate * (1 - gate), C, CHUNKS, CHUNK)

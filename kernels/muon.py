@@ -1,8 +1,15 @@
-"""Muon of banks in few passes: momentum, orthogonalisation in batches, update and average."""
+"""Muon of banks in few passes: momentum, orthogonalisation in batches, update and average.
+
+A batch's products, of 1.3 or 2.7 waves of multiprocessors, leave some idle at their end, and its
+passes before and after them leave the tensor cores idle. So each batch's launches go on a stream of
+their own, beside the others'.
+"""
 
 # pyright: basic, reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,9 +22,13 @@ from kernels.newton_schulz import Batch, Coefficients
 from kernels.quant import least_step, on_grid
 from kernels.step_levers import StepLevers
 from kernels.step_statistics import STATISTICS
+from kernels.streams import Side
 
 TILE = 4_096  # elements of whole rows, 16 a thread: three or four programs a multiprocessor
 WARPS = 8
+# Lanes of ``kernels.streams`` for the chains of launches, the longest first, and what runs beside
+# them; None: the current stream; those beyond the last one's too.
+LANES: tuple[int | None, ...] = (None, 0, 1, 2)
 EPS = tl.constexpr(1e-7)
 
 
@@ -83,20 +94,36 @@ class FusedMuon:
         ]
         self.batches, self._places = share_batches(self.banks, dtype)
 
-    def __call__(self, gradients: Sequence[Tensor | None]) -> None:
+    def __call__(self, gradients: Sequence[Tensor | None], *beside: Callable[[], object]) -> None:
         """Apply the banks' gradients, (n, rows, cols) fp32, if the norm's decision is to.
 
         A bank whose gradient is None stays.
+
+        Args:
+            gradients: of the banks.
+            beside: launched meanwhile; what needs nothing of Muon's, and allocates nothing.
         """
-        live = [place for place, gradient in enumerate(gradients) if gradient is not None]
-        for place in live:
-            self._prepare(place, gradients[place])
-        updates = {
-            shape: batch.orthogonalise(self.coefficients) for shape, batch in self.batches.items()
-        }
-        for place in live:
-            shape, first = self._places[place]
-            self._apply(place, updates[shape][first:])
+        launch_beside(self.norm.decision.device, [*self.chains(gradients), *beside])
+
+    def chains(self, gradients: Sequence[Tensor | None]) -> list[Callable[[], None]]:
+        """What ``__call__`` does, cut where nothing has to wait: a chain of launches a batch.
+
+        The longest first. All they share is what none of them writes; they allocate nothing.
+        """
+        live: dict[tuple[int, int], dict[int, Tensor]] = {}
+        for place, gradient in enumerate(gradients):
+            if gradient is not None:
+                live.setdefault(self._places[place][0], {})[place] = gradient
+        longest_first = sorted(live, key=lambda shape: -self.batches[shape].products)
+        return [partial(self._learn, shape, live[shape]) for shape in longest_first]
+
+    def _learn(self, shape: tuple[int, int], gradients: Mapping[int, Tensor]) -> None:
+        """Apply the gradients, by place, of banks that share a batch."""
+        for place, gradient in gradients.items():
+            self._prepare(place, gradient)
+        updates = self.batches[shape].orthogonalise(self.coefficients)
+        for place in gradients:
+            self._apply(place, updates[self._places[place][1] :])
 
     def _prepare(self, place: int, gradient: Tensor) -> None:
         """Momentum of a bank, and its Nesterov step as matrices of its batch."""
@@ -135,6 +162,18 @@ class FusedMuon:
             **bank.tile,
             num_warps=WARPS,
         )
+
+
+def launch_beside(device: torch.device, chains: Sequence[Callable[[], object]]) -> None:
+    """Launch each chain on the lane that ``LANES`` has for it, and let the current stream wait."""
+    lanes = [*LANES, *[None] * len(chains)][: len(chains)]
+    with ExitStack() as joined:
+        # First those that leave the current stream: they would wait for what it was given.
+        for lane, chain in sorted(
+            zip(lanes, chains, strict=True), key=lambda pair: pair[0] is None
+        ):
+            with joined.enter_context(Side(device, lane)).launches():
+                chain()
 
 
 def share_batches(

@@ -24,6 +24,7 @@ class Batch:
     Attributes:
         matrices: (n, short, long) in the compute dtype.
         squares: (n, tiles) fp32, sums of squares of the matrices' tiles.
+        products: multiplications in the products of one iteration.
 
     Args:
         count: matrices.
@@ -44,6 +45,7 @@ class Batch:
     ) -> None:
         self.matrices = torch.zeros(count, short, long, dtype=dtype, device=device)
         self.squares = torch.zeros(count, tiles, device=device)
+        self.products = count * short * short * (2 * long + short)
         self._next = torch.empty_like(self.matrices)
         self._gram = torch.empty(count, short, short, dtype=dtype, device=device)
         self._polynomial = torch.empty_like(self._gram)
@@ -53,7 +55,8 @@ class Batch:
 
             X <- X / (|X| + 1e-7),  then for each (a, b, c)  A = X X^T,  X <- (a I + b A + c A A) X
 
-        That a X is a part of the last product saves a pass over X, and its rounding.
+        That a X is a part of the last product saves a pass over X, and its rounding. Nothing is
+        allocated, so any stream may do it.
 
         Returns:
             (n, short, long), a view that the next call changes.

@@ -131,8 +131,7 @@ class FusedOptimizer:
         self._gradient_norm.measure()
         self._shards.world.sum_(self._dealt)
         self._gradient_norm.decide(self._levers)
-        self._adamw()
-        self._muon(banks)
+        self._muon(banks, self._adamw)  # whose pass hides under Muon's products
         self._statistics()
         self._sum_steps()
 

@@ -11,10 +11,12 @@ from kernels.hopper import attention_forward as hopper_forward
 from kernels.hopper import attention_key_gradients as hopper_key_gradients
 from kernels.hopper import attention_query_gradients as hopper_query_gradients
 from kernels.hopper import tiles as hopper
+from kernels.hopper.exponential import POLYNOMIALS
 from kernels.rotary import TURN_ROWS, TURN_WARPS, turn_kernel
 from tests.kernels.ahead_of_time import Variant
 
 FP32 = ("gain_ptr", "rope_ptr", "rstd_ptr", "log_sum_ptr", "along_ptr", "delta_ptr", "dgain_ptr")
+FP32 += ("key_rstd_ptr",)
 SCALARS = {"eps": "fp32", "documents_ptr": "*i32"}
 SIZES = {"G": 4, "GROUP": 2, "PAIRS": 8}
 # What a kernel does without, by option.
@@ -29,6 +31,11 @@ PRODUCTS = (
     key_gradients_kernel,
     hopper_query_gradients.query_gradients_kernel,
     hopper_key_gradients.key_gradients_kernel,
+)
+HOPPER_KERNELS = (
+    (hopper_forward, hopper_forward.forward_kernel),
+    (hopper_query_gradients, hopper_query_gradients.query_gradients_kernel),
+    (hopper_key_gradients, hopper_key_gradients.key_gradients_kernel),
 )
 KEY_KERNELS = (key_gradients_kernel, hopper_key_gradients.key_gradients_kernel)
 
@@ -74,8 +81,11 @@ def descriptor(block: list[int], layout: Any, dtype: str = "bf16") -> str:
     return f"tensordesc<{dtype}{block},{layout!r}>"
 
 
-def hopper_variant(module: Any, kernel: Any, option: str) -> Variant:
-    """A Gluon kernel: one warpgroup's descriptors are its rows, the others are the ring's."""
+def hopper_variant(module: Any, kernel: Any, option: str, share: int | None = None) -> Variant:
+    """A Gluon kernel: one warpgroup's descriptors are its rows, the others are the ring's.
+
+    ``share`` of polynomials among its exponentials; None: as it is launched.
+    """
     ring = getattr(module, "KEYS", None) or module.ROWS
     own, travels = [hopper.WARPGROUP_ROWS, 64], [ring.rows, 64]
     travelling = ("query_desc",) if kernel in KEY_KERNELS else ("key_desc", "v_desc")
@@ -94,6 +104,7 @@ def hopper_variant(module: Any, kernel: Any, option: str) -> Variant:
         ("ROWS" if kernel in KEY_KERNELS else "KEYS"): ring.rows,
         "STAGES": ring.stages,
         "CONSUMERS": hopper.CONSUMERS,
+        "POLYNOMIAL": module.POLYNOMIAL if share is None else share,
         "CONSUMER_REGISTERS": hopper.CONSUMER_REGISTERS,
         "LOADER_REGISTERS": hopper.LOADER_REGISTERS,
     }
@@ -105,6 +116,8 @@ def hopper_variant(module: Any, kernel: Any, option: str) -> Variant:
         if name not in constants
     }
     name = f"hopper {kernel.__name__} {option}"
+    if share is not None:
+        name += f", {share} of 4 exponentials polynomials"
     return Variant(name, kernel, signature, constants, specialised=True)
 
 
@@ -127,11 +140,13 @@ VARIANTS = [
     ),
     *(
         hopper_variant(module, kernel, option)
-        for module, kernel in (
-            (hopper_forward, hopper_forward.forward_kernel),
-            (hopper_query_gradients, hopper_query_gradients.query_gradients_kernel),
-            (hopper_key_gradients, hopper_key_gradients.key_gradients_kernel),
-        )
+        for module, kernel in HOPPER_KERNELS
         for option in OPTIONS
+    ),
+    *(
+        hopper_variant(module, kernel, "all", share)
+        for module, kernel in HOPPER_KERNELS
+        for share in range(len(POLYNOMIALS))
+        if share != module.POLYNOMIAL
     ),
 ]

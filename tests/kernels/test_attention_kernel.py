@@ -289,9 +289,10 @@ def test_document_bounds_by_hand() -> None:
 
 
 def test_turned_keys_and_their_scale() -> None:
-    k = random_inputs(7, 2, 3, 16)["k"].float().to(DEVICE)
+    inputs = random_inputs(7, 6, 3, 16)
+    q, k, gain = (inputs[name].float().to(DEVICE) for name in ("q", "k", "gain"))
     rope = reference.rope_table(7, 8, BASE, DEVICE)
-    key, rstd = turned(k, rope, EPS, kv_heads=3)
+    _, _, key, rstd = turned(q, k, rope, EPS, gain)
     expected = rotate(F.rms_norm(k, (16,), eps=EPS), rope)
     assert relative_error(key.transpose(1, 2), expected) < FP32
     expected = (k.square().mean(-1) + EPS).rsqrt()
@@ -299,14 +300,17 @@ def test_turned_keys_and_their_scale() -> None:
 
 
 def test_turned_queries_lie_by_group_and_are_scaled() -> None:
-    q = random_inputs(7, 6, 3, 16)["q"].float().to(DEVICE)
+    inputs = random_inputs(7, 6, 3, 16)
+    q, k = (inputs[name].float().to(DEVICE) for name in "qk")
     gain = torch.tensor([1.5, -2.0, 0.0, 3.0, 1e9, 1.0], device=DEVICE)
-    query, _ = turned(q, reference.rope_table(7, 8, BASE, DEVICE), EPS, 3, gain)
+    query, rstd, _, _ = turned(q, k, reference.rope_table(7, 8, BASE, DEVICE), EPS, gain)
     normed = rotate(F.rms_norm(q, (16,), eps=EPS), reference.rope_table(7, 8, BASE, DEVICE))
     bounded = gain.clamp(-gain_limit(16), gain_limit(16))
     expected = normed * (bounded * math.log2(math.e) / 4)[:, None]
     expected = expected.view(2, 7, 3, 2, 16).transpose(1, 2).flatten(2, 3)
     assert relative_error(query, expected) < FP32
+    expected = (q.square().mean(-1) + EPS).rsqrt().view(2, 7, 3, 2).transpose(1, 2).flatten(2)
+    assert relative_error(rstd[:, :, :14], expected) < FP32
 
 
 @pytest.mark.usefixtures("small_tiles")

@@ -6,13 +6,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.embed import BACKWARD, embed
+from kernels import streams
+from kernels.embed import BACKWARD, SORT_LANE, embed
 from kernels.reference import embed as reference
 from tests.kernels.compare import random_tensors, relative_error
+from tests.kernels.simulated_streams import MAIN, simulated
 from tests.kernels.twins import DEVICE, FP32_SUMS, cast, check_twins, results
 
 BOS, VOCABULARY, BIGRAM_ROWS = 1, 10, 17
 FP32 = ("table", "smear_gate", "bigram_table", "bigram_scale")
+REAL_TABLES: dict[str, tuple[int, ...]] = {"table": (1024, 512), "smear_gate": (512,)}
+REAL_BIGRAMS: dict[str, tuple[int, ...]] = {
+    "bigram_table": (2048, 128),
+    "projection": (512, 128),
+    "bigram_scale": (),
+}
 SHAPES = {
     "one position": (1, 1),
     "windows of one position": (3, 1),
@@ -67,6 +75,7 @@ def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     few = type(BACKWARD)(rows=BACKWARD.rows, warps=BACKWARD.warps, programs=3)
     monkeypatch.setattr("kernels.embed.BACKWARD", few)
     monkeypatch.setattr("kernels.segment_sum.PIECE", 8)
+    monkeypatch.setattr("kernels.segment_sum.BATCH", 4)
 
 
 @pytest.mark.usefixtures("few_programs")
@@ -107,14 +116,59 @@ def test_same_inputs_same_bits() -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.skipif(DEVICE == "cuda", reason="simulates streams in the interpreter")
+def test_sorting_beside_the_forward_pass_is_over_before_it_is_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = cast(inputs_of(bigram=True, width=48), torch.float32)
+    call = of(embed, tokens_of((3, 37)), BOS)
+    with simulated(monkeypatch) as launches:
+        results(call, given, 1)
+    assert launches.races == []
+    assert launches.names() == {MAIN, f"lane {SORT_LANE}"}
+
+
+def test_without_gradients_nothing_is_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("kernels.segment_sum.Lookups.sort")
+    given = cast(inputs_of(bigram=True, width=48), torch.float32)
+    with torch.no_grad():
+        of(embed, tokens_of((3, 37)), BOS)(**given)
+
+
+def forward_and_backward(tokens: Tensor, given: dict[str, Tensor], dx: Tensor) -> list[Tensor]:
+    leaves = {name: tensor.detach().requires_grad_() for name, tensor in given.items()}
+    (x,) = of(embed, tokens, BOS, bf16=True)(**leaves)
+    return [x.detach(), *torch.autograd.grad(x, list(leaves.values()), dx)]
+
+
+@pytest.mark.gpu
+def test_replays_have_the_bits_of_one_stream_with_other_tokens_each_time() -> None:
+    given = cast(random_tensors(3, **REAL_TABLES, **REAL_BIGRAMS), torch.bfloat16, FP32)
+    dx = torch.randn(48, 2048, 512, device=DEVICE, dtype=torch.bfloat16)
+    batches = [tokens_of((48, 2048), 1024, seed) for seed in (1, 2)]
+    with streams.serial():
+        expected = [forward_and_backward(tokens, given, dx) for tokens in batches]
+    tokens, side, graph = batches[0].clone(), torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        forward_and_backward(tokens, given, dx)
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph):
+        got = forward_and_backward(tokens, given, dx)
+    for repeat in range(20):
+        tokens.copy_(batches[repeat % 2])
+        graph.replay()
+        assert all(map(torch.equal, got, expected[repeat % 2])), repeat
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("bos_id", [BOS, None], ids=["masked", "leaking"])
 @pytest.mark.parametrize("bigram", [True, False], ids=["bigram", "no bigram"])
 def test_bf16_at_the_real_size_is_as_exact_as_pytorchs(bigram: bool, bos_id: int | None) -> None:
     tokens = tokens_of((48, 2048), 1024)
-    given = random_tensors(3, table=(1024, 512), smear_gate=(512,))
+    given = random_tensors(3, **REAL_TABLES)
     if bigram:
-        given |= random_tensors(4, bigram_table=(2048, 128), projection=(512, 128), bigram_scale=())
+        given |= random_tensors(4, **REAL_BIGRAMS)
     check_twins(
         of(embed, tokens, bos_id, bf16=True),
         of(reference, tokens, bos_id, bf16=True),

@@ -1,15 +1,17 @@
 """Fused Muon against its formula: banks tall and wide, several to a batch, levers, averages."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
 from kernels.grad_norm import GradientNorm
-from kernels.muon import TILE, Bank, FusedMuon
+from kernels.muon import TILE, Bank, FusedMuon, launch_beside
 from kernels.reference.quant import grid_change
 from tests.kernels.compare import relative_error
+from tests.kernels.simulated_streams import MAIN, simulated
 from tests.kernels.steering import make_levers
 from tests.kernels.twins import DEVICE
 
@@ -138,6 +140,37 @@ def test_a_bank_without_gradient_stays_and_others_learn():
             assert torch.equal(learns, before[0])
         else:
             assert torch.equal(learns, other.banks[i].weight)
+
+
+def test_chains_wait_for_none_of_the_others():
+    run, other = Run(), Run()
+    gradients = [run.random(shape) for shape in SHAPES]
+    run.step([*gradients])
+    other.norm.gradients.update([*gradients])
+    other.norm(other.levers)
+    chains = other.muon.chains([*gradients])
+    assert len(chains) == len(other.muon.batches) == 4
+    for chain in reversed(chains):
+        chain()
+    assert all(map(torch.equal, run.state(), other.state()))
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="simulates streams")
+@pytest.mark.parametrize(
+    "lanes", [(), (None, 0, 1, 2), (0, None), (0, 0, 1)], ids=lambda lanes: f"lanes {lanes}"
+)
+def test_what_follows_waits_for_all_chains(
+    lanes: tuple[int | None, ...], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("kernels.muon.LANES", lanes)
+    given, results = torch.ones(3), [torch.zeros(3) for _ in range(4)]
+    with simulated(monkeypatch) as launches:
+        given.mul_(2)
+        launch_beside(given.device, [partial(result.add_, given) for result in results])
+        given.add_(sum(results))
+    assert launches.races == []
+    assert launches.names() == {MAIN} | {f"lane {lane}" for lane in lanes if lane is not None}
+    assert given.tolist() == [10.0] * 3
 
 
 def test_statistics_are_of_each_banks_step():

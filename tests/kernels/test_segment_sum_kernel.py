@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from kernels import segment_sum as module
-from kernels.segment_sum import segment_sum
+from kernels.segment_sum import Lookups, segment_sum
 from tests.kernels.compare import random_tensors, relative_error
 from tests.kernels.twins import DEVICE, FP32_SUMS, poisoned
 
@@ -14,6 +14,13 @@ def summed(rows: Tensor, keys: Tensor, segments: int) -> Tensor:
     sums = torch.zeros(segments, rows.size(1), dtype=torch.float64, device=rows.device)
     lists = keys.numel() // rows.size(0)
     return sums.index_add_(0, keys.long(), rows.double().repeat(lists, 1))
+
+
+def by_kernels(rows: Tensor, keys: Tensor, segments: int) -> Tensor:
+    with poisoned():
+        lookups = Lookups.room(keys, segments)
+        lookups.sort(keys, len(rows))
+        return segment_sum(rows, lookups)
 
 
 def random_keys(kind: str, count: int, segments: int) -> Tensor:
@@ -42,20 +49,17 @@ def test_sums(
     kind: str, count: int, segments: int, lists: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PIECE", 8)
-    monkeypatch.setattr(module, "ROWS", 4)
+    monkeypatch.setattr(module, "BATCH", 4)
     monkeypatch.setattr(module, "SLOTS", 2)
     rows = random_tensors(count, rows=(count, 24))["rows"].float().to(DEVICE)
     keys = random_keys(kind, lists * count, segments).to(DEVICE, torch.int16)
-    with poisoned():
-        got = segment_sum(rows, keys, segments)
+    got = by_kernels(rows, keys, segments)
     assert relative_error(got, summed(rows, keys, segments)) < FP32_SUMS
 
 
 def test_a_segment_without_rows_is_zero() -> None:
-    with poisoned():
-        got = segment_sum(
-            torch.ones(3, 16, device=DEVICE), torch.tensor([1, 1, 3], device=DEVICE), 5
-        )
+    keys = torch.tensor([1, 1, 3], device=DEVICE)
+    got = by_kernels(torch.ones(3, 16, device=DEVICE), keys, 5)
     assert got[:, 0].tolist() == [0.0, 2.0, 0.0, 1.0, 0.0]
 
 
@@ -64,6 +68,6 @@ def test_a_segment_without_rows_is_zero() -> None:
 def test_the_real_size_gives_the_same_bits_twice(kind: str) -> None:
     rows = random_tensors(1, rows=(98_304, 512))["rows"].to(DEVICE, torch.bfloat16)
     keys = random_keys(kind, 2 * 98_304, 3072).to(DEVICE, torch.int16)
-    first, second = (segment_sum(rows, keys, 3072) for _ in range(2))
+    first, second = (by_kernels(rows, keys, 3072) for _ in range(2))
     assert torch.equal(first, second)
     assert relative_error(first, summed(rows, keys, 3072)) < FP32_SUMS

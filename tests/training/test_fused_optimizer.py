@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import harness, stepping
-from kernels import operations
+from kernels import operations, streams
 from kernels.reference.quant import grid_change
 from kernels.step_statistics import FIELDS
 from model.gpt import GPT
@@ -274,3 +275,27 @@ def test_a_graph_of_a_step_follows_levers_and_gradients():
         runs.append(run.state | run.optimizer.tensors())
     for name, tensor in runs[0].items():
         assert torch.equal(tensor, runs[1][name]), name
+
+
+@pytest.mark.gpu
+def test_twenty_steps_side_by_side_are_those_one_after_another():
+    """Bit for bit, replayed and launched from the host: what raced on two streams would show."""
+    ways = {
+        "serial": (streams.serial, False),
+        "launched": (nullcontext, False),
+        "replayed": (nullcontext, True),
+    }
+    runs = {}
+    for way, (context, replayed) in ways.items():
+        with context(), torch.cuda.stream(torch.cuda.Stream()):
+            run = stepping.Fused(torch.bfloat16)
+            run()
+            step = harness.captured(run) if replayed else run
+            for _ in range(20):
+                step()
+                torch._foreach_mul_(gradients(run.model), -0.75)
+        torch.cuda.synchronize()
+        runs[way] = run.state | run.optimizer.tensors() | {"rows": run.optimizer.statistics}
+    for name, tensor in runs.pop("serial").items():
+        for way, state in runs.items():
+            assert torch.equal(tensor, state[name]), (way, name)

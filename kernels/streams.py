@@ -49,6 +49,7 @@ class Side:
         self.stream = None if lane is None else side_stream(device, lane)
         self.main = None if self.stream is None else torch.cuda.current_stream(device)
         self.operands: list[Tensor] = []
+        self.forked = False
 
     def __enter__(self) -> "Side":
         return self
@@ -63,6 +64,7 @@ class Side:
         if self.stream is None or self.main is None:
             yield
             return
+        self.forked = True
         self.stream.wait_stream(self.main)
         with torch.cuda.stream(self.stream):
             yield
@@ -72,8 +74,11 @@ class Side:
         return None if self.stream is None else self.stream.record_event()
 
     def join(self, mark: torch.Event | None = None) -> None:
-        """Let the current stream wait for the side's, up to the mark if there is one."""
-        if self.stream is None or self.main is None:
+        """Let the current stream wait for the side's, up to the mark if there is one.
+
+        Before any launch there is nothing to wait for: a capture would not know that stream.
+        """
+        if self.stream is None or self.main is None or not self.forked:
             return
         if mark is None:
             self.main.wait_stream(self.stream)

@@ -23,9 +23,13 @@ MAIN = "current"
 
 @dataclass
 class Stream:
-    """As much of ``torch.cuda.Stream`` as ``kernels.streams`` calls."""
+    """As much of ``torch.cuda.Stream`` as ``kernels.streams`` calls, in a capture of a graph.
+
+    What a captured stream waits for must be captured, too.
+    """
 
     name: str
+    captured: bool = False
     clock: dict[str, int] = field(default_factory=dict)
 
     def record_event(self) -> dict[str, int]:
@@ -35,6 +39,8 @@ class Stream:
         self.clock = later(self.clock, event)
 
     def wait_stream(self, other: "Stream") -> None:
+        assert other.captured, f"{self.name} waits for work of {other.name} that is not captured"
+        self.captured = True
         self.clock = later(self.clock, other.clock)
 
 
@@ -63,7 +69,7 @@ class Launches(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.streams: dict[str, Stream] = {MAIN: Stream(MAIN)}
+        self.streams: dict[str, Stream] = {MAIN: Stream(MAIN, captured=True)}
         self.current = self.streams[MAIN]
         self.accesses: list[Access] = []
         self.races: list[str] = []

@@ -7,12 +7,12 @@ along = the softmax's output . u, and everything a vector of one row:
     dO    = s (g - (g . u) u)
     delta = g . y                   is (dO . O) of the softmax as well, gate and XSA or not
           = dO . (y + along u)      with XSA alone
-          = dO . v                  without XSA, where a row sees no key but its own
+          = dO . v                  where a row sees no key but its own
     dv    = -((g . u) y + along dO) / |v|      summed over the heads of a group: XSA's share
 
 Softmax's gradient cancels where one key has all the weight, but only if delta is taken from the
 very dO that meets the values, rounded as it is, hence the third line; and from the very value, for
-y has the rounding of a weight besides, hence the fourth (with XSA such a row's y is zero).
+y has the rounding of a weight besides, hence the fourth.
 
 A pass of its own, as FlashAttention-2's has one for delta: in the kernels of the products the same
 lines took 200 us of a layer, for registers that their loops need and for reads of g, y and dO that
@@ -116,14 +116,13 @@ def output_gradients_kernel(
     first_line = token * (G * GROUP) + head * GROUP
     dim = tl.arange(0, D)[None, :]
     place = (token * v_stride + head * D)[:, None] + dim
-    if along_ptr is None:
-        start = 0
-        if documents_ptr is not None:
-            start = tl.load(documents_ptr + token, mask=valid, other=0)
-        alone = position == start
-        value = tl.load(v_ptr + place, mask=(valid & alone)[:, None], other=0.0).to(tl.float32)
-    else:
-        value = tl.load(v_ptr + place, mask=valid[:, None], other=0.0)
+    start = 0
+    if documents_ptr is not None:
+        start = tl.load(documents_ptr + token, mask=valid, other=0)
+    alone = position == start
+    needed = valid & alone if along_ptr is None else valid
+    value = tl.load(v_ptr + place, mask=needed[:, None], other=0.0)
+    if along_ptr is not None:
         direction, inverse = unit(value)
         dv = tl.zeros((ROWS, D), tl.float32)
     for member in tl.static_range(GROUP):
@@ -151,8 +150,7 @@ def output_gradients_kernel(
             dv -= along[:, None] * rounded
             if gate_ptr is None:
                 delta = tl.sum(rounded * (y + along[:, None] * direction), 1)
-        else:
-            delta = tl.where(alone, tl.sum(rounded * value, 1), delta)
+        delta = tl.where(alone, tl.sum(rounded * value.to(tl.float32), 1), delta)
         tl.store(delta_ptr + stat, delta, mask=valid)
     if along_ptr is not None:
         place = (token * dv_stride + head * D)[:, None] + dim

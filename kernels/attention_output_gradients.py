@@ -27,7 +27,7 @@ from torch import Tensor
 
 from kernels.attention_forward import load_rows, unit
 
-ELEMENTS = 4096  # of a head's tile: 32 a thread of each of six tensors
+ELEMENTS = 2048  # of a head's tile: 16 a thread of each of six tensors
 WARPS = 4
 
 
@@ -121,9 +121,9 @@ def output_gradients_kernel(
         start = tl.load(documents_ptr + token, mask=valid, other=0)
     alone = position == start
     needed = valid & alone if along_ptr is None else valid
-    value = tl.load(v_ptr + place, mask=needed[:, None], other=0.0)
+    direction = tl.load(v_ptr + place, mask=needed[:, None], other=0.0).to(tl.float32)
     if along_ptr is not None:
-        direction, inverse = unit(value)
+        direction, inverse = unit(direction)
         dv = tl.zeros((ROWS, D), tl.float32)
     for member in tl.static_range(GROUP):
         line, stat = first_line + member, first_stat + member
@@ -145,12 +145,14 @@ def output_gradients_kernel(
         rounded = inner.to(tl.float32)
         if inner_ptr is not None:
             tl.store(inner_ptr + (line * D)[:, None] + dim, inner, mask=valid[:, None])
+        by_value = tl.sum(rounded * direction, 1)
         if along_ptr is not None:
             along = tl.load(along_ptr + stat, mask=valid, other=0.0)
             dv -= along[:, None] * rounded
             if gate_ptr is None:
-                delta = tl.sum(rounded * (y + along[:, None] * direction), 1)
-        delta = tl.where(alone, tl.sum(rounded * value.to(tl.float32), 1), delta)
+                delta = tl.sum(rounded * y, 1) + along * by_value
+            by_value /= inverse
+        delta = tl.where(alone, by_value, delta)
         tl.store(delta_ptr + stat, delta, mask=valid)
     if along_ptr is not None:
         place = (token * dv_stride + head * D)[:, None] + dim

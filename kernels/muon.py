@@ -1,8 +1,8 @@
 """Muon of banks in few passes: momentum, orthogonalisation in batches, update and average.
 
-A batch's products, of 1.3 or 2.7 waves of multiprocessors, leave some idle at their end, and its
-passes before and after them leave the tensor cores idle. So each batch's launches go on a stream of
-their own, beside the others'.
+Most of a batch's products are one wave of multiprocessors or less, and leave some idle; its passes
+before and after them leave the tensor cores idle. So each batch's launches go on a stream of their
+own, beside the others'.
 """
 
 # pyright: basic, reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false
@@ -23,6 +23,7 @@ from kernels.quant import least_step, on_grid
 from kernels.step_levers import StepLevers
 from kernels.step_statistics import STATISTICS
 from kernels.streams import Side
+from kernels.symmetric_product import pitch
 
 TILE = 4_096  # elements of whole rows, 16 a thread: three or four programs a multiprocessor
 WARPS = 8
@@ -201,24 +202,37 @@ def share_batches(
 
 
 def row_tile(rows: int, columns: int) -> dict[str, Any]:
-    """Shape of a bank's matrices, and of the tile of whole rows that a program takes."""
+    """Shape of a bank's matrices, of the tile of whole rows that a program takes, batch's pitch."""
     padded = triton.next_power_of_2(columns)
-    return {"ROWS": rows, "COLUMNS": columns, "PADDED": padded, "TILE": max(1, TILE // padded)}
+    return {
+        "ROWS": rows,
+        "COLUMNS": columns,
+        "PADDED": padded,
+        "TILE": max(1, TILE // padded),
+        "PITCH": pitch(max(rows, columns)),
+    }
 
 
 @triton.jit
 def row_offsets(
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, PADDED: tl.constexpr, TILE: tl.constexpr
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PADDED: tl.constexpr,
+    TILE: tl.constexpr,
+    PITCH: tl.constexpr,
 ):
     """This program's rows of matrix ``program_id(1)``: offsets in the bank, in the batch, mask.
 
-    In the batch it lies wide, so tall matrices are turned.
+    In the batch it lies wide, so tall matrices are turned; rows are PITCH apart there.
     """
     rows = (tl.program_id(0) * TILE + tl.arange(0, TILE))[:, None]
     columns = tl.arange(0, PADDED)[None, :]
-    start = tl.program_id(1).to(tl.int64) * (ROWS * COLUMNS)
-    offsets = start + rows * COLUMNS + columns
-    wide = start + columns * ROWS + rows if ROWS > COLUMNS else offsets
+    matrix = tl.program_id(1).to(tl.int64)
+    offsets = matrix * (ROWS * COLUMNS) + rows * COLUMNS + columns
+    if ROWS > COLUMNS:
+        wide = matrix * (COLUMNS * PITCH) + columns * PITCH + rows
+    else:
+        wide = matrix * (ROWS * PITCH) + rows * PITCH + columns
     return offsets, wide, (rows < ROWS) & (columns < COLUMNS)
 
 
@@ -236,6 +250,7 @@ def nesterov(
     COLUMNS: tl.constexpr,
     PADDED: tl.constexpr,
     TILE: tl.constexpr,
+    PITCH: tl.constexpr,
 ):
     """``momentum <- beta momentum + g``; matrices get ``g + beta momentum``; g is clipped.
 
@@ -244,7 +259,7 @@ def nesterov(
     banks of 25.95 M weights: 363 MB, 85 us at 4275 GB/s.
     """
     if tl.load(decision + APPLIED) > 0:
-        offsets, wide, mask = row_offsets(ROWS, COLUMNS, PADDED, TILE)
+        offsets, wide, mask = row_offsets(ROWS, COLUMNS, PADDED, TILE, PITCH)
         decay = tl.load(beta)
         value = tl.load(gradient + offsets, mask=mask, other=0.0)
         value *= tl.load(decision + COEFFICIENT)
@@ -278,6 +293,7 @@ def apply_update(
     COLUMNS: tl.constexpr,
     PADDED: tl.constexpr,
     TILE: tl.constexpr,
+    PITCH: tl.constexpr,
 ):
     """``weight <- (1 - rate * decay) weight - rate * stretch * update``, and the average after it.
 
@@ -286,7 +302,7 @@ def apply_update(
     divisions are 27 us of issue slots under them.
     """
     if tl.load(decision + APPLIED) > 0:
-        offsets, wide, mask = row_offsets(ROWS, COLUMNS, PADDED, TILE)
+        offsets, wide, mask = row_offsets(ROWS, COLUMNS, PADDED, TILE, PITCH)
         step = rate * tl.load(lr_scale)
         before = tl.load(weight + offsets, mask=mask, other=0.0)
         change = tl.load(update + wide, mask=mask, other=0.0).to(tl.float32)

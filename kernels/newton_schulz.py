@@ -1,16 +1,11 @@
-"""Newton-Schulz on many matrices of one shape at once: batched products, few passes beside them."""
+"""Newton-Schulz on many matrices of one shape at once: three launches an iteration."""
 
-# pyright: basic, reportCallIssue=false, reportArgumentType=false
 from collections.abc import Sequence
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
-FLAT = 4_096  # elements of a program: the shape does not matter
-WARPS = 4
-EPS = tl.constexpr(1e-7)
+from kernels.symmetric_product import SymmetricProduct, aligned_empty
 
 Coefficients = Sequence[tuple[float, float, float]]
 
@@ -22,9 +17,9 @@ class Batch:
     in and out. More matrices a product leave fewer multiprocessors idle in its last wave.
 
     Attributes:
-        matrices: (n, short, long) in the compute dtype.
+        matrices: (n, short, long) in the compute dtype, rows ``pitch(long)`` apart.
         squares: (n, tiles) fp32, sums of squares of the matrices' tiles.
-        products: multiplications in the products of one iteration.
+        products: multiplications of one iteration, if no symmetry were used.
 
     Args:
         count: matrices.
@@ -43,86 +38,37 @@ class Batch:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self.matrices = torch.zeros(count, short, long, dtype=dtype, device=device)
+        self.matrices = aligned_empty(count, short, long, dtype, device).zero_()
         self.squares = torch.zeros(count, tiles, device=device)
         self.products = count * short * short * (2 * long + short)
-        self._next = torch.empty_like(self.matrices)
-        self._gram = torch.empty(count, short, short, dtype=dtype, device=device)
-        self._polynomial = torch.empty_like(self._gram)
+        self._next = aligned_empty(count, short, long, dtype, device)
+        gram = aligned_empty(count, short, short, dtype, device)
+        self._polynomial = aligned_empty(count, short, short, dtype, device)
+        self._grams = [SymmetricProduct(x, gram) for x in (self.matrices, self._next)]
+        self._polynomial_of_gram = SymmetricProduct(gram, self._polynomial)
 
     def orthogonalise(self, coefficients: Coefficients) -> Tensor:
         """Newton-Schulz on ``matrices``, which it overwrites, with their norms from ``squares``.
 
             X <- X / (|X| + 1e-7),  then for each (a, b, c)  A = X X^T,  X <- (a I + b A + c A A) X
 
-        That a X is a part of the last product saves a pass over X, and its rounding. Nothing is
-        allocated, so any stream may do it.
+        The norm needs no pass: in the first iteration A is divided by its square, and the
+        polynomial by itself. That a X is a part of the last product saves a pass over X, and its
+        rounding. Nothing is allocated, so any stream may do it.
+
+        Args:
+            coefficients: of one iteration at least.
 
         Returns:
             (n, short, long), a view that the next call changes.
         """
-        x, y, gram, polynomial = self.matrices, self._next, self._gram, self._polynomial
-        self._normalise()
-        blocks = triton.cdiv(gram.numel(), FLAT)
+        x, y = self.matrices, self._next
+        gram_of_x, gram_of_y = self._grams
+        norms, square, power = self.squares, 2, 1
         for a, b, c in coefficients:
-            torch.bmm(x, x.mT, out=gram)
-            affine[(blocks,)](
-                gram,
-                polynomial,
-                a,
-                b,
-                gram.numel(),
-                SIDE=gram.size(-1),
-                BLOCK=FLAT,
-                num_warps=WARPS,
-            )
-            polynomial.baddbmm_(gram, gram, alpha=c)
-            torch.bmm(polynomial, x, out=y)
-            x, y = y, x
+            gram_of_x(0.0, 0.0, 1.0, norms=norms, power=square)
+            self._polynomial_of_gram(a, b, c, norms=norms, power=power)
+            torch.bmm(self._polynomial, x, out=y)
+            x, y, gram_of_x, gram_of_y = y, x, gram_of_y, gram_of_x
+            norms, square, power = None, 0, 0
         return x
-
-    def _normalise(self) -> None:
-        count, short, long = self.matrices.shape
-        tiles = self.squares.size(1)
-        normalise[(triton.cdiv(short * long, FLAT), count)](
-            self.matrices,
-            self.squares,
-            short * long,
-            TILES=tiles,
-            PADDED=triton.next_power_of_2(tiles),
-            BLOCK=FLAT,
-            num_warps=WARPS,
-        )
-
-
-@triton.jit
-def normalise(
-    matrices, squares, size, TILES: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr
-):
-    """``X <- X / (|X| + 1e-7)`` of each matrix, from its tiles' sums of squares.
-
-    matrices (n, size), squares (n, TILES) fp32. At the real size 104 MB, much of it in the L2
-    cache: under 24 us at 4275 GB/s.
-    """
-    matrix, tile = tl.program_id(1), tl.arange(0, PADDED)
-    sums = tl.load(squares + matrix * TILES + tile, mask=tile < TILES, other=0.0)
-    norm = tl.sqrt_rn(tl.sum(sums)) + EPS
-    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    pointers, mask = matrices + matrix.to(tl.int64) * size + place, place < size
-    value = tl.load(pointers, mask=mask, other=0.0).to(tl.float32)
-    tl.store(pointers, (value / norm).to(matrices.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def affine(gram, polynomial, a, b, size, SIDE: tl.constexpr, BLOCK: tl.constexpr):
-    """``polynomial = a I + b gram`` of square matrices of SIDE, ``size`` elements in all.
-
-    What a product then adds to, which would otherwise be copied there. At the real size 13.0 M
-    elements, 52 MB within the L2 cache, once a Newton-Schulz step.
-    """
-    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    mask = place < size
-    diagonal = place // SIDE % SIDE == place % SIDE
-    value = b * tl.load(gram + place, mask=mask, other=0.0).to(tl.float32)
-    value += tl.where(diagonal, a, 0.0)
-    tl.store(polynomial + place, value.to(polynomial.dtype.element_ty), mask=mask)

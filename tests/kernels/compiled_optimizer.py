@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from kernels import adamw, grad_norm, muon, newton_schulz, step_statistics
+import triton
+
+from kernels import adamw, grad_norm, muon, step_statistics, symmetric_product
 from tests.kernels.ahead_of_time import Variant
 
 BANKS = ((512, 512), (256, 512), (1536, 512), (512, 1536))
@@ -37,6 +39,32 @@ def whole_rows(
         {argument: kind for argument, kind in signature.items() if argument not in constants},
         muon.row_tile(rows, columns) | constants,
         muon.WARPS,
+    )
+
+
+def symmetric(added: bool, power: int) -> Variant:
+    """X X^T, or its polynomial, in which the gram matrix itself is added."""
+    tile = symmetric_product.TILES[2]
+    square = f"tensordesc<bf16[1, {tile.side}, {tile.side}]>"
+    signature = {
+        "strips": f"tensordesc<bf16[1, {tile.side}, {tile.depth}]>",
+        "products": square,
+        "width": "i32",
+    } | dict.fromkeys("abc", "fp32")
+    constants: dict[str, Any] = {"POWER": power, "SIDE": tile.side, "DEPTH": tile.depth}
+    for argument, kind, used in (("squares", square, added), ("norms", "*fp32", power > 0)):
+        if used:
+            signature[argument] = kind
+        else:
+            constants[argument] = None
+    parts = 128 if power else 0
+    return Variant(
+        f"{'polynomial' if added else 'gram'}{', by norms' if power else ''}",
+        symmetric_product.symmetric_product,
+        signature,
+        constants | {"PARTS": parts, "PADDED": triton.next_power_of_2(parts)},
+        tile.warps,
+        tile.stages,
     )
 
 
@@ -75,21 +103,7 @@ VARIANTS = [
     ),
     *(whole_rows(muon.nesterov, s, NESTEROV, SQUARES=256, ROW_NORM=False) for s in BANKS),
     whole_rows(muon.nesterov, (1536, 512), NESTEROV, SQUARES=256, ROW_NORM=True),
-    flat(
-        "normalise",
-        newton_schulz.normalise,
-        {"matrices": "*bf16", "squares": "*fp32", "size": "i32"},
-        TILES=256,
-        PADDED=256,
-        BLOCK=newton_schulz.FLAT,
-    ),
-    flat(
-        "affine",
-        newton_schulz.affine,
-        {"gram": "*bf16", "polynomial": "*bf16", "a": "fp32", "b": "fp32", "size": "i32"},
-        SIDE=512,
-        BLOCK=newton_schulz.FLAT,
-    ),
+    *(symmetric(added, power) for added in (False, True) for power in (0, 2 - added)),
     *(whole_rows(muon.apply_update, shape, APPLY) for shape in BANKS),
     whole_rows(muon.apply_update, (512, 512), APPLY, average=None),
     flat(

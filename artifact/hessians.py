@@ -19,8 +19,8 @@ class Recorder:
     """Sums of ``X^T X``, fp32, by the operation that X enters and its turn in a forward pass.
 
     Attributes:
-        sums: ``projections``, ``linear_add``, ``mlp`` (n, C, C), ``hidden`` (n, M, M) of the MLP's
-            hidden state: lists of n tensors, one a layer.
+        sums: ``projections`` (those within ``self_attention`` too), ``linear_add``, ``mlp`` (n, C,
+            C), ``hidden`` (n, M, M) of the MLP's hidden state: lists of n tensors, one a layer.
     """
 
     def __init__(self) -> None:
@@ -46,6 +46,10 @@ class Recorder:
             self.add("projections", x)
             return ops.projections(x, *rest, **options)
 
+        def self_attention(x: Tensor, *rest: object, **options: object) -> Tensor:
+            self.add("projections", x)
+            return ops.self_attention(x, *rest, **options)
+
         def linear_add(stream: Tensor, x: Tensor, weight: Tensor) -> Tensor:
             self.add("linear_add", x)
             return ops.linear_add(stream, x, weight)
@@ -55,7 +59,8 @@ class Recorder:
             self.add("hidden", F.leaky_relu(F.linear(x, up), slope).square())
             return ops.mlp(x, up, down, slope, *rest)
 
-        vars(watched).update(projections=projections, linear_add=linear_add, mlp=mlp)
+        vars(watched).update(projections=projections, self_attention=self_attention)
+        vars(watched).update(linear_add=linear_add, mlp=mlp)
         return watched
 
 

@@ -23,6 +23,7 @@ from bench.sizes import (
     SMALL_WINDOWS,
     TIME,
     TOKENS,
+    WIDTH,
     WINDOWS,
     random,
 )
@@ -35,6 +36,12 @@ QUERIES = TOKENS * QUERY_HEADS * HEAD_DIM * BF16
 KEYS = TOKENS * KEY_HEADS * HEAD_DIM * BF16
 FORWARD = Cost(2 * QUERIES + 2 * KEYS, 2 * PRODUCT)
 BACKWARD = Cost(4 * QUERIES + 4 * KEYS, 5 * PRODUCT)
+# From its input: x in, y out, and query, key and v kept; back, all of that and dy in, dx out.
+INPUT = TOKENS * WIDTH * BF16
+PROJECTED = (QUERY_HEADS + 2 * KEY_HEADS) * HEAD_DIM
+PROJECTION = 2 * TOKENS * WIDTH * PROJECTED
+FROM_INPUT = Cost(INPUT + 2 * QUERIES + 2 * KEYS, 2 * PRODUCT + PROJECTION)
+TO_INPUT = Cost(2 * INPUT + 3 * QUERIES + 2 * KEYS, 5 * PRODUCT + 2 * PROJECTION)
 # With all its surroundings ours is to take less than cuDNN's without any.
 BARS = {
     "forward": Bar({"cuDNN alone": 1 / 0.96}),
@@ -75,6 +82,40 @@ def entry(request) -> Entry:
 
 def test_attention(contest, entry, direction):
     contest(entry.contest(direction))
+
+
+def input_and_weights(windows: int) -> dict:
+    return {
+        "x": random(windows, TIME, WIDTH),
+        "weight": random(PROJECTED, WIDTH, scale=WIDTH**-0.5),
+        "gain": random(QUERY_HEADS).float() + 1.5,
+    }
+
+
+@pytest.fixture(scope="module")
+def from_its_input() -> Entry:
+    rope = reference.rope_table(TIME, ROPE_DIMS, 10_000.0, torch.device("cuda"))
+    options = {"heads": QUERY_HEADS, "kv_heads": KEY_HEADS, "rope": rope, "eps": EPS, "xsa": True}
+
+    def run(namespace):
+        return lambda inputs: [namespace.self_attention(**inputs, **options)]
+
+    return Entry(
+        name="attention from its input",
+        ours=run(operations("kernels")),
+        reference=run(operations("reference", "cudnn")),
+        inputs=input_and_weights(WINDOWS),
+        small=partial(input_and_weights, SMALL_WINDOWS),
+        forward=FROM_INPUT,
+        backward=TO_INPUT,
+        peers={},
+        bars={"both": BARS["both"]},
+    )
+
+
+def test_attention_from_its_input(contest, from_its_input, direction):
+    """Projections of one input, and attention of them with XSA."""
+    contest(from_its_input.contest(direction))
 
 
 def attentions_alone() -> dict[str, Callable]:

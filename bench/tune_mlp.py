@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bench.sizes import MLP_WIDTH, TOKENS, WIDTH, random
 from kernels import mlp_products, mlp_stationary
+from kernels import stationary as strips
 from kernels.mlp_products import Tile
 
 SLOPE = 0.75
@@ -40,7 +41,7 @@ def tiled(call: Callable[[], Result], tile: Tile) -> Result:
     with (
         patch.object(mlp_products, "UP_TILES", {2: tile}),
         patch.object(mlp_products, "GRADIENT_TILES", {2: tile}),
-        patch.object(mlp_stationary, "fits", lambda x, hidden: False),
+        patch.object(strips, "fits", lambda x, hidden: False),
     ):
         return call()
 

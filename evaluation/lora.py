@@ -10,12 +10,14 @@ The network knows nothing of them: they are added to what its operations return,
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kernels import reference
 from model.gpt import GPT
 from settings import Settings
 
@@ -106,6 +108,9 @@ class Adapters:
         vars(adapted).update(vars(self.own))
         for name in ("embed", "projections", "linear_add", "loss"):
             vars(adapted)[name] = getattr(self, f"_{name}")
+        vars(adapted)["self_attention"] = partial(
+            reference.self_attention, projections=self._projections, attention=self.own.attention
+        )
         return adapted
 
     def _embed(self, *arguments: Any, **options: Any) -> Tensor:

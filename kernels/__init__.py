@@ -43,5 +43,9 @@ def with_attention(own: ModuleType, attention: str) -> ModuleType:
     """A copy of the namespace in which another attention does the softmax and its products."""
     swapped = ModuleType(f"{own.__name__} with {attention} attention")
     vars(swapped).update({name: getattr(own, name) for name in own.__all__})
-    vars(swapped)["attention"] = partial(reference.attention, attend=attention_by(attention))
+    attend = partial(reference.attention, attend=attention_by(attention))
+    vars(swapped)["attention"] = attend
+    vars(swapped)["self_attention"] = partial(
+        reference.self_attention, projections=own.projections, attention=attend
+    )
     return swapped

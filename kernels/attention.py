@@ -12,7 +12,7 @@ formulas are tested on a CPU. Saved for the backward pass are the scaled query a
 place of q and k, so the sum of what is kept does not grow.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,14 +62,18 @@ def attention(
     Raises:
         ValueError: head dim or rotary dims for which there is no kernel.
     """
-    D, dims = q.size(3), 2 * rope.size(2)
-    if D not in (16, 32, 64, 128) or dims > D or dims & (dims - 1):
-        raise ValueError(f"no attention kernel for head dim {D} with {dims} rotary dims")
+    check_heads(q.size(3), 2 * rope.size(2))
     return Attention.apply(q, k, v, gain, rope, gate, documents, eps, xsa)  # pyright: ignore[reportReturnType]
 
 
+def check_heads(head_dim: int, dims: int) -> None:
+    """Raises ValueError where there is no kernel for the head dim or the rotary dims."""
+    if head_dim not in (16, 32, 64, 128) or dims > head_dim or dims & (dims - 1):
+        raise ValueError(f"no attention kernel for head dim {head_dim} with {dims} rotary dims")
+
+
 class Attention(torch.autograd.Function):
-    """Saves, in q's dtype, query, turned key, v and y; and fp32 statistics of each row."""
+    """Saves ``Kept``."""
 
     @staticmethod
     def forward(
@@ -85,51 +89,87 @@ class Attention(torch.autograd.Function):
         xsa: bool,
     ) -> Tensor:
         q, k, v = (rows_of_heads(x) for x in (q, k, v))
-        gate = None if gate is None else gate.contiguous()
-        G = k.size(2)
-        query, rstd, key, key_rstd = turned(q, k, rope, eps, gain)
-        y = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-        log_sum = torch.empty_like(rstd)
-        along = torch.empty_like(rstd) if xsa else None
-        ctx.hopper = fits(q, G, rope.size(-1))
-        launcher = hopper_forward if ctx.hopper else attention_forward
-        launcher.attend(query, key, v, gate, documents, y, log_sum, along)
-        ctx.save_for_backward(
-            query, rstd, key, key_rstd, v, y, log_sum, along, gain, rope, gate, documents
-        )
-        return y
+        kept = attend(*turned(q, k, rope, eps, gain), v, gain, rope, gate, documents, xsa)
+        ctx.save_for_backward(*kept)
+        return kept.y
 
     @staticmethod
     def backward(ctx: Any, *upstreams: Tensor) -> tuple[Tensor | None, ...]:
-        query, rstd, key, key_rstd, v, y, log_sum, along, gain, rope, gate, documents = (
-            ctx.saved_tensors
-        )
-        upstream = upstreams[0].contiguous()
-        dq, dk, dv = joint_gradients(y, v)
-        delta = torch.empty_like(log_sum)
-        dgate = None if gate is None else torch.empty_like(gate)
-        inner = None if gate is None and along is None else torch.empty_like(upstream)
-        output_gradients(upstream, y, v, gate, documents, along, dgate, inner, delta, dv)
-        inner = upstream if inner is None else inner
-        queries, keys = attention_query_gradients, attention_key_gradients
-        if ctx.hopper:
-            queries, keys = hopper_query_gradients, hopper_key_gradients
-        dgain = queries.query_gradients(
-            inner, delta, query, rstd, key, v, gain, rope, documents, log_sum, dq
-        )
-        xsa = along is not None
-        keys.key_gradients(
-            inner, delta, query, key, key_rstd, v, rope, documents, log_sum, dk, dv, xsa
-        )
-        return dq, dk, dv, dgain, None, dgate, None, None, None
+        kept = Kept(*ctx.saved_tensors)
+        joint, dgain, dgate = joint_gradient(kept, upstreams[0])
+        heads, kv_heads = kept.y.size(2), kept.v.size(2)
+        parts = joint.split((heads, kv_heads, kv_heads), dim=2)
+        return *parts, dgain, None, dgate, None, None, None
 
 
-def joint_gradients(y: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Room for dq, dk and dv side by side, token by token, as the joint projection wants them."""
-    B, T, H, D = y.shape
-    G = v.size(2)
+class Kept(NamedTuple):
+    """What the backward pass reads: in the compute dtype query, key, v and y, and fp32 statistics
+    of each row; shapes as the kernels have them."""
+
+    query: Tensor
+    rstd: Tensor
+    key: Tensor
+    key_rstd: Tensor
+    v: Tensor
+    y: Tensor
+    log_sum: Tensor
+    along: Tensor | None
+    gain: Tensor
+    rope: Tensor
+    gate: Tensor | None
+    documents: Tensor | None
+
+    @property
+    def on_hopper(self) -> bool:
+        return fits(self.y, self.v.size(2), self.rope.size(-1))
+
+
+def attend(
+    query: Tensor,
+    rstd: Tensor,
+    key: Tensor,
+    key_rstd: Tensor,
+    v: Tensor,
+    gain: Tensor,
+    rope: Tensor,
+    gate: Tensor | None,
+    documents: Tensor | None,
+    xsa: bool,
+) -> Kept:
+    """Attention of ``turned`` queries and keys, and of v (B, T, G, D)."""
+    B, T, G, D = v.shape
+    y = torch.empty((B, T, G * query.size(2) // T, D), dtype=query.dtype, device=query.device)
+    along = torch.empty_like(rstd) if xsa else None
+    gate = None if gate is None else gate.contiguous()
+    statistics = (torch.empty_like(rstd), along)
+    kept = Kept(query, rstd, key, key_rstd, v, y, *statistics, gain, rope, gate, documents)
+    launcher = hopper_forward if kept.on_hopper else attention_forward
+    launcher.attend(query, key, v, gate, documents, y, *statistics)
+    return kept
+
+
+def joint_gradient(kept: Kept, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """dq, dk and dv side by side (B, T, H + 2 G, D), token by token, as a joint projection wants
+    them; dgain; dgate."""
+    query, rstd, key, key_rstd, v, y, log_sum, along, gain, rope, gate, documents = kept
+    upstream = upstream.contiguous()
+    (B, T, H, D), G = y.shape, v.size(2)
     joint = torch.empty((B, T, H + 2 * G, D), dtype=y.dtype, device=y.device)
-    return joint.split((H, G, G), dim=2)  # pyright: ignore[reportReturnType]
+    dq, dk, dv = joint.split((H, G, G), dim=2)
+    delta = torch.empty_like(log_sum)
+    dgate = None if gate is None else torch.empty_like(gate)
+    inner = None if gate is None and along is None else torch.empty_like(upstream)
+    output_gradients(upstream, y, v, gate, documents, along, dgate, inner, delta, dv)
+    inner = upstream if inner is None else inner
+    queries, keys = attention_query_gradients, attention_key_gradients
+    if kept.on_hopper:
+        queries, keys = hopper_query_gradients, hopper_key_gradients
+    dgain = queries.query_gradients(
+        inner, delta, query, rstd, key, v, gain, rope, documents, log_sum, dq
+    )
+    xsa = along is not None
+    keys.key_gradients(inner, delta, query, key, key_rstd, v, rope, documents, log_sum, dk, dv, xsa)
+    return joint, dgain, dgate
 
 
 def rows_of_heads(x: Tensor) -> Tensor:

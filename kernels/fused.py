@@ -9,6 +9,7 @@ from kernels.mlp import mlp
 from kernels.norm import norm
 from kernels.quant import quant
 from kernels.reference.attention import rope_table
+from kernels.self_attention import self_attention
 
 __all__ = [
     "attention",
@@ -22,4 +23,5 @@ __all__ = [
     "projections",
     "quant",
     "rope_table",
+    "self_attention",
 ]

@@ -101,14 +101,28 @@ class Projections(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *parts: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight, lookup, lookup_weight = ctx.saved_tensors
-        needs_x, needs_weight, _, needs_lookup, needs_lookup_weight = ctx.needs_input_grad
+        needed = (*ctx.needs_input_grad[:2], *ctx.needs_input_grad[3:])
         joint = side_by_side([None if part is None else rows(part) for part in parts], ctx.sizes, x)
-        with Side(x.device) as side:
-            dx, dweight = gradients(side, joint, x, weight, needs_x, needs_weight)
-            if lookup is None:
-                return dx, dweight, None, None, None
-            last, needed = joint[:, -ctx.sizes[-1] :], (needs_lookup, needs_lookup_weight)
-            return dx, dweight, None, *gradients(side, last, lookup, lookup_weight, *needed)
+        found = projection_gradients(joint, x, weight, lookup, lookup_weight, needed)
+        return *found[:2], None, *found[2:]
+
+
+def projection_gradients(
+    joint: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    lookup: Tensor | None,
+    lookup_weight: Tensor | None,
+    needed: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    """Of x, weight, lookup and lookup_weight, where they are ``needed``, from ``joint`` (N,
+    sum(sizes)), the gradients of all projections side by side."""
+    with Side(x.device) as side:
+        found = gradients(side, joint, x, weight, *needed[:2])
+        if lookup is None or lookup_weight is None:
+            return *found, None, None
+        last = joint[:, -lookup_weight.size(0) :]
+        return *found, *gradients(side, last, lookup, lookup_weight, *needed[2:])
 
 
 def gradients(

@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from kernels import mlp_stationary
+from kernels import mlp_stationary, stationary
 
 # Signs are packed by 128 columns into 8 words of 16 bits, column 8j + i into bit j of word i: in a
 # Hopper product's register layout one thread then owns all bits of a word.
@@ -44,7 +44,7 @@ GRADIENT_TILES = {2: Tile(128, 256, 64, warps=8, stages=3), 4: Tile(32, 128, 32,
 
 def activated_product(x: Tensor, up: Tensor, slope: float) -> tuple[Tensor, Tensor]:
     """a (N, M) of x (N, C) and up (M, C), and h's signs, packed for ``activation_gradient``."""
-    if mlp_stationary.fits(x, up.size(0)):
+    if stationary.fits(x, up.size(0)):
         return mlp_stationary.activated_product(x, up, slope)
     tile = UP_TILES[x.element_size()]
     rows, hidden = x.size(0), up.size(0)
@@ -73,7 +73,7 @@ def activation_gradient(
     dy: Tensor, down: Tensor, activated: Tensor, signs: Tensor, slope: float
 ) -> Tensor:
     """dh (N, M) of dy (N, C), down (C, M) and what ``activated_product`` returned."""
-    if mlp_stationary.fits(dy, activated.size(1)):
+    if stationary.fits(dy, activated.size(1)):
         return mlp_stationary.activation_gradient(dy, down, activated, signs, slope)
     tile = GRADIENT_TILES[dy.element_size()]
     rows, hidden = activated.shape

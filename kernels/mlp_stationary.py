@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from kernels.stationary import (
     DEPTH,
@@ -25,29 +24,18 @@ from kernels.stationary import (
     RUNS,
     STAGES,
     STRIP,
-    WIDEST,
     elements,
+    grid,
     keep_strip,
     open_ring,
     product,
     share,
     stream_rows,
+    streamed,
 )
 
 WORDS = gl.constexpr(gl.SliceLayout(1, gl.SliceLayout(3, RUNS.value)))
 LINES = gl.constexpr(gl.BlockedLayout([1, 2], [32, 1], [4, 1], [1, 0]))
-
-
-def fits(x: Tensor, hidden: int) -> bool:
-    """Whether these kernels take x (N, C) and a hidden width M."""
-    return (
-        x.is_cuda
-        and x.dtype == torch.bfloat16
-        and torch.cuda.get_device_capability(x.device)[0] == 9
-        and x.size(1) <= WIDEST
-        and x.size(1) % DEPTH.value == 0
-        and hidden % STRIP.value == 0
-    )
 
 
 def activated_product(x: Tensor, up: Tensor, slope: float) -> tuple[Tensor, Tensor]:
@@ -71,22 +59,6 @@ def activation_gradient(
         *given, HIDDEN=hidden, WIDTH=dy.size(1), STAGES=STAGES
     )
     return dh
-
-
-def streamed(x: Tensor) -> TensorDescriptor:
-    block = [ROWS.value, DEPTH.value]
-    return TensorDescriptor.from_tensor(x.contiguous(), block, KEPT_BY_COLUMN.value)
-
-
-def grid(rows: int, hidden: int, device: torch.device) -> tuple[int]:
-    """As many blocks for each strip as fit on the GPU, one a multiprocessor: 11 on 132 for M 1536.
-
-    Neighbours have the same rows of different strips, at about the same time: L2 reads them once.
-    """
-    strips = hidden // STRIP.value
-    multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
-    shares = min(max(1, multiprocessors // strips), -(-rows // ROWS.value))
-    return (strips * shares,)
 
 
 @gluon.jit(do_not_specialize=["rows"])

@@ -167,30 +167,28 @@ class GPT(nn.Module):
         self, layer: int, weights: "LayerWeights", normed: Tensor, state: "Carried"
     ) -> Tensor:
         """Projections and attention of a layer, (B, T, C) -> (B, T, H, D)."""
-        config = self.config
-        gate = None
+        config, gate = self.config, None
         if config.gated_attention:
             bias = self.gate_bias[layer].to(normed.dtype)
             gate = self.ops.linear(normed, weights.gate) + bias
+        rope = self.rope[:, : normed.size(1)]
         lookup = None if weights.lookup is None else state.lookup
+        of_values = {"lookup": lookup, "lookup_weight": weights.lookup}
+        xsa = layer >= config.num_layers - config.xsa_last_n
+        options = {"eps": config.norm_eps, "xsa": xsa, "gate": gate}
+        if not config.value_residual:
+            heads = (config.num_heads, config.num_kv_heads)
+            return self.ops.self_attention(
+                normed, weights.qkv, *heads, weights.gain, rope, **options, **of_values
+            )
         sizes = (config.model_dim, config.kv_dim, config.kv_dim)
-        projected = self.ops.projections(normed, weights.qkv, sizes, lookup, weights.lookup)
+        projected = self.ops.projections(normed, weights.qkv, sizes, **of_values)
         q, k, v = (part.unflatten(-1, (-1, config.head_dim)) for part in projected)
-        return self.ops.attention(
-            q,
-            k,
-            self._with_first_values(layer, v, state),
-            weights.gain,
-            self.rope[:, : normed.size(1)],
-            eps=config.norm_eps,
-            xsa=layer >= config.num_layers - config.xsa_last_n,
-            gate=gate,
-        )
+        v = self._with_first_values(layer, v, state)
+        return self.ops.attention(q, k, v, weights.gain, rope, **options)
 
     def _with_first_values(self, layer: int, values: Tensor, state: "Carried") -> Tensor:
-        """The values (B, T, G, D), with a share of layer 0's where value residual is on."""
-        if not self.config.value_residual:
-            return values
+        """The values (B, T, G, D), with a share of layer 0's."""
         if state.first_values is None:
             state.first_values = values
         share = self.value_residual[layer].to(values.dtype)

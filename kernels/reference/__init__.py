@@ -12,6 +12,7 @@ from kernels.reference.loss import loss
 from kernels.reference.mlp import mlp
 from kernels.reference.norm import mix_norm, norm
 from kernels.reference.quant import quant
+from kernels.reference.self_attention import self_attention
 
 __all__ = [
     "attention",
@@ -27,4 +28,5 @@ __all__ = [
     "projections",
     "quant",
     "rope_table",
+    "self_attention",
 ]

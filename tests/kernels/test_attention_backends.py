@@ -66,6 +66,13 @@ def test_surroundings_are_the_references(name, backend, monkeypatch):
         lambda **inputs: [reference.attention(**inputs, **options)],
         random_tensors(4, **SHAPES),
     )
+    weights = random_tensors(5, x=(2, 9, 12), weight=(128, 12), gain=(4,))
+    options |= {"heads": 4, "kv_heads": 2}
+    check(
+        lambda **inputs: [swapped.self_attention(**inputs, **options)],
+        lambda **inputs: [reference.self_attention(**inputs, **options)],
+        weights,
+    )
     own = operations(backend)
     assert own.attention is not swapped.attention
     assert all(getattr(swapped, other) is getattr(own, other) for other in ("mlp", "norm", "loss"))

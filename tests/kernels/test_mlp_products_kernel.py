@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import mlp_products, mlp_stationary
+from kernels import mlp_products, mlp_stationary, stationary
 from tests.kernels.compare import random_tensors, relative_error
 
 SLOPE = 0.75
@@ -67,7 +67,7 @@ def check(module: ModuleType, given: dict[str, Tensor], slope: float) -> None:
 
 
 def test_only_hopper_and_bf16_have_stationary_kernels() -> None:
-    assert not mlp_stationary.fits(torch.zeros(4, 512, dtype=torch.bfloat16), 1536)
+    assert not stationary.fits(torch.zeros(4, 512, dtype=torch.bfloat16), 1536)
 
 
 @pytest.mark.gpu
@@ -75,7 +75,7 @@ def test_only_hopper_and_bf16_have_stationary_kernels() -> None:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_stationary_is_as_exact_as_pytorch(seed: int, shape: tuple[int, int, int]) -> None:
     given = inputs(seed, *shape)
-    assert mlp_stationary.fits(given["x"], shape[2])
+    assert stationary.fits(given["x"], shape[2])
     check(mlp_stationary, given, SLOPE)
 
 
@@ -84,7 +84,7 @@ def test_stationary_is_as_exact_as_pytorch(seed: int, shape: tuple[int, int, int
 def test_tiled_is_as_exact_as_pytorch(
     monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int]
 ) -> None:
-    monkeypatch.setattr(mlp_stationary, "fits", lambda x, hidden: False)
+    monkeypatch.setattr(stationary, "fits", lambda x, hidden: False)
     check(mlp_products, inputs(3, *shape), SLOPE)
 
 

@@ -13,6 +13,7 @@ NAMES = (
     "linear",
     "linear_add",
     "projections",
+    "self_attention",
     "attention",
     "mlp",
     "loss",

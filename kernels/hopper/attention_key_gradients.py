@@ -21,14 +21,17 @@ from kernels.hopper.tiles import (
     LOADER_REGISTERS,
     WARPGROUP_ROWS,
     Ring,
+    angles,
     await_room,
     await_stage,
+    await_turn,
     heads_descriptor,
     left_layout,
     load_vector,
     make_barriers,
     multiprocessors,
-    pass_by,
+    pass_by_in_turn,
+    pass_turn,
     product_layout,
     release,
     rows_descriptor,
@@ -40,6 +43,9 @@ from kernels.hopper.tiles import (
 
 # 64 rows would need 200 registers a thread, and only two warpgroups have so many.
 ROWS = Ring(rows=32, stages=4)
+# After how many tiles warpgroups take turns (``await_turn``); 0: never. Three turns pass in hardly
+# less time than a tile takes.
+EVERY = 2
 # Of 4 exponentials where nothing is masked, how many are polynomials: 0, 1 or 2.
 POLYNOMIAL = 1
 
@@ -89,6 +95,7 @@ def key_gradients(
         XSA=xsa,
         ROWS=ROWS.rows,
         STAGES=ROWS.stages,
+        EVERY=EVERY,
         CONSUMERS=CONSUMERS,
         POLYNOMIAL=POLYNOMIAL,
         CONSUMER_REGISTERS=CONSUMER_REGISTERS,
@@ -123,6 +130,7 @@ def key_gradients_kernel(
     XSA: gl.constexpr,
     ROWS: gl.constexpr,
     STAGES: gl.constexpr,
+    EVERY: gl.constexpr,
     CONSUMERS: gl.constexpr,
     POLYNOMIAL: gl.constexpr,
     CONSUMER_REGISTERS: gl.constexpr,
@@ -147,6 +155,7 @@ def key_gradients_kernel(
     deltas = gl.allocate_shared_memory(gl.float32, [STAGES, 1, ROWS], delta_desc.layout)
     own_full, own_empty = make_barriers(1, 1), make_barriers(1, CONSUMERS)
     full, empty = make_barriers(STAGES, 1), make_barriers(STAGES, CONSUMERS)
+    turns = make_barriers(CONSUMERS, 1)
     fence_async_shared()
     total = windows * G * tiles
     gl.warp_specialize(
@@ -155,27 +164,27 @@ def key_gradients_kernel(
                 differentiate_keys,
                 (
                     0, own_keys, own_values, queries, inners, log_sums, deltas, own_full, own_empty,
-                    full, empty, rope_ptr, documents_ptr, rstd_ptr, dk_ptr, dv_ptr, windows, length,
-                    dk_stride, rope_stride, tiles, rstd_stride, total, G, GROUP, D, PAIRS, XSA,
-                    ROWS, STAGES, CONSUMERS, POLYNOMIAL,
+                    full, empty, turns, rope_ptr, documents_ptr, rstd_ptr, dk_ptr, dv_ptr, windows,
+                    length, dk_stride, rope_stride, tiles, rstd_stride, total, G, GROUP, D, PAIRS,
+                    XSA, ROWS, STAGES, EVERY, CONSUMERS, POLYNOMIAL,
                 ),
             ),
             (
                 differentiate_keys,
                 (
                     1, own_keys, own_values, queries, inners, log_sums, deltas, own_full, own_empty,
-                    full, empty, rope_ptr, documents_ptr, rstd_ptr, dk_ptr, dv_ptr, windows, length,
-                    dk_stride, rope_stride, tiles, rstd_stride, total, G, GROUP, D, PAIRS, XSA,
-                    ROWS, STAGES, CONSUMERS, POLYNOMIAL,
+                    full, empty, turns, rope_ptr, documents_ptr, rstd_ptr, dk_ptr, dv_ptr, windows,
+                    length, dk_stride, rope_stride, tiles, rstd_stride, total, G, GROUP, D, PAIRS,
+                    XSA, ROWS, STAGES, EVERY, CONSUMERS, POLYNOMIAL,
                 ),
             ),
             (
                 differentiate_keys,
                 (
                     2, own_keys, own_values, queries, inners, log_sums, deltas, own_full, own_empty,
-                    full, empty, rope_ptr, documents_ptr, rstd_ptr, dk_ptr, dv_ptr, windows, length,
-                    dk_stride, rope_stride, tiles, rstd_stride, total, G, GROUP, D, PAIRS, XSA,
-                    ROWS, STAGES, CONSUMERS, POLYNOMIAL,
+                    full, empty, turns, rope_ptr, documents_ptr, rstd_ptr, dk_ptr, dv_ptr, windows,
+                    length, dk_stride, rope_stride, tiles, rstd_stride, total, G, GROUP, D, PAIRS,
+                    XSA, ROWS, STAGES, EVERY, CONSUMERS, POLYNOMIAL,
                 ),
             ),
             (
@@ -289,7 +298,7 @@ def load_tiles(
 
 @gluon.jit
 def differentiate_keys(
-    which,
+    which: gl.constexpr,
     own_keys,
     own_values,
     queries,
@@ -300,6 +309,7 @@ def differentiate_keys(
     own_empty,
     full,
     empty,
+    turns,
     rope_ptr,
     documents_ptr,
     rstd_ptr,
@@ -319,6 +329,7 @@ def differentiate_keys(
     XSA: gl.constexpr,
     ROWS: gl.constexpr,
     STAGES: gl.constexpr,
+    EVERY: gl.constexpr,
     CONSUMERS: gl.constexpr,
     POLYNOMIAL: gl.constexpr,
 ):
@@ -356,27 +367,35 @@ def differentiate_keys(
             release(own_empty, turn_index, 1)
             dk = gl.zeros([64, D], gl.float32, layout)
             dv = gl.zeros([64, D], gl.float32, layout)
-            index = pass_by(full, empty, index, (own_begin - begin) // ROWS, STAGES)
+            skipped = (own_begin - begin) // ROWS
+            index = pass_by_in_turn(
+                full, empty, turns, which, index, skipped, STAGES, EVERY, CONSUMERS
+            )
             for first in range(own_begin, whole_begin, ROWS):
                 dk, dv = take_rows(
-                    key, value, dk, dv, queries, inners, log_sums, deltas, full, empty, index,
-                    first, own, stop, True, GROUP, ROWS, STAGES, POLYNOMIAL,
+                    key, value, dk, dv, queries, inners, log_sums, deltas, full, empty, turns,
+                    which, index, first, own, stop, True, GROUP, ROWS, STAGES, EVERY, CONSUMERS,
+                    POLYNOMIAL,
                 )  # fmt: skip
                 index += 1
             for first in range(whole_begin, whole_end, ROWS):
                 dk, dv = take_rows(
-                    key, value, dk, dv, queries, inners, log_sums, deltas, full, empty, index,
-                    first, own, stop, False, GROUP, ROWS, STAGES, POLYNOMIAL,
+                    key, value, dk, dv, queries, inners, log_sums, deltas, full, empty, turns,
+                    which, index, first, own, stop, False, GROUP, ROWS, STAGES, EVERY, CONSUMERS,
+                    POLYNOMIAL,
                 )  # fmt: skip
                 index += 1
             for first in range(whole_end, own_end, ROWS):
                 dk, dv = take_rows(
-                    key, value, dk, dv, queries, inners, log_sums, deltas, full, empty, index,
-                    first, own, stop, True, GROUP, ROWS, STAGES, POLYNOMIAL,
+                    key, value, dk, dv, queries, inners, log_sums, deltas, full, empty, turns,
+                    which, index, first, own, stop, True, GROUP, ROWS, STAGES, EVERY, CONSUMERS,
+                    POLYNOMIAL,
                 )  # fmt: skip
                 index += 1
             left = gl.cdiv(end, ROWS) - gl.cdiv(own_end, ROWS)
-            index = pass_by(full, empty, index, left, STAGES)
+            index = pass_by_in_turn(
+                full, empty, turns, which, index, left, STAGES, EVERY, CONSUMERS
+            )
 
             store_keys(dv, head_index, own_key, dv_ptr, length, dk_stride, G, XSA)
             finish_keys(
@@ -397,6 +416,8 @@ def take_rows(
     deltas,
     full,
     empty,
+    turns,
+    which: gl.constexpr,
     index,
     first,
     own,
@@ -405,17 +426,21 @@ def take_rows(
     GROUP: gl.constexpr,
     ROWS: gl.constexpr,
     STAGES: gl.constexpr,
+    EVERY: gl.constexpr,
+    CONSUMERS: gl.constexpr,
     POLYNOMIAL: gl.constexpr,
 ):
     """What one tile of rows adds to the gradients of 64 keys and values."""
     layout: gl.constexpr = product_layout(ROWS)
     left: gl.constexpr = left_layout(dk.shape[1])
     await_stage(full, index, STAGES)
+    await_turn(turns, which, index, EVERY)
     stage = index % STAGES
     query, inner = queries.index(stage), inners.index(stage)
     zeros = gl.zeros([64, ROWS], gl.float32, layout)
     scoring = warpgroup_mma(key, query.permute((1, 0)), zeros, use_acc=False, is_async=True)
     weighing = warpgroup_mma(value, inner.permute((1, 0)), zeros, use_acc=False, is_async=True)
+    pass_turn(turns, which, index, EVERY, CONSUMERS)
     log_sum = load_vector(log_sums.index(stage), ROWS, gl.SliceLayout(0, layout))
     delta = load_vector(deltas.index(stage), ROWS, gl.SliceLayout(0, layout))
     scores = warpgroup_mma_wait(1, deps=[scoring])
@@ -461,10 +486,11 @@ def finish_keys(
     layout: gl.constexpr = product_layout(D)
     own = own_key + gl.arange(0, 64, gl.SliceLayout(1, layout))
     rstd = gl.load(rstd_ptr + head_index * rstd_stride + own, mask=own < length, other=0.0)
+    cos, sin = angles(dk, own_key, length, rope_ptr, rope_stride, 1, PAIRS)
     turned = key.to(gl.float32)
     along = gl.sum(dk * turned, 1) / D
     dk = (dk - turned * gl.expand_dims(along, 1)) * gl.expand_dims(rstd * LN_2, 1)
-    dk = turn(dk, own_key, length, rope_ptr, rope_stride, -1.0, 1, PAIRS)
+    dk = turn(dk, cos, -sin, PAIRS)
     store_keys(dk, head_index, own_key, dk_ptr, length, dk_stride, G, False)
 
 

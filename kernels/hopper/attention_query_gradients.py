@@ -22,13 +22,16 @@ from kernels.hopper.tiles import (
     LOADER_REGISTERS,
     WARPGROUP_ROWS,
     Ring,
+    angles,
     await_room,
     await_stage,
+    await_turn,
     heads_descriptor,
     left_layout,
     make_barriers,
     multiprocessors,
-    pass_by,
+    pass_by_in_turn,
+    pass_turn,
     product_layout,
     query_scale,
     release,
@@ -40,6 +43,11 @@ from kernels.hopper.tiles import (
 from kernels.rotary import gain_limit
 
 KEYS = Ring(rows=64, stages=4)
+# Keys of one score product: 32, and the products of a tile's second half run beside the
+# exponentials of the first; or 64, all of a tile.
+PART = 64
+# After how many tiles warpgroups take turns (``await_turn``); 0: never.
+EVERY = 1
 # Of 4 exponentials where nothing is masked, how many are polynomials: 0, 1 or 2.
 POLYNOMIAL = 1
 LN_2 = gl.constexpr(0.6931471805599453)
@@ -92,6 +100,8 @@ def query_gradients(
         PAIRS=rope.size(-1),
         KEYS=KEYS.rows,
         STAGES=KEYS.stages,
+        PART=PART,
+        EVERY=EVERY,
         CONSUMERS=CONSUMERS,
         POLYNOMIAL=POLYNOMIAL,
         CONSUMER_REGISTERS=CONSUMER_REGISTERS,
@@ -127,6 +137,8 @@ def query_gradients_kernel(
     PAIRS: gl.constexpr,
     KEYS: gl.constexpr,
     STAGES: gl.constexpr,
+    PART: gl.constexpr,
+    EVERY: gl.constexpr,
     CONSUMERS: gl.constexpr,
     POLYNOMIAL: gl.constexpr,
     CONSUMER_REGISTERS: gl.constexpr,
@@ -147,6 +159,7 @@ def query_gradients_kernel(
     values = gl.allocate_shared_memory(dtype, [STAGES, KEYS, D], v_desc.layout)
     own_full, own_empty = make_barriers(1, 1), make_barriers(1, CONSUMERS)
     full, empty = make_barriers(STAGES, 1), make_barriers(STAGES, CONSUMERS)
+    turns = make_barriers(CONSUMERS, 1)
     fence_async_shared()
     total = windows * G * tiles
     gl.warp_specialize(
@@ -154,28 +167,28 @@ def query_gradients_kernel(
             (
                 differentiate_rows,
                 (
-                    0, queries, inners, keys, values, own_full, own_empty, full, empty, delta_ptr,
-                    rstd_ptr, gain_ptr, rope_ptr, documents_ptr, log_sum_ptr, dq_ptr, dgain_ptr,
-                    length, dq_stride, rope_stride, tiles, stats_stride, total, G, GROUP, D, PAIRS,
-                    KEYS, STAGES, CONSUMERS, POLYNOMIAL,
+                    0, queries, inners, keys, values, own_full, own_empty, full, empty, turns,
+                    delta_ptr, rstd_ptr, gain_ptr, rope_ptr, documents_ptr, log_sum_ptr, dq_ptr,
+                    dgain_ptr, length, dq_stride, rope_stride, tiles, stats_stride, total, G, GROUP,
+                    D, PAIRS, KEYS, STAGES, PART, EVERY, CONSUMERS, POLYNOMIAL,
                 ),
             ),
             (
                 differentiate_rows,
                 (
-                    1, queries, inners, keys, values, own_full, own_empty, full, empty, delta_ptr,
-                    rstd_ptr, gain_ptr, rope_ptr, documents_ptr, log_sum_ptr, dq_ptr, dgain_ptr,
-                    length, dq_stride, rope_stride, tiles, stats_stride, total, G, GROUP, D, PAIRS,
-                    KEYS, STAGES, CONSUMERS, POLYNOMIAL,
+                    1, queries, inners, keys, values, own_full, own_empty, full, empty, turns,
+                    delta_ptr, rstd_ptr, gain_ptr, rope_ptr, documents_ptr, log_sum_ptr, dq_ptr,
+                    dgain_ptr, length, dq_stride, rope_stride, tiles, stats_stride, total, G, GROUP,
+                    D, PAIRS, KEYS, STAGES, PART, EVERY, CONSUMERS, POLYNOMIAL,
                 ),
             ),
             (
                 differentiate_rows,
                 (
-                    2, queries, inners, keys, values, own_full, own_empty, full, empty, delta_ptr,
-                    rstd_ptr, gain_ptr, rope_ptr, documents_ptr, log_sum_ptr, dq_ptr, dgain_ptr,
-                    length, dq_stride, rope_stride, tiles, stats_stride, total, G, GROUP, D, PAIRS,
-                    KEYS, STAGES, CONSUMERS, POLYNOMIAL,
+                    2, queries, inners, keys, values, own_full, own_empty, full, empty, turns,
+                    delta_ptr, rstd_ptr, gain_ptr, rope_ptr, documents_ptr, log_sum_ptr, dq_ptr,
+                    dgain_ptr, length, dq_stride, rope_stride, tiles, stats_stride, total, G, GROUP,
+                    D, PAIRS, KEYS, STAGES, PART, EVERY, CONSUMERS, POLYNOMIAL,
                 ),
             ),
             (
@@ -261,7 +274,7 @@ def load_tiles(
 
 @gluon.jit
 def differentiate_rows(
-    which,
+    which: gl.constexpr,
     queries,
     inners,
     keys,
@@ -270,6 +283,7 @@ def differentiate_rows(
     own_empty,
     full,
     empty,
+    turns,
     delta_ptr,
     rstd_ptr,
     gain_ptr,
@@ -290,12 +304,14 @@ def differentiate_rows(
     PAIRS: gl.constexpr,
     KEYS: gl.constexpr,
     STAGES: gl.constexpr,
+    PART: gl.constexpr,
+    EVERY: gl.constexpr,
     CONSUMERS: gl.constexpr,
     POLYNOMIAL: gl.constexpr,
 ):
     """One warpgroup: rows ``which`` * 64 and following of each piece of work."""
     layout: gl.constexpr = product_layout(D)
-    scores_rows: gl.constexpr = gl.SliceLayout(1, product_layout(KEYS))
+    scores_rows: gl.constexpr = gl.SliceLayout(1, product_layout(PART))
     index = 0
     for turn_index in range(gl.cdiv(total, gl.num_programs(0))):
         item = work_item(turn_index)
@@ -328,32 +344,40 @@ def differentiate_rows(
             delta = gl.load(delta_ptr + stats, mask=valid, other=0.0)
 
             await_stage(own_full, turn_index, 1)
-            query = queries.index(which).load(left_layout(KEYS))
-            inner = inners.index(which).load(left_layout(KEYS))
+            query = queries.index(which).load(left_layout(PART))
+            inner = inners.index(which).load(left_layout(PART))
             release(own_empty, turn_index, 1)
             dq = gl.zeros([64, D], gl.float32, layout)
-            index = pass_by(full, empty, index, (own_begin - begin) // KEYS, STAGES)
+            skipped = (own_begin - begin) // KEYS
+            index = pass_by_in_turn(
+                full, empty, turns, which, index, skipped, STAGES, EVERY, CONSUMERS
+            )
             if documents_ptr is not None:
                 for first in range(own_begin, whole_begin, KEYS):
                     dq = take_keys(
-                        query, inner, dq, log_sum, delta, keys, values, full, empty, index, first,
-                        position, start, True, KEYS, STAGES, POLYNOMIAL,
+                        query, inner, dq, log_sum, delta, keys, values, full, empty, turns, which,
+                        index, first, position, start, True, KEYS, STAGES, PART, EVERY, CONSUMERS,
+                        POLYNOMIAL,
                     )  # fmt: skip
                     index += 1
             for first in range(whole_begin, whole_end, KEYS):
                 dq = take_keys(
-                    query, inner, dq, log_sum, delta, keys, values, full, empty, index, first,
-                    position, start, False, KEYS, STAGES, POLYNOMIAL,
+                    query, inner, dq, log_sum, delta, keys, values, full, empty, turns, which,
+                    index, first, position, start, False, KEYS, STAGES, PART, EVERY, CONSUMERS,
+                    POLYNOMIAL,
                 )  # fmt: skip
                 index += 1
             for first in range(whole_end, own_end, KEYS):
                 dq = take_keys(
-                    query, inner, dq, log_sum, delta, keys, values, full, empty, index, first,
-                    position, start, True, KEYS, STAGES, POLYNOMIAL,
+                    query, inner, dq, log_sum, delta, keys, values, full, empty, turns, which,
+                    index, first, position, start, True, KEYS, STAGES, PART, EVERY, CONSUMERS,
+                    POLYNOMIAL,
                 )  # fmt: skip
                 index += 1
             left = gl.cdiv(end, KEYS) - gl.cdiv(own_end, KEYS)
-            index = pass_by(full, empty, index, left, STAGES)
+            index = pass_by_in_turn(
+                full, empty, turns, which, index, left, STAGES, EVERY, CONSUMERS
+            )
 
             dgain_row = (head_index * tiles * CONSUMERS + own_row // 64) * GROUP
             finish_rows(
@@ -374,6 +398,8 @@ def take_keys(
     values,
     full,
     empty,
+    turns,
+    which: gl.constexpr,
     index,
     first,
     position,
@@ -381,29 +407,93 @@ def take_keys(
     MASKED: gl.constexpr,
     KEYS: gl.constexpr,
     STAGES: gl.constexpr,
+    PART: gl.constexpr,
+    EVERY: gl.constexpr,
+    CONSUMERS: gl.constexpr,
     POLYNOMIAL: gl.constexpr,
 ):
-    """What one tile of keys and values adds to the gradient of 64 queries."""
-    layout: gl.constexpr = product_layout(KEYS)
-    await_stage(full, index, STAGES)
-    key, value = keys.index(index % STAGES), values.index(index % STAGES)
-    zeros = gl.zeros([64, KEYS], gl.float32, layout)
-    scoring = warpgroup_mma(query, key.permute((1, 0)), zeros, use_acc=False, is_async=True)
-    weighing = warpgroup_mma(inner, value.permute((1, 0)), zeros, use_acc=False, is_async=True)
-    scores = warpgroup_mma_wait(1, deps=[scoring])
+    """What one tile of keys and values adds to the gradient of 64 queries.
+
+    Beside a part's exponentials are in flight its own dO v^T, the sum of the part before, and the
+    two products of the part after. Nothing is, from one tile to the next, or the assembler would
+    serialise every product (its note C7514); four parts do not fit in the registers (C7512).
+    """
+    layout: gl.constexpr = product_layout(PART)
+    left: gl.constexpr = left_layout(dq.shape[1])
     share: gl.constexpr = 0 if MASKED else POLYNOMIAL
-    weights = exponential(scores - gl.expand_dims(log_sum, 1), share, BOUNDED=False)
-    if MASKED:
-        seen = gl.expand_dims(first + gl.arange(0, KEYS, gl.SliceLayout(0, layout)), 0)
-        visible = (seen <= gl.expand_dims(position, 1)) & (seen >= gl.expand_dims(start, 1))
-        weights = gl.where(visible, weights, 0.0)
-    dweights = warpgroup_mma_wait(0, deps=[weighing])
-    dscores = (weights * (dweights - gl.expand_dims(delta, 1))).to(key.dtype)
-    left: gl.constexpr = left_layout(key.shape[1])
-    summing = warpgroup_mma(gl.convert_layout(dscores, left), key, dq, is_async=True)
+    parts: gl.constexpr = KEYS // PART
+    await_stage(full, index, STAGES)
+    await_turn(turns, which, index, EVERY)
+    scoring, weighing = start_part(query, inner, keys, values, index, 0, KEYS, STAGES, PART)
+    summing = dq
+    for part in gl.static_range(parts):
+        if part + 1 < parts:
+            next_scoring, next_weighing = start_part(
+                query, inner, keys, values, index, part + 1, KEYS, STAGES, PART
+            )
+        if part == 0:
+            pass_turn(turns, which, index, EVERY, CONSUMERS)
+        scores = warpgroup_mma_wait(younger(part, parts) + 1, deps=[scoring])
+        weights = exponential(scores - gl.expand_dims(log_sum, 1), share, BOUNDED=False)
+        if MASKED:
+            seen = first + part * PART + gl.arange(0, PART, gl.SliceLayout(0, layout))
+            seen = gl.expand_dims(seen, 0)
+            visible = (seen <= gl.expand_dims(position, 1)) & (seen >= gl.expand_dims(start, 1))
+            weights = gl.where(visible, weights, 0.0)
+        dweights = warpgroup_mma_wait(younger(part, parts), deps=[weighing])
+        dscores = (weights * (dweights - gl.expand_dims(delta, 1))).to(query.dtype)
+        key = part_of(keys, index, part, KEYS, STAGES, PART)
+        summing = warpgroup_mma(gl.convert_layout(dscores, left), key, summing, is_async=True)
+        if part + 1 < parts:
+            scoring, weighing = next_scoring, next_weighing
     dq = warpgroup_mma_wait(0, deps=[summing])
+    # With no product in flight, this warpgroup's last read of the stage lies behind it.
     release(empty, index, STAGES)
     return dq
+
+
+@gluon.jit
+def start_part(
+    query,
+    inner,
+    keys,
+    values,
+    index,
+    part: gl.constexpr,
+    KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
+    PART: gl.constexpr,
+):
+    """Start query key^T and dO v^T with the ``part``-th PART rows of a tile."""
+    zeros = gl.zeros([64, PART], gl.float32, product_layout(PART))
+    key = part_of(keys, index, part, KEYS, STAGES, PART).permute((1, 0))
+    value = part_of(values, index, part, KEYS, STAGES, PART).permute((1, 0))
+    scoring = warpgroup_mma(query, key, zeros, use_acc=False, is_async=True)
+    weighing = warpgroup_mma(inner, value, zeros, use_acc=False, is_async=True)
+    return scoring, weighing
+
+
+@gluon.jit
+def part_of(
+    tiles,
+    index,
+    part: gl.constexpr,
+    KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
+    PART: gl.constexpr,
+):
+    """The ``part``-th PART rows of the ``index``-th tile of a ring."""
+    parts: gl.constexpr = KEYS // PART
+    # Rows lie one after another, and the swizzle repeats every 8 of them.
+    pieces = tiles._reinterpret(tiles.dtype, [STAGES * parts, PART, tiles.shape[2]], tiles.layout)
+    return pieces.index(index % STAGES * parts + part)
+
+
+@gluon.constexpr_function
+def younger(part, parts):
+    """Products started after the ``part``-th dO v^T by when that is waited for: the sum of the part
+    before, two of the part after."""
+    return (part > 0) + 2 * (part + 1 < parts)
 
 
 @gluon.jit
@@ -434,6 +524,7 @@ def finish_rows(
     gain = gl.load(gain_ptr + member)
     scale = query_scale(gain, D)
     rstd = gl.load(rstd_ptr + head_index * stats_stride + row, mask=valid, other=0.0)
+    cos, sin = angles(dq, own_row, length, rope_ptr, rope_stride, GROUP, PAIRS)
     # As ``kernels.rotary.unscaled``.
     turned = (query.to(gl.float32) / gl.expand_dims(scale, 1)).to(query.dtype).to(gl.float32)
     along = gl.where(valid, gl.sum(dq * turned, 1), 0.0)
@@ -441,7 +532,7 @@ def finish_rows(
         counts = (member == each) & (gl.abs(gain) < gain_limit(D))
         gl.store(dgain_ptr + each, gl.sum(gl.where(counts, along, 0.0), 0) * D**-0.5)
     dq = (dq - turned * gl.expand_dims(along / D, 1)) * gl.expand_dims(rstd * scale * LN_2, 1)
-    dq = turn(dq, own_row, length, rope_ptr, rope_stride, -1.0, GROUP, PAIRS)
+    dq = turn(dq, cos, -sin, PAIRS)
 
     store: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])
     row = own_row + gl.arange(0, 64, gl.SliceLayout(1, store))

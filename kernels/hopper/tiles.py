@@ -134,10 +134,55 @@ def release(barriers, index, STAGES: gl.constexpr):
 
 
 @gluon.jit
+def await_turn(turns, which: gl.constexpr, index, EVERY: gl.constexpr):
+    """Wait until warpgroup ``which`` may start the products of a ring's ``index``-th tile.
+
+    Warpgroups that start together stay together: all multiply, then all take exponentials. So each
+    starts every ``EVERY``-th tile's products only after the one before it has, the first after the
+    last one's of the turn before; 0: whenever it likes. Everyone takes every turn, in the order of
+    tiles and then of warpgroups, and waits for nothing that is later in this order: no deadlock.
+    """
+    if EVERY > 0:
+        # Nobody is before the first in the first turn, as nobody holds a tile yet in await_room.
+        phase = (index // EVERY & 1) ^ (1 if which == 0 else 0)
+        mbarrier.wait(turns.index(which), phase, pred=index % EVERY == 0)
+
+
+@gluon.jit
+def pass_turn(turns, which: gl.constexpr, index, EVERY: gl.constexpr, CONSUMERS: gl.constexpr):
+    """The next warpgroup's turn. It has waited for its last one: that came before this one's."""
+    if EVERY > 0:
+        after: gl.constexpr = (which + 1) % CONSUMERS
+        mbarrier.arrive(turns.index(after), count=1, pred=index % EVERY == 0)
+
+
+@gluon.jit
 def pass_by(full, empty, index, count, STAGES: gl.constexpr):
     """Let ``count`` tiles go that others of the block need. Returns the next index."""
     for _ in range(count):
         await_stage(full, index, STAGES)
+        release(empty, index, STAGES)
+        index += 1
+    return index
+
+
+@gluon.jit
+def pass_by_in_turn(
+    full,
+    empty,
+    turns,
+    which: gl.constexpr,
+    index,
+    count,
+    STAGES: gl.constexpr,
+    EVERY: gl.constexpr,
+    CONSUMERS: gl.constexpr,
+):
+    """``pass_by`` where warpgroups take turns: theirs pass with the tiles."""
+    for _ in range(count):
+        await_stage(full, index, STAGES)
+        await_turn(turns, which, index, EVERY)
+        pass_turn(turns, which, index, EVERY, CONSUMERS)
         release(empty, index, STAGES)
         index += 1
     return index
@@ -167,18 +212,31 @@ def query_scale(gain, D: gl.constexpr):
 
 
 @gluon.jit
-def turn(
-    x,
-    first_row,
-    length,
-    rope_ptr,
-    rope_stride,
-    direction: gl.constexpr,
-    GROUP: gl.constexpr,
-    PAIRS: gl.constexpr,
-):
-    """Turn the first 2 * PAIRS dims of x (64, 64) fp32, the rows from ``first_row`` on, of which
-    each position has GROUP; direction -1.0 turns back.
+def angles(x, first_row, length, rope_ptr, rope_stride, GROUP: gl.constexpr, PAIRS: gl.constexpr):
+    """cos and sin with which ``turn`` turns x (64, 64), the rows from ``first_row`` on, of which
+    each position has GROUP: to be loaded before a barrier or a store, which they would wait for."""
+    first, _ = halves(turned_part(x, PAIRS))
+    layout: gl.constexpr = first.type.layout
+    row = first_row + gl.arange(0, first.shape[0], gl.SliceLayout(1, layout))
+    pair = gl.arange(0, PAIRS, gl.SliceLayout(0, layout))
+    position = gl.minimum(row // GROUP, length - 1)
+    place = gl.expand_dims(position * PAIRS, 1) + gl.expand_dims(pair, 0)
+    return gl.load(rope_ptr + place), gl.load(rope_ptr + rope_stride + place)
+
+
+@gluon.jit
+def turned_part(x, PAIRS: gl.constexpr):
+    """The first 2 * PAIRS columns of x (64, 64)."""
+    if PAIRS < 32:
+        x, _ = halves(x)
+    if PAIRS < 16:
+        x, _ = halves(x)
+    return x
+
+
+@gluon.jit
+def turn(x, cos, sin, PAIRS: gl.constexpr):
+    """Turn the first 2 * PAIRS dims of x (64, 64) fp32 by ``angles``.
 
     PAIRS is a multiple of 8, so both of a pair are in one thread's registers in a product's layout,
     and cutting the row into pieces moves nothing.
@@ -187,14 +245,12 @@ def turn(
     if PAIRS == 8:
         left, right = halves(x)
         first, second = halves(left)
-        first = turn_pairs(first, first_row, length, rope_ptr, rope_stride, direction, GROUP)
-        x = whole(whole(first, second), right)
+        x = whole(whole(turn_pairs(first, cos, sin), second), right)
     elif PAIRS == 16:
         left, right = halves(x)
-        left = turn_pairs(left, first_row, length, rope_ptr, rope_stride, direction, GROUP)
-        x = whole(left, right)
+        x = whole(turn_pairs(left, cos, sin), right)
     elif PAIRS == 32:
-        x = turn_pairs(x, first_row, length, rope_ptr, rope_stride, direction, GROUP)
+        x = turn_pairs(x, cos, sin)
     return gl.convert_layout(x, layout)
 
 
@@ -212,17 +268,7 @@ def whole(left, right):
 
 
 @gluon.jit
-def turn_pairs(
-    x, first_row, length, rope_ptr, rope_stride, direction: gl.constexpr, GROUP: gl.constexpr
-):
+def turn_pairs(x, cos, sin):
     """Turn all columns of x, halves being the pairs."""
     first, second = halves(x)
-    pairs: gl.constexpr = first.shape[1]
-    layout: gl.constexpr = first.type.layout
-    row = first_row + gl.arange(0, first.shape[0], gl.SliceLayout(1, layout))
-    pair = gl.arange(0, pairs, gl.SliceLayout(0, layout))
-    position = gl.minimum(row // GROUP, length - 1)
-    angle = gl.expand_dims(position * pairs, 1) + gl.expand_dims(pair, 0)
-    cos = gl.load(rope_ptr + angle)
-    sin = gl.load(rope_ptr + rope_stride + angle) * direction
     return whole(first * cos + second * sin, second * cos - first * sin)

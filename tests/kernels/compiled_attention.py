@@ -81,10 +81,13 @@ def descriptor(block: list[int], layout: Any, dtype: str = "bf16") -> str:
     return f"tensordesc<{dtype}{block},{layout!r}>"
 
 
-def hopper_variant(module: Any, kernel: Any, option: str, share: int | None = None) -> Variant:
+def hopper_variant(
+    module: Any, kernel: Any, option: str, share: int | None = None, **changed: int
+) -> Variant:
     """A Gluon kernel: one warpgroup's descriptors are its rows, the others are the ring's.
 
-    ``share`` of polynomials among its exponentials; None: as it is launched.
+    ``share`` of polynomials among its exponentials, other constants ``changed``; without: as it is
+    launched.
     """
     ring = getattr(module, "KEYS", None) or module.ROWS
     own, travels = [hopper.WARPGROUP_ROWS, 64], [ring.rows, 64]
@@ -103,10 +106,13 @@ def hopper_variant(module: Any, kernel: Any, option: str, share: int | None = No
         "D": 64,
         ("ROWS" if kernel in KEY_KERNELS else "KEYS"): ring.rows,
         "STAGES": ring.stages,
+        "PART": getattr(module, "PART", None),
+        "EVERY": getattr(module, "EVERY", None),
         "CONSUMERS": hopper.CONSUMERS,
         "POLYNOMIAL": module.POLYNOMIAL if share is None else share,
         "CONSUMER_REGISTERS": hopper.CONSUMER_REGISTERS,
         "LOADER_REGISTERS": hopper.LOADER_REGISTERS,
+        **changed,
     }
     constants = {name: value for name, value in given.items() if name in kernel.arg_names}
     constants |= missing(kernel, option)
@@ -118,6 +124,7 @@ def hopper_variant(module: Any, kernel: Any, option: str, share: int | None = No
     name = f"hopper {kernel.__name__} {option}"
     if share is not None:
         name += f", {share} of 4 exponentials polynomials"
+    name += "".join(f", {constant} {value}" for constant, value in changed.items())
     return Variant(name, kernel, signature, constants, specialised=True)
 
 
@@ -149,4 +156,9 @@ VARIANTS = [
         for share in range(len(POLYNOMIALS))
         if share != module.POLYNOMIAL
     ),
+    *(
+        hopper_variant(*HOPPER_KERNELS[1], "all", PART=part, EVERY=every)
+        for part, every in ((64, 0), (32, 0), (32, 1))
+    ),
+    *(hopper_variant(*HOPPER_KERNELS[2], "all", EVERY=every) for every in (0, 1)),
 ]

@@ -15,7 +15,8 @@ NEAR = 0.005
 
 
 def losses(trainer: Trainer, steps: int) -> torch.Tensor:
-    taken = [trainer.step(step, STEADY)[0] for step in range(steps)]
+    # A replay writes its numbers where the last one did.
+    taken = [trainer.step(step, STEADY)[0].clone() for step in range(steps)]
     return torch.stack(taken).double().cpu()
 
 

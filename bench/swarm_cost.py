@@ -16,9 +16,9 @@ from swarm.steering import Steering
 
 SPRINT_SECONDS, EVERY = 150.0, 80
 TRACED, OFTEN = 33, 2  # steps in a trace, and between its cycles
-TURN, PAIRS = 40, 8  # steps of a turn, one cycle each; turns with and without
+TURN, PAIRS = 40, 6  # steps of a turn, one cycle each; turns with and without
 KEPT, KEEPING_PAIRS = 10, 5
-SAMPLED = 240  # steps, for the host's time
+SAMPLED = 160  # steps, for the host's time
 TOTAL_US, SHARE = 300.0, 0.001
 HOST_US = (30.0, 60.0)  # p50 and p99 of a cycle
 

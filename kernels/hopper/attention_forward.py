@@ -17,7 +17,6 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from kernels.hopper.exponential import exponential
 from kernels.hopper.tiles import (
     CONSUMER_REGISTERS,
     CONSUMERS,
@@ -39,8 +38,6 @@ from kernels.hopper.tiles import (
 )
 
 KEYS = Ring(rows=64, stages=4)
-# Of 4 exponentials where nothing is masked, how many are polynomials: 0, 1 or 2.
-POLYNOMIAL = 1
 
 
 def attend(
@@ -79,7 +76,6 @@ def attend(
         KEYS=KEYS.rows,
         STAGES=KEYS.stages,
         CONSUMERS=CONSUMERS,
-        POLYNOMIAL=POLYNOMIAL,
         CONSUMER_REGISTERS=CONSUMER_REGISTERS,
         LOADER_REGISTERS=LOADER_REGISTERS,
         num_warps=4,
@@ -108,7 +104,6 @@ def forward_kernel(
     KEYS: gl.constexpr,
     STAGES: gl.constexpr,
     CONSUMERS: gl.constexpr,
-    POLYNOMIAL: gl.constexpr,
     CONSUMER_REGISTERS: gl.constexpr,
     LOADER_REGISTERS: gl.constexpr,
 ):
@@ -137,7 +132,7 @@ def forward_kernel(
                 (
                     0, queries, keys, values, own_full, own_empty, full, empty, v_ptr, gate_ptr,
                     documents_ptr, y_ptr, log_sum_ptr, along_ptr, length, v_stride, tiles,
-                    stats_stride, total, G, GROUP, D, KEYS, STAGES, CONSUMERS, POLYNOMIAL,
+                    stats_stride, total, G, GROUP, D, KEYS, STAGES, CONSUMERS,
                 ),
             ),
             (
@@ -145,7 +140,7 @@ def forward_kernel(
                 (
                     1, queries, keys, values, own_full, own_empty, full, empty, v_ptr, gate_ptr,
                     documents_ptr, y_ptr, log_sum_ptr, along_ptr, length, v_stride, tiles,
-                    stats_stride, total, G, GROUP, D, KEYS, STAGES, CONSUMERS, POLYNOMIAL,
+                    stats_stride, total, G, GROUP, D, KEYS, STAGES, CONSUMERS,
                 ),
             ),
             (
@@ -153,7 +148,7 @@ def forward_kernel(
                 (
                     2, queries, keys, values, own_full, own_empty, full, empty, v_ptr, gate_ptr,
                     documents_ptr, y_ptr, log_sum_ptr, along_ptr, length, v_stride, tiles,
-                    stats_stride, total, G, GROUP, D, KEYS, STAGES, CONSUMERS, POLYNOMIAL,
+                    stats_stride, total, G, GROUP, D, KEYS, STAGES, CONSUMERS,
                 ),
             ),
             (
@@ -271,7 +266,6 @@ def attend_rows(
     KEYS: gl.constexpr,
     STAGES: gl.constexpr,
     CONSUMERS: gl.constexpr,
-    POLYNOMIAL: gl.constexpr,
 ):
     """One warpgroup: rows ``which`` * 64 and following of each piece of work."""
     scores_layout: gl.constexpr = product_layout(KEYS)
@@ -318,9 +312,8 @@ def attend_rows(
                     index += 1
             for _ in range(pairs):
                 sums, total_weight = take_pair(
-                    query, sums, total_weight, keys, values, full, empty, index, KEYS, STAGES,
-                    POLYNOMIAL,
-                )  # fmt: skip
+                    query, sums, total_weight, keys, values, full, empty, index, KEYS, STAGES
+                )
                 index += 2
             for first in range(rest, own_end, KEYS):
                 sums, total_weight = take_masked(
@@ -352,11 +345,9 @@ def score(query, keys, full, index, KEYS: gl.constexpr, STAGES: gl.constexpr):
 
 
 @gluon.jit
-def weigh(
-    scores, sums, total_weight, values, index, STAGES: gl.constexpr, POLYNOMIAL: gl.constexpr
-):
-    """Start adding values weighted by 2^scores; none masked, or POLYNOMIAL is 0."""
-    weights = exponential(scores, POLYNOMIAL, BOUNDED=True)
+def weigh(scores, sums, total_weight, values, index, STAGES: gl.constexpr):
+    """Start adding values weighted by 2^scores."""
+    weights = gl.exp2(scores)
     total_weight += gl.sum(weights, 1)
     value = values.index(index % STAGES)
     weights = gl.convert_layout(weights.to(value.dtype), left_layout(value.shape[1]))
@@ -375,7 +366,6 @@ def take_pair(
     index,
     KEYS: gl.constexpr,
     STAGES: gl.constexpr,
-    POLYNOMIAL: gl.constexpr,
 ):
     """Two tiles that all rows see: the exponentials of one beside the products of the other.
 
@@ -385,11 +375,9 @@ def take_pair(
     even = score(query, keys, full, index, KEYS, STAGES)
     odd = score(query, keys, full, index + 1, KEYS, STAGES)
     scores = warpgroup_mma_wait(1, deps=[even])
-    weighing, total_weight = weigh(scores, sums, total_weight, values, index, STAGES, POLYNOMIAL)
+    weighing, total_weight = weigh(scores, sums, total_weight, values, index, STAGES)
     scores = warpgroup_mma_wait(1, deps=[odd])
-    weighing, total_weight = weigh(
-        scores, weighing, total_weight, values, index + 1, STAGES, POLYNOMIAL
-    )
+    weighing, total_weight = weigh(scores, weighing, total_weight, values, index + 1, STAGES)
     sums = warpgroup_mma_wait(0, deps=[weighing])
     release(empty, index, STAGES)
     release(empty, index + 1, STAGES)
@@ -419,7 +407,7 @@ def take_masked(
     seen = gl.expand_dims(first + gl.arange(0, KEYS, gl.SliceLayout(0, layout)), 0)
     visible = (seen <= gl.expand_dims(position, 1)) & (seen >= gl.expand_dims(start, 1))
     scores = gl.where(visible, scores, -float("inf"))
-    weighing, total_weight = weigh(scores, sums, total_weight, values, index, STAGES, 0)
+    weighing, total_weight = weigh(scores, sums, total_weight, values, index, STAGES)
     sums = warpgroup_mma_wait(0, deps=[weighing])
     release(empty, index, STAGES)
     return sums, total_weight

@@ -14,7 +14,6 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from kernels.hopper.attention_query_gradients import LN_2
-from kernels.hopper.exponential import exponential
 from kernels.hopper.tiles import (
     CONSUMER_REGISTERS,
     CONSUMERS,
@@ -24,14 +23,12 @@ from kernels.hopper.tiles import (
     angles,
     await_room,
     await_stage,
-    await_turn,
     heads_descriptor,
     left_layout,
     load_vector,
     make_barriers,
     multiprocessors,
-    pass_by_in_turn,
-    pass_turn,
+    pass_by,
     product_layout,
     release,
     rows_descriptor,
@@ -43,11 +40,6 @@ from kernels.hopper.tiles import (
 
 # 64 rows would need 200 registers a thread, and only two warpgroups have so many.
 ROWS = Ring(rows=32, stages=4)
-# After how many tiles warpgroups take turns (``await_turn``); 0: never. Three turns pass in hardly
-# less time than a tile takes.
-EVERY = 2
-# Of 4 exponentials where nothing is masked, how many are polynomials: 0, 1 or 2.
-POLYNOMIAL = 1
 
 
 def key_gradients(
@@ -95,9 +87,7 @@ def key_gradients(
         XSA=xsa,
         ROWS=ROWS.rows,
         STAGES=ROWS.stages,
-        EVERY=EVERY,
         CONSUMERS=CONSUMERS,
-        POLYNOMIAL=POLYNOMIAL,
         CONSUMER_REGISTERS=CONSUMER_REGISTERS,
         LOADER_REGISTERS=LOADER_REGISTERS,
         num_warps=4,
@@ -130,9 +120,7 @@ def key_gradients_kernel(
     XSA: gl.constexpr,
     ROWS: gl.constexpr,
     STAGES: gl.constexpr,
-    EVERY: gl.constexpr,
     CONSUMERS: gl.constexpr,
-    POLYNOMIAL: gl.constexpr,
     CONSUMER_REGISTERS: gl.constexpr,
     LOADER_REGISTERS: gl.constexpr,
 ):
@@ -155,7 +143,6 @@ def key_gradients_kernel(
     deltas = gl.allocate_shared_memory(gl.float32, [STAGES, 1, ROWS], delta_desc.layout)
     own_full, own_empty = make_barriers(1, 1), make_barriers(1, CONSUMERS)
     full, empty = make_barriers(STAGES, 1), make_barriers(STAGES, CONSUMERS)
-    turns = make_barriers(CONSUMERS, 1)
     fence_async_shared()
     total = windows * G * tiles
     gl.warp_specialize(
@@ -164,27 +151,27 @@ def key_gradients_kernel(
                 differentiate_keys,
                 (
                     0, own_keys, own_values, queries, inners, log_sums, deltas, own_full, own_empty,
-                    full, empty, turns, rope_ptr, documents_ptr, rstd_ptr, dk_ptr, dv_ptr, windows,
+                    full, empty, rope_ptr, documents_ptr, rstd_ptr, dk_ptr, dv_ptr, windows,
                     length, dk_stride, rope_stride, tiles, rstd_stride, total, G, GROUP, D, PAIRS,
-                    XSA, ROWS, STAGES, EVERY, CONSUMERS, POLYNOMIAL,
+                    XSA, ROWS, STAGES, CONSUMERS,
                 ),
             ),
             (
                 differentiate_keys,
                 (
                     1, own_keys, own_values, queries, inners, log_sums, deltas, own_full, own_empty,
-                    full, empty, turns, rope_ptr, documents_ptr, rstd_ptr, dk_ptr, dv_ptr, windows,
+                    full, empty, rope_ptr, documents_ptr, rstd_ptr, dk_ptr, dv_ptr, windows,
                     length, dk_stride, rope_stride, tiles, rstd_stride, total, G, GROUP, D, PAIRS,
-                    XSA, ROWS, STAGES, EVERY, CONSUMERS, POLYNOMIAL,
+                    XSA, ROWS, STAGES, CONSUMERS,
                 ),
             ),
             (
                 differentiate_keys,
                 (
                     2, own_keys, own_values, queries, inners, log_sums, deltas, own_full, own_empty,
-                    full, empty, turns, rope_ptr, documents_ptr, rstd_ptr, dk_ptr, dv_ptr, windows,
+                    full, empty, rope_ptr, documents_ptr, rstd_ptr, dk_ptr, dv_ptr, windows,
                     length, dk_stride, rope_stride, tiles, rstd_stride, total, G, GROUP, D, PAIRS,
-                    XSA, ROWS, STAGES, EVERY, CONSUMERS, POLYNOMIAL,
+                    XSA, ROWS, STAGES, CONSUMERS,
                 ),
             ),
             (
@@ -309,7 +296,6 @@ def differentiate_keys(
     own_empty,
     full,
     empty,
-    turns,
     rope_ptr,
     documents_ptr,
     rstd_ptr,
@@ -329,9 +315,7 @@ def differentiate_keys(
     XSA: gl.constexpr,
     ROWS: gl.constexpr,
     STAGES: gl.constexpr,
-    EVERY: gl.constexpr,
     CONSUMERS: gl.constexpr,
-    POLYNOMIAL: gl.constexpr,
 ):
     """One warpgroup: keys ``which`` * 64 and following of each piece of work."""
     layout: gl.constexpr = product_layout(D)
@@ -368,34 +352,27 @@ def differentiate_keys(
             dk = gl.zeros([64, D], gl.float32, layout)
             dv = gl.zeros([64, D], gl.float32, layout)
             skipped = (own_begin - begin) // ROWS
-            index = pass_by_in_turn(
-                full, empty, turns, which, index, skipped, STAGES, EVERY, CONSUMERS
-            )
+            index = pass_by(full, empty, index, skipped, STAGES)
             for first in range(own_begin, whole_begin, ROWS):
                 dk, dv = take_rows(
-                    key, value, dk, dv, queries, inners, log_sums, deltas, full, empty, turns,
-                    which, index, first, own, stop, True, GROUP, ROWS, STAGES, EVERY, CONSUMERS,
-                    POLYNOMIAL,
+                    key, value, dk, dv, queries, inners, log_sums, deltas, full, empty,
+                    index, first, own, stop, True, GROUP, ROWS, STAGES,
                 )  # fmt: skip
                 index += 1
             for first in range(whole_begin, whole_end, ROWS):
                 dk, dv = take_rows(
-                    key, value, dk, dv, queries, inners, log_sums, deltas, full, empty, turns,
-                    which, index, first, own, stop, False, GROUP, ROWS, STAGES, EVERY, CONSUMERS,
-                    POLYNOMIAL,
+                    key, value, dk, dv, queries, inners, log_sums, deltas, full, empty,
+                    index, first, own, stop, False, GROUP, ROWS, STAGES,
                 )  # fmt: skip
                 index += 1
             for first in range(whole_end, own_end, ROWS):
                 dk, dv = take_rows(
-                    key, value, dk, dv, queries, inners, log_sums, deltas, full, empty, turns,
-                    which, index, first, own, stop, True, GROUP, ROWS, STAGES, EVERY, CONSUMERS,
-                    POLYNOMIAL,
+                    key, value, dk, dv, queries, inners, log_sums, deltas, full, empty,
+                    index, first, own, stop, True, GROUP, ROWS, STAGES,
                 )  # fmt: skip
                 index += 1
             left = gl.cdiv(end, ROWS) - gl.cdiv(own_end, ROWS)
-            index = pass_by_in_turn(
-                full, empty, turns, which, index, left, STAGES, EVERY, CONSUMERS
-            )
+            index = pass_by(full, empty, index, left, STAGES)
 
             store_keys(dv, head_index, own_key, dv_ptr, length, dk_stride, G, XSA)
             finish_keys(
@@ -416,8 +393,6 @@ def take_rows(
     deltas,
     full,
     empty,
-    turns,
-    which: gl.constexpr,
     index,
     first,
     own,
@@ -426,26 +401,20 @@ def take_rows(
     GROUP: gl.constexpr,
     ROWS: gl.constexpr,
     STAGES: gl.constexpr,
-    EVERY: gl.constexpr,
-    CONSUMERS: gl.constexpr,
-    POLYNOMIAL: gl.constexpr,
 ):
     """What one tile of rows adds to the gradients of 64 keys and values."""
     layout: gl.constexpr = product_layout(ROWS)
     left: gl.constexpr = left_layout(dk.shape[1])
     await_stage(full, index, STAGES)
-    await_turn(turns, which, index, EVERY)
     stage = index % STAGES
     query, inner = queries.index(stage), inners.index(stage)
     zeros = gl.zeros([64, ROWS], gl.float32, layout)
     scoring = warpgroup_mma(key, query.permute((1, 0)), zeros, use_acc=False, is_async=True)
     weighing = warpgroup_mma(value, inner.permute((1, 0)), zeros, use_acc=False, is_async=True)
-    pass_turn(turns, which, index, EVERY, CONSUMERS)
     log_sum = load_vector(log_sums.index(stage), ROWS, gl.SliceLayout(0, layout))
     delta = load_vector(deltas.index(stage), ROWS, gl.SliceLayout(0, layout))
     scores = warpgroup_mma_wait(1, deps=[scoring])
-    share: gl.constexpr = 0 if MASKED else POLYNOMIAL
-    weights = exponential(scores - gl.expand_dims(log_sum, 0), share, BOUNDED=False)
+    weights = gl.exp2(scores - gl.expand_dims(log_sum, 0))
     if MASKED:
         position = (first + gl.arange(0, ROWS, gl.SliceLayout(0, layout))) // GROUP
         position = gl.expand_dims(position, 0)

@@ -15,7 +15,6 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from kernels.hopper.attention_forward import keys_of_tile
-from kernels.hopper.exponential import exponential
 from kernels.hopper.tiles import (
     CONSUMER_REGISTERS,
     CONSUMERS,
@@ -25,13 +24,11 @@ from kernels.hopper.tiles import (
     angles,
     await_room,
     await_stage,
-    await_turn,
     heads_descriptor,
     left_layout,
     make_barriers,
     multiprocessors,
-    pass_by_in_turn,
-    pass_turn,
+    pass_by,
     product_layout,
     query_scale,
     release,
@@ -43,13 +40,8 @@ from kernels.hopper.tiles import (
 from kernels.rotary import gain_limit
 
 KEYS = Ring(rows=64, stages=4)
-# Keys of one score product: 32, and the products of a tile's second half run beside the
-# exponentials of the first; or 64, all of a tile.
-PART = 64
-# After how many tiles warpgroups take turns (``await_turn``); 0: never.
-EVERY = 1
-# Of 4 exponentials where nothing is masked, how many are polynomials: 0, 1 or 2.
-POLYNOMIAL = 1
+# Keys of one score product: half a tile's, whose other products run beside these exponentials.
+PART = 32
 LN_2 = gl.constexpr(0.6931471805599453)
 
 
@@ -101,9 +93,7 @@ def query_gradients(
         KEYS=KEYS.rows,
         STAGES=KEYS.stages,
         PART=PART,
-        EVERY=EVERY,
         CONSUMERS=CONSUMERS,
-        POLYNOMIAL=POLYNOMIAL,
         CONSUMER_REGISTERS=CONSUMER_REGISTERS,
         LOADER_REGISTERS=LOADER_REGISTERS,
         num_warps=4,
@@ -138,9 +128,7 @@ def query_gradients_kernel(
     KEYS: gl.constexpr,
     STAGES: gl.constexpr,
     PART: gl.constexpr,
-    EVERY: gl.constexpr,
     CONSUMERS: gl.constexpr,
-    POLYNOMIAL: gl.constexpr,
     CONSUMER_REGISTERS: gl.constexpr,
     LOADER_REGISTERS: gl.constexpr,
 ):
@@ -159,7 +147,6 @@ def query_gradients_kernel(
     values = gl.allocate_shared_memory(dtype, [STAGES, KEYS, D], v_desc.layout)
     own_full, own_empty = make_barriers(1, 1), make_barriers(1, CONSUMERS)
     full, empty = make_barriers(STAGES, 1), make_barriers(STAGES, CONSUMERS)
-    turns = make_barriers(CONSUMERS, 1)
     fence_async_shared()
     total = windows * G * tiles
     gl.warp_specialize(
@@ -167,28 +154,28 @@ def query_gradients_kernel(
             (
                 differentiate_rows,
                 (
-                    0, queries, inners, keys, values, own_full, own_empty, full, empty, turns,
+                    0, queries, inners, keys, values, own_full, own_empty, full, empty,
                     delta_ptr, rstd_ptr, gain_ptr, rope_ptr, documents_ptr, log_sum_ptr, dq_ptr,
                     dgain_ptr, length, dq_stride, rope_stride, tiles, stats_stride, total, G, GROUP,
-                    D, PAIRS, KEYS, STAGES, PART, EVERY, CONSUMERS, POLYNOMIAL,
+                    D, PAIRS, KEYS, STAGES, PART, CONSUMERS,
                 ),
             ),
             (
                 differentiate_rows,
                 (
-                    1, queries, inners, keys, values, own_full, own_empty, full, empty, turns,
+                    1, queries, inners, keys, values, own_full, own_empty, full, empty,
                     delta_ptr, rstd_ptr, gain_ptr, rope_ptr, documents_ptr, log_sum_ptr, dq_ptr,
                     dgain_ptr, length, dq_stride, rope_stride, tiles, stats_stride, total, G, GROUP,
-                    D, PAIRS, KEYS, STAGES, PART, EVERY, CONSUMERS, POLYNOMIAL,
+                    D, PAIRS, KEYS, STAGES, PART, CONSUMERS,
                 ),
             ),
             (
                 differentiate_rows,
                 (
-                    2, queries, inners, keys, values, own_full, own_empty, full, empty, turns,
+                    2, queries, inners, keys, values, own_full, own_empty, full, empty,
                     delta_ptr, rstd_ptr, gain_ptr, rope_ptr, documents_ptr, log_sum_ptr, dq_ptr,
                     dgain_ptr, length, dq_stride, rope_stride, tiles, stats_stride, total, G, GROUP,
-                    D, PAIRS, KEYS, STAGES, PART, EVERY, CONSUMERS, POLYNOMIAL,
+                    D, PAIRS, KEYS, STAGES, PART, CONSUMERS,
                 ),
             ),
             (
@@ -283,7 +270,6 @@ def differentiate_rows(
     own_empty,
     full,
     empty,
-    turns,
     delta_ptr,
     rstd_ptr,
     gain_ptr,
@@ -305,9 +291,7 @@ def differentiate_rows(
     KEYS: gl.constexpr,
     STAGES: gl.constexpr,
     PART: gl.constexpr,
-    EVERY: gl.constexpr,
     CONSUMERS: gl.constexpr,
-    POLYNOMIAL: gl.constexpr,
 ):
     """One warpgroup: rows ``which`` * 64 and following of each piece of work."""
     layout: gl.constexpr = product_layout(D)
@@ -349,35 +333,28 @@ def differentiate_rows(
             release(own_empty, turn_index, 1)
             dq = gl.zeros([64, D], gl.float32, layout)
             skipped = (own_begin - begin) // KEYS
-            index = pass_by_in_turn(
-                full, empty, turns, which, index, skipped, STAGES, EVERY, CONSUMERS
-            )
+            index = pass_by(full, empty, index, skipped, STAGES)
             if documents_ptr is not None:
                 for first in range(own_begin, whole_begin, KEYS):
                     dq = take_keys(
-                        query, inner, dq, log_sum, delta, keys, values, full, empty, turns, which,
-                        index, first, position, start, True, KEYS, STAGES, PART, EVERY, CONSUMERS,
-                        POLYNOMIAL,
+                        query, inner, dq, log_sum, delta, keys, values, full, empty,
+                        index, first, position, start, True, KEYS, STAGES, PART,
                     )  # fmt: skip
                     index += 1
             for first in range(whole_begin, whole_end, KEYS):
                 dq = take_keys(
-                    query, inner, dq, log_sum, delta, keys, values, full, empty, turns, which,
-                    index, first, position, start, False, KEYS, STAGES, PART, EVERY, CONSUMERS,
-                    POLYNOMIAL,
+                    query, inner, dq, log_sum, delta, keys, values, full, empty,
+                    index, first, position, start, False, KEYS, STAGES, PART,
                 )  # fmt: skip
                 index += 1
             for first in range(whole_end, own_end, KEYS):
                 dq = take_keys(
-                    query, inner, dq, log_sum, delta, keys, values, full, empty, turns, which,
-                    index, first, position, start, True, KEYS, STAGES, PART, EVERY, CONSUMERS,
-                    POLYNOMIAL,
+                    query, inner, dq, log_sum, delta, keys, values, full, empty,
+                    index, first, position, start, True, KEYS, STAGES, PART,
                 )  # fmt: skip
                 index += 1
             left = gl.cdiv(end, KEYS) - gl.cdiv(own_end, KEYS)
-            index = pass_by_in_turn(
-                full, empty, turns, which, index, left, STAGES, EVERY, CONSUMERS
-            )
+            index = pass_by(full, empty, index, left, STAGES)
 
             dgain_row = (head_index * tiles * CONSUMERS + own_row // 64) * GROUP
             finish_rows(
@@ -398,8 +375,6 @@ def take_keys(
     values,
     full,
     empty,
-    turns,
-    which: gl.constexpr,
     index,
     first,
     position,
@@ -408,9 +383,6 @@ def take_keys(
     KEYS: gl.constexpr,
     STAGES: gl.constexpr,
     PART: gl.constexpr,
-    EVERY: gl.constexpr,
-    CONSUMERS: gl.constexpr,
-    POLYNOMIAL: gl.constexpr,
 ):
     """What one tile of keys and values adds to the gradient of 64 queries.
 
@@ -420,10 +392,8 @@ def take_keys(
     """
     layout: gl.constexpr = product_layout(PART)
     left: gl.constexpr = left_layout(dq.shape[1])
-    share: gl.constexpr = 0 if MASKED else POLYNOMIAL
     parts: gl.constexpr = KEYS // PART
     await_stage(full, index, STAGES)
-    await_turn(turns, which, index, EVERY)
     scoring, weighing = start_part(query, inner, keys, values, index, 0, KEYS, STAGES, PART)
     summing = dq
     for part in gl.static_range(parts):
@@ -431,10 +401,8 @@ def take_keys(
             next_scoring, next_weighing = start_part(
                 query, inner, keys, values, index, part + 1, KEYS, STAGES, PART
             )
-        if part == 0:
-            pass_turn(turns, which, index, EVERY, CONSUMERS)
         scores = warpgroup_mma_wait(younger(part, parts) + 1, deps=[scoring])
-        weights = exponential(scores - gl.expand_dims(log_sum, 1), share, BOUNDED=False)
+        weights = gl.exp2(scores - gl.expand_dims(log_sum, 1))
         if MASKED:
             seen = first + part * PART + gl.arange(0, PART, gl.SliceLayout(0, layout))
             seen = gl.expand_dims(seen, 0)

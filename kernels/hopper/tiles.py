@@ -134,55 +134,10 @@ def release(barriers, index, STAGES: gl.constexpr):
 
 
 @gluon.jit
-def await_turn(turns, which: gl.constexpr, index, EVERY: gl.constexpr):
-    """Wait until warpgroup ``which`` may start the products of a ring's ``index``-th tile.
-
-    Warpgroups that start together stay together: all multiply, then all take exponentials. So each
-    starts every ``EVERY``-th tile's products only after the one before it has, the first after the
-    last one's of the turn before; 0: whenever it likes. Everyone takes every turn, in the order of
-    tiles and then of warpgroups, and waits for nothing that is later in this order: no deadlock.
-    """
-    if EVERY > 0:
-        # Nobody is before the first in the first turn, as nobody holds a tile yet in await_room.
-        phase = (index // EVERY & 1) ^ (1 if which == 0 else 0)
-        mbarrier.wait(turns.index(which), phase, pred=index % EVERY == 0)
-
-
-@gluon.jit
-def pass_turn(turns, which: gl.constexpr, index, EVERY: gl.constexpr, CONSUMERS: gl.constexpr):
-    """The next warpgroup's turn. It has waited for its last one: that came before this one's."""
-    if EVERY > 0:
-        after: gl.constexpr = (which + 1) % CONSUMERS
-        mbarrier.arrive(turns.index(after), count=1, pred=index % EVERY == 0)
-
-
-@gluon.jit
 def pass_by(full, empty, index, count, STAGES: gl.constexpr):
     """Let ``count`` tiles go that others of the block need. Returns the next index."""
     for _ in range(count):
         await_stage(full, index, STAGES)
-        release(empty, index, STAGES)
-        index += 1
-    return index
-
-
-@gluon.jit
-def pass_by_in_turn(
-    full,
-    empty,
-    turns,
-    which: gl.constexpr,
-    index,
-    count,
-    STAGES: gl.constexpr,
-    EVERY: gl.constexpr,
-    CONSUMERS: gl.constexpr,
-):
-    """``pass_by`` where warpgroups take turns: theirs pass with the tiles."""
-    for _ in range(count):
-        await_stage(full, index, STAGES)
-        await_turn(turns, which, index, EVERY)
-        pass_turn(turns, which, index, EVERY, CONSUMERS)
         release(empty, index, STAGES)
         index += 1
     return index

@@ -11,7 +11,6 @@ from kernels.hopper import attention_forward as hopper_forward
 from kernels.hopper import attention_key_gradients as hopper_key_gradients
 from kernels.hopper import attention_query_gradients as hopper_query_gradients
 from kernels.hopper import tiles as hopper
-from kernels.hopper.exponential import POLYNOMIALS
 from kernels.rotary import TURN_ROWS, TURN_WARPS, turn_kernel
 from tests.kernels.ahead_of_time import Variant
 
@@ -81,14 +80,8 @@ def descriptor(block: list[int], layout: Any, dtype: str = "bf16") -> str:
     return f"tensordesc<{dtype}{block},{layout!r}>"
 
 
-def hopper_variant(
-    module: Any, kernel: Any, option: str, share: int | None = None, **changed: int
-) -> Variant:
-    """A Gluon kernel: one warpgroup's descriptors are its rows, the others are the ring's.
-
-    ``share`` of polynomials among its exponentials, other constants ``changed``; without: as it is
-    launched.
-    """
+def hopper_variant(module: Any, kernel: Any, option: str) -> Variant:
+    """A Gluon kernel: one warpgroup's descriptors are its rows, the others are the ring's."""
     ring = getattr(module, "KEYS", None) or module.ROWS
     own, travels = [hopper.WARPGROUP_ROWS, 64], [ring.rows, 64]
     travelling = ("query_desc",) if kernel in KEY_KERNELS else ("key_desc", "v_desc")
@@ -107,12 +100,9 @@ def hopper_variant(
         ("ROWS" if kernel in KEY_KERNELS else "KEYS"): ring.rows,
         "STAGES": ring.stages,
         "PART": getattr(module, "PART", None),
-        "EVERY": getattr(module, "EVERY", None),
         "CONSUMERS": hopper.CONSUMERS,
-        "POLYNOMIAL": module.POLYNOMIAL if share is None else share,
         "CONSUMER_REGISTERS": hopper.CONSUMER_REGISTERS,
         "LOADER_REGISTERS": hopper.LOADER_REGISTERS,
-        **changed,
     }
     constants = {name: value for name, value in given.items() if name in kernel.arg_names}
     constants |= missing(kernel, option)
@@ -122,9 +112,6 @@ def hopper_variant(
         if name not in constants
     }
     name = f"hopper {kernel.__name__} {option}"
-    if share is not None:
-        name += f", {share} of 4 exponentials polynomials"
-    name += "".join(f", {constant} {value}" for constant, value in changed.items())
     return Variant(name, kernel, signature, constants, specialised=True)
 
 
@@ -150,15 +137,4 @@ VARIANTS = [
         for module, kernel in HOPPER_KERNELS
         for option in OPTIONS
     ),
-    *(
-        hopper_variant(module, kernel, "all", share)
-        for module, kernel in HOPPER_KERNELS
-        for share in range(len(POLYNOMIALS))
-        if share != module.POLYNOMIAL
-    ),
-    *(
-        hopper_variant(*HOPPER_KERNELS[1], "all", PART=part, EVERY=every)
-        for part, every in ((64, 0), (32, 0), (32, 1))
-    ),
-    *(hopper_variant(*HOPPER_KERNELS[2], "all", EVERY=every) for every in (0, 1)),
 ]

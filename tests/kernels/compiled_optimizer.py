@@ -42,9 +42,9 @@ def whole_rows(
     )
 
 
-def symmetric(added: bool, power: int) -> Variant:
+def symmetric(side: int, added: bool, power: int) -> Variant:
     """X X^T, or its polynomial, in which the gram matrix itself is added."""
-    tile = symmetric_product.TILES[2]
+    tile = symmetric_product.tile_of(side, 2)
     square = f"tensordesc<bf16[1, {tile.side}, {tile.side}]>"
     signature = {
         "strips": f"tensordesc<bf16[1, {tile.side}, {tile.depth}]>",
@@ -59,7 +59,7 @@ def symmetric(added: bool, power: int) -> Variant:
             constants[argument] = None
     parts = 128 if power else 0
     return Variant(
-        f"{'polynomial' if added else 'gram'}{', by norms' if power else ''}",
+        f"{'polynomial' if added else 'gram'} of {side}{', by norms' if power else ''}",
         symmetric_product.symmetric_product,
         signature,
         constants | {"PARTS": parts, "PADDED": triton.next_power_of_2(parts)},
@@ -103,7 +103,12 @@ VARIANTS = [
     ),
     *(whole_rows(muon.nesterov, s, NESTEROV, SQUARES=256, ROW_NORM=False) for s in BANKS),
     whole_rows(muon.nesterov, (1536, 512), NESTEROV, SQUARES=256, ROW_NORM=True),
-    *(symmetric(added, power) for added in (False, True) for power in (0, 2 - added)),
+    *(
+        symmetric(side, added, power)
+        for side in (256, 512)
+        for added in (False, True)
+        for power in (0, 2 - added)
+    ),
     *(whole_rows(muon.apply_update, shape, APPLY) for shape in BANKS),
     whole_rows(muon.apply_update, (512, 512), APPLY, average=None),
     flat(

@@ -120,6 +120,20 @@ class Steering:
             self._log.add(self.mesh.cycles, cycle, took)
         return cycle
 
+    def rehearse(self, step: int, progress: float, lr_scale: float) -> None:
+        """Decide about what has arrived so far, as ``cycle`` will, and forget it again.
+
+        A training loop leaves little of the caches to the agents: with what they need brought back,
+        their decision takes a third of the time. For when the host has to wait for the device
+        anyway, since it takes as long as it saves.
+        """
+        mesh, telemetry = self.mesh, self._telemetry.state()
+        # Agents never change a state, they make another: what was, is kept by its name alone.
+        states, cycles, turns = list(mesh.states), mesh.cycles, dict(mesh.turns)
+        mesh.cycle(self._telemetry.snapshot(step, progress, lr_scale, self.kept, self.levers))
+        mesh.states, mesh.cycles, mesh.turns = states, cycles, turns
+        self._telemetry.load(telemetry)
+
     def close(self) -> OSError | None:
         """Finish the log; returns what kept it from being written, if anything did."""
         if self._log is None:

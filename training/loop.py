@@ -94,6 +94,7 @@ class Loop:
         self.saved_at = elapsed
         self.bpb: float | None = None
         self._moments: dict[int, tuple[Moment, float]] = {}
+        self._latest: Moment | None = None
 
     def run(self) -> None:
         """Step until the next step would not fit, and write a checkpoint.
@@ -116,6 +117,7 @@ class Loop:
         self.budget.stop()
 
     def _step_if_it_fits(self, signals: Signals) -> bool:
+        self._rehearse()
         self._report(self.metrics.collect(self.ahead))
         pending = len(self.metrics)
         elapsed, interrupted = self.trainer.world.agree(self.budget.elapsed(), signals.received > 0)
@@ -133,11 +135,17 @@ class Loop:
         mean_step = self.budget.mean_step(self.step, elapsed, pending)
         begins, reserved = elapsed + pending * mean_step, self.budget.reserved
         now = moment(self.settings, self.step, begins, mean_step, reserved)
-        self._moments[self.step] = (now, elapsed)
+        self._moments[self.step], self._latest = (now, elapsed), now
         if self.steering and self.steering.due(self.step):
             self._steer(self.steering, now)
         self.metrics.push(self.step, self.trainer.step(self.step, now))
         self.step += 1
+
+    def _rehearse(self) -> None:
+        """Where the host is about to wait for a step to land, let the swarm use the time."""
+        latest, steering = self._latest, self.steering
+        if steering and latest and self.ahead and steering.due(self.step):
+            steering.rehearse(self.step, latest.progress, latest.lr_scale)
 
     def _steer(self, steering: Steering, now: Moment) -> None:
         """Let the swarm decide before the next step, and obey; no wait unless all is lost."""

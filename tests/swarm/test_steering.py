@@ -51,6 +51,28 @@ def test_a_swarm_begins_with_the_settings_levers():
     assert swarm.levers == LeverValues(clip=0.7, kg_weight=0.4, mtp_weight=0.2)
 
 
+def test_a_rehearsal_leaves_no_trace():
+    plain, rehearsed = steering(), steering()
+    expected, found = [], []
+    for number, cycle in enumerate(feed(plain, range(1, 400), seed=3), 1):
+        expected.append((number, cycle))
+    draw = random.Random(3)
+    for number in range(1, 400):
+        for place in range(8):
+            loss, square = telemetry(number, draw)
+            rehearsed.add(loss, math.sqrt(square))
+            if place in (3, 7):
+                before = json.dumps(rehearsed.state())
+                rehearsed.rehearse(80 * number, number / 400, min(1.0, 4 - number / 100))
+                assert json.dumps(rehearsed.state()) == before
+        found.append(
+            (number, rehearsed.cycle(80 * number, number / 400, min(1.0, 4 - number / 100)))
+        )
+    assert found == expected
+    assert rehearsed.state() == plain.state()
+    assert len(rehearsed.microseconds) == 399
+
+
 def test_rules_are_settings():
     swarm = steering(
         "--swarm-alone", "0.95", "--swarm-objection", "0.5", "--swarm-withdrawn", "0.1"

@@ -44,6 +44,10 @@ def test_steps_and_decisions_of_all_agents_cause_no_sync(make_wide, monkeypatch)
     for step in range(SETTLED):
         trainer.step(step, STEADY)
     trainer.keep()  # allocates once
+    rehearsed, rehearse = [], steering.rehearse
+    monkeypatch.setattr(
+        steering, "rehearse", lambda step, *rest: rehearsed.append(step) or rehearse(step, *rest)
+    )
     loop = Loop(
         trainer,
         trainer.settings,
@@ -57,6 +61,7 @@ def test_steps_and_decisions_of_all_agents_cause_no_sync(make_wide, monkeypatch)
         loop.steps()
     torch.cuda.synchronize()
     assert loop.step == 60
+    assert rehearsed == list(range(2, 60, 2))  # while the step before was under way
     assert steering.kept is not None  # the state was copied
     assert steering.levers.qat == 1  # a lever was turned
 

@@ -21,6 +21,8 @@ class Contest:
         name: operation and direction, as "norm, backward".
         ours: one call of our kernel.
         peers: one call of each other way to compute the same, by name.
+        launched: peers whose launches no graph can replay in a run: timed as the host launches
+            them, from an idle device to an idle device.
         check: raises AssertionError where ours is wrong; nothing is timed then.
         bytes_moved: fewest bytes that must cross device memory, each input and output once.
         flops: of the matrix products.
@@ -34,6 +36,7 @@ class Contest:
     bytes_moved: int
     flops: int = 0
     bar: Bar = field(default_factory=Bar)
+    launched: Mapping[str, Callable[[], object]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ def run_contest(contest: Contest, ceilings: Ceilings, device: torch.device) -> R
     times = time_in_turn(calls, device)
     on_gpu = device.type == "cuda"
     ours = times.pop("ours")
+    times |= {name: time_launched(call, device) for name, call in contest.launched.items()}
     result = Result(
         name=contest.name,
         seconds=ours,
@@ -114,6 +118,19 @@ def time_in_turn(
         for name, call in calls.items():
             seconds[name].append(timer(call))
     return {name: statistics.median(measured) for name, measured in seconds.items()}
+
+
+def time_launched(call: Callable[[], object], device: torch.device, rounds: int = ROUNDS) -> float:
+    """Median host seconds of a call and of all that it launches."""
+
+    def to_its_end() -> None:
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    for _ in range(WARM_UP_ROUNDS):
+        to_its_end()
+    return statistics.median(time_on_host(to_its_end) for _ in range(rounds))
 
 
 def captured(call: Callable[[], object]) -> Callable[[], object]:

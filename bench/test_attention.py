@@ -12,7 +12,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.bar import Bar
-from bench.operation import Cost, Entry
+from bench.harness import Contest
+from bench.operation import Cost, Entry, forward_call
 from bench.sizes import (
     BF16,
     EPS,
@@ -28,8 +29,10 @@ from bench.sizes import (
     random,
 )
 from kernels import operations, reference
+from kernels.attention import attend
 from kernels.attention_backends import attention_by
 from kernels.reference.attention import scaled_dot_product
+from kernels.rotary import turned
 
 PRODUCT = 2 * TOKENS * TIME // 2 * QUERY_HEADS * HEAD_DIM  # one causal product, flops
 QUERIES = TOKENS * QUERY_HEADS * HEAD_DIM * BF16
@@ -61,7 +64,11 @@ def make_inputs(windows: int) -> dict:
 
 @pytest.fixture(scope="module", params=[False, True], ids=["surroundings", "xsa"])
 def entry(request) -> Entry:
-    xsa = request.param
+    return surrounded(request.param)
+
+
+def surrounded(xsa: bool) -> Entry:
+    """Attention with all that surrounds it."""
     rope = reference.rope_table(TIME, ROPE_DIMS, 10_000.0, torch.device("cuda"))
 
     def run(namespace):
@@ -82,6 +89,28 @@ def entry(request) -> Entry:
 
 def test_attention(contest, entry, direction):
     contest(entry.contest(direction))
+
+
+def test_attention_alone(contest):
+    """Ours of queries and keys that are normed and turned already, as the projection leaves them.
+
+    Backward there is no such part: what surrounds it is in the kernels of the products.
+    """
+    inputs = make_inputs(WINDOWS)
+    rope = reference.rope_table(TIME, ROPE_DIMS, 10_000.0, torch.device("cuda"))
+    parts = turned(inputs["q"], inputs["k"], rope, EPS, inputs["gain"])
+    given = (*parts, inputs["v"], inputs["gain"], rope, None, None, False)
+    contest(
+        Contest(
+            name="attention alone, forward",
+            ours=lambda: attend(*given),
+            peers={name: forward_call(peer, inputs) for name, peer in attentions_alone().items()},
+            check=lambda: surrounded(xsa=False).checked,
+            bytes_moved=FORWARD.bytes_moved,
+            flops=FORWARD.flops,
+            bar=BARS["forward"],
+        )
+    )
 
 
 def input_and_weights(windows: int) -> dict:

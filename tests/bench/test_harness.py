@@ -50,6 +50,13 @@ def test_calls_take_turns():
     assert "".join(order[-6:]) == "ababab"
 
 
+def test_what_a_run_launches_is_timed_on_the_host_beside_the_others():
+    slow = lambda: time.sleep(0.004)  # noqa: E731
+    result = run_contest(contest(launched={"by hand": slow}), CEILINGS, CPU)
+    assert set(result.peers) == {"slow", "by hand"}
+    assert 0.004 <= result.peers["by hand"] < 0.006
+
+
 def made(name: str = "norm, forward", **peers: float) -> Result:
     return Result(name, 1e-3, 5e-4, 1e9, 0.0, peers)
 

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch.autograd import DeviceType
 
 COPY = ("Memcpy", "Memset")
-END_OF_STEP = "Memcpy DtoH"  # a step's numbers leave last
+END_OF_STEP = "Memcpy DtoH"  # of a step's numbers, beside whatever comes next
+NEAR = 50.0  # microseconds in which they leave, after a step's end
 LAUNCHES = frozenset(
     ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx")
 )
@@ -33,7 +35,8 @@ class Timeline:
     """Of whole steps, all times in microseconds.
 
     Attributes:
-        gaps: from the end of a step's last kernel to the next one's first, all but the last step's.
+        gaps: from the end of a step's last kernel to the next one's first, all but the last step's:
+            the longest time without a kernel near where a step's numbers leave.
         busy: of a step, the time in which some kernel ran.
         step: from one step's end to the next one's, in the mean.
         launches: kernels that the host launched by themselves, a step; replays have others.
@@ -94,7 +97,7 @@ def timeline(events: Sequence[Event]) -> Timeline:
     collectives = [e for e in kernels if COLLECTIVE in e.name and whole[0] <= e.begin < whole[1]]
     others = union(e for e in kernels if COLLECTIVE not in e.name)
     return Timeline(
-        gaps=tuple(gap(kernels, end) for end in ends[:-1]),
+        gaps=tuple(gap(union(kernels), end) for end in ends[:-1]),
         busy=covered(union(kernels), whole) / steps,
         step=step,
         launches=sum(e.name in LAUNCHES for e in host) / steps,
@@ -107,10 +110,12 @@ def timeline(events: Sequence[Event]) -> Timeline:
     )
 
 
-def gap(kernels: Sequence[Event], moment: float) -> float:
-    """From the last end of what began before the moment to the first begin after it."""
-    before = max(event.end for event in kernels if event.begin < moment)
-    return min(event.begin for event in kernels if event.begin >= moment) - before
+def gap(spans: Sequence[Span], moment: float) -> float:
+    """The longest between two spans that is, or comes to be, within ``NEAR`` of the moment; 0 where
+    there is none."""
+    holes = [(end, begin) for (_, end), (begin, _) in pairwise(spans)]
+    near = [b - e for e, b in holes if b > moment - NEAR and e < moment + NEAR]
+    return max(near, default=0.0)
 
 
 def union(events: Iterable[Event]) -> list[Span]:

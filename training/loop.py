@@ -89,7 +89,7 @@ class Loop:
                 trainer.keep()
         self.step = step
         self.budget = Budget(settings.wallclock, settings.iterations, elapsed, reserved)
-        self.metrics = Metrics(trainer.world.device, trainer.update.groups)
+        self.metrics = Metrics(trainer.update.groups, trainer.outgoing)
         self.ahead = AHEAD_ON_GPU if trainer.world.device.type == "cuda" else 0
         self.saved_at = elapsed
         self.bpb: float | None = None

@@ -44,14 +44,16 @@ class Metrics:
     """Steps in flight. The host may run ahead of the device, but only as far as it says.
 
     Args:
-        device: of the steps.
         groups: whose statistics follow the counted numbers.
+        outgoing: stream that they leave by, beside the next step; None on a CPU.
     """
 
-    def __init__(self, device: torch.device, groups: Sequence[str] = ()) -> None:
-        self._on_gpu = device.type == "cuda"
-        self._groups = groups
-        self._flight: deque[tuple[int, Tensor, torch.cuda.Event | None]] = deque()
+    def __init__(
+        self, groups: Sequence[str] = (), outgoing: torch.cuda.Stream | None = None
+    ) -> None:
+        self._groups, self._outgoing = groups, outgoing
+        # With the numbers on the device, which must not be freed while they are copied.
+        self._flight: deque[tuple[int, Tensor, Tensor, torch.Event | None]] = deque()
 
     def __len__(self) -> int:
         """Steps in flight."""
@@ -59,22 +61,23 @@ class Metrics:
 
     def push(self, step: int, numbers: Tensor) -> None:
         """Take a step's numbers, (3 + 6 groups,) fp32 on the device, as ``Update`` has them."""
-        event = None
-        if self._on_gpu:
+        host, event = numbers, None
+        if self._outgoing:
+            self._outgoing.wait_stream(torch.cuda.current_stream())
             host = torch.empty(numbers.shape, pin_memory=True)
-            numbers = host.copy_(numbers, non_blocking=True)
-            event = torch.cuda.Event()
-            event.record()
-        self._flight.append((step, numbers, event))
+            with torch.cuda.stream(self._outgoing):
+                host.copy_(numbers, non_blocking=True)
+            event = self._outgoing.record_event()
+        self._flight.append((step, numbers, host, event))
 
     def collect(self, pending: int) -> list[Finished]:
         """Wait until at most ``pending`` steps are in flight; return those that landed."""
         finished = []
         while len(self._flight) > pending:
-            step, numbers, event = self._flight.popleft()
+            step, _, host, event = self._flight.popleft()
             if event is not None:
                 event.synchronize()
-            finished.append(self._read(step, numbers.tolist()))
+            finished.append(self._read(step, host.tolist()))
         return finished
 
     def _read(self, step: int, numbers: list[float]) -> Finished:

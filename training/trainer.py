@@ -80,10 +80,8 @@ class Trainer:
         )
         self.update = self._make_update()
         self._kept: dict[str, Tensor] = {}
-        self._keeping: torch.cuda.Stream | None = (
-            None  # while a copy for ``_kept`` may be under way
-        )
-        self._copies = torch.cuda.Stream(world.device) if world.device.type == "cuda" else None
+        # For copies of what an update leaves, beside the next step; the next update waits for them.
+        self.outgoing = torch.cuda.Stream(world.device) if world.device.type == "cuda" else None
         self.loader = BatchLoader(
             stream,
             seq_len=settings.train_seq_len,
@@ -109,12 +107,13 @@ class Trainer:
         """Forward, backward, reduction over ranks, and update of one step.
 
         Returns:
-            (3 + 6 groups,) fp32 on the device, as ``Update`` has it, over the whole batch.
+            (3 + 6 groups,) fp32 on the device, as ``Update`` has it, over the whole batch. A
+            replay's lie where the last one's did: ``outgoing`` may copy them before the next update.
         """
         self._set_levers(moment)
         self.levers.push()
         nats = self.micro_batches.all(self.loader.next_step())
-        self._end_keeping()
+        self._await_outgoing()
         return self.update(nats, step + 1, self.micro_batches.steady)
 
     def _set_levers(self, moment: Moment) -> None:
@@ -188,24 +187,23 @@ class Trainer:
         On a GPU beside the next step's forward and backward passes, which only read them: 0.7 GB
         for preset ``seed`` cost no time where tensor cores are the limit.
         """
-        kept, self._keeping = self._kept, self._copies
-        if self._copies:
-            self._copies.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._copies):
+        kept = self._kept
+        if self.outgoing:
+            self.outgoing.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.outgoing):
             self._kept = {
                 name: kept[name].copy_(tensor) if name in kept else tensor.clone()
                 for name, tensor in self._learned().items()
             }
 
-    def _end_keeping(self) -> None:
-        """Let the device finish a copy before anything that it copies changes."""
-        if self._keeping:
-            torch.cuda.current_stream().wait_stream(self._keeping)
-            self._keeping = None
+    def _await_outgoing(self) -> None:
+        """Let the device finish all copies before anything that they copy changes."""
+        if self.outgoing:
+            torch.cuda.current_stream().wait_stream(self.outgoing)
 
     def roll_back(self) -> None:
         """Take back what ``keep`` copied last. Batches go on: those that led astray stay behind."""
-        self._end_keeping()
+        self._await_outgoing()
         for name, tensor in self._fixed().items():
             tensor.copy_(self._kept[name])
         self.shards.gather()

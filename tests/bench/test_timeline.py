@@ -34,6 +34,14 @@ def test_gaps_lie_between_a_steps_last_kernel_and_the_next_ones_first():
     assert timeline(made_up()).gaps == pytest.approx([103 - 90, 203 - 191])
 
 
+def test_numbers_that_leave_beside_the_next_step_mark_the_gap_before_it():
+    events = [event for event in made_up() if not event.name.startswith("Memcpy")]
+    leaving = "Memcpy DtoH (Device -> Pinned)"
+    events += [device(leaving, start + 104, start + 105) for start in (0.0, 100.0, 200.0)]
+    found = timeline(sorted(events, key=lambda event: event.begin))
+    assert found.gaps == pytest.approx([103 - 90, 203 - 191])
+
+
 def test_what_runs_beside_something_is_busy_once():
     found = timeline(made_up())
     assert found.step == pytest.approx(100)

@@ -108,7 +108,7 @@ class Trainer:
 
         Returns:
             (3 + 6 groups,) fp32 on the device, as ``Update`` has it, over the whole batch. A
-            replay's lie where the last one's did: ``outgoing`` may copy them before the next update.
+            replay's lie where the last one's did; ``outgoing`` may copy them until the next update.
         """
         self._set_levers(moment)
         self.levers.push()

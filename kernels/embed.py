@@ -25,7 +25,7 @@ from kernels.rows import (
     store,
     store_column_sums,
 )
-from kernels.segment_sum import Lookups, segment_sum
+from kernels.segment_sum import segment_sum
 from kernels.streams import Side
 
 SORT_LANE: int | None = 0  # of ``kernels.streams``; also of a product of the bigram's gradients
@@ -57,17 +57,12 @@ def embed(
     Returns:
         (B, T, C) in ``dtype``.
     """
-    learns = torch.is_grad_enabled()  # which it never is within ``Embed``
     bigrams = bigram or (None, None, None)
-    return Embed.apply(tokens, table, smear_gate, *bigrams, dtype, eps, bos_id, learns)
+    return Embed.apply(tokens, table, smear_gate, *bigrams, dtype, eps, bos_id)
 
 
 class Embed(torch.autograd.Function):
-    """Saves the tables and the ids, sorted too, and nothing as long as the batch but those.
-
-    Ids are known before the first hidden state is, so the forward pass sorts them, on a stream
-    beside it: a radix sort of few ids takes long and keeps few multiprocessors busy.
-    """
+    """Saves the tables and the ids, and nothing as long as the batch but those."""
 
     @staticmethod
     def forward(
@@ -81,45 +76,37 @@ class Embed(torch.autograd.Function):
         dtype,
         eps,
         bos_id,
-        learns,
     ):
         tokens, smear_gate = tokens.contiguous(), smear_gate.contiguous()
         copy, projected = table.to(dtype).contiguous(), None
         if bigram_table is not None:
             projected = F.linear(bigram_table.to(dtype), projection)
-        with Side(tokens.device, SORT_LANE if learns else None) as side:
-            if learns:
-                keys, lookups = lookup_keys(
-                    tokens, len(copy), None if projected is None else len(projected)
-                )
-                with side.launches():
-                    lookups.sort(keys, tokens.numel())
-                ctx.save_for_backward(
-                    keys,
-                    *lookups,
-                    copy,
-                    smear_gate,
-                    projected,
-                    bigram_scale,
-                    bigram_table,
-                    projection,
-                )
-            ctx.length, ctx.eps, ctx.bos_id = tokens.size(-1), eps, bos_id
-            return launch_forward(tokens, copy, smear_gate, projected, bigram_scale, ctx)
+        ctx.save_for_backward(
+            tokens, copy, smear_gate, projected, bigram_scale, bigram_table, projection
+        )
+        ctx.length, ctx.eps, ctx.bos_id = tokens.size(-1), eps, bos_id
+        return launch_forward(tokens, copy, smear_gate, projected, bigram_scale, ctx)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor):
-        keys, *sorted_keys, copy, smear_gate, projected, scale, bigram_table, projection = (
-            ctx.saved_tensors
+        """A radix sort of few ids takes long and keeps few multiprocessors busy: it runs beside the
+        kernel whose rows it gives an order to."""
+        tokens, copy, smear_gate, projected, scale, bigram_table, projection = ctx.saved_tensors
+        vocabulary = copy.size(0)
+        keys, lookups = lookup_keys(
+            tokens, vocabulary, None if projected is None else len(projected)
         )
-        into_sum, grad_gate = launch_backward(
-            gradients[0].contiguous(), keys, copy, smear_gate, projected, scale, ctx
-        )
-        sums = segment_sum(into_sum, Lookups(*sorted_keys))
-        grad_bigram, vocabulary = (None, None, None), copy.size(0)
+        with Side(tokens.device, SORT_LANE) as side:
+            with side.launches():
+                lookups.sort(keys, tokens.numel())
+            into_sum, grad_gate = launch_backward(
+                gradients[0].contiguous(), keys, copy, smear_gate, projected, scale, ctx
+            )
+        sums = segment_sum(into_sum, lookups)
+        grad_bigram = (None, None, None)
         if projected is not None:
             grad_bigram = bigram_gradients(sums[vocabulary:], bigram_table, projection, scale)
-        return None, sums[:vocabulary], grad_gate, *grad_bigram, None, None, None, None
+        return None, sums[:vocabulary], grad_gate, *grad_bigram, None, None, None
 
 
 def constants(copy: Tensor, projected: Tensor | None, bos_id: int | None) -> dict[str, int | None]:

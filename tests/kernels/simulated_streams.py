@@ -4,7 +4,8 @@ Every stream has a clock, how many launches of each stream it is behind; a launc
 memory which another one, not known to be over, writes is a race.
 """
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,8 +68,9 @@ class Access:
 class Launches(TorchDispatchMode):
     """All launches of PyTorch's and Triton's within, by stream, and their races."""
 
-    def __init__(self) -> None:
+    def __init__(self, only_read: Mapping[str, str]) -> None:
         super().__init__()
+        self.only_read = only_read
         self.streams: dict[str, Stream] = {MAIN: Stream(MAIN, captured=True)}
         self.current = self.streams[MAIN]
         self.accesses: list[Access] = []
@@ -125,9 +127,14 @@ class Launches(TorchDispatchMode):
         return result
 
     def interpreted(self, executor: Any, *args: Any, **kwargs: Any) -> None:
-        """A Triton kernel: it may write whatever it is given."""
-        tensors = [getattr(given, "base", given) for given in (*args, *kwargs.values())]
-        self.add(executor.fn.__name__, [(t, True) for t in tensors if is_tensor(t)])
+        """A Triton kernel: it may write whatever it is given, but for what it is said to read."""
+        name = executor.fn.__name__
+        given = dict(zip(inspect.signature(executor.fn).parameters, args, strict=False)) | kwargs
+        touched = [
+            (getattr(value, "base", value), argument != self.only_read.get(name))
+            for argument, value in given.items()
+        ]
+        self.add(name, [(tensor, writes) for tensor, writes in touched if is_tensor(tensor)])
         self.interpreting = True
         RUN(executor, *args, **kwargs)
         self.interpreting = False
@@ -148,9 +155,13 @@ def extent(tensor: Tensor) -> tuple[int, int]:
 
 
 @contextmanager
-def simulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launches]:
-    """``kernels.streams`` has streams within, on CPU tensors and in the interpreter."""
-    launches = Launches()
+def simulated(monkeypatch: pytest.MonkeyPatch, **only_read: str) -> Iterator[Launches]:
+    """``kernels.streams`` has streams within, on CPU tensors and in the interpreter.
+
+    Args:
+        only_read: by a Triton kernel's name, the argument that it does not write.
+    """
+    launches = Launches(only_read)
     with monkeypatch.context() as patch, launches:
         patch.setattr(streams, "side_stream", launches.side_stream)
         patch.setattr(torch.cuda, "current_stream", lambda device: launches.streams[MAIN])

@@ -117,12 +117,12 @@ def test_same_inputs_same_bits() -> None:
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="simulates streams in the interpreter")
-def test_sorting_beside_the_forward_pass_is_over_before_it_is_needed(
+def test_sorting_beside_the_backward_pass_is_over_before_it_is_needed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given = cast(inputs_of(bigram=True, width=48), torch.float32)
     call = of(embed, tokens_of((3, 37)), BOS)
-    with simulated(monkeypatch) as launches:
+    with simulated(monkeypatch, embed_backward="keys") as launches:
         results(call, given, 1)
     assert launches.races == []
     assert launches.names() == {MAIN, f"lane {SORT_LANE}"}

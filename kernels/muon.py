@@ -113,7 +113,7 @@ class FusedMuon:
         """
         live: dict[tuple[int, int], dict[int, Tensor]] = {}
         for place, gradient in enumerate(gradients):
-            if gradient is not None:
+            if gradient is not None and len(gradient):  # a rank may have no matrix of a bank
                 live.setdefault(self._places[place][0], {})[place] = gradient
         longest_first = sorted(live, key=lambda shape: -self.batches[shape].products)
         return [partial(self._learn, shape, live[shape]) for shape in longest_first]
@@ -180,7 +180,8 @@ def launch_beside(device: torch.device, chains: Sequence[Callable[[], object]]) 
 def share_batches(
     banks: Sequence[Bank], dtype: torch.dtype
 ) -> tuple[dict[tuple[int, int], Batch], list[tuple[tuple[int, int], int]]]:
-    """A batch for each shape (short, long), and of each bank its shape and first matrix there."""
+    """A batch for each shape (short, long) of which there is a matrix, and of each bank its shape and
+    first matrix there."""
     members: dict[tuple[int, int], list[Bank]] = {}
     places = []
     for bank in banks:
@@ -197,6 +198,7 @@ def share_batches(
             banks[0].weight.device,
         )
         for shape, sharing in members.items()
+        if any(len(bank.weight) for bank in sharing)
     }
     return batches, places
 

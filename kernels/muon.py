@@ -180,8 +180,8 @@ def launch_beside(device: torch.device, chains: Sequence[Callable[[], object]]) 
 def share_batches(
     banks: Sequence[Bank], dtype: torch.dtype
 ) -> tuple[dict[tuple[int, int], Batch], list[tuple[tuple[int, int], int]]]:
-    """A batch for each shape (short, long) of which there is a matrix, and of each bank its shape and
-    first matrix there."""
+    """A batch for each shape (short, long) that has a matrix, and of each bank its shape and first
+    matrix there."""
     members: dict[tuple[int, int], list[Bank]] = {}
     places = []
     for bank in banks:

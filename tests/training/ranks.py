@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import socket
+import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +26,26 @@ def on_ranks(size: int, job: Job, *arguments: object, device: str = "cpu") -> li
         port = free.getsockname()[1]
     places = [(rank, size, port, device, job, arguments) for rank in range(size)]
     with multiprocessing.get_context("spawn").Pool(size) as pool:
-        return pool.starmap_async(_one_rank, places, chunksize=1).get(LONGEST)
+        told = pool.starmap_async(_told, places, chunksize=1).get(LONGEST)
+    failures = sorted((when, text) for when, text, _ in told if text)
+    assert not failures, f"the first of {len(failures)} ranks that failed:\n{failures[0][1]}"
+    return [result for _, _, result in told]
+
+
+def _told(*place: Any) -> tuple[float, str, Any]:
+    """When a rank failed, and why, or what it returned: who leaves makes the others fail, too."""
+    try:
+        return 0.0, "", _one_rank(*place)
+    except Failure as failure:
+        return failure.when, str(failure), None
+
+
+class Failure(Exception):  # noqa: N818 - a rank's, on its way to the test
+    """What a rank raised, as text."""
+
+    def __init__(self) -> None:
+        super().__init__(traceback.format_exc())
+        self.when = time.time()
 
 
 def _one_rank(
@@ -37,5 +58,7 @@ def _one_rank(
     world = World.start(device)
     try:
         return job(world, *arguments)
+    except Exception:
+        raise Failure from None  # noted before it leaves
     finally:
         world.stop()

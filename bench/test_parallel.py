@@ -1,0 +1,20 @@
+"""Two GPUs against one, each rank a process of its own: fails below the bar."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from bench.figures import Figure
+from bench.parallel import figures as figures_of
+from bench.parallel import measure
+
+GPUS = 2
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < GPUS, reason="needs two GPUs")
+def test_two_gpus(device: torch.device, figures: Callable[[Figure], None]) -> None:
+    found = figures_of(measure(1), measure(GPUS), GPUS)
+    for figure in found:
+        figures(figure)
+    assert all(figure.met for figure in found), [figure.row() for figure in found if not figure.met]

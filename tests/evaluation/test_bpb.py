@@ -1,9 +1,6 @@
 """Bits per byte against a loop over single tokens, windows and ranks included."""
 
-import dataclasses
 import math
-import os
-import socket
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 from torch import Tensor
 
 from data.shards import TokenStream, write_shard
@@ -20,6 +16,7 @@ from data.tokenizer import ByteTable, Tokenizer, train_tokenizer
 from errors import InputError
 from evaluation.bpb import Windows, evaluate
 from evaluation.tally import Score
+from tests.training.ranks import on_ranks
 from training.world import World
 
 CPU = torch.device("cpu")
@@ -241,20 +238,15 @@ def test_an_impossible_stride_is_an_input_error(
 RANK_CASES: list[tuple[int, int]] = [(1, 0), (7, 0), (SEQ_LEN, 0), (7, 5), (SEQ_LEN, 150)]
 
 
-def run_rank(rank: int, size: int, port: int, folder: Path, table: ByteTable) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    world = World.start("cpu")
+def score_as_rank(world: World, folder: Path, table: ByteTable) -> list[Score]:
     stream = TokenStream.open(folder, "val", VOCAB)
     begin = time.perf_counter()
     scores = [
         score(stream, table, stride, world=world, max_tokens=limit) for stride, limit in RANK_CASES
     ]
     elapsed = time.perf_counter() - begin
-    assert rank or sum(result.seconds for result in scores) < elapsed
-    np.save(folder / f"rank{rank}.npy", np.array([dataclasses.astuple(row) for row in scores]))
-    world.stop()
+    assert world.rank or sum(result.seconds for result in scores) < elapsed
+    return scores
 
 
 def test_two_ranks_agree_with_one_process(
@@ -262,14 +254,10 @@ def test_two_ranks_agree_with_one_process(
 ) -> None:
     """One of the cases has a single window, so one rank has nothing to do."""
     stream = stream_of(tokens, tmp_path)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(run_rank, (2, port, tmp_path, table), nprocs=2)
-    rank0, rank1 = (np.load(tmp_path / f"rank{rank}.npy") for rank in range(2))
-    np.testing.assert_array_equal(rank1, rank0)
+    rank0, rank1 = on_ranks(2, score_as_rank, tmp_path, table)
+    assert rank1 == rank0
     for (stride, limit), row in zip(RANK_CASES, rank0, strict=True):
-        assert_same(Score(*row), score(stream, table, stride, max_tokens=limit))
+        assert_same(row, score(stream, table, stride, max_tokens=limit))
 
 
 @pytest.mark.gpu

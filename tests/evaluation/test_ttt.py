@@ -1,14 +1,10 @@
 """Score-first training of the weights, against a loop that does one thing after the other."""
 
 import math
-import os
-import socket
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 
 from errors import InputError
 from evaluation.adapting import score_adapting
@@ -28,6 +24,7 @@ from tests.evaluation.small import (
     tokens_of_documents,
     trained,
 )
+from tests.training.ranks import on_ranks
 from training.world import World
 
 TOKENS = tokens_of_documents(300, seed=3)  # four chunks of 64 targets and one of 43
@@ -222,23 +219,14 @@ def test_ranks_that_cannot_share_a_batch_are_refused():
 METHODS = ("sgd", "lora")
 
 
-def run_rank(rank: int, size: int, port: int, folder: Path) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    world = World.start("cpu")
+def adapt_as_rank(world: World) -> list[tuple[float, int]]:
     scores = [adapt(small_settings(ttt_method=method), world=world) for method in METHODS]
-    np.save(folder / f"rank{rank}.npy", [(score.nats, score.tokens) for score in scores])
-    world.stop()
+    return [(score.nats, score.tokens) for score in scores]
 
 
-def test_two_ranks_score_as_one(tmp_path: Path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(run_rank, (2, port, tmp_path), nprocs=2)
-    rank0, rank1 = (np.load(tmp_path / f"rank{rank}.npy") for rank in range(2))
-    np.testing.assert_array_equal(rank1, rank0)
+def test_two_ranks_score_as_one():
+    rank0, rank1 = on_ranks(2, adapt_as_rank)
+    assert rank1 == rank0
     for method, (nats, tokens) in zip(METHODS, rank0, strict=True):
         alone = adapt(small_settings(ttt_method=method))
         assert nats == pytest.approx(alone.nats, abs=1e-5)

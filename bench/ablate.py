@@ -125,7 +125,9 @@ def summaries_of(runs: Sequence[tuple[str, Path, list[str]]]) -> Iterator[Summar
     """Of each run, in order; as many are made at once as there are GPUs, one on each."""
     devices: SimpleQueue[str] = SimpleQueue()
     count = max(1, torch.cuda.device_count())
-    for device in os.environ.get("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7").split(",")[:count]:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    every = [str(device) for device in range(count)]
+    for device in every if visible is None else visible.split(",")[:count]:
         devices.put(device)
 
     def make(folder: Path, command: list[str]) -> Summary:

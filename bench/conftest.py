@@ -83,9 +83,9 @@ def contest(
 
 
 @pytest.fixture
-def figures(request: pytest.FixtureRequest) -> Callable[[Figure], None]:
-    """``figures(Figure(...))``: keep a number for the table."""
-    return request.config.stash.setdefault(FIGURES, []).append
+def figures(request: pytest.FixtureRequest) -> Callable[[list[Figure]], None]:
+    """``figures([Figure(...)])``: keep numbers for the table."""
+    return request.config.stash.setdefault(FIGURES, []).extend
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -27,6 +27,11 @@ class Figure:
         return f"| {self.what} | {self.value:.4g} {self.unit} | {verdict} |"
 
 
+def missed(figures: list[Figure]) -> list[str]:
+    """Rows of those that are not within their bars."""
+    return [figure.row() for figure in figures if not figure.met]
+
+
 def figures_table(figures: list[Figure]) -> str:
     """A Markdown table, a row a figure."""
     return "\n".join(["| what | measured | bar |", "|---|---|---|", *(f.row() for f in figures)])

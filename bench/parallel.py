@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,7 +35,8 @@ def main(arguments: list[str]) -> int:
         measure_rank(options.rank)
         return 0
     if torch.cuda.device_count() < options.gpus:
-        print(f"error: {options.gpus} GPUs are wanted, there are {torch.cuda.device_count()}")
+        found = torch.cuda.device_count()
+        print(f"error: {options.gpus} GPUs are wanted, there are {found}", file=sys.stderr)
         return 2
     found = figures(measure(1), measure(options.gpus), options.gpus)
     print("\n".join(f"{name}: {value}" for name, value in provenance(options.commit).items()))
@@ -42,7 +44,7 @@ def main(arguments: list[str]) -> int:
     return int(any(not figure.met for figure in found))
 
 
-def measure(gpus: int) -> dict[str, float]:
+def measure(gpus: int) -> dict[str, Any]:
     """What rank 0 of so many says."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "measured.json"
@@ -68,14 +70,13 @@ def measure_rank(file: Path) -> None:
         finally:
             rig.close()
     if world.is_main:
-        numbers = {name: value for name, value in vars(trace).items() if name != "gaps"}
-        numbers |= {"tokens": TOKENS * world.size / seconds, "seconds": seconds}
+        numbers = vars(trace) | {"tokens": TOKENS * world.size / seconds, "seconds": seconds}
         file.write_text(json.dumps(numbers), encoding="utf-8")
     world.barrier()
     world.stop()
 
 
-def figures(one: dict[str, float], all_of_them: dict[str, float], gpus: int) -> list[Figure]:
+def figures(one: dict[str, Any], all_of_them: dict[str, Any], gpus: int) -> list[Figure]:
     """Of both."""
     share = all_of_them["tokens"] / one["tokens"] / gpus
     return [

@@ -56,7 +56,7 @@ class Rig:
 
     def run(self, steps: int, steering: Steering | None = None) -> float:
         """Seconds of so many further steps, from the first launch to the last one's end."""
-        loop = self._loop(self.settings, steering, self.elapsed)
+        loop = self._loop(self.settings, steering, self.step, self.elapsed)
         loop.steps(steps)
         took, self.elapsed = loop.budget.elapsed() - self.elapsed, loop.budget.elapsed()
         self.step = loop.step
@@ -64,10 +64,15 @@ class Rig:
 
     def run_out(self, seconds: float) -> None:
         """A run of its own, from step 0, that ends by the clock; the weights go on."""
-        self._loop(self.settings.model_copy(update={"wallclock": seconds}), None).steps()
+        self._loop(self.settings.model_copy(update={"wallclock": seconds})).steps()
 
-    def _loop(self, settings: Settings, steering: Steering | None, elapsed: float = 0.0) -> Loop:
-        step = self.step if elapsed else 0
+    def _loop(
+        self,
+        settings: Settings,
+        steering: Steering | None = None,
+        step: int = 0,
+        elapsed: float = 0.0,
+    ) -> Loop:
         silent = Progress(None, None, enabled=False)
         return Loop(
             self.trainer, settings, self.folder, silent, no_validation, steering, step, elapsed

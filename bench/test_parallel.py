@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from bench.figures import Figure
+from bench.figures import Figure, missed
 from bench.parallel import figures as figures_of
 from bench.parallel import measure
 
@@ -13,8 +13,7 @@ GPUS = 2
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < GPUS, reason="needs two GPUs")
-def test_two_gpus(device: torch.device, figures: Callable[[Figure], None]) -> None:
+def test_two_gpus(device: torch.device, figures: Callable[[list[Figure]], None]) -> None:
     found = figures_of(measure(1), measure(GPUS), GPUS)
-    for figure in found:
-        figures(figure)
-    assert all(figure.met for figure in found), [figure.row() for figure in found if not figure.met]
+    figures(found)
+    assert not missed(found)

@@ -2,16 +2,17 @@
 
 import gc
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 import torch
 
-from bench.figures import Figure
+from bench import swarm_cost
+from bench.figures import Figure, missed
 from bench.rig import Rig
 from bench.timeline import Timeline, timeline, traced
 from training.world import World
 
+Keep = Callable[[list[Figure]], None]
 SETTLING, TIMED, TRACED = 10, 150, 12  # steps
 STEP_MS, BLOCKED_MS, IDLE_US, LAUNCHES = 57.0, 0.3, 100.0, 10.0
 
@@ -49,24 +50,19 @@ def step_figures(seconds: float, trace: Timeline) -> list[Figure]:
     ]
 
 
-def test_step(rig: Rig, figures: Callable[[Figure], None]) -> None:
+def test_step(rig: Rig, figures: Keep) -> None:
     seconds = rig.run(TIMED) / TIMED
-    trace = timeline(traced(lambda: rig.run(TRACED)))
-    for figure in step_figures(seconds, trace):
-        figures(figure)
+    figures(step_figures(seconds, timeline(traced(lambda: rig.run(TRACED)))))
 
 
-def test_memory(rig: Rig, memory_before: int, figures: Callable[[Figure], None]) -> None:
+def test_memory(rig: Rig, memory_before: int, figures: Keep) -> None:
     """Of all that a run holds, its optimizer and the copy of warm-up included."""
     taken = torch.cuda.max_memory_allocated() - memory_before
-    figures(Figure("step, peak memory", taken / 2**30, "GiB"))
+    figures([Figure("step, peak memory", taken / 2**30, "GiB")])
 
 
-def test_swarm_on_the_gpu(rig: Rig, figures: Callable[[Figure], None], tmp_path: Path) -> None:
+def test_swarm_on_the_gpu(rig: Rig, figures: Keep) -> None:
     """What five agents cost the device: fails above the bars."""
-    from bench.swarm_cost import measured
-
-    found = measured(rig)
-    for figure in found:
-        figures(figure)
-    assert all(figure.met for figure in found), [figure.row() for figure in found if not figure.met]
+    found = swarm_cost.measured(rig)
+    figures(found)
+    assert not missed(found)

@@ -1,5 +1,7 @@
 """What a profiler's trace says of some steps: where the device idled, what the host launched."""
 
+import math
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -96,9 +98,10 @@ def timeline(events: Sequence[Event]) -> Timeline:
     step = (whole[1] - whole[0]) / steps
     collectives = [e for e in kernels if COLLECTIVE in e.name and whole[0] <= e.begin < whole[1]]
     others = union(e for e in kernels if COLLECTIVE not in e.name)
+    busy = union(kernels)
     return Timeline(
-        gaps=tuple(gap(union(kernels), end) for end in ends[:-1]),
-        busy=covered(union(kernels), whole) / steps,
+        gaps=tuple(gap(busy, end) for end in ends[:-1]),
+        busy=covered(busy, whole) / steps,
         step=step,
         launches=sum(e.name in LAUNCHES for e in host) / steps,
         replays=sum(e.name == "cudaGraphLaunch" for e in host) / steps,
@@ -144,17 +147,16 @@ def added_by(gaps: Sequence[float], special: Sequence[int]) -> tuple[float, floa
     """By how much some gaps, by index, are longer than the others in the mean, and the standard
     error of that."""
     chosen, rest = [gaps[i] for i in special], [g for i, g in enumerate(gaps) if i not in special]
-    means = [sum(part) / len(part) for part in (chosen, rest)]
-    variances = [
-        sum((g - mean) ** 2 for g in part) / max(1, len(part) - 1) / len(part)
-        for part, mean in zip((chosen, rest), means, strict=True)
-    ]
-    return means[0] - means[1], sum(variances) ** 0.5
+    error = math.hypot(standard_error(chosen), standard_error(rest))
+    return statistics.fmean(chosen) - statistics.fmean(rest), error
 
 
 def differences(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """Mean of each pair's first over its second, less one, and its standard error."""
     ratios = [first / second - 1 for first, second in pairs]
-    mean = sum(ratios) / len(ratios)
-    spread = sum((ratio - mean) ** 2 for ratio in ratios) / max(1, len(ratios) - 1)
-    return mean, (spread / len(ratios)) ** 0.5
+    return statistics.fmean(ratios), standard_error(ratios)
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Of the mean of two values or more."""
+    return statistics.stdev(values) / math.sqrt(len(values))

@@ -59,8 +59,9 @@ class Recorder:
             self.add("hidden", F.leaky_relu(F.linear(x, up), slope).square())
             return ops.mlp(x, up, down, slope, *rest)
 
-        vars(watched).update(projections=projections, self_attention=self_attention)
-        vars(watched).update(linear_add=linear_add, mlp=mlp)
+        vars(watched).update(
+            projections=projections, self_attention=self_attention, linear_add=linear_add, mlp=mlp
+        )
         return watched
 
 

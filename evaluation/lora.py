@@ -10,14 +10,13 @@ The network knows nothing of them: they are added to what its operations return,
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kernels import reference
+from kernels import self_attention_of
 from model.gpt import GPT
 from settings import Settings
 
@@ -108,9 +107,7 @@ class Adapters:
         vars(adapted).update(vars(self.own))
         for name in ("embed", "projections", "linear_add", "loss"):
             vars(adapted)[name] = getattr(self, f"_{name}")
-        vars(adapted)["self_attention"] = partial(
-            reference.self_attention, projections=self._projections, attention=self.own.attention
-        )
+        vars(adapted)["self_attention"] = self_attention_of(self._projections, self.own.attention)
         return adapted
 
     def _embed(self, *arguments: Any, **options: Any) -> Tensor:

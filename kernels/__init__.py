@@ -5,8 +5,11 @@ which backend it got. ``kernels.reference`` is the plain PyTorch twin of every o
 path and the tests' oracle.
 """
 
+from collections.abc import Callable
 from functools import partial
 from types import ModuleType
+
+from torch import Tensor
 
 from kernels import reference
 from kernels.attention_backends import attention_by
@@ -45,7 +48,12 @@ def with_attention(own: ModuleType, attention: str) -> ModuleType:
     vars(swapped).update({name: getattr(own, name) for name in own.__all__})
     attend = partial(reference.attention, attend=attention_by(attention))
     vars(swapped)["attention"] = attend
-    vars(swapped)["self_attention"] = partial(
-        reference.self_attention, projections=own.projections, attention=attend
-    )
+    vars(swapped)["self_attention"] = self_attention_of(own.projections, attend)
     return swapped
+
+
+def self_attention_of(
+    projections: Callable[..., tuple[Tensor, ...]], attention: Callable[..., Tensor]
+) -> Callable[..., Tensor]:
+    """``self_attention`` by two operations, for a namespace that changes one of them."""
+    return partial(reference.self_attention, projections=projections, attention=attention)

@@ -7,6 +7,8 @@ its gradient: rotation keeps inner products, so the norm's projection comes befo
 """
 
 # pyright: basic, reportIndexIssue=false, reportCallIssue=false
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
@@ -44,8 +46,8 @@ def turned(
     """
     B, T, H, D = q.shape
     G = k.size(2)
-    query, rstd = room_for(q, G)
-    key, key_rstd = room_for(k, G)
+    query, rstd = room_for(q, q.shape, G)
+    key, key_rstd = room_for(k, k.shape, G)
     tiles = triton.cdiv(T * H, TURN_ROWS) + triton.cdiv(T * G, TURN_ROWS)
     turn_kernel[(tiles, B)](
         q,
@@ -73,12 +75,13 @@ def turned(
     return query, rstd, key, key_rstd
 
 
-def room_for(x: Tensor, kv_heads: int) -> tuple[Tensor, Tensor]:
-    """For x (B, T, heads, D) head-major, and for its rows' 1/rms."""
-    B, T, heads, D = x.shape
+def room_for(like: Tensor, shape: Sequence[int], kv_heads: int) -> tuple[Tensor, Tensor]:
+    """For heads of ``shape`` (B, T, heads, D), head-major, in the dtype and on the device of
+    ``like``, and for their rows' 1/rms."""
+    B, T, heads, D = shape
     rows = T * heads // kv_heads
-    out = torch.empty((B, kv_heads, rows, D), dtype=x.dtype, device=x.device)
-    return out, torch.empty((B, kv_heads, padded(rows)), dtype=torch.float32, device=x.device)
+    rstd = like.new_empty((B, kv_heads, padded(rows)), dtype=torch.float32)
+    return like.new_empty(B, kv_heads, rows, D), rstd
 
 
 def padded(rows: int) -> int:

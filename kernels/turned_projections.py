@@ -19,7 +19,7 @@ from triton.experimental.gluon import language as gl
 
 from kernels import stationary
 from kernels.hopper.tiles import query_scale
-from kernels.rotary import padded
+from kernels.rotary import room_for
 from kernels.stationary import (
     DEPTH,
     HALF,
@@ -72,9 +72,9 @@ def project(
     x is (B, T, C), weight ((H + 2 G) D, C) in the order q, k, v, both bf16; the rest as ``turned``
     has it.
     """
-    (B, T, C), G, group, D = x.shape, kv_heads, heads // kv_heads, HEAD_DIM.value
-    query, rstd = x.new_empty(B, G, T * group, D), gain.new_empty(B, G, padded(T * group))
-    key, key_rstd = x.new_empty(B, G, T, D), gain.new_empty(B, G, padded(T))
+    (B, T, C), G, D = x.shape, kv_heads, HEAD_DIM.value
+    query, rstd = room_for(x, (B, T, heads, D), G)
+    key, key_rstd = room_for(x, (B, T, G, D), G)
     v = x.new_empty(B, T, G, D)
     project_kernel[grid(B * T, weight.size(0), x.device)](
         streamed(x.view(-1, C)),

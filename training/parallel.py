@@ -165,9 +165,11 @@ class Shards:
             bank.parameter.register_post_accumulate_grad_hook(lambda _, name=name: reduce(name))
             for name, bank in self.banks.items()
         ]
-        yield
-        for hook in hooks:
-            hook.remove()
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
         for name in [*waiting]:  # no gradient came
             reduce(name)
         if self._beside:

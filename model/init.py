@@ -1,5 +1,7 @@
 """Initial weights, the same on every device and rank for one seed."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,7 +28,24 @@ def initialise(model: "GPT", seed: int, embedding_gain: Tensor | None = None) ->
     Args:
         embedding_gain: (V,) fp32, what each token's embedding is multiplied by; None: one.
     """
-    generator = torch.Generator().manual_seed(seed)
+    with one_thread():
+        fill(model, torch.Generator().manual_seed(seed), embedding_gain)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For LAPACK on small matrices: with as many threads as a large machine has it takes a minute
+    where another process is busy, and its results depend on their number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def fill(model: "GPT", generator: torch.Generator, embedding_gain: Tensor | None) -> None:
+    """``initialise`` by a generator."""
     config, layers = model.config, model.config.num_layers
     constants = {
         "smear_gate": 0.0,

@@ -142,11 +142,17 @@ class Trainer:
         return self.forward(tokens, targets, mtp_weight, qat, weight)
 
     def warm_up(self, steps: int) -> None:
-        """Run steps that compile, allocate and tune, then undo all that they changed."""
+        """Run steps that compile and allocate, then undo all that they changed."""
         tensors = {name: tensor.clone() for name, tensor in self.tensors().items()}
         state = self.state()
+        moment = Moment(progress=0.0, lr_scale=1.0, momentum=0.9, qat=False)
+        if steps and self.world.device.type == "cuda":
+            from kernels.compiling import side_by_side  # needs Triton, which a CPU can do without
+
+            with side_by_side(self.world.device):
+                self.step(0, moment)
         for step in range(steps):
-            self.step(step, Moment(progress=0.0, lr_scale=1.0, momentum=0.9, qat=False))
+            self.step(step, moment)
         self.load(tensors, state)
         if self.world.device.type == "cuda":
             # The run's clock starts next: it must not pay for steps that were only launched.

@@ -41,6 +41,14 @@ def test_replays_train_bit_for_bit_as_launches_do(make_wide, monkeypatch, change
     assert same(replayed, launched)
 
 
+def test_warm_up_leaves_no_trace(make_wide):
+    """Nor do its kernels that were noted instead of launched."""
+    cold, warm = make_wide(backend="kernels"), make_wide(backend="kernels")
+    warm.warm_up(SETTLED)
+    assert losses(warm, range(SETTLED)) == losses(cold, range(SETTLED))
+    assert same(warm, cold)
+
+
 @pytest.mark.parametrize(
     ("lever", "value"),
     [("clip", 0.01), ("mtp_weight", 0.5), ("qat", 1.0), ("kg_weight", 1.0), ("lr_factor", 0.5)],

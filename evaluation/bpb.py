@@ -67,8 +67,8 @@ def evaluate(
 
     Args:
         score_fn: (inputs (B, T) int32, targets (B, S) int32) -> nats (B, S) of the last S <= T
-            positions, from a causal model. It sees two shapes: (1, T) with S = T for window 0 and
-            (batch_windows, T) with S = stride for the others; only the latter if stride == T.
+            positions, from a causal model. It sees two shapes: (batch_windows, T), with S = T for
+            the first windows and S = stride for the others.
         stream: the split.
         byte_table: of its tokenizer.
         seq_len: T, tokens of context.
@@ -134,13 +134,12 @@ def _batches(
 ) -> Iterator[tuple[np.ndarray, int]]:
     """Windows [first, last) in batches, with the number of positions that each scores.
 
-    The last batch runs past ``last`` to keep its shape.
+    The last batch runs past ``last`` to keep its shape. The first one scores whole windows, for
+    window 0 does: a plain evaluation's shape, for which a GPU has its kernels.
     """
-    if first == 0 < last and windows.stride < windows.seq_len:
-        yield np.zeros(1, np.int64), windows.seq_len
-        first = 1
     for begin in range(first, last, size):
-        yield np.arange(begin, begin + size), windows.stride
+        scored = windows.seq_len if begin == 0 else windows.stride
+        yield np.arange(begin, begin + size), scored
 
 
 def _load(

@@ -125,7 +125,7 @@ class Steering:
 
         A training loop leaves little of the caches to the agents: with what they need brought back,
         their decision takes a third of the time. For when the host has to wait for the device
-        anyway, since it takes as long as it saves.
+        anyway, again and again until it need not.
         """
         mesh, telemetry = self.mesh, self._telemetry.state()
         # Agents never change a state, they make another: what was, is kept by its name alone.

@@ -3,7 +3,8 @@
 import gc
 import math
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -23,6 +24,7 @@ from training.trainer import Trainer
 # Steps that the host launches ahead, so that the GPU never waits for it; on a CPU there is no such
 # thing. The budget counts them.
 AHEAD_ON_GPU = 1
+COLLECT_EVERY = 50  # steps
 
 
 class Interruption(Exception):  # noqa: N818 - it is no error
@@ -53,6 +55,19 @@ class Signals:
         self.received = number
         # A second one ends the process the ordinary way: somebody is in a hurry.
         signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """No collection of garbage at a moment of Python's choice; what is there by now stays."""
+    was = gc.isenabled()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 class Loop:
@@ -107,16 +122,17 @@ class Loop:
 
     def steps(self, most: float = math.inf) -> None:
         """Step until the next step would not fit or ``most`` are taken; raises as ``run``."""
-        gc.freeze()  # what is there stays: no collection looks at it between two steps
         last = self.step + most
         self.budget.start()
-        with Signals() as signals:
+        with Signals() as signals, no_collection():
             while self.step < last and self._step_if_it_fits(signals):
                 pass
         self._land()
         self.budget.stop()
 
     def _step_if_it_fits(self, signals: Signals) -> bool:
+        if self.step % COLLECT_EVERY == 0:
+            gc.collect()  # where the host is about to wait
         self._rehearse()
         self._report(self.metrics.collect(self.ahead))
         pending = len(self.metrics)
@@ -142,10 +158,11 @@ class Loop:
         self.step += 1
 
     def _rehearse(self) -> None:
-        """Where the host is about to wait for a step to land, let the swarm use the time."""
+        """Where the host has to wait for a step to land, let the swarm wait in its place."""
         latest, steering = self._latest, self.steering
         if steering and latest and self.ahead and steering.due(self.step):
-            steering.rehearse(self.step, latest.progress, latest.lr_scale)
+            while not self.metrics.landed(self.ahead):
+                steering.rehearse(self.step, latest.progress, latest.lr_scale)
 
     def _steer(self, steering: Steering, now: Moment) -> None:
         """Let the swarm decide before the next step, and obey; no wait unless all is lost."""

@@ -1,8 +1,10 @@
 """The loop goes on when it can, and stops when it must."""
 
+import gc
 import os
 import signal
 import time
+import weakref
 
 import pytest
 
@@ -60,3 +62,37 @@ def test_validation_time_is_not_training_time(make_trainer):
     loop.run()
     assert time.perf_counter() - began > 1.2
     assert loop.budget.elapsed() < time.perf_counter() - began - 1.1
+
+
+class Ring:
+    """Only a collection frees it."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_garbage_is_collected_between_steps_and_at_no_other_moment(make_trainer, monkeypatch):
+    monkeypatch.setattr("training.loop.COLLECT_EVERY", 3)
+    rings: list[weakref.ref] = []
+    left: list[int] = []
+    collections: list[str] = []
+
+    def make_garbage(*_: object) -> float:
+        left.append(sum(ring() is not None for ring in rings))
+        collections.clear()
+        for _ in range(2000):  # far beyond what starts a collection of Python's own
+            rings.append(weakref.ref(Ring()))
+        assert not collections
+        return 1.0
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        collections.append(phase)
+
+    gc.callbacks.append(note)
+    try:
+        make_loop(make_trainer(iterations=7, val_loss_every=1), None, make_garbage).run()
+    finally:
+        gc.callbacks.remove(note)
+    # Collected before steps 0, 3 and 6; validation follows each step.
+    assert left == [0, 2000, 4000, 0, 2000, 4000, 0]
+    assert gc.isenabled()

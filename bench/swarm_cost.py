@@ -2,32 +2,50 @@
 
 A sprint of 150 s has a cycle every 80 steps. Here they come far more often, so that few steps show
 what a cycle costs: a gap between two steps that a cycle comes in is compared with those that have
-none, and a copy of the state (``keep``), which runs beside a step, by turns of steps with one and
-without one.
+none, and a step that a copy of the state (``keep``) runs beside with its neighbour, which has none.
 """
 
 import statistics
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import ClassVar
+from unittest import mock
+
+import torch
+from torch import Tensor
 
 from bench.decisions import BAR as HOST_US
 from bench.decisions import percentiles
 from bench.figures import Figure
 from bench.rig import Rig
 from bench.timeline import added_by, differences, timeline, traced
+from swarm.mesh import KEEP, SURE, Agent, Proposal
 from swarm.simulate import MadeUp, simulate
+from swarm.snapshot import Snapshot
 from swarm.steering import Steering
 
 SPRINT_SECONDS, EVERY = 150.0, 80
 TRACED, OFTEN = 33, 2  # steps in a trace, and between its cycles
 TURN, PAIRS = 40, 6  # steps of a turn, one cycle each; turns with and without
-KEPT, KEEPING_PAIRS = 10, 5
-SAMPLED = 160  # steps, for the host's time
+KEEPING = 160  # steps, every second one with a copy beside it
+SAMPLED = 200  # cycles, for the host's time
 TOTAL_US, SHARE = 300.0, 0.001
+
+
+class Keeper(Agent):
+    """Asks for a copy of the state in every cycle."""
+
+    name: ClassVar[str] = "keeper"
+    levers: ClassVar[tuple[str, ...]] = (KEEP,)
+
+    def propose(self, state: tuple, snapshot: Snapshot) -> tuple[tuple, Sequence[Proposal]]:
+        return state, (Proposal(self.name, KEEP, 1.0, SURE, "measured"),)
 
 
 def measured(rig: Rig) -> list[Figure]:
     """All of it; bars as figures."""
     by_cycle, error = cycle_gap(rig)
-    keeping = keep_cost(rig)
+    keeping, keeping_error = keep_cost(rig)
     steps, (ratio, ratio_error) = on_and_off(rig)
     cycles = SPRINT_SECONDS / steps / EVERY
     keeps = keeps_of_a_calm_run(rig.steering(EVERY), round(cycles))
@@ -37,6 +55,7 @@ def measured(rig: Rig) -> list[Figure]:
         Figure("a cycle makes the gap between steps longer by", by_cycle, "us"),
         Figure("the standard error of that", error, "us"),
         Figure("a copy of the state to return to adds", keeping, "us"),
+        Figure("the standard error of that", keeping_error, "us"),
         Figure("cycles in 150 s", cycles, ""),
         Figure("copies in 150 s, calm", keeps, ""),
         Figure("the swarm over a sprint", total, "us", most=TOTAL_US),
@@ -57,20 +76,34 @@ def cycle_gap(rig: Rig) -> tuple[float, float]:
     return added_by(gaps, with_cycle)
 
 
-def keep_cost(rig: Rig) -> float:
-    """Microseconds that a step takes longer for copying its state beside it."""
+def keep_cost(rig: Rig) -> tuple[float, float]:
+    """Microseconds that a step takes longer for a copy of the state beside it, and their standard
+    error. Neighbours are compared: a device's clock may drift by more."""
+    steering, first = Steering([Keeper()], rig.steering(OFTEN).levers, OFTEN), rig.step
+    times = step_times(rig, KEEPING + 1, steering)
+    # Time i is of step first + 1 + i.
+    kept = [time for i, time in enumerate(times) if steering.due(first + 1 + i)]
+    plain = [time for i, time in enumerate(times) if not steering.due(first + 1 + i)]
+    ratio, error = differences(list(zip(kept, plain, strict=True)))
+    step = statistics.fmean(plain)
+    return step * ratio, step * error
 
-    def turn(keep: bool) -> float:
-        seconds = 0.0
-        for _ in range(KEPT):
-            if keep:
-                rig.trainer.keep()
-            seconds += rig.run(1)
-        return seconds / KEPT
 
-    turn(True)  # allocates
-    pairs = [(turn(True), turn(False)) for _ in range(KEEPING_PAIRS)]
-    return 1e6 * statistics.median(kept - plain for kept, plain in pairs)
+def step_times(rig: Rig, steps: int, steering: Steering) -> list[float]:
+    """Microseconds from each step's end to the next one's, by the device's clock, in a run whose
+    host is ahead: what it does in the meantime is not counted."""
+    ends: list[torch.cuda.Event] = []
+    take = rig.trainer.step
+
+    def noted(*arguments) -> Tensor:
+        numbers = take(*arguments)
+        ends.append(torch.cuda.Event(enable_timing=True))
+        ends[-1].record()
+        return numbers
+
+    with mock.patch.object(rig.trainer, "step", noted):
+        rig.run(steps, steering)
+    return [1000 * end.elapsed_time(following) for end, following in pairwise(ends)]
 
 
 def on_and_off(rig: Rig) -> tuple[float, tuple[float, float]]:
@@ -94,7 +127,7 @@ def keeps_of_a_calm_run(steering: Steering, cycles: int) -> int:
 
 
 def cycle_times(rig: Rig) -> list[float]:
-    """Microseconds of cycles in a run."""
-    steering = rig.steering(OFTEN)
+    """Microseconds of cycles in a run: so many that one slow one is not their p99."""
+    steering = rig.steering(1)
     rig.run(SAMPLED, steering)
     return steering.microseconds

@@ -12,7 +12,7 @@ from torch.autograd import DeviceType
 
 COPY = ("Memcpy", "Memset")
 END_OF_STEP = "Memcpy DtoH"  # of a step's numbers, beside whatever comes next
-NEAR = 50.0  # microseconds in which they leave, after a step's end
+NEAR = 50.0  # microseconds in which they leave, after a step's end; and a kept state after them
 LAUNCHES = frozenset(
     ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx")
 )
@@ -88,7 +88,7 @@ def timeline(events: Sequence[Event]) -> Timeline:
     """
     device = [event for event in events if event.on_device]
     kernels = [event for event in device if not event.name.startswith(COPY)]
-    ends = [event.begin for event in device if event.name.startswith(END_OF_STEP)]
+    ends = step_ends(device)
     if len(ends) < 2:
         raise ValueError(f"a trace of {len(ends)} steps")
     steps = len(ends) - 1
@@ -111,6 +111,17 @@ def timeline(events: Sequence[Event]) -> Timeline:
         hidden=overlap(collectives, others),
         reductions_hidden=overlap([e for e in collectives if REDUCTION in e.name], others),
     )
+
+
+def step_ends(device: Iterable[Event]) -> list[float]:
+    """When each step's numbers leave. Copies close behind are of the state that is kept then."""
+    ends, last = [], -math.inf
+    for event in device:
+        if event.name.startswith(END_OF_STEP):
+            if event.begin > last + NEAR:
+                ends.append(event.begin)
+            last = event.end
+    return ends
 
 
 def gap(spans: Sequence[Span], moment: float) -> float:

@@ -111,6 +111,9 @@ class LatestAverage(Averaging):
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         indices = {int(name.split(".")[1]) for name in tensors if name.startswith("average.")}
         self._snapshots = [
-            {name: tensors[f"average.{index}.{name}"].clone() for name in self._live}
+            {
+                name: tensors[f"average.{index}.{name}"].to(weight.device, copy=True)
+                for name, weight in self._live.items()
+            }
             for index in sorted(indices)
         ]

@@ -100,6 +100,7 @@ class Loop:
         self.progress, self.validate, self.steering = progress, validate, steering
         if steering:
             trainer.levers.decide(**steering.decided)
+            trainer.make_room()
             if steering.kept is not None:  # a resumed run returns to where it was resumed
                 trainer.keep()
         self.step = step

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench import swarm_cost
 from bench.budget import timed
 from bench.rig import Rig
-from bench.swarm_cost import keeps_of_a_calm_run
+from bench.swarm_cost import cycle_times, keep_cost, keeps_of_a_calm_run
+from swarm.steering import Steering
 from training.run_folder import read_log
 from training.world import World
 
@@ -18,6 +20,7 @@ SMALL += "--train-batch-tokens 64 --eval-seq-len 16 --eval-stride 16 --warmup-st
 
 @pytest.fixture
 def rig(tmp_path: Path):
+    torch.set_num_threads(1)
     made = Rig(tmp_path, World.single(torch.device("cpu")), SMALL.split())
     yield made
     made.close()
@@ -36,6 +39,32 @@ def test_a_stretch_goes_on_where_the_last_one_ended(rig: Rig):
 
 def test_a_calm_run_copies_its_state_now_and_then(rig: Rig):
     assert 1 <= keeps_of_a_calm_run(rig.steering(80), 33) <= 8
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_copys_cost_is_by_how_much_its_step_is_longer_than_its_neighbour(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, first: int
+):
+    kept: list[int] = []
+
+    def made_up(rig: Rig, steps: int, steering: Steering) -> list[float]:
+        """A copy adds 40 us to 1,000, and the clock drifts."""
+        for step in range(first, first + 8):
+            rig.run(1, steering)
+            if steering.kept == step:
+                kept.append(step)
+        return [1000 + i + 40 * steering.due(first + 1 + i) for i in range(steps - 1)]
+
+    rig.run(first)
+    monkeypatch.setattr(swarm_cost, "step_times", made_up)
+    added, error = keep_cost(rig)
+    assert kept == [step for step in range(first, first + 8) if step and step % 2 == 0]
+    assert added == pytest.approx(40, abs=3)
+    assert 0 < error < 1
+
+
+def test_a_cycles_99th_percentile_is_not_its_slowest(rig: Rig):
+    assert len(cycle_times(rig)) > 100
 
 
 def test_a_run_of_its_own_ends_by_the_clock(rig: Rig):

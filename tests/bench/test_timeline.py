@@ -4,6 +4,8 @@ import pytest
 
 from bench.timeline import Event, added_by, differences, timeline
 
+LEAVING = "Memcpy DtoH (Device -> Pinned)"
+
 
 def device(name: str, begin: float, end: float) -> Event:
     return Event(name, begin, end, on_device=True)
@@ -21,7 +23,7 @@ def made_up() -> list[Event]:
             device("norm", start + 40, start + 60),  # beside the product
             device("ncclDevKernel_ReduceScatter", start + 55, start + 75),
             device("update", start + 70, start + 90 + step),
-            device("Memcpy DtoH (Device -> Pinned)", start + 93, start + 94),
+            device(LEAVING, start + 93, start + 94),
             host("cudaGraphLaunch", start + 94, start + 95),
             host("cuLaunchKernelEx", start + 95, start + 96),
             host("cudaEventSynchronize", start + 96, start + 96.5),  # of the loader
@@ -36,10 +38,16 @@ def test_gaps_lie_between_a_steps_last_kernel_and_the_next_ones_first():
 
 def test_numbers_that_leave_beside_the_next_step_mark_the_gap_before_it():
     events = [event for event in made_up() if not event.name.startswith("Memcpy")]
-    leaving = "Memcpy DtoH (Device -> Pinned)"
-    events += [device(leaving, start + 104, start + 105) for start in (0.0, 100.0, 200.0)]
+    events += [device(LEAVING, start + 104, start + 105) for start in (0.0, 100.0, 200.0)]
     found = timeline(sorted(events, key=lambda event: event.begin))
     assert found.gaps == pytest.approx([103 - 90, 203 - 191])
+
+
+def test_a_state_that_leaves_behind_a_steps_numbers_is_no_step():
+    plain, copies = timeline(made_up()), []
+    for start in (0.0, 100.0, 200.0):  # back to back, for as long as a good part of a step
+        copies += [device(LEAVING, start + at, start + at + 15) for at in (95.0, 111.0, 127.0)]
+    assert timeline(sorted(made_up() + copies, key=lambda event: event.begin)) == plain
 
 
 def test_what_runs_beside_something_is_busy_once():

@@ -35,6 +35,14 @@ def test_latest_average_is_the_mean_of_the_last_snapshots():
     assert average.weights()["w"].tolist() == [8.0, 8.0]  # steps 6, 8, 10
 
 
+def test_latest_average_takes_its_state_back_to_where_the_weights_are():
+    on_host = LatestAverage({"w": torch.ones(2)}, count=2, every=1)
+    on_host.update(1)
+    elsewhere = LatestAverage({"w": torch.ones(2, device="meta")}, count=2, every=1)
+    elsewhere.load(on_host.tensors())
+    assert elsewhere.tensors()["average.0.w"].is_meta
+
+
 def test_latest_average_goes_on_from_its_state():
     weight = torch.zeros(2)
     average = LatestAverage({"w": weight}, count=2, every=1)

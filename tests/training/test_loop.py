@@ -80,8 +80,8 @@ def test_garbage_is_collected_between_steps_and_at_no_other_moment(make_trainer,
     def make_garbage(*_: object) -> float:
         left.append(sum(ring() is not None for ring in rings))
         collections.clear()
-        for _ in range(2000):  # far beyond what starts a collection of Python's own
-            rings.append(weakref.ref(Ring()))
+        # Far beyond what starts a collection of Python's own.
+        rings.extend(weakref.ref(Ring()) for _number in range(2000))
         assert not collections
         return 1.0
 

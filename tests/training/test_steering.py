@@ -242,6 +242,14 @@ def test_in_a_run_that_the_clock_ends_each_agent_decides(make, one_token, agent,
     assert run.first(lever) > 1
 
 
+def test_room_for_a_copy_of_the_state_is_made_before_the_first_step(make):
+    steered, plain = make("health"), make("")
+    for trainer in (steered, plain):
+        Watched(trainer)
+    assert steered._room.keys() == steered._learned().keys()
+    assert not plain._room
+
+
 def test_a_run_that_diverges_returns_to_the_state_that_was_kept(make):
     runs = [diverging(make(agents, iterations=120)) for agents in ("health lr", "lr")]
     (steered, returns), (left, none) = runs

@@ -43,7 +43,6 @@ def test_steps_and_decisions_of_all_agents_cause_no_sync(make_wide, monkeypatch)
     assert len(steering.mesh.agents) == 5
     for step in range(SETTLED):
         trainer.step(step, STEADY)
-    trainer.keep()  # allocates once
     rehearsed, rehearse = [], steering.rehearse
     monkeypatch.setattr(
         steering, "rehearse", lambda step, *rest: rehearsed.append(step) or rehearse(step, *rest)
@@ -66,8 +65,19 @@ def test_steps_and_decisions_of_all_agents_cause_no_sync(make_wide, monkeypatch)
     assert steering.levers.qat == 1  # a lever was turned
 
 
-def test_what_is_kept_beside_a_step_comes_back_bit_for_bit(make_wide):
+def test_a_copy_of_the_state_takes_pinned_memory_of_the_hosts_and_none_of_the_devices(make_wide):
     trainer: Trainer = make_wide(backend="kernels")
+    trainer.step(0, STEADY)
+    before = torch.cuda.memory_allocated()
+    trainer.make_room()
+    trainer.keep()
+    assert torch.cuda.memory_allocated() == before
+    assert all(tensor.is_pinned() for tensor in trainer._kept.values())
+
+
+@pytest.mark.parametrize("averaging", ["ema", "lawa"])
+def test_what_is_kept_beside_a_step_comes_back_bit_for_bit(make_wide, averaging):
+    trainer: Trainer = make_wide(backend="kernels", averaging=averaging, lawa_freq=2)
     for step in range(SETTLED):
         trainer.step(step, STEADY)
     for first in range(SETTLED, SETTLED + 20, 4):
@@ -80,4 +90,5 @@ def test_what_is_kept_beside_a_step_comes_back_bit_for_bit(make_wide):
         assert not torch.equal(moved["model.qo_bank"], kept["model.qo_bank"])
         trainer.roll_back()
         after = trainer.tensors()
+        assert after.keys() == kept.keys()
         assert all(torch.equal(after[name], kept[name]) for name in kept)

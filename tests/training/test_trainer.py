@@ -162,10 +162,20 @@ def test_what_was_kept_last_comes_back_whole(make_trainer, averaging):
     assert trainer.loader.position == position
 
 
-def test_keeping_again_takes_no_new_memory(make_trainer):
+def test_there_is_no_return_to_room_that_nothing_was_kept_in(make_trainer):
+    trainer = make_trainer()
+    before = weights(trainer)
+    trainer.make_room()
+    with pytest.raises(KeyError):
+        trainer.roll_back()
+    assert same(before, weights(trainer))
+
+
+def test_keeping_takes_no_memory_but_what_was_made_for_it(make_trainer):
     trainer = make_trainer(averaging="ema")
+    trainer.make_room()
+    places = [tensor.data_ptr() for tensor in trainer._room.values()]
     trainer.keep()
-    places = [tensor.data_ptr() for tensor in trainer._kept.values()]
     run(trainer, 2)
     trainer.keep()
     assert [tensor.data_ptr() for tensor in trainer._kept.values()] == places

@@ -70,24 +70,24 @@ class Model:
 
 def count(symbols: np.ndarray, contexts: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """How often each symbol occurs in each context, ``shape`` (contexts, symbols) int64."""
-    joint = contexts.astype(np.int32) * shape[1] + symbols
-    return np.bincount(joint, minlength=shape[0] * shape[1]).reshape(shape)
+    places = _places(symbols, contexts, shape[1])
+    return np.bincount(places, minlength=shape[0] * shape[1]).reshape(shape)
 
 
 def encode(symbols: np.ndarray, contexts: np.ndarray, model: Model) -> bytes:
     """Pack ``symbols`` (n,) uint8 of ``contexts`` (n,) uint8, all of which ``model`` knows."""
     lanes = _lanes(len(symbols))
-    states = np.full(lanes, LOWEST, np.uint64)
-    starts, spilled = model.starts, []
+    states = np.full(lanes, LOWEST, np.uint32)
+    places = _places(symbols, contexts, model.frequencies.shape[1])
+    frequencies, starts, spilled = model.frequencies.ravel(), model.starts.ravel(), []
     for begin in range(len(symbols) - len(symbols) % lanes, -1, -lanes):
-        step = slice(begin, begin + lanes)
-        state = states[: len(symbols[step])]
-        frequency = model.frequencies[contexts[step], symbols[step]].astype(np.uint64)
-        full = state >= frequency << np.uint64(32 - PRECISION)
+        place = places[begin : begin + lanes]
+        state, frequency = states[: len(place)], frequencies[place]
+        full = state >> (32 - PRECISION) >= frequency
         spilled.append(state[full].astype("<u2"))
-        state[full] >>= np.uint64(16)
+        state[full] >>= 16
         whole, rest = np.divmod(state, frequency)
-        state[:] = (whole << np.uint64(PRECISION)) + rest + starts[contexts[step], symbols[step]]
+        state[:] = (whole << PRECISION) + rest + starts[place]
     return states.astype("<u4").tobytes() + np.concatenate(spilled[::-1]).tobytes()
 
 
@@ -121,6 +121,11 @@ def decode(packed: bytes, contexts: np.ndarray, model: Model) -> np.ndarray:
     if read != len(words) or (states != LOWEST).any():
         raise ValueError("it does not end where its symbols do")
     return symbols
+
+
+def _places(symbols: np.ndarray, contexts: np.ndarray, size: int) -> np.ndarray:
+    """Where each symbol of its context is in a flat table of ``size`` symbols a context."""
+    return contexts.astype(np.int32) * size + symbols
 
 
 def _lanes(symbols: int) -> int:

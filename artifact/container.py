@@ -17,6 +17,7 @@ import hashlib
 import math
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -171,8 +172,10 @@ def _pack_streams(header: Header, arrays: Mapping[str, list[np.ndarray]]) -> dic
     for entry in header.entries:
         for (stream, _), array in zip(entry.parts(), arrays[entry.name], strict=True):
             parts[stream].append(array)
-    packed = {stream: _pack_stream(stream, of_stream) for stream, of_stream in parts.items()}
-    return {stream: SIZE.pack(len(body)) + body for stream, body in packed.items()}
+    # The libraries and NumPy let go of the interpreter while they work.
+    with ThreadPoolExecutor() as pool:
+        packed = list(pool.map(_pack_stream, parts, parts.values()))
+    return {stream: SIZE.pack(len(body)) + body for stream, body in zip(parts, packed, strict=True)}
 
 
 def _pack_stream(stream: Stream, arrays: Sequence[np.ndarray]) -> bytes:

@@ -1,8 +1,8 @@
 """Compile what a stretch of work needs side by side, before it runs.
 
-    with side_by_side(device):
+    with side_by_side():
         ...  # launches no kernel that is not compiled yet, and notes it instead
-    ...      # all are compiled, and loaded on the device
+    ...      # all are compiled, and loaded on the current device
 
 Triton compiles a kernel when it is first launched, one after the other: half a minute of one core
 for a training step. Threads do four of its five parts at once, for MLIR, LLVM, the assembler and
@@ -22,7 +22,7 @@ MOST = 16  # threads; more gain nothing beside the part that is Python's
 
 
 @contextmanager
-def side_by_side(device: torch.device) -> Iterator[None]:
+def side_by_side() -> Iterator[None]:
     """For launches of any thread; the compiled kernels are kept for this process and on disk."""
     wanted: dict[tuple[Any, str], str] = {}
 
@@ -41,9 +41,11 @@ def side_by_side(device: torch.device) -> Iterator[None]:
         with suppress(Exception):
             _ = function.preload(data).run  # the property loads it
 
-    with ThreadPoolExecutor(threads(), initializer=torch.cuda.set_device, initargs=(device,)) as by:
+    # A new thread's device is the first one, whatever this one's is.
+    here = (torch.cuda.current_device(),)
+    with ThreadPoolExecutor(threads(), initializer=torch.cuda.set_device, initargs=here) as pool:
         for (function, _), data in wanted.items():
-            by.submit(make, function, data)
+            pool.submit(make, function, data)
 
 
 def threads() -> int:

@@ -150,7 +150,7 @@ class Trainer:
         if steps and self.world.device.type == "cuda":
             from kernels.compiling import side_by_side  # needs Triton, which a CPU can do without
 
-            with side_by_side(self.world.device):
+            with side_by_side():
                 self.step(0, moment)
         for step in range(steps):
             self.step(step, moment)

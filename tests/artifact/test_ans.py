@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from artifact.ans import PRECISION, TOTAL, Model, count, decode, encode
+from artifact.ans import (
+    LOWEST,
+    PRECISION,
+    SYMBOLS_A_LANE,
+    TOTAL,
+    Model,
+    count,
+    decode,
+    encode,
+)
 
 
 def drawn(size: int, contexts: int = 4, symbols: int = 63) -> tuple[np.ndarray, np.ndarray]:
@@ -25,6 +34,25 @@ def test_round_trip(size: int) -> None:
     symbols, context = drawn(size)
     model = fitted(symbols, context)
     assert np.array_equal(decode(encode(symbols, context, model), context, model), symbols)
+
+
+@pytest.mark.parametrize("size", [1, 8191, 20_001])
+def test_bytes_are_those_of_whole_numbers(size: int) -> None:
+    """The same, a symbol at a time and without a bound on any number: files must not change."""
+    symbols, context = drawn(size)
+    model = fitted(symbols, context)
+    lanes = max(size // SYMBOLS_A_LANE, 1)
+    states, words = [LOWEST] * lanes, []
+    for place in reversed(range(size)):
+        row, symbol, state = context[place], symbols[place], states[place % lanes]
+        frequency = int(model.frequencies[row, symbol])
+        if state >= frequency << (32 - PRECISION):
+            words.append(state & 0xFFFF)
+            state >>= 16
+        start = int(model.frequencies[row, :symbol].sum())
+        states[place % lanes] = (state // frequency << PRECISION) + state % frequency + start
+    expected = np.array(states, "<u4").tobytes() + np.array(words[::-1], "<u2").tobytes()
+    assert encode(symbols, context, model) == expected
 
 
 def test_takes_what_the_entropy_says() -> None:

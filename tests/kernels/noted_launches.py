@@ -15,8 +15,6 @@ from triton import knobs
 from kernels import compiling
 from tests.kernels.ahead_of_time import HOPPER
 
-DEVICE = torch.device("cpu")
-
 
 class Driver:
     """Of Triton's, what a launch asks for."""
@@ -63,7 +61,7 @@ def broken(x):
 def main() -> None:
     driver, compiled = Driver(), []
     triton.runtime.driver.set_active(driver)  # pyright: ignore[reportArgumentType]
-    torch.cuda.set_device = lambda device: None
+    torch.cuda.current_device, torch.cuda.set_device = (lambda: 0), (lambda device: None)
     knobs.runtime.jit_post_compile_hook = lambda *, fn, **_: compiled.append(fn.name)
     x = torch.ones(64)
 
@@ -74,7 +72,7 @@ def main() -> None:
         for kernel, constants in launches:
             kernel[(1,)](x, **constants)
 
-    with compiling.side_by_side(DEVICE):
+    with compiling.side_by_side():
         work()
         work()
         broken[(1,)](x)

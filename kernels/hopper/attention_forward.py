@@ -32,6 +32,7 @@ from kernels.hopper.tiles import (
     pass_by,
     product_layout,
     release,
+    release_read,
     rows_descriptor,
     unit,
     work_item,
@@ -299,7 +300,7 @@ def attend_rows(
 
             await_stage(own_full, turn, 1)
             query = queries.index(which).load(left_layout(KEYS))
-            release(own_empty, turn, 1)
+            release_read(own_empty, turn, 1)
             sums = gl.zeros([64, D], gl.float32, sums_layout)
             total_weight = gl.zeros([64], gl.float32, gl.SliceLayout(1, scores_layout))
             index = pass_by(full, empty, index, (own_begin - begin) // KEYS, STAGES)

@@ -31,6 +31,7 @@ from kernels.hopper.tiles import (
     pass_by,
     product_layout,
     release,
+    release_read,
     rows_descriptor,
     turn,
     vector_descriptor,
@@ -348,7 +349,7 @@ def differentiate_keys(
             await_stage(own_full, turn_index, 1)
             key = own_keys.index(which).load(left_layout(ROWS))
             value = own_values.index(which).load(left_layout(ROWS))
-            release(own_empty, turn_index, 1)
+            release_read(own_empty, turn_index, 1)
             dk = gl.zeros([64, D], gl.float32, layout)
             dv = gl.zeros([64, D], gl.float32, layout)
             skipped = (own_begin - begin) // ROWS

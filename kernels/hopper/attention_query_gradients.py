@@ -32,6 +32,7 @@ from kernels.hopper.tiles import (
     product_layout,
     query_scale,
     release,
+    release_read,
     rows_descriptor,
     turn,
     window_descriptor,
@@ -330,7 +331,7 @@ def differentiate_rows(
             await_stage(own_full, turn_index, 1)
             query = queries.index(which).load(left_layout(PART))
             inner = inners.index(which).load(left_layout(PART))
-            release(own_empty, turn_index, 1)
+            release_read(own_empty, turn_index, 1)
             dq = gl.zeros([64, D], gl.float32, layout)
             skipped = (own_begin - begin) // KEYS
             index = pass_by(full, empty, index, skipped, STAGES)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import mbarrier
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from kernels.rotary import gain_limit
@@ -131,6 +131,17 @@ def await_room(barriers, index, STAGES: gl.constexpr):
 def release(barriers, index, STAGES: gl.constexpr):
     """Let go of the ``index``-th tile of a ring."""
     mbarrier.arrive(barriers.index(index % STAGES), count=1)
+
+
+@gluon.jit
+def release_read(barriers, index, STAGES: gl.constexpr):
+    """Let go of the ``index``-th tile of a ring, which was read into registers just before.
+
+    Such reads are still under way when the next instruction begins, and a copy by TMA does not wait
+    for them: without the fence it has replaced a tile under its reader, in one launch of a hundred.
+    """
+    fence_async_shared()
+    release(barriers, index, STAGES)
 
 
 @gluon.jit

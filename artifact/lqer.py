@@ -45,8 +45,8 @@ def correct(
         if weights[name].ndim == 3 and len(weights[name]) <= MOST_MATRICES
     }
     errors = {name: output_error(residuals[name], hessians[name]) for name in residuals}
-    every = torch.cat([*errors.values(), torch.zeros(0)]).sort(descending=True).values
-    least = every[min(matrices, len(every)) - 1] if matrices and len(every) else torch.inf
+    every = sorted((error for of in errors.values() for error in of.tolist()), reverse=True)
+    least = every[min(matrices, len(every)) - 1] if matrices and every else torch.inf
     corrections: dict[str, Stored] = {}
     for name, residual in residuals.items():
         at = (errors[name] >= least).nonzero()[:, 0]

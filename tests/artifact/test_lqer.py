@@ -28,9 +28,11 @@ def test_no_product_of_its_rank_leaves_less(rank: int) -> None:
     assert (found <= least + slack).all()
 
 
-def test_the_matrices_with_the_largest_errors_are_corrected() -> None:
-    residual, hessian = residual_and_hessian()
-    weights = {"up_bank": residual * torch.tensor([1.0, 9.0, 3.0])[:, None, None]}
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_the_matrices_with_the_largest_errors_are_corrected(device: str) -> None:
+    residual, hessian = (tensor.to(device) for tensor in residual_and_hessian())
+    sizes = torch.tensor([1.0, 9.0, 3.0], device=device)
+    weights = {"up_bank": residual * sizes[:, None, None]}
     hessians = {"up_bank": hessian / hessian.diagonal(dim1=1, dim2=2).mean(-1)[:, None, None]}
     stored = quantise(weights, Recipe(Role(4), Role(4)), hessians)
     made = correct(weights, stored, hessians, rank=2, matrices=2)

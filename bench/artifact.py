@@ -6,7 +6,8 @@ RUN is a run's folder with a checkpoint; it is coded as its settings say. For ea
 byte of the weights as they come back, the file's bytes, those of plain LZMA over the same codes (a
 byte each, in the order of the weights, as PR #1081 has it), and seconds to quantise, to pack, from
 weights to the file on disk, and to load. Each is done and timed once; only a file that is to fill
-``--limit`` takes attempts, which are timed together. Exits with 1 where GPTQ misses a bar.
+``--limit`` takes attempts, which are timed together. The bars are for that file, by default of the
+public system's size, which lost it 0.0033: exits with 1 where it misses one.
 
 Rows are printed, each as soon as it is complete, to stdout, and what is under way to stderr. Plain
 LZMA takes longer than all else of a row. Where every thread for it leaves three more cores free it
@@ -46,6 +47,7 @@ from settings import Settings, load_settings
 from training import checkpoint
 from training.world import World
 
+PUBLIC_BYTES = 14_160_000  # PR #1081's artifact of the same sprint
 MOST_LOST = 0.004  # bits per byte
 LEAST_SMALLER = 0.04  # than plain LZMA
 MOST_LOADING = 3.0  # seconds
@@ -262,7 +264,7 @@ def tell(phase: str) -> None:
 
 
 def rows(bench: Bench, limit: int) -> Iterator[Row]:
-    """Each way of coding; the second is what the bars are for."""
+    """Each way of coding; the last is what the bars are for."""
     recipe = Recipe.of(bench.settings)
     corrected = replace(recipe, rank=recipe.rank or RANK, corrected=recipe.corrected or 3)
     bench.load(bench.weights)
@@ -291,7 +293,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.artifact", description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--limit", type=int, default=15_700_000, help="bytes of the last row")
+    parser.add_argument("--limit", type=int, default=PUBLIC_BYTES, help="of the last row's file")
     parser.add_argument("--commit", help="of the code, where it is no git checkout")
     options = parser.parse_args(arguments)
     found: list[Row] = []
@@ -305,7 +307,7 @@ def main(arguments: list[str]) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return int(found[1].misses)
+    return int(found[-1].misses)
 
 
 if __name__ == "__main__":

@@ -48,12 +48,13 @@ def test_a_copys_cost_is_by_how_much_its_step_is_longer_than_its_neighbour(
     kept: list[int] = []
 
     def made_up(rig: Rig, steps: int, steering: Steering) -> list[float]:
-        """A copy adds 40 us to 1,000, and the clock drifts."""
+        """A copy adds 40 us to 1,000; the clock drifts, and some steps take half as long again."""
         for step in range(first, first + 8):
             rig.run(1, steering)
             if steering.kept == step:
                 kept.append(step)
-        return [1000 + i + 40 * steering.due(first + 1 + i) for i in range(steps - 1)]
+        copies = [40 * steering.due(first + 1 + i) for i in range(steps - 1)]
+        return [1000 + i + i * i % 7 + 500 * (i % 23 == 9) + copy for i, copy in enumerate(copies)]
 
     rig.run(first)
     monkeypatch.setattr(swarm_cost, "step_times", made_up)

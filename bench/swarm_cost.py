@@ -28,7 +28,8 @@ from swarm.steering import Steering
 SPRINT_SECONDS, EVERY = 150.0, 80
 TRACED, OFTEN = 33, 2  # steps in a trace, and between its cycles
 TURN, PAIRS = 40, 6  # steps of a turn, one cycle each; turns with and without
-KEEPING = 160  # steps, every second one with a copy beside it
+KEEPING = 160  # steps, every second one with copies beside it:
+COPIES = 4  # one alone costs a step less than steps differ by
 SAMPLED = 200  # cycles, for the host's time
 TOTAL_US, SHARE = 300.0, 0.001
 # Standard error of a median of n over the median deviation / sqrt(n), of a bell curve.
@@ -84,14 +85,22 @@ def keep_cost(rig: Rig) -> tuple[float, float]:
     error. Neighbours are compared, for a device's clock may drift by more; their median, for some
     steps take half a millisecond longer whatever runs beside them."""
     steering, first = Steering([Keeper()], rig.steering(OFTEN).levers, OFTEN), rig.step
-    times = step_times(rig, KEEPING + 1, steering)
+    keep = rig.trainer.keep
+
+    def keep_often() -> None:
+        for _ in range(COPIES):
+            keep()
+
+    with mock.patch.object(rig.trainer, "keep", keep_often):
+        times = step_times(rig, KEEPING + 1, steering)
     # Time i is of step first + 1 + i.
     kept = [time for i, time in enumerate(times) if steering.due(first + 1 + i)]
     plain = [time for i, time in enumerate(times) if not steering.due(first + 1 + i)]
     longer = [with_copy - without for with_copy, without in zip(kept, plain, strict=True)]
     middle = statistics.median(longer)
     spread = statistics.median(abs(each - middle) for each in longer)
-    return middle, ERROR_OF_MEDIAN * spread / math.sqrt(len(longer))
+    error = ERROR_OF_MEDIAN * spread / math.sqrt(len(longer))
+    return middle / COPIES, error / COPIES
 
 
 def step_times(rig: Rig, steps: int, steering: Steering) -> list[float]:

@@ -50,7 +50,7 @@ class GradientHealth(Agent):
         persistent: windows in a row that are far, without falling, until the run is given up.
         cooled: lr scale under which no loss is gone for good: the falling rate brings it back.
         patience: calm windows until the clip is loosened.
-        keep_every: calm windows between copies of the state.
+        keep_every: calm windows between copies of the state; the first comes after half of them.
     """
 
     name: ClassVar[str] = "health"
@@ -69,7 +69,7 @@ class GradientHealth(Agent):
     persistent: int = 2
     cooled: float = 0.5
     patience: int = 3
-    keep_every: int = 5
+    keep_every: int = 10
 
     @classmethod
     def of(cls, settings: "Settings") -> Self:
@@ -148,7 +148,8 @@ class GradientHealth(Agent):
         """Loosen what is tight: the longer it is calm the surer, at first it takes a second."""
         levers = snapshot.levers
         tight = levers.clip < self.clip or levers.skip_norm < UNREACHED
-        if state.calm < self.patience or (not tight and state.calm % self.keep_every):
+        keeps = state.calm % self.keep_every == self.keep_every // 2
+        if state.calm < self.patience or not (tight or keeps):
             return ()
         wishes = []
         confidence = min(SURE, 0.4 + 0.1 * state.calm)
@@ -159,7 +160,7 @@ class GradientHealth(Agent):
             wishes.append(Proposal(self.name, "skip_norm", UNREACHED, confidence, "calm"))
         rise = snapshot.loss - snapshot.lowest
         good = rise <= max(self.away / 2 * snapshot.lowest, self.noises * snapshot.noise)
-        if good and state.calm % self.keep_every == 0:
+        if good and keeps:
             wishes.append(Proposal(self.name, KEEP, 1.0, SURE, "calm"))
         return wishes
 

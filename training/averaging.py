@@ -33,6 +33,9 @@ class Averaging:
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take back what ``tensors`` gave."""
 
+    def begin_anew(self) -> None:
+        """Forget the weights so far; the live ones are the first."""
+
 
 class ExponentialAverage(Averaging):
     """``average <- decay * average + (1 - decay) * weight`` after each step.
@@ -65,6 +68,10 @@ class ExponentialAverage(Averaging):
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         for name, tensor in self._average.items():
             tensor.copy_(tensors[f"average.{name}"])
+
+    @torch.no_grad()
+    def begin_anew(self) -> None:
+        torch._foreach_copy_(list(self._average.values()), self._live)
 
 
 class LatestAverage(Averaging):
@@ -117,3 +124,6 @@ class LatestAverage(Averaging):
             }
             for index in sorted(indices)
         ]
+
+    def begin_anew(self) -> None:
+        self._snapshots = []

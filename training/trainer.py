@@ -161,7 +161,7 @@ class Trainer:
 
     def tensors(self) -> dict[str, Tensor]:
         """All state that is tensors, by name: whole, so all ranks must ask; on one rank live."""
-        return self.shards.join(self._learned()) | random_state()
+        return self.shards.join(self._fixed() | self.averaging.tensors()) | random_state()
 
     def state(self) -> dict[str, int]:
         """All state that is numbers."""
@@ -191,15 +191,16 @@ class Trainer:
     def make_room(self) -> None:
         """Allocate what ``keep`` copies to, where it is not there yet: pinned memory on a GPU.
 
-        0.33 GB of it for preset ``seed``, which takes longer than a step: not for a run's middle.
+        0.22 GB of it for preset ``seed``, which takes longer than a step: not for a run's middle.
         """
         pinned = self.outgoing is not None
-        for name, tensor in self._learned().items():
-            if name not in self._room:
+        if not self._room:
+            for name, tensor in self._fixed().items():
                 self._room[name] = torch.empty_like(tensor, device="cpu", pin_memory=pinned)
 
     def keep(self) -> None:
-        """Copy weights, moments and averages to the host's memory, to return to.
+        """Copy weights and moments to the host's memory, to return to; averages are left out, for
+        what a copy costs the device are its bytes.
 
         On a GPU beside the next step's forward and backward passes, which only read them: at the
         pace of PCIe, so that they find the device's memory all but free.
@@ -210,7 +211,7 @@ class Trainer:
         with torch.cuda.stream(self.outgoing):
             self._kept = {
                 name: self._room[name].copy_(tensor, non_blocking=True)
-                for name, tensor in self._learned().items()
+                for name, tensor in self._fixed().items()
             }
 
     def _await_outgoing(self) -> None:
@@ -219,18 +220,16 @@ class Trainer:
             torch.cuda.current_stream().wait_stream(self.outgoing)
 
     def roll_back(self) -> None:
-        """Take back what ``keep`` copied last. Batches go on: those that led astray stay behind."""
+        """Take back what ``keep`` copied last; averages begin anew from it. Batches go on: those
+        that led astray stay behind."""
         self._await_outgoing()
         for name, tensor in self._fixed().items():
             tensor.copy_(self._kept[name])
         self.shards.gather()
-        self.averaging.load(self._kept)
-
-    def _learned(self) -> dict[str, Tensor]:
-        return self._fixed() | self.averaging.tensors()
+        self.averaging.begin_anew()
 
     def _fixed(self) -> dict[str, Tensor]:
-        """What is there in every run from the start; averages may come later."""
+        """Weights and moments: what is there in every run from the start."""
         own = {f"model.{name}": tensor.detach() for name, tensor in self.shards.own.items()}
         return own | self.update.tensors()
 

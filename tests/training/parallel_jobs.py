@@ -128,7 +128,8 @@ def poison(world: World, tokens: Path, changes: dict[str, Any]) -> tuple[list[fl
 
 
 def keep_and_return(world: World, tokens: Path, changes: dict[str, Any]) -> bool:
-    """Whether ``roll_back`` brings everything back, the model's copies of other ranks' included."""
+    """Whether ``roll_back`` brings weights and moments back, the model's copies of other ranks'
+    included, and averages begin anew from them."""
     trainer = make_trainer(world, tokens, **changes)
     steps(trainer, 0, 2)
     trainer.keep()
@@ -137,7 +138,8 @@ def keep_and_return(world: World, tokens: Path, changes: dict[str, Any]) -> bool
     trainer.roll_back()
     trainer.close()
     after = arrays(trainer.tensors()), arrays(dict(trainer.model.named_parameters()))
-    return all(map(same, before, after))
+    expected = {name: before[0][name.replace("average.", "model.")] for name in before[0]}
+    return all(map(same, (expected, before[1]), after))
 
 
 def reduced_early(world: World, tokens: Path, changes: dict[str, Any]) -> bool:

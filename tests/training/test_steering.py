@@ -246,7 +246,7 @@ def test_room_for_a_copy_of_the_state_is_made_before_the_first_step(make):
     steered, plain = make("health"), make("")
     for trainer in (steered, plain):
         Watched(trainer)
-    assert steered._room.keys() == steered._learned().keys()
+    assert steered._room.keys() == steered._fixed().keys()
     assert not plain._room
 
 
@@ -262,19 +262,19 @@ def test_a_run_that_diverges_returns_to_the_state_that_was_kept(make):
 
 def diverging(trainer: Trainer) -> tuple[Watched, list[bool]]:
     """A run whose rates are absurd from step 56 on, until it returns; and of each return whether
-    everything was as it had been when it was kept."""
+    weights and moments were as they had been when they were kept."""
     kept: list[Weights] = []
     returns: list[bool] = []
     keep, roll_back = trainer.keep, trainer.roll_back
 
     def noted_keep() -> None:
         keep()
-        kept.append({name: tensor.clone() for name, tensor in trainer.tensors().items()})
+        kept.append({name: tensor.clone() for name, tensor in trainer._fixed().items()})
 
     def noted_return() -> None:
         roll_back()
         trainer.levers.decide(lr_scale=1.0)
-        returns.append(same(kept[-1], trainer.tensors()))
+        returns.append(same(kept[-1], trainer._fixed()))
 
     def meddle(step: int) -> None:
         if step == 56:

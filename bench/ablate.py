@@ -3,35 +3,27 @@
     python -m bench ablate --data DIR --seeds 3 --out FILE -- --wallclock 60
 
 What follows ``--`` goes to train.py, after ``--preset sprint --kg-scores wordnet``. Each GPU has a
-run at a time. Runs that are finished are not run again, so an ablation that was stopped goes on
-where it was.
+run at a time, and a process for all of its runs, so that only the first one compiles. Runs that are
+finished are not run again, so an ablation that was stopped goes on where it was.
 """
 
 import argparse
-import json
-import os
 import shlex
-import shutil
 import statistics
-import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any
 
-import torch
 from rich.progress import Progress
 from scipy.stats import ttest_ind
 
 from bench.record import provenance
+from bench.runs import Summary, summaries_of
 from errors import InputError
 from files import write_text
 from settings import Settings, load_settings
 from swarm.agents import AGENTS
 
-PROJECT = Path(__file__).resolve().parent.parent
 FIRST_SEED = 1337
 BASE = ("--preset", "sprint", "--kg-scores", "wordnet")
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -42,7 +34,6 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "KG loss off": ("--kg-loss-weight", "0"),
     "MTP off": ("--mtp-num-heads", "0"),
 }
-Summary = Mapping[str, Any]
 
 
 def main(arguments: list[str]) -> int:
@@ -53,7 +44,7 @@ def main(arguments: list[str]) -> int:
         runs = plan(options, given)
         found: dict[str, list[Summary]] = {name: [] for name, _, _ in runs}
         with Progress() as progress:
-            summaries = zip(runs, summaries_of(runs), strict=True)
+            summaries = zip(runs, summaries_of([run[1:] for run in runs]), strict=True)
             for (name, folder, _), of in progress.track(summaries, len(runs), description="runs"):
                 found[name].append(of)
                 line = f"{folder.name}: {scores_line(of)}"
@@ -119,45 +110,6 @@ def asked(settings: Settings) -> Mapping[str, object]:
     """What makes two runs the same."""
     values = settings.model_dump(exclude={"run_dir", "resume", "config"})
     return values | {"data": settings.data and settings.data.resolve()}
-
-
-def summaries_of(runs: Sequence[tuple[str, Path, list[str]]]) -> Iterator[Summary]:
-    """Of each run, in order; as many are made at once as there are GPUs, one on each."""
-    devices: SimpleQueue[str] = SimpleQueue()
-    count = max(1, torch.cuda.device_count())
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    every = [str(device) for device in range(count)]
-    for device in every if visible is None else visible.split(",")[:count]:
-        devices.put(device)
-
-    def make(folder: Path, command: list[str]) -> Summary:
-        device = devices.get()
-        try:
-            return summary(folder, command, device)
-        finally:
-            devices.put(device)
-
-    pool = ThreadPoolExecutor(count)
-    try:
-        futures = [pool.submit(make, folder, command) for _, folder, command in runs]
-        for future in futures:
-            yield future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def summary(folder: Path, command: Sequence[str], device: str) -> Summary:
-    """Of a run, which is made on a GPU if it is not there; one that was cut off begins anew."""
-    file = folder / "summary.json"
-    if not file.exists():
-        if folder.exists():
-            shutil.rmtree(folder)
-        program = [sys.executable, str(PROJECT / "train.py"), *command, "--run-dir", str(folder)]
-        where = os.environ | {"CUDA_VISIBLE_DEVICES": device}
-        status = subprocess.run(program, env=where, stdout=subprocess.DEVNULL).returncode
-        if not file.exists():
-            raise InputError(f"train.py {shlex.join(command)} ended with {status}")
-    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def scores_line(of: Summary) -> str:

@@ -59,13 +59,14 @@ class Signals:
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """No collection of garbage at a moment of Python's choice; what is there by now stays."""
+    """No collection of garbage at a moment of Python's choice, and none of what is there by now."""
     was = gc.isenabled()
     gc.freeze()
     gc.disable()
     try:
         yield
     finally:
+        gc.unfreeze()
         if was:
             gc.enable()
 

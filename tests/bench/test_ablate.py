@@ -12,6 +12,7 @@ from settings import load_settings
 from swarm.agents import AGENTS
 from swarm.steering import Steering
 
+PROJECT = Path(__file__).resolve().parent.parent.parent
 SMALL = """
     --preset tiny --device cpu --wallclock 0 --iterations 2 --warmdown-iters 1 --warmup-steps 0
     --num-layers 2 --model-dim 32 --num-heads 2 --num-kv-heads 1 --rope-dims 4 --xsa-last-n 1
@@ -25,7 +26,7 @@ RUN = {"steps": 10, "step_ms": 2.5}
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus") / "data"
     command = [sys.executable, "-m", "data", "builtin", "--out", str(folder)]
-    subprocess.run(command, cwd=ablate.PROJECT, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
     return folder
 
 

@@ -1,0 +1,73 @@
+"""Runs of train.py, one on each GPU at a time, in a process that makes one after the other.
+
+What the first run of a process imports, starts and compiles, the others find there.
+"""
+
+import gc
+import json
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import train
+from errors import InputError
+
+Summary = Mapping[str, Any]
+
+
+def summaries_of(runs: Sequence[tuple[Path, list[str]]]) -> Iterator[Summary]:
+    """Make runs, as many at once as there are GPUs, and give back their summaries, in order.
+
+    Args:
+        runs: folder and arguments of train.py. One whose folder has a summary is not made again;
+            one that was cut off begins anew.
+
+    Raises:
+        InputError: a run made none.
+    """
+    count = max(1, torch.cuda.device_count())
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    processes = get_context("spawn")
+    devices = processes.SimpleQueue()
+    every = [str(device) for device in range(count)]
+    for device in every if visible is None else visible.split(",")[:count]:
+        devices.put(device)
+    pool = ProcessPoolExecutor(count, processes, take_device, (devices,))
+    try:
+        futures = [pool.submit(summary, folder, command) for folder, command in runs]
+        for future in futures:
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def take_device(devices: "SimpleQueue[str]") -> None:
+    """Let this process see one of the GPUs alone, and keep what runs say to itself."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = devices.get()
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def summary(folder: Path, command: Sequence[str]) -> Summary:
+    """Of one run, which is made here if it is not there."""
+    file = folder / "summary.json"
+    if not file.exists():
+        if folder.exists():
+            shutil.rmtree(folder)
+        status = train.main([*command, "--run-dir", str(folder)])
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        if not file.exists():
+            raise InputError(f"train.py {shlex.join(command)} ended with {status}")
+    return json.loads(file.read_text(encoding="utf-8"))

@@ -124,8 +124,8 @@ class Steering:
         """Decide about what has arrived so far, as ``cycle`` will, and forget it again.
 
         A training loop leaves little of the caches to the agents: with what they need brought back,
-        their decision takes a third of the time. For when the host has to wait for the device
-        anyway, again and again until it need not.
+        their decision takes a third of the time. For a host that would wait for its device soon
+        anyway, right before the cycle.
         """
         mesh, telemetry = self.mesh, self._telemetry.state()
         # Agents never change a state, they make another: what was, is kept by its name alone.

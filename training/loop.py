@@ -25,6 +25,7 @@ from training.trainer import Trainer
 # thing. The budget counts them.
 AHEAD_ON_GPU = 1
 COLLECT_EVERY = 50  # steps
+REHEARSALS = 3
 
 
 class Interruption(Exception):  # noqa: N818 - it is no error
@@ -111,7 +112,6 @@ class Loop:
         self.saved_at = elapsed
         self.bpb: float | None = None
         self._moments: dict[int, tuple[Moment, float]] = {}
-        self._latest: Moment | None = None
 
     def run(self) -> None:
         """Step until the next step would not fit, and write a checkpoint.
@@ -135,7 +135,6 @@ class Loop:
     def _step_if_it_fits(self, signals: Signals) -> bool:
         if self.step % COLLECT_EVERY == 0:
             gc.collect()  # where the host is about to wait
-        self._rehearse()
         self._report(self.metrics.collect(self.ahead))
         pending = len(self.metrics)
         elapsed, interrupted = self.trainer.world.agree(self.budget.elapsed(), signals.received > 0)
@@ -153,21 +152,16 @@ class Loop:
         mean_step = self.budget.mean_step(self.step, elapsed, pending)
         begins, reserved = elapsed + pending * mean_step, self.budget.reserved
         now = moment(self.settings, self.step, begins, mean_step, reserved)
-        self._moments[self.step], self._latest = (now, elapsed), now
+        self._moments[self.step] = (now, elapsed)
         if self.steering and self.steering.due(self.step):
             self._steer(self.steering, now)
         self.metrics.push(self.step, self.trainer.step(self.step, now))
         self.step += 1
 
-    def _rehearse(self) -> None:
-        """Where the host has to wait for a step to land, let the swarm wait in its place."""
-        latest, steering = self._latest, self.steering
-        if steering and latest and self.ahead and steering.due(self.step):
-            while not self.metrics.landed(self.ahead):
-                steering.rehearse(self.step, latest.progress, latest.lr_scale)
-
     def _steer(self, steering: Steering, now: Moment) -> None:
         """Let the swarm decide before the next step, and obey; no wait unless all is lost."""
+        for _ in range(REHEARSALS if self.ahead else 0):  # the host has a step's time to spare
+            steering.rehearse(self.step, now.progress, now.lr_scale)
         cycle = steering.cycle(self.step, now.progress, now.lr_scale)
         self.trainer.levers.decide(**steering.decided)
         if cycle.rollback:

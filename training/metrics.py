@@ -70,11 +70,6 @@ class Metrics:
             event = self._outgoing.record_event()
         self._flight.append((step, numbers, host, event))
 
-    def landed(self, pending: int) -> bool:
-        """Whether ``collect`` would not have to wait."""
-        due = list(self._flight)[: max(0, len(self._flight) - pending)]
-        return all(event is None or event.query() for _, _, _, event in due)
-
     def collect(self, pending: int) -> list[Finished]:
         """Wait until at most ``pending`` steps are in flight; return those that landed."""
         finished = []

@@ -1,31 +1,19 @@
 """Every kernel, at the tile sizes really used, compiles for sm_90 without spills and fits."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from tests.kernels.ahead_of_time import OPERATIONS, SHARED_LIMIT
+from tests.kernels.compiling_process import printed_by
 
 COLD_STACK = 256  # bytes a thread, of addresses that roles of warps share
-PROJECT = Path(__file__).parent.parent.parent
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_no_spills_and_shared_memory_fits(operation):
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    printed = subprocess.run(
-        [sys.executable, "-m", "tests.kernels.ahead_of_time", operation],
-        cwd=PROJECT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    printed = printed_by("tests.kernels.ahead_of_time", operation)
     compiled = [json.loads(line) for line in printed.splitlines()]
     assert compiled
     for resources in compiled:

@@ -1,29 +1,16 @@
 """Kernels of a stretch of work are compiled side by side, before any of them is launched."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).parent.parent.parent
+from tests.kernels.compiling_process import printed_by
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
-    printed = subprocess.run(
-        [sys.executable, "-m", "tests.kernels.noted_launches"],
-        cwd=PROJECT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    return json.loads(printed)
+    cache = str(tmp_path_factory.mktemp("cache"))
+    return json.loads(printed_by("tests.kernels.noted_launches", TRITON_CACHE_DIR=cache))
 
 
 def test_nothing_is_compiled_or_launched_while_noted(found):

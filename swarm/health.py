@@ -50,7 +50,8 @@ class GradientHealth(Agent):
         persistent: windows in a row that are far, without falling, until the run is given up.
         cooled: lr scale under which no loss is gone for good: the falling rate brings it back.
         patience: calm windows until the clip is loosened.
-        keep_every: calm windows between copies of the state; the first comes after half of them.
+        keep_first: calm windows until the state is copied;
+        keep_every: and between copies.
     """
 
     name: ClassVar[str] = "health"
@@ -69,7 +70,8 @@ class GradientHealth(Agent):
     persistent: int = 2
     cooled: float = 0.5
     patience: int = 3
-    keep_every: int = 10
+    keep_first: int = 5
+    keep_every: int = 16
 
     @classmethod
     def of(cls, settings: "Settings") -> Self:
@@ -148,7 +150,7 @@ class GradientHealth(Agent):
         """Loosen what is tight: the longer it is calm the surer, at first it takes a second."""
         levers = snapshot.levers
         tight = levers.clip < self.clip or levers.skip_norm < UNREACHED
-        keeps = state.calm % self.keep_every == self.keep_every // 2
+        keeps = state.calm % self.keep_every == self.keep_first
         if state.calm < self.patience or not (tight or keeps):
             return ()
         wishes = []

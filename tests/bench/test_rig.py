@@ -8,7 +8,7 @@ import torch
 from bench import swarm_cost
 from bench.budget import timed
 from bench.rig import Rig
-from bench.swarm_cost import cycle_times, keep_cost, keeps_of_a_calm_run
+from bench.swarm_cost import COPIES, cycle_times, keep_cost, keeps_of_a_calm_run
 from swarm.steering import Steering
 from training.run_folder import read_log
 from training.world import World
@@ -46,6 +46,9 @@ def test_a_copys_cost_is_by_how_much_its_step_is_longer_than_its_neighbour(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, first: int
 ):
     kept: list[int] = []
+    copies: list[int] = []
+    keep = rig.trainer.keep
+    monkeypatch.setattr(rig.trainer, "keep", lambda: copies.append(1) or keep())
 
     def made_up(rig: Rig, steps: int, steering: Steering) -> list[float]:
         """A copy adds 40 us to 1,000; the clock drifts, and some steps take half as long again."""
@@ -53,13 +56,14 @@ def test_a_copys_cost_is_by_how_much_its_step_is_longer_than_its_neighbour(
             rig.run(1, steering)
             if steering.kept == step:
                 kept.append(step)
-        copies = [40 * steering.due(first + 1 + i) for i in range(steps - 1)]
-        return [1000 + i + i * i % 7 + 500 * (i % 23 == 9) + copy for i, copy in enumerate(copies)]
+        longer = [40 * COPIES * steering.due(first + 1 + i) for i in range(steps - 1)]
+        return [1000 + i + i * i % 7 + 500 * (i % 23 == 9) + more for i, more in enumerate(longer)]
 
     rig.run(first)
     monkeypatch.setattr(swarm_cost, "step_times", made_up)
     added, error = keep_cost(rig)
     assert kept == [step for step in range(first, first + 8) if step and step % 2 == 0]
+    assert len(copies) >= COPIES * len(kept)  # each loop of made_up begins with one more
     assert added == pytest.approx(40, abs=3)
     assert 0 < error < 1
 

@@ -126,9 +126,9 @@ def test_calm_loosens_what_is_tight_with_growing_confidence():
     assert AGENT.propose(STEADY, snapshot(**tight))[1][0].confidence == 0.9
 
 
-def test_every_tenth_calm_window_is_kept_from_the_fifth_on_if_its_loss_is_good():
-    kept = [asked(STEADY._replace(calm=calm))[0] for calm in range(20)]
-    assert [calm + 1 for calm, wishes in enumerate(kept) if wishes == {"keep": 1.0}] == [5, 15]
+def test_every_sixteenth_calm_window_is_kept_from_the_fifth_on_if_its_loss_is_good():
+    kept = [asked(STEADY._replace(calm=calm))[0] for calm in range(40)]
+    assert [calm + 1 for calm, wishes in enumerate(kept) if wishes == {"keep": 1.0}] == [5, 21, 37]
     assert asked(STEADY._replace(calm=4), loss=2.06)[0] == {}
 
 

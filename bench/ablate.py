@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.progress import Progress
-from scipy.stats import ttest_ind
+from scipy.stats import ttest_rel
 
 from bench.record import provenance
 from bench.runs import Summary, summaries_of
@@ -37,28 +37,42 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 
 
 def main(arguments: list[str]) -> int:
-    """Run what is not finished, print the table, write it where ``--out`` says; 2 for bad input."""
+    """Run what is not finished, print the table, write it where ``--out`` says.
+
+    Returns:
+        0; 2 for bad input; 130 where it was interrupted, with a table of what was finished.
+    """
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     options, given = parser().parse_args(arguments[:cut]), arguments[cut + 1 :]
+    found: dict[str, list[Summary]] = {}
+    status = 0
     try:
-        runs = plan(options, given)
-        found: dict[str, list[Summary]] = {name: [] for name, _, _ in runs}
-        with Progress() as progress:
-            summaries = zip(runs, summaries_of([run[1:] for run in runs]), strict=True)
-            for (name, folder, _), of in progress.track(summaries, len(runs), description="runs"):
-                found[name].append(of)
-                line = f"{folder.name}: {scores_line(of)}"
-                progress.console.print(line, soft_wrap=True, highlight=False)
+        make(plan(options, given), found)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        status = 130
+    if not found.get("on"):
+        print("no run is finished", file=sys.stderr)
+        return status
     print(table(found))
     if options.out:
         command = f"python -m bench ablate --data DIR --seeds {options.seeds} "
         command += shlex.join(arguments[cut:])
         about = [f"{name}: {value}" for name, value in provenance(options.commit).items()]
         write_text(options.out, "\n".join([command.strip(), *about, "", table(found), ""]))
-    return 0
+    return status
+
+
+def make(runs: Sequence[tuple[str, Path, list[str]]], found: dict[str, list[Summary]]) -> None:
+    """Make the runs that are planned; their summaries go to ``found`` as they are finished."""
+    with Progress() as progress:
+        summaries = zip(runs, summaries_of([run[1:] for run in runs]), strict=True)
+        for (name, folder, _), of in progress.track(summaries, len(runs), description="runs"):
+            found.setdefault(name, []).append(of)
+            line = f"{folder.name}: {scores_line(of)}"
+            progress.console.print(line, soft_wrap=True, highlight=False)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -117,20 +131,30 @@ def scores_line(of: Summary) -> str:
     return ", ".join(f"{name} {score['bpb']:.4f}" for name, score in of["scores"].items())
 
 
-def table(found: dict[str, list[Summary]]) -> str:
-    """A row a variant: mean ± standard deviation over n runs, and p of a difference from "on"."""
+def table(found: Mapping[str, Sequence[Summary]]) -> str:
+    """A row a variant: mean ± standard deviation over n seeds, that of the differences from "on"
+    at equal seeds, and their p.
+
+    Seeds differ by more than variants do, but by the same in each: so runs are compared in pairs.
+
+    Args:
+        found: of each variant the runs of the same seeds in the same order, some of which may lack
+            at the end.
+    """
     on = found["on"]
     names = list(on[0]["scores"])
     lines = [
-        "| variant | n | steps | ms/step | " + " | ".join(f"{name} | p" for name in names) + " |",
-        "|---" * (4 + 2 * len(names)) + "|",
+        "| variant | n | steps | ms/step | "
+        + " | ".join(f"{n} | less on | p" for n in names)
+        + " |",
+        "|---" * (4 + 3 * len(names)) + "|",
     ]
     for variant, runs in found.items():
         cells = [variant, str(len(runs)), f"{mean(runs, 'steps'):.0f}"]
         cells.append(f"{mean(runs, 'step_ms'):.2f}")
         for name in names:
-            ours, theirs = bits(runs, name), bits(on, name)
-            cells += [spread(ours), "-" if runs is on else probability(ours, theirs)]
+            ours, theirs = bits(runs, name), bits(on[: len(runs)], name)
+            cells += [spread(ours), *(("-", "-") if runs is on else differing(ours, theirs))]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -145,19 +169,20 @@ def bits(runs: Sequence[Summary], name: str) -> list[float]:
     return [run["scores"][name]["bpb"] for run in runs]
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float], form: str = ".4f") -> str:
     """Mean ± standard deviation, where there is one."""
     if len(values) < 2:
-        return f"{values[0]:.4f}"
-    return f"{statistics.fmean(values):.4f} ± {statistics.stdev(values):.4f}"
+        return f"{values[0]:{form}}"
+    return f"{statistics.fmean(values):{form}} ± {statistics.stdev(values):.4f}"
 
 
-def probability(ours: Sequence[float], theirs: Sequence[float]) -> str:
-    """p of Welch's t-test, two-sided; it takes two runs of each."""
-    if min(len(ours), len(theirs)) < 2:
-        return "-"
-    _, p = ttest_ind(ours, theirs, equal_var=False)
-    return f"{p:.3f}"
+def differing(ours: Sequence[float], theirs: Sequence[float]) -> tuple[str, str]:
+    """Ours less theirs, pair by pair, and p of a two-sided t-test of pairs, which takes two."""
+    less = [a - b for a, b in zip(ours, theirs, strict=True)]
+    if len(less) < 2:
+        return spread(less, "+.4f"), "-"
+    _, p = ttest_rel(ours, theirs)
+    return spread(less, "+.4f"), f"{p:.3f}"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,10 @@ def summaries_of(runs: Sequence[tuple[Path, list[str]]]) -> Iterator[Summary]:
         futures = [pool.submit(summary, folder, command) for folder, command in runs]
         for future in futures:
             yield future.result()
+    except BaseException:  # an interruption, too: what is under way is of no use
+        for process in active_children():
+            process.kill()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 

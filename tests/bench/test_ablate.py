@@ -67,21 +67,36 @@ def test_no_seeds_are_refused():
         planned(seeds=0)
 
 
-def test_the_table_has_means_spreads_and_p_against_on():
-    def runs(*bits: float) -> list[ablate.Summary]:
-        return [RUN | {"scores": {"raw, plain": {"bpb": bpb}}} for bpb in bits]
-
-    found = {"on": runs(1.0, 1.1, 1.2), "worse": runs(1.5, 1.6, 1.9)}
-    on, worse = ablate.table(found).splitlines()[2:]
-    assert on == "| on | 3 | 10 | 2.50 | 1.1000 ± 0.1000 | - |"
-    # t = 0.5667 / sqrt(0.01 / 3 + 0.0433 / 3) = 4.25 at 2.87 degrees of freedom
-    assert worse == "| worse | 3 | 10 | 2.50 | 1.6667 ± 0.2082 | 0.026 |"
+def runs(*bits: float) -> list[ablate.Summary]:
+    return [RUN | {"scores": {"raw, plain": {"bpb": bpb}}} for bpb in bits]
 
 
-def test_one_run_of_each_has_no_spread_and_no_p():
-    run: ablate.Summary = RUN | {"scores": {"raw": {"bpb": 1.0}}}
-    lines = ablate.table({"on": [run], "off": [run]}).splitlines()
-    assert lines[3] == "| off | 1 | 10 | 2.50 | 1.0000 | - |"
+def test_the_table_compares_runs_of_the_same_seed():
+    """Seeds differ by 0.1, but the variant is 0.005 worse with each of them, or 0.004 or 0.006."""
+    on, worse = ablate.table(
+        {"on": runs(1.0, 1.1, 1.2), "worse": runs(1.005, 1.104, 1.206)}
+    ).splitlines()[2:]
+    assert on == "| on | 3 | 10 | 2.50 | 1.1000 ± 0.1000 | - | - |"
+    # t = 0.005 / (0.001 / sqrt(3)) = 8.66 at 2 degrees of freedom
+    assert worse == "| worse | 3 | 10 | 2.50 | 1.1050 ± 0.1005 | +0.0050 ± 0.0010 | 0.013 |"
+
+
+def test_what_is_not_finished_is_compared_with_the_seeds_that_are():
+    found = {"on": runs(1.0, 1.1, 1.2), "off": runs(1.01, 1.112), "late": runs(1.02)}
+    _, off, late = ablate.table(found).splitlines()[2:]
+    assert off.split(" | ")[5] == "+0.0110 ± 0.0014"
+    assert late == "| late | 1 | 10 | 2.50 | 1.0200 | +0.0200 | - |"
+
+
+def test_an_interruption_leaves_a_table_of_what_is_finished(tmp_path, monkeypatch, capsys):
+    def stopped(runs):
+        yield RUN | {"scores": {"raw, plain": {"bpb": 1.25}}}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ablate, "summaries_of", stopped)
+    out = tmp_path / "table.md"
+    assert ablate.main(["--data", "nowhere", "--out", str(out)]) == 130
+    assert "| on | 1 | 10 | 2.50 | 1.2500 | - | - |" in out.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

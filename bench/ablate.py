@@ -33,6 +33,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "KG init off": ("--kg-init", "0"),
     "KG loss off": ("--kg-loss-weight", "0"),
     "MTP off": ("--mtp-num-heads", "0"),
+    "QAT off": ("--late-qat-threshold", "0"),
 }
 
 

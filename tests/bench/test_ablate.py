@@ -43,6 +43,7 @@ def test_each_variant_lacks_one_thing_and_on_lacks_none():
     assert found["KG init off"].kg_init == 0
     assert found["KG loss off"].kg_loss_weight == 0
     assert found["MTP off"].mtp_num_heads == 0
+    assert found["QAT off"].late_qat_threshold == 0
     for agent in AGENTS:
         steering = Steering.of(found[f"agent {agent.name} off"])
         assert steering is not None

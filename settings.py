@@ -228,12 +228,12 @@ class Settings(Architecture, BaseSettings):
     ttt_chunk_tokens: PositiveInt = Field(
         default=32_768, description="sgd: tokens scored, then learned"
     )
-    ttt_epochs: PositiveInt = Field(default=5, description="sgd: passes over a scored chunk")
+    ttt_epochs: PositiveInt = Field(default=3, description="sgd: passes over a scored chunk")
     ttt_batch_seqs: PositiveInt = Field(
-        default=8, description="sgd: windows a step, over all ranks"
+        default=32, description="sgd: windows a step, over all ranks"
     )
     ttt_lr: NonNegativeFloat = Field(
-        default=0.064, description="sgd: first learning rate, to 0 by a cosine over the chunks"
+        default=0.002, description="sgd: first learning rate, to 0 by a cosine over the chunks"
     )
     ttt_momentum: Share = Field(default=0.9, description="of the SGD of either method")
     ttt_grad_clip: NonNegativeFloat = Field(

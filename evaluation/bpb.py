@@ -73,7 +73,7 @@ def evaluate(
         byte_table: of its tokenizer.
         seq_len: T, tokens of context.
         stride: 1 to ``seq_len``.
-        batch_windows: windows a call.
+        batch_windows: windows a call, or all of a rank's where those are fewer.
         world: the ranks; ``score_fn`` works on its device.
         max_tokens: score only the first so many targets; 0 scores all.
         progress: told (windows begun, windows in all) of this rank after each call.
@@ -85,9 +85,8 @@ def evaluate(
     """
     windows = cut(stream, seq_len, stride, batch_windows, max_tokens)
     tally = Tally(byte_table, world, record)
-    score_windows(
-        score_fn, stream, windows, (0, len(windows)), batch_windows, tally, progress=progress
-    )
+    span, batch = (0, len(windows)), min(batch_windows, math.ceil(len(windows) / world.size))
+    score_windows(score_fn, stream, windows, span, batch, tally, progress=progress)
     return tally.score()
 
 

@@ -223,9 +223,12 @@ class Mesh:
             return Cycle(snapshot, (), (), (), snapshot.levers, {})
         votes = [self._votes(snapshot, proposal) for proposal in proposals]
         verdicts = self._verdicts(snapshot.levers, proposals, votes)
-        changed = {v.lever: v.after for v in verdicts if v.after != v.before}
-        levers = snapshot.levers
-        moved = {lever: value for lever, value in changed.items() if lever not in REQUESTS}
+        levers, changed, moved = snapshot.levers, {}, {}
+        for lever, before, after, *_ in verdicts:
+            if after != before:
+                changed[lever] = after
+                if lever not in REQUESTS:
+                    moved[lever] = after
         if moved:
             levers = levers._replace(**moved)
         return Cycle(snapshot, proposals, votes, verdicts, levers, changed)
@@ -253,9 +256,9 @@ class Mesh:
             sides = contests.setdefault(lever, {})
             side = sides[up] if up in sides else sides.setdefault(up, Side(lever, up))
             side.propose(agent, confidence, value, before)
-            for place, _ in self._voters:
+            for place, voter in self._voters:
                 if cast[place]:
-                    side.vote(self.agents[place].name, cast[place])
+                    side.vote(voter.name, cast[place])
         return [
             self._verdict(value_of(lever, levers), list(sides.values()))
             for lever, sides in contests.items()
@@ -263,17 +266,27 @@ class Mesh:
 
     def _verdict(self, before: float, sides: Sequence[Side]) -> Verdict:
         """Of a lever for which there are proposals in one direction, or in both."""
-        ruled = [(side.rule(self.rules), side) for side in sides]
-        passing = [(rule, side) for rule, side in ruled if rule in PASSING]
-        rule, side = max(passing or ruled, key=lambda found: found[1].support)
-        after, support = before, side.support
-        if len(passing) == 2 and passing[0][1].support == passing[1][1].support:
-            rule = "tie"
-        elif passing:
+        side = sides[0]
+        rule, support, after = side.rule(self.rules), side.support, before
+        if len(sides) > 1:
+            rule, side, support = self._stronger(rule, side, support, sides[1])
+        if rule in PASSING:
             rule, after = self._bounded(side, before, rule)
-        if after != before:
-            self.turns[side.lever] = self.cycles, side.up
+            if after != before:
+                self.turns[side.lever] = self.cycles, side.up
         return Verdict(side.lever, before, after, rule, tuple(side.favour), support)
+
+    def _stronger(
+        self, rule: str, side: Side, support: float, other: Side
+    ) -> tuple[str, Side, float]:
+        """Of two sides the one that passes, or has more support; rule "tie" where both do alike."""
+        others, its = other.rule(self.rules), other.support
+        both = (rule in PASSING) == (others in PASSING)
+        if both and rule in PASSING and support == its:
+            return "tie", side, support
+        if its > support if both else others in PASSING:
+            return others, other, its
+        return rule, side, support
 
     def _bounded(self, side: Side, before: float, rule: str) -> tuple[str, float]:
         """The rule and value that the lever's rate limit and hysteresis leave."""

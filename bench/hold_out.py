@@ -9,13 +9,13 @@ to neither side. They were found by clusters of documents that share rare names,
 
 import argparse
 import json
-import lzma
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
+from data.documents import FIELD, Corpus
 from errors import InputError
-from files import atomic_write
+from files import write_text
 
 LIST = Path(__file__).with_name("held_out.json")
 
@@ -25,18 +25,21 @@ def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     try:
         held, dropped = places(LIST)
-        lines = list(read(options.documents))
-        if max(held | dropped) >= len(lines):
+        absent = held | dropped
+        corpus = Corpus((options.documents,))
+        corpus.check()
+        texts = list(corpus.documents())
+        if max(absent) >= len(texts):
             raise InputError(
-                f"{options.documents} has {len(lines)} documents, but the list names number "
-                f"{max(held | dropped)}; it is of the sprint's training file"
+                f"{options.documents} has {len(texts)} documents, but the list names number "
+                f"{max(absent)}; it is of the sprint's training file"
             )
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    kept = [line for place, line in enumerate(lines) if place not in held | dropped]
-    write(options.train, kept)
-    write(options.held, [lines[place] for place in sorted(held)])
+    kept = [text for place, text in enumerate(texts) if place not in absent]
+    write_text(options.train, as_lines(kept))
+    write_text(options.held, as_lines([texts[place] for place in sorted(held)]))
     print(f"{len(kept):,} documents to train on, {len(held):,} held out, {len(dropped):,} dropped")
     return 0
 
@@ -44,9 +47,7 @@ def main(arguments: list[str]) -> int:
 def parser() -> argparse.ArgumentParser:
     """What is read, and what is written."""
     made = argparse.ArgumentParser(prog="python -m bench hold_out", description=__doc__)
-    made.add_argument(
-        "documents", type=Path, help="the sprint's training file, .jsonl or .jsonl.xz"
-    )
+    made.add_argument("documents", type=Path, help="the sprint's training file")
     made.add_argument("--train", type=Path, required=True, help="file for what stays")
     made.add_argument("--held", type=Path, required=True, help="file for what is held out")
     return made
@@ -58,25 +59,9 @@ def places(path: Path) -> tuple[set[int], set[int]]:
     return set(listed["held"]), set(listed["dropped"])
 
 
-def read(path: Path) -> Iterator[bytes]:
-    """A file's lines.
-
-    Raises:
-        InputError: there is none, or it is damaged.
-    """
-    try:
-        with lzma.open(path) if path.suffix == ".xz" else path.open("rb") as file:
-            yield from file
-    except (OSError, EOFError, lzma.LZMAError) as problem:
-        raise InputError(
-            f"{path}: cannot be read ({problem}); give the file of documents"
-        ) from None
-
-
-def write(path: Path, lines: list[bytes]) -> None:
-    """All of them or none."""
-    with atomic_write(path) as file:
-        file.writelines(lines)
+def as_lines(texts: Sequence[str]) -> str:
+    """Documents as JSON, one a line, as ``python -m data prepare`` reads them."""
+    return "".join(json.dumps({FIELD: text}, ensure_ascii=False) + "\n" for text in texts)
 
 
 if __name__ == "__main__":

@@ -266,27 +266,14 @@ class Mesh:
 
     def _verdict(self, before: float, sides: Sequence[Side]) -> Verdict:
         """Of a lever for which there are proposals in one direction, or in both."""
-        side = sides[0]
-        rule, support, after = side.rule(self.rules), side.support, before
-        if len(sides) > 1:
-            rule, side, support = self._stronger(rule, side, support, sides[1])
+        ruled = [(side.rule(self.rules), side.support, side) for side in sides]
+        rule, support, side = ruled[0] if len(ruled) == 1 else strongest(ruled)
+        after = before
         if rule in PASSING:
             rule, after = self._bounded(side, before, rule)
-            if after != before:
-                self.turns[side.lever] = self.cycles, side.up
+        if after != before:
+            self.turns[side.lever] = self.cycles, side.up
         return Verdict(side.lever, before, after, rule, tuple(side.favour), support)
-
-    def _stronger(
-        self, rule: str, side: Side, support: float, other: Side
-    ) -> tuple[str, Side, float]:
-        """Of two sides the one that passes, or has more support; rule "tie" where both do alike."""
-        others, its = other.rule(self.rules), other.support
-        both = (rule in PASSING) == (others in PASSING)
-        if both and rule in PASSING and support == its:
-            return "tie", side, support
-        if its > support if both else others in PASSING:
-            return others, other, its
-        return rule, side, support
 
     def _bounded(self, side: Side, before: float, rule: str) -> tuple[str, float]:
         """The rule and value that the lever's rate limit and hysteresis leave."""
@@ -314,6 +301,16 @@ class Mesh:
         ]
         self.cycles = state["cycles"]
         self.turns = {lever: (cycle, up) for lever, (cycle, up) in state["turns"].items()}
+
+
+def strongest(ruled: Sequence[tuple[str, float, Side]]) -> tuple[str, float, Side]:
+    """Of two sides, each with its rule and support, the one that passes, or else has more support;
+    the rule is "tie" where both pass alike."""
+    passing = [found for found in ruled if found[0] in PASSING]
+    rule, support, side = max(passing or ruled, key=lambda found: found[1])
+    if len(passing) == 2 and passing[0][1] == passing[1][1]:
+        rule = "tie"
+    return rule, support, side
 
 
 def value_of(lever: str, levers: LeverValues) -> float:

@@ -161,7 +161,10 @@ class Trainer:
 
     def tensors(self) -> dict[str, Tensor]:
         """All state that is tensors, by name: whole, so all ranks must ask; on one rank live."""
-        return self.shards.join(self._fixed() | self.averaging.tensors()) | random_state()
+        return (
+            self.shards.join(self._weights_and_moments() | self.averaging.tensors())
+            | random_state()
+        )
 
     def state(self) -> dict[str, int]:
         """All state that is numbers."""
@@ -174,7 +177,7 @@ class Trainer:
             InputError: they are of another network.
         """
         tensors = self.shards.cut(tensors)
-        for name, tensor in self._fixed().items():
+        for name, tensor in self._weights_and_moments().items():
             if name not in tensors or tensors[name].shape != tensor.shape:
                 raise InputError(
                     f"the checkpoint's {name} does not fit these settings; resume with those that "
@@ -193,10 +196,12 @@ class Trainer:
 
         0.22 GB of it for preset ``seed``, which takes longer than a step: not for a run's middle.
         """
-        pinned = self.outgoing is not None
         if not self._room:
-            for name, tensor in self._fixed().items():
-                self._room[name] = torch.empty_like(tensor, device="cpu", pin_memory=pinned)
+            pinned = self.outgoing is not None
+            self._room = {
+                name: torch.empty_like(tensor, device="cpu", pin_memory=pinned)
+                for name, tensor in self._weights_and_moments().items()
+            }
 
     def keep(self) -> None:
         """Copy weights and moments to the host's memory, to return to; averages are left out, for
@@ -211,7 +216,7 @@ class Trainer:
         with torch.cuda.stream(self.outgoing):
             self._kept = {
                 name: self._room[name].copy_(tensor, non_blocking=True)
-                for name, tensor in self._fixed().items()
+                for name, tensor in self._weights_and_moments().items()
             }
 
     def _await_outgoing(self) -> None:
@@ -223,13 +228,13 @@ class Trainer:
         """Take back what ``keep`` copied last; averages begin anew from it. Batches go on: those
         that led astray stay behind."""
         self._await_outgoing()
-        for name, tensor in self._fixed().items():
+        for name, tensor in self._weights_and_moments().items():
             tensor.copy_(self._kept[name])
         self.shards.gather()
         self.averaging.begin_anew()
 
-    def _fixed(self) -> dict[str, Tensor]:
-        """Weights and moments: what is there in every run from the start."""
+    def _weights_and_moments(self) -> dict[str, Tensor]:
+        """Live, this rank's own; they are there in every run from the start."""
         own = {f"model.{name}": tensor.detach() for name, tensor in self.shards.own.items()}
         return own | self.update.tensors()
 

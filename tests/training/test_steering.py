@@ -246,7 +246,7 @@ def test_room_for_a_copy_of_the_state_is_made_before_the_first_step(make):
     steered, plain = make("health"), make("")
     for trainer in (steered, plain):
         Watched(trainer)
-    assert steered._room.keys() == steered._fixed().keys()
+    assert steered._room.keys() == steered._weights_and_moments().keys()
     assert not plain._room
 
 
@@ -269,12 +269,14 @@ def diverging(trainer: Trainer) -> tuple[Watched, list[bool]]:
 
     def noted_keep() -> None:
         keep()
-        kept.append({name: tensor.clone() for name, tensor in trainer._fixed().items()})
+        kept.append(
+            {name: tensor.clone() for name, tensor in trainer._weights_and_moments().items()}
+        )
 
     def noted_return() -> None:
         roll_back()
         trainer.levers.decide(lr_scale=1.0)
-        returns.append(same(kept[-1], trainer._fixed()))
+        returns.append(same(kept[-1], trainer._weights_and_moments()))
 
     def meddle(step: int) -> None:
         if step == 56:

@@ -24,8 +24,8 @@ class QatTiming(Agent):
     Attributes:
         threshold: of the learning rate's scale.
         earliest, deadline: shares of the run.
-        tolerable: int6 error under which the deadline asks nothing. Errors of 0.05 and 0.14 cost
-            0.0005 and 0.0003 bpb after GPTQ; a switch at 65 % for their sake cost 0.007 (docs).
+        tolerable: int6 error under which the deadline asks nothing. At 0.14 GPTQ lost 0.0003 bpb
+            where QAT waited for the low rate; a switch at 65 % cost 0.007 (docs/swarm.md).
         urgent: int6 error that waits for no deadline.
     """
 

@@ -60,6 +60,8 @@ def main(arguments: list[str]) -> int:
     print(table(found))
     if options.out:
         command = f"python -m bench ablate --data DIR --seeds {options.seeds} "
+        if options.variants != list(VARIANTS):
+            command += f"--variants {shlex.join(options.variants)} "
         command += shlex.join(arguments[cut:])
         about = [f"{name}: {value}" for name, value in provenance(options.commit).items()]
         write_text(options.out, "\n".join([command.strip(), *about, "", table(found), ""]))
@@ -81,6 +83,14 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m bench ablate", description=__doc__)
     made.add_argument("--data", type=Path, required=True, help="the sprint's corpus as shards")
     made.add_argument("--seeds", type=int, default=3, help=f"runs of each, from {FIRST_SEED} on")
+    made.add_argument(
+        "--variants",
+        nargs="+",
+        choices=VARIANTS,
+        default=list(VARIANTS),
+        metavar="NAME",
+        help='compared with "on"; all of them unless given: ' + ", ".join(VARIANTS),
+    )
     made.add_argument("--runs", type=Path, default=Path("runs/ablate"), help="for run folders")
     made.add_argument("--out", type=Path, help="file for the table")
     made.add_argument("--commit", help="of the code, where it is no git checkout")
@@ -102,7 +112,8 @@ def plan(options: argparse.Namespace, given: Sequence[str]) -> list[tuple[str, P
     for seed in range(FIRST_SEED, FIRST_SEED + options.seeds):
         base = [*BASE, "--data", str(options.data), *given, "--seed", str(seed)]
         on = load_settings(base)
-        for name, without in VARIANTS.items():
+        for name in ["on", *(name for name in options.variants if name != "on")]:
+            without = VARIANTS[name]
             settings = load_settings([*base, *without])
             if without and settings == on:
                 continue

@@ -63,6 +63,19 @@ def test_what_the_options_switched_off_is_not_switched_off_again():
     assert len(names) == len(ablate.VARIANTS) - 1
 
 
+def test_some_variants_alone_are_compared_with_on():
+    options = ablate.parser().parse_args(
+        ["--data", "nowhere", "--seeds", "2", "--variants", "swarm off"]
+    )
+    assert [name for name, _, _ in ablate.plan(options, [])] == ["on", "swarm off"] * 2
+
+
+def test_a_variant_that_is_none_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        ablate.parser().parse_args(["--data", "nowhere", "--variants", "agent x off"])
+    assert "invalid choice: 'agent x off'" in capsys.readouterr().err
+
+
 def test_no_seeds_are_refused():
     with pytest.raises(InputError, match="at least one"):
         planned(seeds=0)

@@ -150,5 +150,7 @@ def test_swarm_cycle(request: pytest.FixtureRequest, capsys: pytest.CaptureFixtu
             break
         result = measure(seen)
     with capsys.disabled():
-        print(f"\n{1e6 * result.seconds:.2f} us a cycle, {result.ratios[PLAIN]:.4f} of {PLAIN}")
+        print(
+            f"\n{1e6 * result.seconds:.2f} us a cycle, {1 / result.ratios[PLAIN]:.2f} times {PLAIN}"
+        )
     assert not losses(path, [result], DEVICE)

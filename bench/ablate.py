@@ -112,7 +112,7 @@ def plan(options: argparse.Namespace, given: Sequence[str]) -> list[tuple[str, P
     for seed in range(FIRST_SEED, FIRST_SEED + options.seeds):
         base = [*BASE, "--data", str(options.data), *given, "--seed", str(seed)]
         on = load_settings(base)
-        for name in ["on", *(name for name in options.variants if name != "on")]:
+        for name in dict.fromkeys(["on", *options.variants]):
             without = VARIANTS[name]
             settings = load_settings([*base, *without])
             if without and settings == on:

@@ -17,9 +17,9 @@ import torch
 
 from bench.figures import Figure, figures_table
 from bench.record import provenance
+from bench.sizes import TOKENS
 
 PROJECT = Path(__file__).resolve().parent.parent
-TOKENS = 98_304  # a GPU and step
 SETTLING, TIMED, TRACED = 10, 150, 8  # steps
 LEAST = 0.93  # of so many times one GPU's tokens/s
 

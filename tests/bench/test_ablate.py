@@ -70,6 +70,15 @@ def test_some_variants_alone_are_compared_with_on():
     assert [name for name, _, _ in ablate.plan(options, [])] == ["on", "swarm off"] * 2
 
 
+def test_a_variant_named_twice_and_on_itself_are_run_once():
+    """Two runs in one folder at once would write over each other."""
+    named = ["swarm off", "on", "swarm off"]
+    options = ablate.parser().parse_args(
+        ["--data", "nowhere", "--seeds", "1", "--variants", *named]
+    )
+    assert [name for name, _, _ in ablate.plan(options, [])] == ["on", "swarm off"]
+
+
 def test_a_variant_that_is_none_is_refused(capsys):
     with pytest.raises(SystemExit):
         ablate.parser().parse_args(["--data", "nowhere", "--variants", "agent x off"])

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+PROJECT = Path(__file__).resolve().parent
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:

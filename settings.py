@@ -179,7 +179,7 @@ class Settings(Architecture, BaseSettings):
     )
     kg_scores: str = Field(
         default="",
-        description="token scores of a knowledge graph, a file of python -m swarm.knowledge or "
+        description="token scores of a knowledge graph, a file of python -m knowledge or "
         "wordnet for those that come along; empty: none",
     )
     kg_init: NonNegativeFloat = Field(

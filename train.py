@@ -14,21 +14,20 @@ from typing import TYPE_CHECKING
 
 from data.inputs import Inputs, open_inputs
 from errors import InputError
+from files import PROJECT
+from knowledge.scores import scores_for
+from runtime.startup import Startup
 from settings import Settings, load_settings
-from swarm.knowledge.scores import scores_for
 from swarm.steering import Steering
-from training.startup import Startup
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from training.progress import Progress
-    from training.run_folder import RunFolder
+    from runtime.progress import Progress
+    from runtime.ranks import World
+    from runtime.run_folder import RunFolder
     from training.trainer import Trainer
-    from training.world import World
-
-PROJECT = Path(__file__).resolve().parent
 
 
 def main(arguments: list[str]) -> int:
@@ -58,10 +57,10 @@ def run(
     startup: Startup,
 ) -> int:
     """Train, export, score; everything that a run leaves is in its folder."""
-    from training.backends import choose, device_type
-    from training.progress import Progress
+    from runtime.device import choose, device_type
+    from runtime.progress import Progress
+    from runtime.ranks import World
     from training.resuming import open_folder
-    from training.world import World
 
     world = World.start(device_type(settings.device))
     folder = None
@@ -106,7 +105,7 @@ class Run:
 
     def tell(self) -> int:
         """Train, export, score. Returns the exit code."""
-        from evaluation.outcome import conclude
+        from evaluation.report import conclude
         from training.loop import Interruption
         from training.trainer import Trainer
 
@@ -139,10 +138,10 @@ class Run:
         Returns:
             steps taken and seconds of training.
         """
-        from artifact.calibration import Calibration
+        from artifact.quantisation.calibration import Calibration
         from training.loop import Loop
-        from training.outcome import facts
         from training.resuming import take_up
+        from training.summary import facts
 
         resumed, step, elapsed = self.settings.resume, 0, 0.0
         if resumed:
@@ -206,9 +205,9 @@ class Run:
 
     def export(self, trainer: "Trainer") -> "Mapping[str, Tensor]":
         """Write the artifact on rank 0; returns the weights as it gives them back."""
-        from artifact.code_size import code_bytes
         from artifact.export import export, load
-        from artifact.quantise import Recipe
+        from artifact.quantisation.recipe import Recipe
+        from artifact.submission.code_size import code_bytes
         from training.trainer import exported
 
         if self.folder is None:

@@ -10,9 +10,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from artifact.code_size import LIMIT
-from artifact.container import Stored, read_with_sizes
-from artifact.submit import submit
+from artifact.format.container import Stored, read_with_sizes
+from artifact.submission.code_size import LIMIT
+from artifact.submission.submit import submit
 from errors import InputError
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from artifact import container
-from artifact.lqer import put_back
-from artifact.quantise import Recipe, quantise
-from artifact.search import largest_that_fits
+from artifact.format import container
+from artifact.quantisation.lqer import put_back
+from artifact.quantisation.recipe import Recipe, quantise
+from artifact.quantisation.search import largest_that_fits
 from errors import InputError
 
 
@@ -46,8 +46,9 @@ def export(
         path: the file to make or replace.
         architecture: what the model is rebuilt from; whatever JSON can hold.
         weights: floating point, by name, on any device.
-        recipe: see `artifact.quantise`.
-        hessians: of `artifact.hessians.collect`; without, each weight goes to its nearest code.
+        recipe: see `artifact.quantisation.recipe`.
+        hessians: of `artifact.quantisation.hessians.collect`; without, each weight goes to its
+            nearest code.
         limit: bytes that the file should fill and not pass, by a common factor on the recipe's
             steps. It stays under it where the weights gain nothing by more, and passes
             it where they cannot be made so small.

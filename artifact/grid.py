@@ -25,8 +25,9 @@ def row_steps(
     """The step of each row: ``max(reach / top, min_step)``.
 
     With ``clip`` 0 the reach is ``stretch`` times the row's largest magnitude, and with a stretch
-    of 1 the grid is the one that training fakes (`kernels.quant`). Otherwise it is ``clip``
-    standard deviations (about zero), as in the contest's later submissions (parameter-golf PR
+    of 1 the grid is the one that training fakes (`kernels.quant.autograd`). Otherwise it is
+    ``clip`` standard deviations (about zero), as in the contest's later submissions (parameter-golf
+    PR
     #1855): codes of all rows are then spread alike, whatever their outliers, and ``clip`` sets the
     bits that a weight costs. Such a step has 4 bits of mantissa: more would cost bytes and buy
     nothing.

@@ -21,14 +21,20 @@ def main(arguments: list[str]) -> int:
         print(f"error: no command {name!r}; there are: {', '.join(known)}", file=sys.stderr)
         return 2
     sys.argv = [f"bench.{name}", *arguments[1:]]
-    runpy.run_module(f"bench.{name}", run_name="__main__")
+    runpy.run_module(places()[name], run_name="__main__")
     return 0
+
+
+def places() -> dict[str, str]:
+    """Modules by the command's name."""
+    files = sorted(FOLDER.glob("*/[!_]*.py"), key=lambda path: path.stem)
+    return {path.stem: f"bench.{path.parent.name}.{path.stem}" for path in files}
 
 
 def commands() -> dict[str, str]:
     """By name, what each measures; nothing is imported for it."""
     found = {}
-    for path in sorted(FOLDER.glob("[!_]*.py")):
+    for path in sorted(FOLDER.glob("*/[!_]*.py"), key=lambda path: path.stem):
         source = path.read_text(encoding="utf-8")
         if '__name__ == "__main__"' in source:
             about = ast.get_docstring(ast.parse(source)) or ""

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.baseline import COMMITTED, baseline_name, losses, save
-from bench.figures import Figure, figures_table
-from bench.harness import Ceilings, Contest, Result, measure_ceilings, report, run_contest
-from bench.operation import DIRECTIONS
-from bench.record import provenance
+from bench.harness.baseline import COMMITTED, baseline_name, losses, save
+from bench.harness.contest import Ceilings, Contest, Result, measure_ceilings, report, run_contest
+from bench.harness.figures import Figure, figures_table
+from bench.harness.operation import DIRECTIONS
+from bench.harness.record import provenance
 from errors import InputError
 
 RESULTS = pytest.StashKey[list[Result]]()

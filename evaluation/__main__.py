@@ -85,7 +85,7 @@ def run(command: str, options: argparse.Namespace, others: list[str]) -> int:
     subject = Subject.open(options.artifact, [*arguments, *others])
     try:
         if command == "audit":
-            from evaluation.audit import audit
+            from evaluation.audit.audit import audit
 
             return audit(subject, options.cuts)
         score(subject, command)
@@ -96,7 +96,7 @@ def run(command: str, options: argparse.Namespace, others: list[str]) -> int:
 
 def score(subject: "Subject", command: str) -> None:
     """Print one score."""
-    from training.progress import Progress
+    from runtime.progress import Progress
 
     split, settings = subject.inputs.validation, subject.settings
     with Progress(None, None, subject.world.is_main) as progress:

@@ -7,14 +7,14 @@ from torch import Tensor
 
 from data.shards import TokenStream
 from data.tokenizer import ByteTable
-from evaluation.adapting import score_adapting
-from evaluation.bpb import evaluate
-from evaluation.tally import Score
+from evaluation.score import Score
+from evaluation.ttt.methods import score_adapting
+from evaluation.windows import evaluate
 from model.gpt import GPT
+from runtime.progress import Progress
+from runtime.ranks import World
+from runtime.run_folder import RunFolder
 from settings import Settings
-from training.progress import Progress
-from training.run_folder import RunFolder
-from training.world import World
 
 
 class Scoreboard:

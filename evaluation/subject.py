@@ -9,15 +9,15 @@ from pydantic import ValidationError
 from artifact.restore import restore
 from data.inputs import Inputs, open_inputs
 from errors import InputError
-from evaluation.adapting import Watch, score_adapting, scoring
-from evaluation.bpb import evaluate
-from evaluation.tally import Record, Score, ScoreFunction, Tokens
+from evaluation.score import Record, Score, ScoreFunction, Tokens
+from evaluation.ttt.methods import Watch, score_adapting, scoring
+from evaluation.windows import evaluate
 from kernels import operations
 from model.gpt import GPT
+from runtime.device import choose, device_type
+from runtime.ranks import World
+from runtime.run_folder import SETTINGS
 from settings import Settings, describe, load_settings
-from training.backends import choose, device_type
-from training.run_folder import SETTINGS
-from training.world import World
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Subject:
         progress: Callable[[int, int], None] | None = None,
         record: Record | None = None,
     ) -> Score:
-        """By windows; arguments as for `evaluation.bpb.evaluate`."""
+        """By windows; arguments as for `evaluation.windows.evaluate`."""
         settings = self.settings
         return evaluate(
             self.score_fn,
@@ -96,7 +96,7 @@ class Subject:
         record: Record | None = None,
         watch: Watch = lambda learner: learner,
     ) -> Score:
-        """By test-time training; arguments as for `evaluation.adapting.score_adapting`."""
+        """By test-time training; arguments as for `evaluation.ttt.methods.score_adapting`."""
         return score_adapting(
             self.model,
             self.backend,

@@ -12,7 +12,7 @@ from types import ModuleType
 from torch import Tensor
 
 from kernels import reference
-from kernels.attention_backends import attention_by
+from kernels.attention.peers import attention_by
 
 BACKENDS = ("reference", "compiled", "kernels")
 
@@ -25,7 +25,7 @@ def operations(backend: str, attention: str = "own") -> ModuleType:
 
     Args:
         backend: one of ``BACKENDS``.
-        attention: "own", or another maker's (``kernels.attention_backends``) with the reference's
+        attention: "own", or another maker's (``kernels.attention.peers``) with the reference's
             surroundings in place of the backend's.
 
     Raises:

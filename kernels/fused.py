@@ -1,15 +1,15 @@
 """The operations in Triton, by the names that ``model`` calls."""
 
-from kernels.attention import attention
-from kernels.embed import embed
-from kernels.linear import linear, linear_add, projections
-from kernels.loss import loss
-from kernels.mix_norm import mix_norm
-from kernels.mlp import mlp
-from kernels.norm import norm
-from kernels.quant import quant
-from kernels.reference.attention import rope_table
-from kernels.self_attention import self_attention
+from kernels.attention.autograd import attention
+from kernels.attention.reference import rope_table
+from kernels.attention.self_attention import self_attention
+from kernels.embed.autograd import embed
+from kernels.linear.autograd import linear, linear_add, projections
+from kernels.loss.autograd import loss
+from kernels.mlp.autograd import mlp
+from kernels.norm.mix_norm import mix_norm
+from kernels.norm.norm import norm
+from kernels.quant.autograd import quant
 
 __all__ = [
     "attention",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 from swarm.health import GradientHealth
 from swarm.mesh import ROLLBACK, SURE, Agent, Proposal
-from swarm.snapshot import Snapshot
+from swarm.telemetry import Snapshot
 
 if TYPE_CHECKING:
     from settings import Settings

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 from swarm.mesh import KEEP, ROLLBACK, SURE, Agent, Proposal
-from swarm.snapshot import UNREACHED, Snapshot
+from swarm.telemetry import UNREACHED, Snapshot
 
 if TYPE_CHECKING:
     from settings import Settings

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
-from swarm.snapshot import UNREACHED, LeverValues, Snapshot
+from swarm.telemetry import UNREACHED, LeverValues, Snapshot
 
 if TYPE_CHECKING:
     from settings import Settings

@@ -8,7 +8,7 @@ from errors import InputError
 from swarm.agents import AGENTS
 from swarm.decision_log import Record, cycle_record, start_record
 from swarm.mesh import Limit, Mesh, Rules
-from swarm.snapshot import LeverValues, Snapshot
+from swarm.telemetry import LeverValues, Snapshot
 
 
 def replay(path: Path, records: Iterable[Record]) -> tuple[int, list[str]]:

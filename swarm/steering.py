@@ -9,7 +9,7 @@ from errors import InputError
 from swarm.agents import AGENTS
 from swarm.decision_log import DecisionLog
 from swarm.mesh import REQUESTS, Agent, Cycle, Mesh, Rules, limits
-from swarm.snapshot import LeverValues, Telemetry
+from swarm.telemetry import LeverValues, Telemetry
 
 if TYPE_CHECKING:
     from settings import Settings

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from errors import InputError
+from files import PROJECT
 from settings import CONTEST_ALIASES, CONTEST_NAMES, Settings, load_settings
-
-PROJECT = Path(__file__).parent.parent
 
 
 def test_command_line_beats_environment_beats_config_beats_preset(tmp_path):

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from artifact.export import load
+from files import PROJECT
+from runtime import checkpoint
+from runtime.run_folder import read_log
 from tests.small import clean_environment
-from training import checkpoint
-from training.run_folder import read_log
 
-PROJECT = Path(__file__).parent.parent
 # Ranks add in another order. A last digit is 1e-7; where it takes a weight over the middle of two
 # codes of QAT's grid, which it does in some steps, the loss of this small network moves by 3e-5.
 ANOTHER_ORDER = 1e-4
@@ -160,7 +160,7 @@ def test_code_bytes_count_every_module_of_the_run(straight):
         "settings.py",
         "model/gpt.py",
         "training/muon.py",
-        "swarm/levers.py",
+        "training/device_levers.py",
     ):
         assert module in summary["code_files"]
     assert sum(summary["code_files"].values()) == summary["code_bytes"]

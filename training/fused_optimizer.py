@@ -6,15 +6,15 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from kernels.adamw import FusedAdamW
-from kernels.grad_norm import GradientNorm
-from kernels.muon import Bank, FusedMuon
-from kernels.step_levers import StepLevers
-from kernels.step_statistics import StepStatistics
+from kernels.optimizer.adamw import FusedAdamW
+from kernels.optimizer.gradient_norm import GradientNorm
+from kernels.optimizer.muon import Bank, FusedMuon
+from kernels.optimizer.statistics import StepStatistics
+from kernels.optimizer.step_levers import StepLevers
+from runtime.ranks import World
 from settings import Settings
 from training.optimizer import Optimizer
 from training.parallel import Shards
-from training.world import World
 
 
 class LeverBlock(Protocol):
@@ -35,7 +35,7 @@ class FusedOptimizer:
         parameters: in the model's order.
         groups: names of the rows of ``step``'s statistics: each bank, and the rest.
         norm: () fp32, the gradients' global norm before the latest step's clip.
-        statistics: (groups, 6) fp32 of the latest step, as ``kernels.step_statistics.FIELDS``.
+        statistics: (groups, 6) fp32 of the latest step, as ``kernels.optimizer.statistics.FIELDS``.
         skipped: () int32, steps that were not applied.
 
     Args:

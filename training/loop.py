@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
+from runtime import checkpoint
+from runtime.progress import Progress
+from runtime.run_folder import RunFolder
 from settings import Settings
 from swarm.mesh import KEEP
 from swarm.steering import Steering
-from training import checkpoint
 from training.budget import Budget
 from training.metrics import Finished, Metrics
-from training.progress import Progress
-from training.run_folder import RunFolder
 from training.schedule import Moment, moment
 from training.trainer import Trainer
 

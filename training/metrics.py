@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.step_statistics import FIELDS
+from kernels.optimizer.statistics import FIELDS
 
 COUNTED = 3  # numbers before the groups' statistics: loss, gradient norm, skipped steps
 

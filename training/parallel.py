@@ -15,8 +15,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from runtime.ranks import World
 from training.optimizer import group_of
-from training.world import World
 
 ALIGNMENT = 4  # elements: kernels that read a packed gradient load 16 bytes at a time
 

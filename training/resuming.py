@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from errors import InputError
+from knowledge.scores import BUILT_IN
+from runtime import checkpoint
+from runtime.run_folder import RunFolder
 from settings import Settings
-from swarm.knowledge.scores import BUILT_IN
 from swarm.steering import Steering
-from training import checkpoint
-from training.run_folder import RunFolder
 from training.trainer import Trainer
 
 

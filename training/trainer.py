@@ -12,19 +12,19 @@ from data.shards import TokenStream
 from errors import InputError
 from kernels import operations
 from model.gpt import GPT
+from runtime.device import choose
+from runtime.graphs import CapturedMicroBatches, MicroBatches
+from runtime.ranks import World
 from settings import Settings
-from swarm.knowledge.weighting import embedding_gain, target_weight
-from swarm.levers import Levers
-from swarm.snapshot import UNREACHED
+from swarm.telemetry import UNREACHED
 from training.averaging import Averaging, ExponentialAverage, Join, LatestAverage
-from training.backends import choose
-from training.captured import CapturedMicroBatches, MicroBatches
+from training.device_levers import Levers
 from training.fused_optimizer import FusedOptimizer
 from training.optimizer import Optimizer
 from training.parallel import Shards
 from training.schedule import Moment
+from training.token_weights import embedding_gain, target_weight
 from training.update import FusedUpdate, Update
-from training.world import World
 
 
 class Trainer:
@@ -148,7 +148,9 @@ class Trainer:
         state = self.state()
         moment = Moment(progress=0.0, lr_scale=1.0, momentum=0.9, qat=False)
         if steps and self.world.device.type == "cuda":
-            from kernels.compiling import side_by_side  # needs Triton, which a CPU can do without
+            from kernels.common.compiling import (
+                side_by_side,  # needs Triton, which a CPU can do without
+            )
 
             with side_by_side():
                 self.step(0, moment)

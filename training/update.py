@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from swarm.levers import Levers
+from runtime.graphs import CAPTURE_MODE
 from training.averaging import Averaging
-from training.captured import CAPTURE_MODE
+from training.device_levers import Levers
 from training.fused_optimizer import FusedOptimizer
 from training.optimizer import Optimizer, clip_
 from training.parallel import Shards
@@ -46,7 +46,7 @@ class Update:
 
         Returns:
             (3 + 6 groups,) fp32: ``nats``, the gradients' global norm before the clip, steps
-            skipped so far, and each group's statistics as ``kernels.step_statistics.FIELDS``.
+            skipped so far, and each group's statistics as ``kernels.optimizer.statistics.FIELDS``.
         """
         nats = self.shards.reduce_small(nats)
         gradients = [p.grad for p in self.optimizer.parameters if p.grad is not None]

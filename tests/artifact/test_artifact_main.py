@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from artifact.__main__ import entropy_bits, main
-from artifact.container import Stored
 from artifact.export import export
+from artifact.format.container import Stored
 
 
 def test_lists_tensors_and_totals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

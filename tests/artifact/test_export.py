@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from artifact.container import read
 from artifact.export import export, load
-from artifact.gptq import gptq
+from artifact.format.container import read
 from artifact.grid import dequantise, nearest, row_steps
-from artifact.quantise import Recipe, Role, relative_error
+from artifact.quantisation.gptq import gptq
+from artifact.quantisation.recipe import Recipe, Role, relative_error
 from errors import InputError
+from files import PROJECT
 from settings import load_settings
 
-ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURE = {"layers": 2, "width": 32}
 
 
@@ -162,7 +162,7 @@ def test_a_diverged_model_is_refused(tmp_path: Path, value: float) -> None:
 
 
 def test_a_model_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("artifact.header.MAX_DECODED", 1000)
+    monkeypatch.setattr("artifact.format.header.MAX_DECODED", 1000)
     with pytest.raises(InputError, match=r"a: cannot be written: .* use a smaller model"):
         export(tmp_path / "a", {}, some_weights())
 
@@ -174,16 +174,16 @@ def test_loads_anywhere_with_the_file_and_the_code_alone(tmp_path: Path) -> None
         "import sys, json; from pathlib import Path\n"
         "from artifact.export import load\n"
         "architecture, weights = load(Path('a'))\n"
-        "from artifact.code_size import code_bytes\n"
+        "from artifact.submission.code_size import code_bytes\n"
         "paths = map(Path, code_bytes(Path(sys.argv[1])))\n"
         "used = {path.parts[0] for path in paths if path.suffix == '.py'}\n"
         "total = sum(weight.double().sum().item() for weight in weights.values())\n"
         "print(json.dumps([architecture, sorted(used), total]))"
     )
     run = subprocess.run(
-        [sys.executable, "-c", program, str(ROOT)],
+        [sys.executable, "-c", program, str(PROJECT)],
         cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        env={"PYTHONPATH": str(PROJECT), "PATH": ""},
         capture_output=True,
         text=True,
         check=True,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from artifact.grid import dequantise, nearest, row_steps
-from kernels.reference import quant
+from kernels.quant.reference import quant
 
 
 def heavy_tailed(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from artifact.export import export
-from artifact.quantise import Recipe, Role
+from artifact.quantisation.recipe import Recipe, Role
 from artifact.restore import restore
 from errors import InputError
 from model.gpt import GPT

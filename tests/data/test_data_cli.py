@@ -6,13 +6,12 @@ import sys
 from pathlib import Path
 
 from data.tokenizer import Tokenizer
-
-ROOT = Path(__file__).parents[2]
+from files import PROJECT
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "data", *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "COLUMNS": "200"}
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
@@ -24,7 +23,7 @@ def test_help_and_inspection_import_no_torch(tmp_path: Path):
     )
     for arguments, code in ((["--help"], 0), (["inspect", str(tmp_path)], 2)):
         command = [sys.executable, "-c", listing, *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, check=False)
         assert f"code {code} False" in done.stdout
 
 

@@ -16,6 +16,7 @@ from data.folder import read_manifest
 from data.inspection import examine
 from data.shards import TokenStream, read_header, shard_name, write_shard
 from errors import InputError
+from files import PROJECT
 
 
 class Hub:
@@ -161,7 +162,7 @@ def test_a_hub_out_of_reach_is_one_line(tmp_path: Path):
         capture_output=True,
         text=True,
         env=environment,
-        cwd=Path(__file__).parents[2],
+        cwd=PROJECT,
         check=False,
     )
     assert done.returncode == 2

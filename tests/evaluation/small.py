@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from data.tokenizer import ByteTable
-from evaluation.ttt import Learner
+from evaluation.ttt.weights import Learner
 from kernels import operations
 from model.gpt import GPT
+from runtime.ranks import World
 from settings import Settings
 from tests.small import NETWORK, TABLES
-from training.world import World
 
 VOCAB, BOS, LENGTH = 40, 1, 16
 CPU = World.single(torch.device("cpu"))

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from tests.kernels.ahead_of_time import OPERATIONS, SHARED_LIMIT
-from tests.kernels.compiling_process import printed_by
+from tests.kernels.tools.ahead_of_time import OPERATIONS, SHARED_LIMIT
+from tests.kernels.tools.compiling_process import printed_by
 
 COLD_STACK = 256  # bytes a thread, of addresses that roles of warps share
 
@@ -13,7 +13,7 @@ COLD_STACK = 256  # bytes a thread, of addresses that roles of warps share
 @pytest.mark.slow
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_no_spills_and_shared_memory_fits(operation):
-    printed = printed_by("tests.kernels.ahead_of_time", operation)
+    printed = printed_by("tests.kernels.tools.ahead_of_time", operation)
     compiled = [json.loads(line) for line in printed.splitlines()]
     assert compiled
     for resources in compiled:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from kernels import operations, reference
-from kernels.self_attention import self_attention
+from kernels.attention.self_attention import self_attention
 from model.gpt import GPT
 from settings import load_settings
-from tests.kernels.compare import random_tensors
+from tests.kernels.tools.compare import random_tensors
 
 pytestmark = pytest.mark.gpu
 LAUNCHES, STEPS = 300, 60

@@ -1,4 +1,6 @@
-"""The whole network a second time, from its description, in fp64, on ``tests.kernels.oracle``.
+"""The whole network a second time, from its description, in fp64.
+
+It stands on ``tests.kernels.tools.oracle``.
 
 Parameters come by name, laid out as docs/architecture.md says: banks (2L, out, in), whose first
 halves are Q and K, whose second halves are O and V.
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor
 
 from model.config import Architecture
-from tests.kernels import oracle
+from tests.kernels.tools import oracle
 
 Parameters = Mapping[str, Tensor]
 

@@ -2,15 +2,12 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from files import PROJECT
 from model.config import Architecture
-
-ROOT = Path(__file__).parents[2]
-
 
 # Settings, and the words that their refusal must hold.
 IMPOSSIBLE: list[tuple[dict[str, object], list[str]]] = [
@@ -91,6 +88,6 @@ def test_numbers_survive_the_artifacts_json_header() -> None:
 def test_config_imports_without_torch() -> None:
     program = "import sys, model.config; print('torch' in sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "False"

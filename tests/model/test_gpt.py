@@ -9,8 +9,8 @@ from torch import Tensor
 from kernels import operations
 from model.config import Architecture
 from model.gpt import GPT
-from tests.kernels.compare import FP32, FP64, assert_agree, leaves, relative_error
-from tests.kernels.oracle import int6
+from tests.kernels.tools.compare import FP32, FP64, assert_agree, leaves, relative_error
+from tests.kernels.tools.oracle import int6
 from tests.model import oracle
 from tests.model.small import (
     MAX_LENGTH,

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from kernels import operations
 from model.config import Architecture
 from model.gpt import GPT
-from tests.kernels.compare import relative_error
+from tests.kernels.tools.compare import relative_error
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SMALL = {

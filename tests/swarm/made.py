@@ -5,8 +5,8 @@ from typing import Any
 
 from settings import load_settings
 from swarm.mesh import Agent, Mesh, Proposal, Rules, limits
-from swarm.snapshot import LeverValues, Snapshot
 from swarm.steering import Steering
+from swarm.telemetry import LeverValues, Snapshot
 
 LEVERS = LeverValues(clip=0.4, kg_weight=0.5, mtp_weight=0.1)
 CALM = Snapshot(

@@ -9,8 +9,8 @@ import socket
 
 import torch
 
+from runtime.ranks import World
 from tests.swarm.made import steering
-from training.world import World
 
 CYCLES, STEPS = 1000, 4
 AT_ONCE = 20  # cycles whose telemetry is reduced together: the test is of decisions

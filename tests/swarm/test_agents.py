@@ -1,18 +1,18 @@
 """What each agent wishes of what it sees, and that a new one is a class and a line."""
 
 import re
-from pathlib import Path
 
 import pytest
 
 import swarm.agents
+from files import PROJECT
 from settings import load_settings
 from swarm.agents import AGENTS, KgWeight, LearningRate, MtpWeight, QatTiming, Trend
 from swarm.mesh import Proposal
 from swarm.steering import Steering
 from tests.swarm.made import snapshot
 
-README = Path(__file__).parents[2] / "README.md"
+README = PROJECT / "README.md"
 
 
 def wish(agent, **changes):

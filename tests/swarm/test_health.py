@@ -6,7 +6,7 @@ import pytest
 
 from swarm.health import GradientHealth, Health
 from swarm.mesh import Proposal
-from swarm.snapshot import UNREACHED
+from swarm.telemetry import UNREACHED
 from tests.swarm.made import snapshot
 
 AGENT = GradientHealth(0.4)

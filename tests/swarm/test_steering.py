@@ -11,12 +11,12 @@ import torch
 from errors import InputError
 from settings import load_settings
 from swarm.agents import AGENTS
-from swarm.levers import Levers
 from swarm.mesh import Cycle
-from swarm.snapshot import LeverValues
 from swarm.steering import Steering
+from swarm.telemetry import LeverValues
 from tests.swarm.made import steering
 from tests.swarm.ranks import decisions_of_ranks, telemetry
+from training.device_levers import Levers
 
 
 def feed(swarm: Steering, cycles: range, seed: int) -> Iterator[Cycle]:

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from data.shards import TokenStream, write_shard
+from runtime.ranks import World
 from settings import Settings
 from tests.small import NETWORK, TABLES
 from training.trainer import Trainer
-from training.world import World
 
 VOCAB = 64
 

@@ -12,17 +12,17 @@ from torch.profiler import ProfilerActivity, profile
 from data.shards import TokenStream
 from errors import InputError
 from model.gpt import GPT
-from tests.kernels.steering import make_levers
-from tests.kernels.twins import DEVICE
+from runtime import checkpoint
+from runtime.ranks import World
+from tests.kernels.tools.levers import make_levers
+from tests.kernels.tools.twins import DEVICE
 from tests.training.conftest import small_settings
 from tests.training.test_fused_optimizer import exported, make_model
-from training import checkpoint
 from training.averaging import ExponentialAverage
 from training.fused_optimizer import FusedOptimizer
 from training.parallel import Shards
 from training.schedule import Moment
 from training.trainer import Trainer
-from training.world import World
 
 STEADY = Moment(progress=0.0, lr_scale=1.0, momentum=0.95, qat=False)
 STEPS = 8

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from errors import InputError
-from training import checkpoint
+from runtime import checkpoint
 
 STATE = {"step": 7, "loss": 0.1 + 0.2, "tiny": 5e-324, "rng": [1, 2**63], "none": None, "é": "ü"}
 
@@ -188,7 +188,7 @@ def assert_all_are_whole(folder: Path, at_least: int) -> None:
 def forks():
     """Starts processes that have torch already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "training.checkpoint"])
+    context.set_forkserver_preload(["pytest", "runtime.checkpoint"])
     return context
 
 

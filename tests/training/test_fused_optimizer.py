@@ -9,14 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench import harness, stepping
-from kernels import operations, streams
-from kernels.reference.quant import grid_change
-from kernels.step_statistics import FIELDS
+from bench.harness import contest as harness
+from bench.step import stepping
+from kernels import operations
+from kernels.common import streams
+from kernels.optimizer.statistics import FIELDS
+from kernels.quant.reference import grid_change
 from model.gpt import GPT
 from settings import Settings
-from tests.kernels.steering import NEUTRAL, make_levers
-from tests.kernels.twins import DEVICE
+from tests.kernels.tools.levers import NEUTRAL, make_levers
+from tests.kernels.tools.twins import DEVICE
 from tests.training.conftest import small_settings
 from training.averaging import ExponentialAverage
 from training.fused_optimizer import FusedOptimizer

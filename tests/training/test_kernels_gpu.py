@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from bench.network import check, make_model
-from bench.sizes import TOKENS
+from bench.harness.network import check, make_model
+from bench.harness.sizes import TOKENS
 from training.schedule import Moment
 from training.trainer import Trainer
 

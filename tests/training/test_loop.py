@@ -8,10 +8,10 @@ import weakref
 
 import pytest
 
-from training import checkpoint
+from runtime import checkpoint
+from runtime.progress import Progress
+from runtime.run_folder import RunFolder, read_log
 from training.loop import Interruption, Loop
-from training.progress import Progress
-from training.run_folder import RunFolder, read_log
 
 
 def make_loop(trainer, folder: RunFolder | None, validate=lambda *_: 1.0) -> Loop:

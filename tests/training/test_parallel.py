@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from kernels.step_statistics import FIELDS
-from tests.kernels.twins import DEVICE
+from kernels.optimizer.statistics import FIELDS
+from runtime.ranks import World
+from tests.kernels.tools.twins import DEVICE
+from tests.ranks import on_ranks
 from tests.training import parallel_jobs as jobs
 from tests.training.parallel_jobs import Arrays, same
-from tests.training.ranks import on_ranks
-from training.world import World
 
 # Three layers on two ranks: attention's banks divide, the MLP's do not. Two layers on three ranks:
 # the last one has no matrix of any bank.

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from runtime.ranks import World
 from settings import Settings
+from tests.ranks import on_ranks
 from tests.training import parallel_jobs as jobs
 from tests.training.conftest import write_wide_tokens
 from tests.training.parallel_jobs import same
-from tests.training.ranks import on_ranks
-from training.world import World
 
 pytestmark = [
     pytest.mark.gpu,

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 from data.shards import TokenStream, write_shard
+from runtime import checkpoint
+from runtime.progress import Progress
+from runtime.ranks import World
+from runtime.run_folder import RunFolder
 from swarm.agents import AGENTS
 from swarm.steering import Steering
 from tests.training.conftest import VOCAB, small_settings
-from training import checkpoint
 from training.loop import Interruption, Loop
-from training.progress import Progress
-from training.run_folder import RunFolder
 from training.schedule import Moment
 from training.trainer import Trainer
-from training.world import World
 
 SCORES = np.linspace(0, 1, VOCAB, dtype=np.float32)
 Weights = dict[str, Tensor]

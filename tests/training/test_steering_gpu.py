@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from runtime.progress import Progress
 from swarm.steering import Steering
 from training.loop import Loop
-from training.progress import Progress
 from training.schedule import Moment
 from training.trainer import Trainer
 

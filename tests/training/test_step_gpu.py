@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from runtime import graphs as captured
 from tests.training.lost_step import check_it_costs_itself_alone
-from training import captured
 from training.schedule import Moment
 from training.trainer import Trainer
 

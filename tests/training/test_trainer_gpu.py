@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from data.shards import TokenStream
+from runtime.progress import Progress
+from runtime.ranks import World
 from tests.training.conftest import small_settings
 from training.loop import Loop
-from training.progress import Progress
 from training.schedule import Moment
 from training.trainer import Trainer
-from training.world import World
 
 pytestmark = pytest.mark.gpu
 STEADY = Moment(progress=0.0, lr_scale=1.0, momentum=0.95, qat=False)

@@ -1,0 +1,207 @@
+"""Integer codes of matrices as one stream: lines ordered by how far their codes spread.
+
+Codes of a trained weight are close to independent draws from a bell curve whose width differs from
+row to row or, in the MLP's second matrix, from column to column; the lines of a bank are whichever
+differ more. Lines of like width lie together, so that any coder finds its statistics; our own
+(`artifact.format.ans`) is told them, a distribution a class of lines. Which class a line is in
+travels
+with the stream, and the order follows from it: by class, then by bank, then by line.
+
+    1 byte    classes; 1 byte: who coded the symbols
+    4 blocks  each 4 bytes of size, then: a byte a bank, 1 where its lines are columns; the class of
+              every line, a byte each, and the distributions of the classes, both packed by
+              `artifact.format.coding`; the symbols, which are codes + top
+"""
+
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from artifact.format import ans, coding
+from artifact.grid import top_code
+
+FINEST = 16  # classes; where fewer do, neighbours are merged
+NUMBERS = (1, 4, FINEST)
+BY_LIBRARY, BY_ANS = 0, 1
+SAMPLE = 1 << 15  # symbols that the coders compete on: brotli takes two seconds for a million
+BLOCKS = 4
+HEAD = struct.Struct("<BB")
+SIZE = struct.Struct("<I")
+
+
+@dataclass(frozen=True)
+class Order:
+    """Where each line lies in a stream.
+
+    Attributes:
+        shapes: (lines, length) of each bank.
+        classes: (all lines,) uint8, bank after bank.
+    """
+
+    shapes: Sequence[tuple[int, int]]
+    classes: np.ndarray
+
+    def runs(self) -> list[tuple[int, int, np.ndarray]]:
+        """The stream's parts: (class, bank, its lines of that class), none empty."""
+        ends = np.cumsum([lines for lines, _ in self.shapes])[:-1]
+        of_banks = np.split(self.classes, ends)
+        found = [
+            (number, bank, np.flatnonzero(classes == number))
+            for number in range(FINEST)
+            for bank, classes in enumerate(of_banks)
+        ]
+        return [run for run in found if len(run[2])]
+
+    def contexts(self) -> np.ndarray:
+        """The class of each symbol of the stream, uint8."""
+        runs = self.runs()
+        sizes = [len(lines) * self.shapes[bank][1] for _, bank, lines in runs]
+        return np.repeat(np.array([number for number, _, _ in runs], np.uint8), sizes)
+
+    def gather(self, banks: Sequence[np.ndarray]) -> np.ndarray:
+        """The stream (symbols,) int8 of ``banks``, each (lines, length) int8."""
+        parts = [banks[bank][lines].reshape(-1) for _, bank, lines in self.runs()]
+        return np.concatenate([np.empty(0, np.int8), *parts])
+
+    def scatter(self, stream: np.ndarray) -> list[np.ndarray]:
+        """Undo `gather`."""
+        banks, read = [np.empty(shape, stream.dtype) for shape in self.shapes], 0
+        for _, bank, lines in self.runs():
+            size = len(lines) * self.shapes[bank][1]
+            banks[bank][lines] = stream[read : read + size].reshape(len(lines), -1)
+            read += size
+        return banks
+
+
+def pack(banks: Sequence[np.ndarray], bits: int) -> bytes:
+    """One stream of all codes of ``banks``, each (n, rows, cols) int8 of ``bits`` bits."""
+    turned = [_unevenness(_lines(bank, True)) > _unevenness(_lines(bank, False)) for bank in banks]
+    lines = [_lines(bank, turn) for bank, turn in zip(banks, turned, strict=True)]
+    shapes = [(len(of_bank), of_bank.shape[1]) for of_bank in lines]
+    order, model = _cheapest(lines, Order(shapes, _classes(lines)), bits)
+    symbols = _symbols(order, lines, bits)
+    coder, body = _shortest(symbols, order.contexts(), model)
+    tables = model.to_bytes() if coder == BY_ANS else b""
+    described = coding.pack(order.classes.tobytes()), coding.pack(tables)
+    blocks = (bytes(turned), *described, body)
+    head = HEAD.pack(len(model.frequencies), coder)
+    return head + b"".join(SIZE.pack(len(block)) + block for block in blocks)
+
+
+def unpack(packed: bytes, shapes: Sequence[tuple[int, int, int]], bits: int) -> list[np.ndarray]:
+    """Undo `pack`, given the shape of each bank.
+
+    Raises:
+        ValueError: ``packed`` is not a stream of such banks.
+    """
+    number, coder, (turned, packed_classes, tables, body) = _take_apart(packed)
+    order = _read_order(turned, packed_classes, shapes, number)
+    top = top_code(bits)
+    if coder == BY_ANS:
+        raw = coding.unpack(tables, 2 * number * (2 * top + 1))
+        model = ans.Model.from_bytes(raw, number, 2 * top + 1)
+        symbols = ans.decode(body, order.contexts(), model)
+    else:
+        raw = coding.unpack(body, sum(math.prod(shape) for shape in shapes))
+        symbols = np.frombuffer(raw, np.uint8)
+    if (symbols > 2 * top).any():
+        raise ValueError(f"a code does not have {bits} bits")
+    found = order.scatter((symbols - np.uint8(top)).view(np.int8))
+    return [
+        lines.reshape(n, columns, rows).swapaxes(1, 2) if turn else lines.reshape(n, rows, columns)
+        for lines, turn, (n, rows, columns) in zip(found, turned, shapes, strict=True)
+    ]
+
+
+def _lines(bank: np.ndarray, turned: bool) -> np.ndarray:
+    """The rows (lines, length) of all matrices of a bank, or their columns."""
+    bank = bank.swapaxes(1, 2) if turned else bank
+    return bank.reshape(bank.shape[0] * bank.shape[1], bank.shape[2])
+
+
+def _read_order(
+    turned: bytes, packed: bytes, shapes: Sequence[tuple[int, int, int]], number: int
+) -> Order:
+    """The order of a stream. Raises ValueError for what is none."""
+    if len(turned) != len(shapes) or max(turned, default=0) > 1:
+        raise ValueError("a stream of codes has the wrong form")
+    of_lines = [
+        (n * columns, rows) if turn else (n * rows, columns)
+        for turn, (n, rows, columns) in zip(turned, shapes, strict=True)
+    ]
+    classes = np.frombuffer(coding.unpack(packed, sum(lines for lines, _ in of_lines)), np.uint8)
+    if (classes >= number).any():
+        raise ValueError("a line is of a class that its stream does not have")
+    return Order(of_lines, classes)
+
+
+def _take_apart(packed: bytes) -> tuple[int, int, list[bytes]]:
+    """Classes, coder and the four blocks of a stream."""
+    if len(packed) < HEAD.size:
+        raise ValueError("a stream of codes is cut short")
+    number, coder = HEAD.unpack_from(packed)
+    if number not in NUMBERS or coder not in (BY_LIBRARY, BY_ANS):
+        raise ValueError("a stream of codes has the wrong form")
+    blocks, read = [], HEAD.size
+    for _ in range(BLOCKS):
+        begin = read + SIZE.size
+        read = begin + int.from_bytes(packed[read:begin], "little")
+        blocks.append(packed[begin:read])
+    if read != len(packed):
+        raise ValueError("a stream of codes is cut short")
+    return number, coder, blocks
+
+
+def _spread(lines: np.ndarray) -> np.ndarray:
+    """The mean magnitude of each line (lines, length), fp32."""
+    return np.abs(lines).mean(axis=1, dtype=np.float32) if lines.size else np.zeros(len(lines))
+
+
+def _unevenness(lines: np.ndarray) -> float:
+    """How much the lines' spreads differ."""
+    return float(np.log(_spread(lines) + 0.1).var()) if lines.size else 0.0
+
+
+def _classes(banks: Sequence[np.ndarray]) -> np.ndarray:
+    """Every line's class of ``FINEST``, uint8: as many lines in each, by their spread."""
+    spread = np.concatenate([np.empty(0), *map(_spread, banks)])
+    rank = np.empty(len(spread), np.int64)
+    rank[spread.argsort(kind="stable")] = np.arange(len(spread))
+    return (rank * FINEST // max(len(spread), 1)).astype(np.uint8)
+
+
+def _symbols(order: Order, banks: Sequence[np.ndarray], bits: int) -> np.ndarray:
+    return (order.gather(banks) + np.int8(top_code(bits))).view(np.uint8)
+
+
+def _cheapest(banks: Sequence[np.ndarray], finest: Order, bits: int) -> tuple[Order, ans.Model]:
+    """The order by as many classes as make the stream smallest, and their distributions."""
+    shape = (FINEST, 2 * top_code(bits) + 1)
+    counts = ans.count(_symbols(finest, banks, bits), finest.contexts(), shape)
+    found = []
+    for number in NUMBERS:
+        merge = FINEST // number
+        merged = counts.reshape(number, merge, -1).sum(axis=1)
+        order, model = Order(finest.shapes, finest.classes // merge), ans.Model.fit(merged)
+        described = coding.pack(order.classes.tobytes()), coding.pack(model.to_bytes())
+        found.append((model.bits(merged) / 8 + sum(map(len, described)), order, model))
+    return min(found, key=lambda choice: choice[0])[1:]
+
+
+def _shortest(symbols: np.ndarray, contexts: np.ndarray, model: ans.Model) -> tuple[int, bytes]:
+    """Who codes ``symbols`` in fewest bytes, by a sample from their middle, and what it makes."""
+    begin = max(0, (len(symbols) - SAMPLE) // 2)
+    sample = slice(begin, begin + SAMPLE)
+    by_library = len(coding.pack(symbols[sample].tobytes()))
+    ours = len(ans.encode(symbols[sample], contexts[sample], model))
+    if len(symbols) <= SAMPLE:
+        ours += len(coding.pack(model.to_bytes()))
+    else:
+        # A library fits itself to the few lines of a sample, more than it can to all.
+        by_library *= 1.02
+    if by_library < ours:
+        return BY_LIBRARY, coding.pack(symbols.tobytes())
+    return BY_ANS, ans.encode(symbols, contexts, model)

@@ -1,0 +1,261 @@
+"""The artifact's file format: everything that a trained model is, in one checked file.
+
+    8 bytes   magic, ``MURMURA`` and a zero byte
+    4 bytes   version, 2             (all numbers are little-endian)
+    4 bytes   size of the header as packed
+    4 bytes   size of the header as JSON
+    32 bytes  SHA-256 of all bytes before and after this hash
+    header    `artifact.format.header.Header` as JSON, packed
+    streams   one a role and kind: 4 bytes of packed size, then the numbers of all its tensors, one
+              after the other, packed; the scales of integer kinds are a stream of their own
+
+Integers are packed by `artifact.format.codes`, all else by `artifact.format.coding`. One stream a
+role, rather than one a tensor, lets the coder learn each distribution once. Nothing in the file is
+code.
+"""
+
+import hashlib
+import math
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from artifact.format import codes
+from artifact.format.coding import from_planes, pack, planes, unpack
+from artifact.format.header import DTYPES, MAX_DECODED, MAX_HEADER, Entry, Header, Stream
+from artifact.grid import dequantise
+from errors import InputError
+from files import atomic_write
+
+MAGIC = b"MURMURA\0"
+VERSION = 2
+PREFIX = struct.Struct("<8sIII")
+SIZE = struct.Struct("<I")
+HEADER_AT = PREFIX.size + hashlib.sha256().digest_size
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor as the file holds it.
+
+    Attributes:
+        kind: ``int2`` ... ``int8``, ``fp16`` or ``fp32``.
+        values: int8 codes (..., rows, cols), or fp16 or fp32 values of any shape.
+        scale: fp16 (..., rows), with integer kinds only.
+        dtype: the tensor's own dtype before it was stored.
+        role: tensors of one role and kind are packed together.
+        error: root mean square error over root mean square of what storing it did.
+    """
+
+    kind: str
+    values: Tensor
+    scale: Tensor | None = None
+    dtype: str = "float32"
+    role: str = "small"
+    error: float = 0.0
+
+    def restore(self) -> Tensor:
+        """The tensor that this stands for, fp32."""
+        if self.scale is None:
+            return self.values.float()
+        return dequantise(self.values, self.scale)
+
+
+class TooLarge(ValueError):  # noqa: N818
+    """More than an artifact can hold, or a name or shape that it has no place for."""
+
+
+class Encoded(NamedTuple):
+    """An artifact in memory.
+
+    Attributes:
+        blob: the file.
+        sizes: its bytes by part: ``header``, then streams.
+        codes: integers in it.
+    """
+
+    blob: bytes
+    sizes: dict[str, int]
+    codes: int
+
+
+def encode(architecture: dict[str, Any], tensors: Mapping[str, Stored]) -> Encoded:
+    """Make an artifact.
+
+    Args:
+        architecture: what JSON can hold.
+        tensors: by name, on any device.
+
+    Raises:
+        TooLarge: more than an artifact can hold, or a name or shape it has no place for.
+        TypeError: a tensor's dtype is not that of its kind, or its scale does not fit.
+    """
+    arrays = {name: _arrays(stored) for name, stored in tensors.items()}
+    try:
+        entries = tuple(_entry(name, tensors[name], arrays[name]) for name in tensors)
+        header = Header(architecture, entries)
+        text = header.to_json()
+    except ValueError as problem:
+        raise TooLarge(str(problem)) from problem
+    streams = _pack_streams(header, arrays)
+    packed_text = pack(text)
+    prefix = PREFIX.pack(MAGIC, VERSION, len(packed_text), len(text))
+    body = packed_text + b"".join(streams.values())
+    sizes = {str(stream): len(packed) for stream, packed in streams.items()}
+    return Encoded(
+        prefix + hashlib.sha256(prefix + body).digest() + body,
+        {"header": HEADER_AT + len(packed_text), **sizes},
+        sum(stored.values.numel() for stored in tensors.values() if stored.scale is not None),
+    )
+
+
+def save(path: Path, encoded: Encoded) -> None:
+    """Write an artifact, whole or not at all. Raises OSError if it cannot be written."""
+    with atomic_write(path) as file:
+        file.write(encoded.blob)
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, Stored]]:
+    """Read an artifact: its architecture and its tensors, on the CPU.
+
+    Whatever a file says, one of more than `MAX_DECODED` bytes is not read, and none is decoded to
+    more than that; the peak, copies in between included, is under 4 GiB.
+
+    Raises:
+        InputError: missing, damaged, foreign, of another version, or over the limits.
+    """
+    return read_with_sizes(path)[:2]
+
+
+def read_with_sizes(path: Path) -> tuple[dict[str, Any], dict[str, Stored], dict[str, int]]:
+    """`read`, and the bytes of each part as `Encoded` has them."""
+    try:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; give the path of an artifact")
+        if path.stat().st_size > MAX_DECODED:
+            raise InputError(f"{path}: too large to be an artifact; give the path of one")
+        blob = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check its rights") from error
+    try:
+        return decode(blob)
+    except ValueError as problem:
+        raise InputError(f"{path}: not a sound artifact: {problem}; export it again") from problem
+
+
+def _arrays(stored: Stored) -> list[np.ndarray]:
+    """The values, then the scale if there is one."""
+    parts = [stored.values] if stored.scale is None else [stored.values, stored.scale]
+    return [part.detach().cpu().contiguous().numpy() for part in parts]
+
+
+def _entry(name: str, stored: Stored, arrays: list[np.ndarray]) -> Entry:
+    digest = _sha256(array.tobytes() for array in arrays)
+    shape, error = tuple(stored.values.shape), float(f"{stored.error:.3g}")
+    entry = Entry(name, shape, stored.dtype, stored.kind, stored.role, error, digest)
+    wanted = [(DTYPES[stream.kind], shape) for stream, shape in entry.parts()]
+    if [(array.dtype, array.shape) for array in arrays] != wanted:
+        raise TypeError(f"tensor {name}: values or scale are not what kind {stored.kind} takes")
+    return entry
+
+
+def _pack_streams(header: Header, arrays: Mapping[str, list[np.ndarray]]) -> dict[Stream, bytes]:
+    """Each stream with its size before it, in file order."""
+    parts: dict[Stream, list[np.ndarray]] = {stream: [] for stream in header.streams()}
+    for entry in header.entries:
+        for (stream, _), array in zip(entry.parts(), arrays[entry.name], strict=True):
+            parts[stream].append(array)
+    # The libraries and NumPy let go of the interpreter while they work.
+    with ThreadPoolExecutor() as pool:
+        packed = list(pool.map(_pack_stream, parts, parts.values()))
+    return {stream: SIZE.pack(len(body)) + body for stream, body in zip(parts, packed, strict=True)}
+
+
+def _pack_stream(stream: Stream, arrays: Sequence[np.ndarray]) -> bytes:
+    if bits := stream.bits:
+        return codes.pack([array.reshape(_bank(array.shape)) for array in arrays], bits)
+    return pack(planes(np.concatenate([array.reshape(-1) for array in arrays])))
+
+
+def _unpack_stream(
+    stream: Stream, packed: bytes, shapes: Sequence[tuple[int, ...]]
+) -> list[np.ndarray]:
+    if bits := stream.bits:
+        banks = codes.unpack(packed, [_bank(shape) for shape in shapes], bits)
+        return [bank.reshape(shape) for bank, shape in zip(banks, shapes, strict=True)]
+    dtype, sizes = DTYPES[stream.kind], [math.prod(shape) for shape in shapes]
+    numbers = from_planes(unpack(packed, sum(sizes) * dtype.itemsize), dtype)
+    parts = np.split(numbers, np.cumsum(sizes)[:-1])
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def _bank(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """(..., rows, cols) as a bank of matrices."""
+    return math.prod(shape[:-2]), shape[-2], shape[-1]
+
+
+def decode(blob: bytes) -> tuple[dict[str, Any], dict[str, Stored], dict[str, int]]:
+    """Undo `encode`: architecture, tensors, and bytes by part.
+
+    Raises:
+        ValueError: it is not an artifact; says what is wrong with it.
+    """
+    if len(blob) < HEADER_AT or not blob.startswith(MAGIC):
+        raise ValueError("it does not begin as one")
+    _, version, packed_size, text_size = PREFIX.unpack_from(blob)
+    if version != VERSION:
+        raise ValueError(f"its version is {version}, and this code reads {VERSION}")
+    view = memoryview(blob)
+    if _sha256([view[: PREFIX.size], view[HEADER_AT:]]) != view[PREFIX.size : HEADER_AT].hex():
+        raise ValueError("its bytes do not match its SHA-256, so it is damaged or cut short")
+    if text_size > MAX_HEADER:
+        raise ValueError(f"its header takes more than {MAX_HEADER:,} bytes")
+    body = BytesIO(blob)
+    body.seek(HEADER_AT)
+    header = Header.from_json(unpack(body.read(packed_size), text_size))
+    packed = _cut(header, body)
+    streams = {
+        stream: iter(_unpack_stream(stream, packed[stream], shapes))
+        for stream, shapes in header.streams().items()
+    }
+    sizes = {str(stream): SIZE.size + len(of_stream) for stream, of_stream in packed.items()}
+    tensors = {entry.name: _take(entry, streams) for entry in header.entries}
+    return header.architecture, tensors, {"header": HEADER_AT + packed_size, **sizes}
+
+
+def _cut(header: Header, body: BytesIO) -> dict[Stream, bytes]:
+    """The packed streams. Raises ValueError where they and the file do not end together."""
+    packed = {}
+    for stream in header.streams():
+        size = int.from_bytes(body.read(SIZE.size), "little")
+        packed[stream] = body.read(size)
+        if len(packed[stream]) < size:
+            raise ValueError(f"its stream {stream} is cut short")
+    if body.read(1):
+        raise ValueError("something follows its last stream")
+    return packed
+
+
+def _take(entry: Entry, streams: Mapping[Stream, Iterator[np.ndarray]]) -> Stored:
+    """The next tensor of the streams, checked against its hash."""
+    arrays = [next(streams[stream]) for stream, _ in entry.parts()]
+    if _sha256(array.tobytes() for array in arrays) != entry.sha256:
+        raise ValueError(f"tensor {entry.name} does not match its SHA-256")
+    values, *scales = map(torch.from_numpy, arrays)
+    scale = scales[0] if scales else None
+    return Stored(entry.kind, values, scale, entry.dtype, entry.role, entry.error)
+
+
+def _sha256(chunks: Iterable[bytes | memoryview]) -> str:
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.hexdigest()

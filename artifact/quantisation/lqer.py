@@ -1,0 +1,107 @@
+"""What rounding did to the worst matrices, put back in part by a product of low rank.
+
+From Zhang et al., "LQER: low-rank quantization error reconstruction for LLMs" (2024,
+arXiv:2402.02446), with the whole Hessian in place of a scale an input: of all products of a rank,
+the one that is kept leaves the least error in the matrix' output.
+
+A bank's correction is three tensors of an artifact: ``NAME.at`` (m,), the matrices that have one,
+``NAME.left`` (m, rank, rows) and ``NAME.right`` (m, rank, cols): ``left[i].T @ right[i]`` is added
+to matrix ``at[i]``.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from artifact.format.container import Stored
+from artifact.grid import nearest, row_steps
+from artifact.quantisation.gptq import factor
+
+BITS = 8
+DAMPING = 0.01
+MOST_MATRICES = 2048  # fp16 holds every whole number up to here
+
+
+def correct(
+    weights: Mapping[str, Tensor],
+    stored: Mapping[str, Stored],
+    hessians: Mapping[str, Tensor],
+    rank: int,
+    matrices: int,
+) -> dict[str, Stored]:
+    """Corrections of the ``matrices`` matrices whose outputs have the largest errors.
+
+    Args:
+        weights: (n, rows, cols) banks, and others that are left alone.
+        stored: the same, coded.
+        hessians: by name of a bank.
+        rank: of a correction.
+        matrices: how many, over all banks.
+    """
+    residuals = {
+        name: weights[name].detach().float() - stored[name].restore()
+        for name in hessians
+        if weights[name].ndim == 3 and len(weights[name]) <= MOST_MATRICES
+    }
+    errors = {name: output_error(residuals[name], hessians[name]) for name in residuals}
+    every = sorted((error for of in errors.values() for error in of.tolist()), reverse=True)
+    least = every[min(matrices, len(every)) - 1] if matrices and every else torch.inf
+    corrections: dict[str, Stored] = {}
+    for name, residual in residuals.items():
+        at = (errors[name] >= least).nonzero()[:, 0]
+        if len(at):
+            left, right = best_product(residual[at], hessians[name][at], rank)
+            corrections[f"{name}.at"] = Stored("fp16", at.half())
+            corrections[f"{name}.left"] = _coded(left)
+            corrections[f"{name}.right"] = _coded(right)
+    return corrections
+
+
+def put_back(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``weights`` with their corrections in them rather than beside them.
+
+    Raises:
+        ValueError: a correction that fits no bank.
+    """
+    found = dict(weights)
+    for name in [name.removesuffix(".at") for name in weights if name.endswith(".at")]:
+        at, left, right = (found.pop(f"{name}.{part}", None) for part in ("at", "left", "right"))
+        bank = found.get(name)
+        if bank is None or at is None or left is None or right is None or bank.ndim != 3:
+            raise ValueError(f"the correction of tensor {name} is not whole")
+        number, rank = at.numel(), left.size(1) if left.ndim == 3 else -1
+        wanted = [(number,), (number, rank, bank.size(1)), (number, rank, bank.size(2))]
+        inside = (at >= 0).all() and (at < len(bank)).all() and number <= len(bank)
+        if [part.shape for part in (at, left, right)] != wanted or not inside:
+            raise ValueError(f"the correction of tensor {name} does not fit it")
+        found[name] = bank.index_add(0, at.long(), left.mT @ right)
+    return found
+
+
+def output_error(residual: Tensor, hessian: Tensor) -> Tensor:
+    """``tr(D H D^T)`` of each matrix' residual D, (n,) fp32."""
+    return ((residual @ hessian) * residual).sum(dim=(-2, -1))
+
+
+def best_product(residual: Tensor, hessian: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """left (m, rank, rows) and right (m, rank, cols) whose ``left.T @ right`` takes most away.
+
+    With ``H = R R^T``, the output's error ``|D X^T|`` is ``|D R|``; its largest singular values go.
+
+    Args:
+        residual: (m, rows, cols) fp32.
+        hessian: (m, cols, cols) fp32, of the inputs.
+        rank: cut to what the matrices have.
+    """
+    root = factor(hessian, DAMPING)
+    left, values, right = torch.linalg.svd(residual @ root, full_matrices=False)
+    share = values[:, :rank, None].sqrt()
+    right = torch.linalg.solve_triangular(root, right[:, :rank] * share, upper=True, left=False)
+    return (left.mT[:, :rank] * share).contiguous(), right
+
+
+def _coded(rows: Tensor) -> Stored:
+    step = row_steps(rows, BITS)
+    codes = nearest(rows, step, BITS)
+    return Stored(f"int{BITS}", codes, step, role="correction")

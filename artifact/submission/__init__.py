@@ -1,0 +1,1 @@
+"""A contest's folder: the code as one file, its size, scores over seeds."""

@@ -1,0 +1,1 @@
+"""How anything is measured: contests against peers, bars, baselines, timelines."""

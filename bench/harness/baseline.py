@@ -1,0 +1,51 @@
+"""Results kept on disk, and what fell behind them."""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from bench.harness.contest import Result
+from errors import InputError
+from files import PROJECT, write_text
+
+COMMITTED = PROJECT / "bench" / "results"
+ALLOWED_LOSS = 0.05  # of a ratio to a peer
+
+
+def baseline_name(device: str) -> str:
+    """File of a kind of GPU, as baseline-nvidia-h200.json."""
+    return f"baseline-{re.sub('[^a-z0-9]+', '-', device.lower()).strip('-')}.json"
+
+
+def save(path: Path, results: Sequence[Result], about: Mapping[str, str]) -> None:
+    """Write results as a baseline."""
+    rows = [asdict(result) for result in results]
+    write_text(path, json.dumps({"about": dict(about), "results": rows}, indent=1) + "\n")
+
+
+def losses(path: Path, results: Sequence[Result], device: str) -> list[str]:
+    """What fell behind a baseline: a line for each ratio that is more than 5 % below its own.
+
+    Ratios to peers measured in the same run travel between machines; times do not.
+
+    Raises:
+        InputError: no baseline, or one of another device.
+    """
+    try:
+        baseline = json.loads(path.read_text(encoding="utf-8"))
+        before = {row["name"]: Result(**row) for row in baseline["results"]}
+        measured_on = baseline["about"]["device"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no baseline: {error}") from None
+    if measured_on != device:
+        raise InputError(f"{path} was measured on {measured_on}, this is {device}")
+    found = []
+    for result in results:
+        old = before[result.name].ratios if result.name in before else {}
+        for peer, ratio in result.ratios.items():
+            if ratio < (1 - ALLOWED_LOSS) * old.get(peer, -math.inf):
+                found.append(f"{result.name}: {ratio:.3f} of {peer}, was {old[peer]:.3f}")
+    return found

@@ -1,0 +1,204 @@
+"""One operation as contests: forward, backward and both, ours against the reference's ways."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+import torch._functorch.config
+from torch import Tensor
+
+from bench.harness.bar import Bar
+from bench.harness.contest import Contest
+
+DRAWS = 16  # of small inputs for a check
+TOLERANCE = 1.5  # times the error that PyTorch makes in the same dtype
+# Of a dtype's epsilon: what rounding once is off by, relative by norm. Where PyTorch's result is
+# the exact one to the last bit, another order of operations still rounds some values the other way.
+ONE_ROUNDING = 0.25
+EXACT_ENOUGH = 1e-6
+DIRECTIONS = ("forward", "backward", "both")
+# A compiled graph that gives its buffers away cannot run its backward pass twice, to be timed.
+torch._functorch.config.donated_buffer = False
+
+Operation = Callable[[Mapping[str, Tensor]], Sequence[Tensor]]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one direction must move and multiply at least: bytes and flops."""
+
+    bytes_moved: int
+    flops: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.bytes_moved + other.bytes_moved, self.flops + other.flops)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An operation to be timed.
+
+    Attributes:
+        name: of the operation.
+        ours, reference: the same function of named tensors.
+        inputs: at real size, in the compute dtype; floating-point ones get gradients.
+        small: draws inputs of the same kind for the check, few enough for fp64.
+        forward, backward: least cost of each direction.
+        peers: other ways to compute it, beside the compiled reference.
+        bars: what is to be reached, by direction.
+    """
+
+    name: str
+    ours: Operation
+    reference: Operation
+    inputs: Mapping[str, Tensor]
+    small: Callable[[], Mapping[str, Tensor]]
+    forward: Cost
+    backward: Cost
+    peers: Mapping[str, Operation]
+    bars: Mapping[str, Bar] = field(default_factory=dict)
+
+    @cached_property
+    def ways(self) -> dict[str, Operation]:
+        """Ours and every peer. Compiled once, whatever direction is timed."""
+        return {"ours": self.ours, "compiled": torch.compile(self.reference), **self.peers}
+
+    def contest(self, direction: str) -> Contest:
+        """The contest of one of ``DIRECTIONS``: forward, backward, or both in turn."""
+        make_call, cost = {
+            "forward": (forward_call, self.forward),
+            "backward": (backward_call, self.backward),
+            "both": (round_call, self.forward + self.backward),
+        }[direction]
+        calls = {way: make_call(operation, self.inputs) for way, operation in self.ways.items()}
+        return Contest(
+            name=f"{self.name}, {direction}",
+            ours=calls.pop("ours"),
+            peers=calls,
+            check=lambda: self.checked,
+            bytes_moved=cost.bytes_moved,
+            flops=cost.flops,
+            bar=self.bars.get(direction, Bar()),
+        )
+
+    @cached_property
+    def checked(self) -> bool:
+        """Outputs and gradients of ours are as near to fp64 as PyTorch's own, times 1.5, or as
+        rounding once to their dtype, over all draws: of a scalar, one draw's error is luck.
+
+        Raises:
+            AssertionError: one is not, or is not finite.
+        """
+        ours, allowed, roundings = PooledErrors(), PooledErrors(), {}
+        for _ in range(DRAWS):
+            small = self.small()
+            exact = outcome(self.reference, {name: widen(x) for name, x in small.items()})
+            allowed.add(outcome(self.reference, small), exact)
+            found = outcome(self.ours, small)
+            ours.add(found, exact)
+            roundings = {name: ONE_ROUNDING * torch.finfo(x.dtype).eps for name, x in found.items()}
+        for name, rounding in roundings.items():
+            error, limit = ours[name], allowed[name]
+            if not error <= max(TOLERANCE * limit, rounding, EXACT_ENOUGH):
+                raise AssertionError(
+                    f"{self.name}: {name} is off by {error:.2e}, PyTorch {limit:.2e}"
+                )
+        return True
+
+
+def forward_call(
+    operation: Operation, inputs: Mapping[str, Tensor]
+) -> Callable[[], Sequence[Tensor]]:
+    """A call of the forward, with all that it saves for the backward."""
+    leaves = with_gradients(inputs)
+    return lambda: operation(leaves)
+
+
+def backward_call(
+    operation: Operation, inputs: Mapping[str, Tensor]
+) -> Callable[[], Sequence[Tensor]]:
+    """A call of the backward of one forward, run again and again."""
+    leaves = with_gradients(inputs)
+    outputs, wanted = differentiable(operation(leaves)), differentiable(leaves.values())
+    upstream = [upstream_of(output) for output in outputs]
+    return lambda: torch.autograd.grad(outputs, wanted, upstream, True, allow_unused=True)
+
+
+def round_call(
+    operation: Operation, inputs: Mapping[str, Tensor]
+) -> Callable[[], Sequence[Tensor]]:
+    """A call of forward and backward."""
+    leaves = with_gradients(inputs)
+    upstream = [upstream_of(output) for output in differentiable(operation(leaves))]
+
+    def call() -> Sequence[Tensor]:
+        outputs = differentiable(operation(leaves))
+        return torch.autograd.grad(
+            outputs, differentiable(leaves.values()), upstream, allow_unused=True
+        )
+
+    return call
+
+
+def upstream_of(output: Tensor) -> Tensor:
+    """A random gradient; of a loss one, as its ``backward()`` has it."""
+    return torch.randn_like(output) if output.dim() else torch.ones_like(output)
+
+
+def outcome(operation: Operation, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Outputs and gradients by name, under one fixed random upstream gradient."""
+    leaves = with_gradients(inputs)
+    outputs = operation(leaves)
+    found = {f"output {index}": output.detach() for index, output in enumerate(outputs)}
+    generator = torch.Generator().manual_seed(0)
+    upstream = [
+        torch.randn(output.shape, generator=generator).to(output)
+        for output in differentiable(outputs)
+    ]
+    named = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
+    gradients = torch.autograd.grad(
+        differentiable(outputs), list(named.values()), upstream, allow_unused=True
+    )
+    for name, gradient in zip(named, gradients, strict=True):
+        if gradient is not None:
+            found[f"gradient of {name}"] = gradient
+    return found
+
+
+def with_gradients(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leaves of their own, those of floating point with gradients."""
+    return {
+        name: tensor.detach().clone().requires_grad_(tensor.is_floating_point())
+        for name, tensor in inputs.items()
+    }
+
+
+def differentiable(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Those that gradients flow through, each once: an operation may return one tensor twice."""
+    found = {id(tensor): tensor for tensor in tensors if tensor.requires_grad}
+    return list(found.values())
+
+
+def widen(tensor: Tensor) -> Tensor:
+    """fp64 of what is floating point."""
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+class PooledErrors:
+    """Relative errors by name: norms over all draws of the differences, over those of the exact."""
+
+    def __init__(self) -> None:
+        self._squares: dict[str, list[float]] = {}
+
+    def add(self, found: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> None:
+        """Take in one draw's tensors, those that ``found`` names."""
+        for name, tensor in found.items():
+            wanted = exact[name].double()
+            squares = self._squares.setdefault(name, [0.0, 0.0])
+            squares[0] += float((tensor.double() - wanted).square().sum())
+            squares[1] += float(wanted.square().sum())
+
+    def __getitem__(self, name: str) -> float:
+        wrong, whole = self._squares[name]
+        return (wrong / max(whole, 1e-60)) ** 0.5

@@ -1,0 +1,26 @@
+"""What every committed result says of itself: device, versions, commit, date."""
+
+import platform
+from datetime import UTC, datetime
+
+import torch
+
+from runtime.run_folder import environment
+
+
+def provenance(commit: str | None = None) -> dict[str, str]:
+    """Where and on what a measurement was made.
+
+    Args:
+        commit: of the code, for a copy of it that is no git checkout.
+    """
+    found = environment()
+    dirty = " (with changes)" if found["git_dirty"] else ""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else str(found["cpu"])
+    return {
+        "device": device,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "commit": commit or f"{found['git_commit']}{dirty}",
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }

@@ -1,0 +1,90 @@
+"""Steps of the sprint as a run makes them, loop, loader and log included, a stretch at a time."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data.shards import TokenStream, shard_name, write_shard
+from runtime.progress import Progress
+from runtime.ranks import World
+from runtime.run_folder import RunFolder
+from settings import Settings, load_settings
+from swarm.steering import Steering
+from training.loop import Loop
+from training.trainer import Trainer
+
+SHARD_TOKENS = 8 * 2**20
+# No clock: all steps are of the constant phase, whatever they are stopped for.
+PRESET = ("--preset", "sprint", "--kg-scores", "wordnet", "--wallclock", "0")
+
+
+class Rig:
+    """A warmed-up trainer whose loop goes on where its last stretch ended.
+
+    Attributes:
+        settings: of the run.
+        step: steps so far.
+        elapsed: seconds that they took.
+
+    Args:
+        folder: for the tokens, random ones, and the run's log.
+        world: this rank's place.
+        options: settings over preset ``sprint`` with a knowledge graph, as train.py takes them.
+    """
+
+    def __init__(self, folder: Path, world: World, options: Sequence[str] = ()) -> None:
+        self.settings: Settings = load_settings([*PRESET, *options], {})
+        vocabulary, draw = self.settings.vocab_size, np.random.default_rng(0)
+        folder.mkdir(parents=True, exist_ok=True)
+        tokens = draw.integers(vocabulary, size=SHARD_TOKENS, dtype=np.uint16)
+        write_shard(folder / shard_name("train", 0), tokens)
+        stream = TokenStream.open(folder, "train", vocabulary)
+        scores = draw.random(vocabulary, dtype=np.float32)
+        self.trainer = Trainer(self.settings, stream, world, scores)
+        self.folder = None
+        if world.is_main:
+            self.folder = RunFolder.create(folder / "run", "rig", {"rig": True})
+        self.step, self.elapsed = 0, 0.0
+        self.trainer.warm_up(self.settings.warmup_steps)
+
+    def steering(self, every: int) -> Steering:
+        """A swarm of all five agents, with a cycle every so many steps."""
+        made = Steering.of(self.settings.model_copy(update={"swarm_every": every}))
+        assert made is not None
+        return made
+
+    def run(self, steps: int, steering: Steering | None = None) -> float:
+        """Seconds of so many further steps, from the first launch to the last one's end."""
+        loop = self._loop(self.settings, steering, self.step, self.elapsed)
+        loop.steps(steps)
+        took, self.elapsed = loop.budget.elapsed() - self.elapsed, loop.budget.elapsed()
+        self.step = loop.step
+        return took
+
+    def run_out(self, seconds: float) -> None:
+        """A run of its own, from step 0, that ends by the clock; the weights go on."""
+        self._loop(self.settings.model_copy(update={"wallclock": seconds})).steps()
+
+    def _loop(
+        self,
+        settings: Settings,
+        steering: Steering | None = None,
+        step: int = 0,
+        elapsed: float = 0.0,
+    ) -> Loop:
+        silent = Progress(None, None, enabled=False)
+        return Loop(
+            self.trainer, settings, self.folder, silent, no_validation, steering, step, elapsed
+        )
+
+    def close(self) -> None:
+        """End the loader's thread and the log."""
+        self.trainer.close()
+        if self.folder:
+            self.folder.close()
+
+
+def no_validation(*_: object) -> float:
+    """What a loop that never validates is given."""
+    return 0.0

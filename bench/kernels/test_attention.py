@@ -1,0 +1,167 @@
+"""Attention with its surroundings, against those under torch.compile around cuDNN's attention.
+
+cuDNN's, FlashAttention-2's and, where it is installed, FlashAttention-3's alone are no fair peers,
+for they have no norm, rotary and gain to do: they are the bar.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from bench.harness.bar import Bar
+from bench.harness.contest import Contest
+from bench.harness.operation import Cost, Entry, forward_call
+from bench.harness.sizes import (
+    BF16,
+    EPS,
+    HEAD_DIM,
+    KEY_HEADS,
+    QUERY_HEADS,
+    ROPE_DIMS,
+    SMALL_WINDOWS,
+    TIME,
+    TOKENS,
+    WIDTH,
+    WINDOWS,
+    random,
+)
+from kernels import operations, reference
+from kernels.attention.autograd import attend
+from kernels.attention.peers import attention_by
+from kernels.attention.reference import scaled_dot_product
+from kernels.attention.rope import turned
+
+PRODUCT = 2 * TOKENS * TIME // 2 * QUERY_HEADS * HEAD_DIM  # one causal product, flops
+QUERIES = TOKENS * QUERY_HEADS * HEAD_DIM * BF16
+KEYS = TOKENS * KEY_HEADS * HEAD_DIM * BF16
+FORWARD = Cost(2 * QUERIES + 2 * KEYS, 2 * PRODUCT)
+BACKWARD = Cost(4 * QUERIES + 4 * KEYS, 5 * PRODUCT)
+# From its input: x in, y out, and query, key and v kept; back, all of that and dy in, dx out.
+INPUT = TOKENS * WIDTH * BF16
+PROJECTED = (QUERY_HEADS + 2 * KEY_HEADS) * HEAD_DIM
+PROJECTION = 2 * TOKENS * WIDTH * PROJECTED
+FROM_INPUT = Cost(INPUT + 2 * QUERIES + 2 * KEYS, 2 * PRODUCT + PROJECTION)
+TO_INPUT = Cost(2 * INPUT + 3 * QUERIES + 2 * KEYS, 5 * PRODUCT + 2 * PROJECTION)
+# With all its surroundings ours is to take less than cuDNN's without any.
+BARS = {
+    "forward": Bar({"cuDNN alone": 1 / 0.96}),
+    "backward": Bar({"cuDNN alone": 1 / 0.90}),
+    "both": Bar({"compiled": 1.30}),
+}
+
+
+def make_inputs(windows: int) -> dict:
+    return {
+        "q": random(windows, TIME, QUERY_HEADS, HEAD_DIM),
+        "k": random(windows, TIME, KEY_HEADS, HEAD_DIM),
+        "v": random(windows, TIME, KEY_HEADS, HEAD_DIM),
+        "gain": random(QUERY_HEADS).float() + 1.5,
+    }
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["surroundings", "xsa"])
+def entry(request) -> Entry:
+    return surrounded(request.param)
+
+
+def surrounded(xsa: bool) -> Entry:
+    """Attention with all that surrounds it."""
+    rope = reference.rope_table(TIME, ROPE_DIMS, 10_000.0, torch.device("cuda"))
+
+    def run(namespace):
+        return lambda inputs: [namespace.attention(**inputs, rope=rope, eps=EPS, xsa=xsa)]
+
+    return Entry(
+        name=f"attention with {'XSA' if xsa else 'surroundings'}",
+        ours=run(operations("kernels")),
+        reference=run(operations("reference", "cudnn")),
+        inputs=make_inputs(WINDOWS),
+        small=partial(make_inputs, SMALL_WINDOWS),
+        forward=FORWARD,
+        backward=BACKWARD,
+        peers={} if xsa else attentions_alone(),
+        bars={"both": BARS["both"]} if xsa else BARS,
+    )
+
+
+def test_attention(contest, entry, direction):
+    contest(entry.contest(direction))
+
+
+def test_attention_alone(contest):
+    """Ours of queries and keys that are normed and turned already, as the projection leaves them.
+
+    Backward there is no such part: what surrounds it is in the kernels of the products.
+    """
+    inputs = make_inputs(WINDOWS)
+    rope = reference.rope_table(TIME, ROPE_DIMS, 10_000.0, torch.device("cuda"))
+    parts = turned(inputs["q"], inputs["k"], rope, EPS, inputs["gain"])
+    given = (*parts, inputs["v"], inputs["gain"], rope, None, None, False)
+    contest(
+        Contest(
+            name="attention alone, forward",
+            ours=lambda: attend(*given),
+            peers={name: forward_call(peer, inputs) for name, peer in attentions_alone().items()},
+            check=lambda: surrounded(xsa=False).checked,
+            bytes_moved=FORWARD.bytes_moved,
+            flops=FORWARD.flops,
+            bar=BARS["forward"],
+        )
+    )
+
+
+def input_and_weights(windows: int) -> dict:
+    return {
+        "x": random(windows, TIME, WIDTH),
+        "weight": random(PROJECTED, WIDTH, scale=WIDTH**-0.5),
+        "gain": random(QUERY_HEADS).float() + 1.5,
+    }
+
+
+@pytest.fixture(scope="module")
+def from_its_input() -> Entry:
+    rope = reference.rope_table(TIME, ROPE_DIMS, 10_000.0, torch.device("cuda"))
+    options = {"heads": QUERY_HEADS, "kv_heads": KEY_HEADS, "rope": rope, "eps": EPS, "xsa": True}
+
+    def run(namespace):
+        return lambda inputs: [namespace.self_attention(**inputs, **options)]
+
+    return Entry(
+        name="attention from its input",
+        ours=run(operations("kernels")),
+        reference=run(operations("reference", "cudnn")),
+        inputs=input_and_weights(WINDOWS),
+        small=partial(input_and_weights, SMALL_WINDOWS),
+        forward=FROM_INPUT,
+        backward=TO_INPUT,
+        peers={},
+        bars={"both": BARS["both"]},
+    )
+
+
+def test_attention_from_its_input(contest, from_its_input, direction):
+    """Projections of one input, and attention of them with XSA."""
+    contest(from_its_input.contest(direction))
+
+
+def attentions_alone() -> dict[str, Callable]:
+    """Each maker's attention of queries, keys and values as they are."""
+    makers = {"cuDNN alone": attention_by("cudnn"), "FA2 alone": flash_2}
+    try:
+        makers["flash-attn alone"] = attention_by("flash")
+    except ModuleNotFoundError:
+        print("flash-attn is not installed, and is no peer")
+    return {name: partial(alone, attend) for name, attend in makers.items()}
+
+
+def alone(attend, inputs) -> list[torch.Tensor]:
+    return [attend(inputs["q"], inputs["k"], inputs["v"], None)]
+
+
+def flash_2(q, k, v, visible=None) -> torch.Tensor:
+    """FlashAttention-2 as PyTorch carries it."""
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        return scaled_dot_product(q, k, v, visible)

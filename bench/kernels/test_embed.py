@@ -1,0 +1,104 @@
+"""Embedding with bigrams and SmearGate; the quantised compute copy."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from bench.harness.operation import Cost, Entry
+from bench.harness.sizes import (
+    BF16,
+    EPS,
+    MLP_WIDTH,
+    SMALL_WINDOWS,
+    TIME,
+    TOKENS,
+    VOCABULARY,
+    WIDTH,
+    WINDOWS,
+    random,
+    random_tokens,
+)
+from kernels import operations, reference
+
+BIGRAM_ROWS, BIGRAM_DIM, LAYERS = 2048, 128, 11
+
+
+def embed_inputs(windows: int) -> dict:
+    return {
+        "tokens": random_tokens(windows, TIME),
+        "table": random(VOCABULARY, WIDTH).float(),
+        "smear_gate": random(WIDTH).float(),
+        "bigram_table": random(BIGRAM_ROWS, BIGRAM_DIM).float(),
+        "bigram_proj": random(WIDTH, BIGRAM_DIM, scale=BIGRAM_DIM**-0.5),
+        "bigram_scale": random(1).float()[0],
+    }
+
+
+@pytest.fixture(scope="module")
+def embed_entry() -> Entry:
+    def run(namespace):
+        def call(inputs):
+            rest = dict(inputs)
+            bigram = tuple(rest.pop(f"bigram_{part}") for part in ("table", "proj", "scale"))
+            dtype = bigram[1].dtype
+            return [namespace.embed(**rest, bigram=bigram, dtype=dtype, eps=EPS, bos_id=1)]
+
+        return call
+
+    written = TOKENS * WIDTH * BF16
+    return Entry(
+        name="embed",
+        ours=run(operations("kernels")),
+        reference=run(reference),
+        inputs=embed_inputs(WINDOWS),
+        small=partial(embed_inputs, SMALL_WINDOWS),
+        forward=Cost(written),
+        backward=Cost(written),
+        peers={},
+    )
+
+
+def test_embed(contest, embed_entry, direction):
+    contest(embed_entry.contest(direction))
+
+
+def quant_inputs(*shape: int) -> dict:
+    """Not of bf16's few values, of which many lie halfway between two codes of the grid: PyTorch
+    multiplies by 1/31 on a GPU where the kernel divides by 31, and would break those ties another
+    way."""
+    return {
+        "weight": random(*shape, dtype=torch.float32),
+        "row_scale": random(*shape[:-1], dtype=torch.float32),
+    }
+
+
+@pytest.fixture(scope="module")
+def quant_entry() -> Entry:
+    """The MLP's down bank, on the grid, with the branch's scale in its rows."""
+    lever = torch.tensor(1.0, device="cuda")
+
+    def run(namespace):
+        def call(inputs):
+            weight, row_scale = inputs["weight"], inputs["row_scale"]
+            dtype = torch.float64 if weight.dtype == torch.float64 else torch.bfloat16
+            return [namespace.quant(weight, dtype, lever, 0.0, row_scale)]
+
+        return call
+
+    count = LAYERS * MLP_WIDTH * WIDTH
+    return Entry(
+        name="quant",
+        ours=run(operations("kernels")),
+        reference=run(reference),
+        inputs=quant_inputs(LAYERS, WIDTH, MLP_WIDTH),
+        small=partial(quant_inputs, 2, 64, MLP_WIDTH),
+        # In: fp32 weights; out: bf16. Back: gradients and weights in, gradients out in fp32.
+        forward=Cost(count * (4 + BF16)),
+        backward=Cost(count * (BF16 + 4 + 4)),
+        peers={},
+    )
+
+
+def test_quant(contest, quant_entry, direction):
+    contest(quant_entry.contest(direction))

@@ -1,0 +1,58 @@
+"""The loss of the main and two MTP heads."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from bench.harness.bar import Bar
+from bench.harness.operation import Cost, Entry
+from bench.harness.sizes import (
+    BF16,
+    MTP_HEADS,
+    SMALL_WINDOWS,
+    TIME,
+    TOKENS,
+    VOCABULARY,
+    WIDTH,
+    WINDOWS,
+    random,
+    random_tokens,
+)
+from kernels import operations, reference
+
+PRODUCT = 2 * TOKENS * WIDTH * VOCABULARY * (1 + MTP_HEADS)
+HIDDEN = TOKENS * WIDTH * BF16
+
+
+def make_inputs(windows: int) -> dict:
+    return {
+        "hidden": random(windows, TIME, WIDTH),
+        "head": random(VOCABULARY, WIDTH, scale=0.05),
+        "mtp_heads": random(MTP_HEADS, VOCABULARY, WIDTH, scale=0.05),
+        "targets": random_tokens(windows, TIME),
+    }
+
+
+def run(namespace):
+    weight = torch.tensor(0.1, device="cuda")
+    return lambda inputs: namespace.loss(**inputs, softcap=30.0, mtp_weight=weight)
+
+
+# A repeated backward pass computes anew the gradients that a forward pass has computed already.
+@pytest.mark.parametrize("direction", ["forward", "both"])
+def test_loss(contest, direction, monkeypatch):
+    # In training the loss itself is off by a mean of the approximate tanh's errors.
+    monkeypatch.setattr("bench.harness.operation.EXACT_ENOUGH", 2e-4)
+    entry = Entry(
+        name="loss",
+        ours=run(operations("kernels")),
+        reference=run(reference),
+        inputs=make_inputs(WINDOWS),
+        small=partial(make_inputs, SMALL_WINDOWS),
+        forward=Cost(HIDDEN, PRODUCT),
+        backward=Cost(2 * HIDDEN, 2 * PRODUCT),
+        peers={},
+        bars={"both": Bar(ratios={"compiled": 1.5}, memory=0.6 * 2**30)},
+    )
+    contest(entry.contest(direction))

@@ -1,0 +1,43 @@
+"""The MLP, forward and backward: three products each way would be six reads of what is one."""
+
+from functools import partial
+
+import pytest
+
+from bench.harness.bar import Bar
+from bench.harness.operation import Cost, Entry
+from bench.harness.sizes import BF16, MLP_WIDTH, SMALL_WINDOWS, TIME, TOKENS, WIDTH, WINDOWS, random
+from kernels import operations, reference
+
+PRODUCT = 2 * TOKENS * WIDTH * MLP_WIDTH
+NARROW, WIDE = TOKENS * WIDTH * BF16, TOKENS * MLP_WIDTH * BF16
+
+
+def make_inputs(windows: int) -> dict:
+    return {
+        "x": random(windows, TIME, WIDTH),
+        "up": random(MLP_WIDTH, WIDTH, scale=WIDTH**-0.5),
+        "down": random(WIDTH, MLP_WIDTH, scale=MLP_WIDTH**-0.5),
+    }
+
+
+@pytest.fixture(scope="module")
+def entry() -> Entry:
+    def run(namespace):
+        return lambda inputs: [namespace.mlp(**inputs, slope=0.75)]
+
+    return Entry(
+        name="mlp",
+        ours=run(operations("kernels")),
+        reference=run(reference),
+        inputs=make_inputs(WINDOWS),
+        small=partial(make_inputs, SMALL_WINDOWS),
+        forward=Cost(2 * NARROW + WIDE, 2 * PRODUCT),
+        backward=Cost(3 * NARROW + WIDE, 4 * PRODUCT),
+        peers={},
+        bars={"both": Bar({"compiled": 1.10})},
+    )
+
+
+def test_mlp(contest, entry, direction):
+    contest(entry.contest(direction))

@@ -1,0 +1,92 @@
+"""Norm at a layer's entry (skip, mix with the input) and in its middle.
+
+What is handed on has a gradient of its own, which ours adds in the backward pass, and autograd,
+around the compiled reference, in a pass more.
+"""
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench.harness.bar import Bar
+from bench.harness.operation import Cost, Entry
+from bench.harness.sizes import BF16, EPS, SMALL_WINDOWS, TIME, TOKENS, WIDTH, WINDOWS, random
+from kernels import operations, reference
+
+TENSOR = TOKENS * WIDTH * BF16
+
+
+class Passed(torch.autograd.Function):
+    """A leaf's values in its memory as no leaf: only that may be handed on to be added to."""
+
+    @staticmethod
+    def forward(ctx: Any, leaf: Tensor) -> Tensor:
+        return leaf.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0]
+
+
+def entry_inputs(windows: int) -> dict[str, Tensor]:
+    activations = {name: random(windows, TIME, WIDTH) for name in ("stream", "x0")}
+    return activations | {"mix": random(2, WIDTH).float()}
+
+
+def skip_inputs(windows: int) -> dict[str, Tensor]:
+    skip = {"skip": random(windows, TIME, WIDTH), "skip_weight": random(WIDTH).float()}
+    return entry_inputs(windows) | skip
+
+
+def middle_inputs(windows: int) -> dict[str, Tensor]:
+    return {"x": random(windows, TIME, WIDTH)}
+
+
+def at_entry(namespace):
+    """As most layers call it: the stream is not handed on."""
+
+    def call(inputs):
+        mixed, normed, _, x0 = namespace.mix_norm(**inputs, scale=0.5, eps=EPS)
+        return [mixed, normed, x0]
+
+    return call
+
+
+def in_the_middle(namespace):
+    def call(inputs):
+        x = inputs["x"]
+        x = x if namespace is reference else Passed.apply(x)
+        return namespace.norm(x, scale=0.5, eps=EPS)
+
+    return call
+
+
+# In: stream, x0; out: mixed, normed. Back: both inputs and three gradients in, two out.
+AT_ENTRY = ("norm at entry", at_entry, entry_inputs, Cost(4 * TENSOR), Cost(7 * TENSOR))
+# A skip more each way, and its gradient.
+WITH_SKIP = ("norm at entry with skip", at_entry, skip_inputs, Cost(5 * TENSOR), Cost(9 * TENSOR))
+# In: x; out: normed. Back: normed and two gradients in, one out.
+MIDDLE = ("norm in the middle", in_the_middle, middle_inputs, Cost(2 * TENSOR), Cost(4 * TENSOR))
+
+
+@pytest.fixture(scope="module", params=[AT_ENTRY, WITH_SKIP, MIDDLE], ids=lambda param: param[0])
+def entry(request) -> Entry:
+    name, operation, make_inputs, forward, backward = request.param
+    return Entry(
+        name=name,
+        ours=operation(operations("kernels")),
+        reference=operation(reference),
+        inputs=make_inputs(WINDOWS),
+        small=partial(make_inputs, SMALL_WINDOWS),
+        forward=forward,
+        backward=backward,
+        peers={},
+        bars={"forward": Bar(of_floor=0.85), "backward": Bar(of_floor=0.8)},
+    )
+
+
+def test_norm(contest, entry, direction):
+    contest(entry.contest(direction))

@@ -1,0 +1,48 @@
+"""Clip, AdamW, Muon and averages of all parameters: fused, against operation by operation.
+
+The unfused optimizer's rates and momentum are the host's numbers, so a run launches its operations
+one by one. As a graph it is no optimizer, but says what the kernels alone are worth.
+"""
+
+import torch
+
+from bench.harness.bar import Bar
+from bench.harness.contest import Contest
+from bench.step.stepping import Fused, Plain, check
+
+FP32 = 4  # bytes
+BAR = Bar(ratios={"unfused, launched": 3.0}, seconds=0.0015)
+
+
+def bytes_moved(fused: Fused) -> int:
+    """Gradients in; weights, momentum, both moments and averages in and out."""
+    state = [t for name, t in fused.optimizer.tensors().items() if name != "adamw.steps"]
+    changed = [*state, *fused.state.values()]
+    gradients = sum(parameter.numel() for parameter in fused.model.parameters())
+    return FP32 * (gradients + 2 * sum(tensor.numel() for tensor in changed))
+
+
+def flops(fused: Fused) -> int:
+    """Of the Newton-Schulz products: a Gram matrix, its square, and their sum times the matrix."""
+    total = 0
+    for name, bank in fused.named.items():
+        if name.endswith("_bank"):
+            short, long = sorted(bank.shape[1:])
+            total += len(bank) * (4 * short * short * long + 2 * short**3)
+    return fused.settings.muon_backend_steps * total
+
+
+def test_optimizer(contest):
+    ours, plain = Fused(torch.bfloat16), Plain(torch.bfloat16)
+    contest(
+        Contest(
+            name="optimizer, step",
+            ours=ours,
+            peers={"unfused": plain},
+            launched={"unfused, launched": plain},
+            check=check,
+            bytes_moved=bytes_moved(ours),
+            flops=flops(ours),
+            bar=BAR,
+        )
+    )

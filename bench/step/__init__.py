@@ -1,0 +1,1 @@
+"""Benchmarks of a whole step, its start and several GPUs."""

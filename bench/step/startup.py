@@ -1,0 +1,94 @@
+"""From a process's start to its first step: ``python -m bench startup [--data DIR]``.
+
+Starts preset ``sprint`` on the kernels twice, with an empty Triton cache and with the one that the
+first left, and ends each run after warm-up. Prints where the time went; exits with 1 above a bar.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench.harness.record import provenance
+from files import PROJECT
+from runtime.run_folder import read_log
+
+BARS = {"cold": 60.0, "warm": 20.0}  # seconds
+GIVE_UP = 300.0
+
+
+def main(arguments: list[str]) -> int:
+    """Measure both, print the table."""
+    parser = argparse.ArgumentParser(prog="python -m bench startup", description=__doc__)
+    parser.add_argument("--data", type=Path, help="folder of shards; by default it is generated")
+    parser.add_argument("--commit", help="of the code, where it is no git checkout")
+    parser.add_argument("settings", nargs="*", help="for train.py, after --")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = options.data or generate(folder / "data")
+        environment = os.environ | {"TRITON_CACHE_DIR": str(folder / "triton")}
+        measured = {
+            cache: startup(data, folder / cache, environment, options.settings) for cache in BARS
+        }
+    print("\n".join(f"{name}: {value}" for name, value in provenance(options.commit).items()))
+    print(table(measured))
+    return int(any(measured[cache]["total"] > bar for cache, bar in BARS.items()))
+
+
+def generate(folder: Path) -> Path:
+    """The built-in corpus."""
+    command = [sys.executable, "-m", "data", "builtin", "--out", str(folder)]
+    subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+def startup(
+    data: Path, run: Path, environment: dict[str, str], settings: list[str]
+) -> dict[str, float]:
+    """Seconds of each phase of one run, and in all.
+
+    Raises:
+        RuntimeError: the run ended, or went on too long, without a first step.
+    """
+    command = [sys.executable, str(PROJECT / "train.py"), "--preset", "sprint"]
+    command += ["--backend", "kernels", "--data", str(data), "--run-dir", str(run), *settings]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+        try:
+            return wait_for_startup(process, run / "log.jsonl")
+        finally:
+            process.send_signal(signal.SIGTERM)
+
+
+def wait_for_startup(process: subprocess.Popen, log: Path) -> dict[str, float]:
+    """What the run says of its startup, as soon as it has a first step behind it."""
+    deadline = time.monotonic() + GIVE_UP
+    while process.poll() is None and time.monotonic() < deadline:
+        events = list(read_log(log)) if log.exists() else []
+        if any(event["kind"] == "step" for event in events):
+            found = next(event for event in events if event["kind"] == "startup")
+            return {name: seconds for name, seconds in found.items() if name != "kind"}
+        time.sleep(0.1)
+    raise RuntimeError(f"no first step; train.py returned {process.poll()}")
+
+
+def table(measured: dict[str, dict[str, float]]) -> str:
+    """A row a cache: seconds of each phase, and whether the bar was met."""
+    phases = list(next(iter(measured.values())))
+    lines = [
+        "| Triton cache | " + " | ".join(f"{phase} s" for phase in phases) + " | bar |",
+        "|---" * (len(phases) + 2) + "|",
+    ]
+    for cache, seconds in measured.items():
+        cells = [f"{seconds[phase]:.1f}" for phase in phases]
+        met = "met" if seconds["total"] <= BARS[cache] else "missed"
+        lines.append(f"| {cache} | " + " | ".join(cells) + f" | {met} ({BARS[cache]:.0f}) |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

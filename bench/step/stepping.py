@@ -1,0 +1,99 @@
+"""One optimizer step of preset ``seed`` on a GPU, fused and plain, and how near it is to fp32."""
+
+import torch
+from torch import Tensor
+
+from bench.harness.network import make_model
+from model.config import Architecture
+from model.gpt import GPT
+from settings import Settings
+from training.averaging import ExponentialAverage
+from training.fused_optimizer import FusedOptimizer
+from training.optimizer import Optimizer, clip_
+from training.trainer import exported
+
+LEVERS = {
+    "lr_scale": 1.0,
+    "momentum": 0.95,
+    "decay_factor": 1.0,
+    "clip": 0.3,
+    "skip_norm": 3e38,
+    "averaging_decay": 0.997,
+}
+# Times the error that the plain optimizer makes with products in bf16; what fp32 in another order
+# may be off by, of the step, and by another rounding of where it leads, of that.
+TOLERANCE, OTHER_ORDER, OTHER_ROUNDING = 1.5, 1e-4, 2**-23
+
+
+class Stepper:
+    """A model with gradients that stay, and its averages; the base of the two ways to a step."""
+
+    def __init__(self) -> None:
+        self.settings = Settings(**Architecture().model_dump())
+        self.model: GPT = make_model("reference")
+        self.averaging = ExponentialAverage(exported(self.model), LEVERS["averaging_decay"])
+        self.levers = {name: torch.tensor(x, device="cuda") for name, x in LEVERS.items()}
+        for i, parameter in enumerate(self.model.parameters()):
+            draw = torch.Generator().manual_seed(i)
+            parameter.grad = torch.randn(parameter.shape, generator=draw).to("cuda")
+
+    @property
+    def named(self) -> dict[str, Tensor]:
+        """Weights by name."""
+        return {name: p.detach() for name, p in self.model.named_parameters()}
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """Weights and averages by name."""
+        return self.named | self.averaging.tensors()
+
+
+class Plain(Stepper):
+    """Clip, optimizer and averages, operation by operation."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.optimizer = Optimizer(self.model, self.settings, dtype)
+
+    def __call__(self) -> None:
+        gradients = [p.grad for p in self.optimizer.parameters if p.grad is not None]
+        clip_(gradients, self.levers["clip"])
+        self.optimizer.step(LEVERS["lr_scale"], LEVERS["momentum"])
+        self.averaging.update(1)
+
+
+class Fused(Stepper):
+    """All of it in the fused optimizer."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        averages = self.averaging.exponential
+        self.optimizer = FusedOptimizer(self.model, self.settings, dtype, averages, self.levers)
+
+    def __call__(self) -> None:
+        self.optimizer.step()
+
+
+def moved(stepper: Plain | Fused) -> dict[str, Tensor]:
+    """By how much one step changes weights and averages."""
+    before = {name: tensor.clone() for name, tensor in stepper.state.items()}
+    stepper()
+    return {name: tensor - before[name] for name, tensor in stepper.state.items()}
+
+
+def check() -> None:
+    """One fused step with products in bf16, against the plain optimizer in fp32.
+
+    Raises:
+        AssertionError: a weight's or an average's step is further off than the plain one's in bf16.
+    """
+    reference = Plain(torch.float32)
+    exact = moved(reference)
+    ours, theirs = (moved(way(torch.bfloat16)) for way in (Fused, Plain))
+    far = {}
+    for name, step in exact.items():
+        error, allowed = (float((found[name] - step).norm()) for found in (ours, theirs))
+        rounding = OTHER_ORDER * step.norm() + OTHER_ROUNDING * reference.state[name].norm()
+        if not error <= max(TOLERANCE * allowed, float(rounding)):
+            far[name] = f"{error:.2e} of {float(step.norm()):.2e}, plain {allowed:.2e}"
+    assert not far, f"steps too far off: {far}"

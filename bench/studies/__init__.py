@@ -1,0 +1,1 @@
+"""Studies of quality: sprint, ablation, tuning, artifact, knowledge."""

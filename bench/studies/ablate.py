@@ -1,0 +1,201 @@
+"""What the swarm and its parts are worth: the sprint with all of them, and without each.
+
+    python -m bench ablate --data DIR --seeds 3 --out FILE -- --wallclock 60
+
+What follows ``--`` goes to train.py, after ``--preset sprint --kg-scores wordnet``. Each GPU has a
+run at a time, and a process for all of its runs, so that only the first one compiles. Runs that are
+finished are not run again, so an ablation that was stopped goes on where it was.
+"""
+
+import argparse
+import shlex
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.progress import Progress
+from scipy.stats import ttest_rel
+
+from bench.harness.record import provenance
+from bench.harness.runs import Summary, summaries_of
+from errors import InputError
+from files import write_text
+from settings import Settings, load_settings
+from swarm.agents import AGENTS
+
+FIRST_SEED = 1337
+BASE = ("--preset", "sprint", "--kg-scores", "wordnet")
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "on": (),
+    "swarm off": ("--no-swarm",),
+    **{f"agent {agent.name} off": ("--agents-off", agent.name) for agent in AGENTS},
+    "KG init off": ("--kg-init", "0"),
+    "KG loss off": ("--kg-loss-weight", "0"),
+    "MTP off": ("--mtp-num-heads", "0"),
+    "QAT off": ("--late-qat-threshold", "0"),
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Run what is not finished, print the table, write it where ``--out`` says.
+
+    Returns:
+        0; 2 for bad input; 130 where it was interrupted, with a table of what was finished.
+    """
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    options, given = parser().parse_args(arguments[:cut]), arguments[cut + 1 :]
+    found: dict[str, list[Summary]] = {}
+    status = 0
+    try:
+        make(plan(options, given), found)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        status = 130
+    if not found.get("on"):
+        print("no run is finished", file=sys.stderr)
+        return status
+    print(table(found))
+    if options.out:
+        command = f"python -m bench ablate --data DIR --seeds {options.seeds} "
+        if options.variants != list(VARIANTS):
+            command += f"--variants {shlex.join(options.variants)} "
+        command += shlex.join(arguments[cut:])
+        about = [f"{name}: {value}" for name, value in provenance(options.commit).items()]
+        write_text(options.out, "\n".join([command.strip(), *about, "", table(found), ""]))
+    return status
+
+
+def make(runs: Sequence[tuple[str, Path, list[str]]], found: dict[str, list[Summary]]) -> None:
+    """Make the runs that are planned; their summaries go to ``found`` as they are finished."""
+    with Progress() as progress:
+        summaries = zip(runs, summaries_of([run[1:] for run in runs]), strict=True)
+        for (name, folder, _), of in progress.track(summaries, len(runs), description="runs"):
+            found.setdefault(name, []).append(of)
+            line = f"{folder.name}: {scores_line(of)}"
+            progress.console.print(line, soft_wrap=True, highlight=False)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options before ``--``."""
+    made = argparse.ArgumentParser(prog="python -m bench ablate", description=__doc__)
+    made.add_argument("--data", type=Path, required=True, help="the sprint's corpus as shards")
+    made.add_argument("--seeds", type=int, default=3, help=f"runs of each, from {FIRST_SEED} on")
+    made.add_argument(
+        "--variants",
+        nargs="+",
+        choices=VARIANTS,
+        default=list(VARIANTS),
+        metavar="NAME",
+        help='compared with "on"; all of them unless given: ' + ", ".join(VARIANTS),
+    )
+    made.add_argument("--runs", type=Path, default=Path("runs/ablate"), help="for run folders")
+    made.add_argument("--out", type=Path, help="file for the table")
+    made.add_argument("--commit", help="of the code, where it is no git checkout")
+    return made
+
+
+def plan(options: argparse.Namespace, given: Sequence[str]) -> list[tuple[str, Path, list[str]]]:
+    """Variant, folder and settings of each run; seed by seed, so that a stop leaves whole rounds.
+
+    A variant that is the same run as "on", for the options have switched off what it does without,
+    is left out.
+
+    Raises:
+        InputError: settings that no run can have, or a folder that holds a run of other ones.
+    """
+    if options.seeds < 1:
+        raise InputError(f"--seeds {options.seeds}: it takes at least one run of each")
+    runs = []
+    for seed in range(FIRST_SEED, FIRST_SEED + options.seeds):
+        base = [*BASE, "--data", str(options.data), *given, "--seed", str(seed)]
+        on = load_settings(base)
+        for name in dict.fromkeys(["on", *options.variants]):
+            without = VARIANTS[name]
+            settings = load_settings([*base, *without])
+            if without and settings == on:
+                continue
+            folder = options.runs / f"{name.replace(' ', '-')}-{seed}"
+            check(folder, settings)
+            runs.append((name, folder, [*base, *without]))
+    return runs
+
+
+def check(folder: Path, settings: Settings) -> None:
+    """Refuse a folder that holds anything but a run of these settings."""
+    kept = folder / "settings.toml"
+    if not folder.exists():
+        return
+    if not kept.is_file() or asked(load_settings(["--config", str(kept)], {})) != asked(settings):
+        raise InputError(f"{folder} holds another run; remove it, or choose other --runs")
+
+
+def asked(settings: Settings) -> Mapping[str, object]:
+    """What makes two runs the same."""
+    values = settings.model_dump(exclude={"run_dir", "resume", "config"})
+    return values | {"data": settings.data and settings.data.resolve()}
+
+
+def scores_line(of: Summary) -> str:
+    """Its scores, in bits per byte."""
+    return ", ".join(f"{name} {score['bpb']:.4f}" for name, score in of["scores"].items())
+
+
+def table(found: Mapping[str, Sequence[Summary]]) -> str:
+    """A row a variant: mean ± standard deviation over n seeds, that of the differences from "on"
+    at equal seeds, and their p.
+
+    Seeds differ by more than variants do, but by the same in each: so runs are compared in pairs.
+
+    Args:
+        found: of each variant the runs of the same seeds in the same order, some of which may lack
+            at the end.
+    """
+    on = found["on"]
+    names = list(on[0]["scores"])
+    lines = [
+        "| variant | n | steps | ms/step | "
+        + " | ".join(f"{n} | less on | p" for n in names)
+        + " |",
+        "|---" * (4 + 3 * len(names)) + "|",
+    ]
+    for variant, runs in found.items():
+        cells = [variant, str(len(runs)), f"{mean(runs, 'steps'):.0f}"]
+        cells.append(f"{mean(runs, 'step_ms'):.2f}")
+        for name in names:
+            ours, theirs = bits(runs, name), bits(on[: len(runs)], name)
+            cells += [spread(ours), *(("-", "-") if runs is on else differing(ours, theirs))]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def mean(runs: Sequence[Summary], key: str) -> float:
+    """Of a number in the summaries."""
+    return statistics.fmean(run[key] for run in runs)
+
+
+def bits(runs: Sequence[Summary], name: str) -> list[float]:
+    """Bits per byte of each run."""
+    return [run["scores"][name]["bpb"] for run in runs]
+
+
+def spread(values: Sequence[float], form: str = ".4f") -> str:
+    """Mean ± standard deviation, where there is one."""
+    if len(values) < 2:
+        return f"{values[0]:{form}}"
+    return f"{statistics.fmean(values):{form}} ± {statistics.stdev(values):.4f}"
+
+
+def differing(ours: Sequence[float], theirs: Sequence[float]) -> tuple[str, str]:
+    """Ours less theirs, pair by pair, and p of a two-sided t-test of pairs, which takes two."""
+    less = [a - b for a, b in zip(ours, theirs, strict=True)]
+    if len(less) < 2:
+        return spread(less, "+.4f"), "-"
+    _, p = ttest_rel(ours, theirs)
+    return spread(less, "+.4f"), f"{p:.3f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,314 @@
+"""What an artifact costs and loses: a run's weights coded in several ways.
+
+    python -m bench artifact RUN --data DIR [--limit BYTES] [--commit HASH]
+
+RUN is a run's folder with a checkpoint; it is coded as its settings say. For each way: bits per
+byte of the weights as they come back, the file's bytes, those of plain LZMA over the same codes (a
+byte each, in the order of the weights, as PR #1081 has it), and seconds to quantise, to pack, from
+weights to the file on disk, and to load. Each is done and timed once; only a file that is to fill
+``--limit`` takes attempts, which are timed together. The bars are for that file, by default of the
+public system's size, which lost it 0.0033: exits with 1 where it misses one.
+
+Rows are printed, each as soon as it is complete, to stdout, and what is under way to stderr. Plain
+LZMA takes longer than all else of a row. Where every thread for it leaves three more cores free it
+runs beside the rows that follow, up to three threads while they are timed; on a machine of fewer
+than four cores each row waits for its own, and nothing runs beside what is timed.
+"""
+
+import argparse
+import lzma
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from artifact.export import export, load
+from artifact.format import container
+from artifact.format.container import Stored
+from artifact.quantisation.hessians import collect
+from artifact.quantisation.recipe import Recipe, quantise
+from bench.harness.record import provenance
+from data.inputs import Inputs, open_inputs
+from data.shards import TokenStream
+from errors import InputError
+from evaluation.windows import evaluate
+from kernels import operations
+from model.gpt import GPT
+from runtime import checkpoint
+from runtime.ranks import World
+from settings import Settings, load_settings
+
+PUBLIC_BYTES = 14_160_000  # PR #1081's artifact of the same sprint
+MOST_LOST = 0.004  # bits per byte
+LEAST_SMALLER = 0.04  # than plain LZMA
+MOST_LOADING = 3.0  # seconds
+RANK = 8  # of the corrections that are tried where the settings ask for none
+CORES_A_THREAD = 4  # of plain LZMA
+HEADINGS = ("coded", "bpb", "lost", "bytes", "plain LZMA", "smaller", "steps x")
+HEADINGS += ("quantise s", "pack s", "export s", "load s")
+ROW = "| {label} | {bpb:.4f} | {lost:+.4f} | {bytes:,} | {plain:,} | {smaller:.1%} | {factor:.3f} "
+ROW += "| {quantising} | {packing} | {exporting:.1f} | {loading:.1f} |"
+
+
+@dataclass(frozen=True)
+class Made:
+    """A file, and the seconds that it took; to quantise and to pack, where that was done once.
+
+    ``factor`` is on the grid's clips and floors.
+    """
+
+    bytes: int
+    factor: float
+    exporting: float
+    quantising: float | None = None
+    packing: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way of coding, as the module says; complete once ``plain``, plain LZMA's bytes, is."""
+
+    label: str
+    bpb: float
+    lost: float
+    made: Made
+    loading: float
+    plain: Future[int]
+
+    @property
+    def smaller(self) -> float:
+        """The share of plain LZMA's bytes that the file does without."""
+        return 1 - self.made.bytes / self.plain.result()
+
+    @property
+    def misses(self) -> bool:
+        """Whether it is above a bar."""
+        return self.lost > MOST_LOST or self.smaller < LEAST_SMALLER or self.loading > MOST_LOADING
+
+    def __str__(self) -> str:
+        texts = {
+            "plain": self.plain.result(),
+            "smaller": self.smaller,
+            "quantising": shown(self.made.quantising),
+            "packing": shown(self.made.packing),
+        }
+        return ROW.format(**vars(self) | vars(self.made) | texts)
+
+
+@dataclass
+class Bench:
+    """A run's model, its data and its weights as they were trained; ``beside`` runs plain LZMA."""
+
+    settings: Settings
+    inputs: Inputs
+    model: GPT
+    weights: dict[str, Tensor]
+    beside: ThreadPoolExecutor
+    base: float = 0.0
+
+    @classmethod
+    def open(cls, run: Path, data: Path, beside: ThreadPoolExecutor) -> "Bench":
+        """Read a run. Raises InputError for what is none, or does not fit the data."""
+        settings = load_settings(["--resume", str(run), "--data", str(data)])
+        path = checkpoint.latest(run / "checkpoints")
+        if path is None:
+            raise InputError(f"{run} has no checkpoint; give a run that ended or was interrupted")
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        tensors, _ = checkpoint.load(path, device)
+        model = GPT(
+            settings.architecture(),
+            operations("reference"),
+            dtype=torch.bfloat16 if device.type == "cuda" else torch.float32,
+            max_seq_len=max(settings.train_seq_len, settings.eval_seq_len),
+            seed=0,
+        ).to(device)
+        live = {f"model.{name}": name for name, _ in model.named_parameters()}
+        weights = {name: tensors[key] for key, name in live.items() if "mtp" not in name}
+        averaged = {name: tensors.get(f"average.{name}", weights[name]) for name in weights}
+        inputs = open_inputs(data, None, settings.vocab_size, settings.bos_id)
+        found = cls(settings, inputs, model, averaged, beside)
+        tell("scoring the weights as they are")
+        found.base = found.bpb(averaged)
+        return found
+
+    @torch.no_grad()
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Give the model these weights."""
+        for name, parameter in self.model.named_parameters():
+            parameter.copy_(weights.get(name, parameter))
+
+    def bpb(self, weights: Mapping[str, Tensor]) -> float:
+        """Bits per byte of the validation split, plain windows."""
+        self.load(weights)
+        length, device = self.settings.eval_seq_len, self.model.tok_emb.device
+        return evaluate(
+            self.model.score,
+            self.inputs.validation,
+            self.inputs.byte_table,
+            seq_len=length,
+            stride=length,
+            batch_windows=max(1, self.settings.val_batch_size // length),
+            world=World.single(device),
+            max_tokens=self.settings.val_max_tokens,
+        ).bpb
+
+    def batches(self) -> Iterator[Tensor]:
+        """Training windows, evenly spread, on the device."""
+        length = self.settings.train_seq_len
+        rows = max(1, self.settings.micro_batch_tokens // length)
+        windows = max(rows, self.settings.calibration_tokens // length)
+        for first in range(0, windows - rows + 1, rows):
+            numbers = range(first, first + rows)
+            yield torch.stack([self._window(self.inputs.train, i / windows) for i in numbers])
+
+    def _window(self, stream: TokenStream, place: float) -> Tensor:
+        length = self.settings.train_seq_len
+        tokens = stream.read(int(place * (len(stream) - length)), length)
+        return torch.from_numpy(tokens.astype("int32")).to(self.model.tok_emb.device)
+
+    def row(
+        self,
+        label: str,
+        recipe: Recipe,
+        hessians: Mapping[str, Tensor] | None,
+        limit: int | None = None,
+    ) -> Row:
+        """Code the weights in one way."""
+        tell(f"coding: {label}")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "artifact.bin"
+            if limit is None:
+                made, stored = self.code(path, recipe, hessians)
+            else:
+                made, stored = self.fill(path, recipe, hessians, limit)
+            loading, (_, found) = seconds_of(lambda: load(path))
+        plain = self.beside.submit(plain_lzma, raw_bytes(stored))
+        if not threads():
+            wait([plain])
+        bpb = self.bpb(found)
+        return Row(label, bpb, bpb - self.base, made, loading, plain)
+
+    def code(
+        self, path: Path, recipe: Recipe, hessians: Mapping[str, Tensor] | None
+    ) -> tuple[Made, Mapping[str, Stored]]:
+        """What `export` does without a limit, each part timed."""
+        quantising, stored = seconds_of(lambda: quantise(self.weights, recipe, hessians))
+        packing, encoded = seconds_of(lambda: container.encode(self.architecture, stored))
+        writing, _ = seconds_of(lambda: container.save(path, encoded))
+        exporting = quantising + packing + writing
+        return Made(len(encoded.blob), 1.0, exporting, quantising, packing), stored
+
+    def fill(
+        self, path: Path, recipe: Recipe, hessians: Mapping[str, Tensor] | None, limit: int
+    ) -> tuple[Made, Mapping[str, Stored]]:
+        """As training does it: `export` looks for the steps that fill ``limit``."""
+        report = export(path, self.architecture, self.weights, recipe, hessians, limit)
+        return Made(report.bytes, report.factor, report.seconds), container.read(path)[1]
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """What an artifact says of the model."""
+        return self.settings.architecture().model_dump() | {"mtp_num_heads": 0}
+
+
+Found = TypeVar("Found")
+
+
+def seconds_of(work: Callable[[], Found]) -> tuple[float, Found]:
+    """How long ``work`` takes, what it queued on a GPU included, and what it makes."""
+    begin = time.perf_counter()
+    found = work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin, found
+
+
+def raw_bytes(stored: Mapping[str, Stored]) -> bytes:
+    """All codes, scales and other values, one after the other."""
+    parts = [
+        part.cpu().contiguous().numpy().tobytes()
+        for of_tensor in stored.values()
+        for part in (of_tensor.values, of_tensor.scale)
+        if part is not None
+    ]
+    return b"".join(parts)
+
+
+def plain_lzma(raw: bytes) -> int:
+    """Bytes of ``raw`` through LZMA."""
+    return len(lzma.compress(raw, preset=9))
+
+
+def threads() -> int:
+    """How many of plain LZMA may run while something is timed."""
+    return len(os.sched_getaffinity(0)) // CORES_A_THREAD
+
+
+def shown(seconds: float | None) -> str:
+    """Seconds, where they are known."""
+    return "-" if seconds is None else f"{seconds:.1f}"
+
+
+def tell(phase: str) -> None:
+    """Say what is under way, beside the table."""
+    print(phase, file=sys.stderr, flush=True)
+
+
+def rows(bench: Bench, limit: int) -> Iterator[Row]:
+    """Each way of coding; the last is what the bars are for."""
+    recipe = Recipe.of(bench.settings)
+    corrected = replace(recipe, rank=recipe.rank or RANK, corrected=recipe.corrected or 3)
+    bench.load(bench.weights)
+    tell("collecting Hessians")
+    hessians = collect(bench.model, bench.batches())
+    yield bench.row("to the nearest code", recipe, None)
+    yield bench.row("GPTQ", recipe, hessians)
+    yield bench.row(f"GPTQ, {corrected.corrected} corrections", corrected, hessians)
+    yield bench.row(f"GPTQ, {limit:,} bytes", recipe, hessians, limit)
+
+
+def print_head(bench: Bench, run: str, commit: str | None) -> None:
+    """What stands above the rows."""
+    about = "\n".join(f"{name}: {value}" for name, value in provenance(commit).items())
+    print(f"{about}\nrun: {run}, {bench.base:.4f} bpb before\n")
+    print(f"| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}", flush=True)
+
+
+def print_row(row: Row, _: Future[int]) -> None:
+    """One write, for two threads may be at it."""
+    print(f"{row}\n", end="", flush=True)
+
+
+def main(arguments: list[str]) -> int:
+    """Print the table; 1 where GPTQ misses a bar, 2 for what is no run or does not fit its data."""
+    parser = argparse.ArgumentParser(prog="python -m bench artifact", description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--limit", type=int, default=PUBLIC_BYTES, help="of the last row's file")
+    parser.add_argument("--commit", help="of the code, where it is no git checkout")
+    options = parser.parse_args(arguments)
+    found: list[Row] = []
+    try:
+        with ThreadPoolExecutor(max(1, threads())) as beside:
+            bench = Bench.open(options.run, options.data, beside)
+            print_head(bench, options.run.name, options.commit)
+            for row in rows(bench, options.limit):
+                found.append(row)
+                row.plain.add_done_callback(partial(print_row, row))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return int(found[-1].misses)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Proofs that a score is lawful: causality, accounting, test-time training."""

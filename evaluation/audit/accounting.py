@@ -1,0 +1,151 @@
+"""What a score is divided by and what it cost: bytes of text and of the artifact, two clocks."""
+
+import json
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from artifact.submission.code_size import code_bytes
+from data.tokenizer import ByteTable, Tokenizer
+from errors import InputError
+from evaluation.audit.checks import Check
+from evaluation.score import Tokens
+from files import PROJECT
+
+TRAINING_SECONDS = EVALUATION_SECONDS = 600.0
+CODED = "roundtrip"  # the weights that come from the artifact
+
+
+def bytes_of_text(
+    tokenizer: Tokenizer,
+    table: ByteTable,
+    stream: Tokens,
+    tell: Callable[[int, int], None] = lambda done, documents: None,
+) -> Check:
+    """Compare the bytes that are counted with the UTF-8 bytes of each decoded document.
+
+    What no token stands for, an unknown character or a space behind a boundary, counts nothing:
+    that can only make a score worse.
+
+    Args:
+        tokenizer: that made the tokens.
+        table: its bytes a token.
+        stream: a split of whole documents.
+        tell: documents done, documents in all.
+    """
+    tokens = stream.read(0, len(stream))
+    edges = np.union1d(np.flatnonzero(tokens == tokenizer.bos_id), [0, len(tokens)]).tolist()
+    total = spaces = unknown = 0
+    for index, (begin, end) in enumerate(pairwise(edges)):
+        document = tokens[begin:end]
+        previous = tokens[np.maximum(np.arange(begin, end) - 1, 0)]
+        counted = int(table.count(previous, document).sum())
+        decoded, uncounted, unknowns = decoded_bytes(tokenizer, table, document)
+        if counted != decoded - uncounted:
+            found = f"document {index}: {counted} bytes counted, but its text has {decoded}"
+            return Check("bytes of text", "tokenizer", False, found)
+        total, spaces, unknown = total + counted, spaces + uncounted, unknown + unknowns
+        if index % 100 == 0:
+            tell(index, len(edges) - 1)
+    found = f"{total:,} bytes of {len(edges) - 1:,} documents, as decoded"
+    found += f"; not counted: {unknown:,} unknown characters, {spaces:,} first spaces"
+    return Check("bytes of text", "tokenizer", True, found)
+
+
+def decoded_bytes(
+    tokenizer: Tokenizer, table: ByteTable, document: np.ndarray
+) -> tuple[int, int, int]:
+    """UTF-8 bytes of a document's text without what is unknown; how many of them are spaces that
+    begin a stretch of it; how many tokens are unknown."""
+    processor, ids = tokenizer.processor, document.astype(np.int64)
+    breaks = np.flatnonzero(table.boundary[ids]).tolist()
+    size = spaces = 0
+    for begin, end in pairwise([-1, *breaks, len(ids)]):
+        stretch = ids[begin + 1 : end].tolist()
+        if not stretch:
+            continue
+        size += len(processor.decode(stretch).encode())
+        # A tokenizer that puts a space before each text takes it away again.
+        kept = processor.decode(stretch[:1]).startswith(" ")
+        spaces += bool(table.leading_space[stretch[0]]) and kept
+    unknown = sum(processor.is_unknown(int(ids[place])) for place in breaks)
+    return size, spaces, unknown
+
+
+def read_summary(artifact: Path) -> dict[str, Any] | None:
+    """The summary of the run folder that an artifact lies in; None where there is none.
+
+    Raises:
+        InputError: it is no JSON object.
+    """
+    path = artifact.parent / "summary.json"
+    if not path.is_file():
+        return None
+    try:
+        summary = json.loads(path.read_bytes())
+    except ValueError:
+        summary = None
+    if not isinstance(summary, dict):
+        raise InputError(f"{path}: not a JSON object; remove it to audit the artifact alone")
+    return summary
+
+
+def size(artifact: Path, summary: dict[str, Any] | None, limit: int) -> Check:
+    """Code and artifact under the limit; without a summary, the code that evaluation runs on."""
+    stored = artifact.stat().st_size
+    files = (summary or {}).get("code_files") or code_bytes(PROJECT)
+    code, whose = sum(files.values()), "the run's code" if summary else "evaluation's code"
+    total = code + stored
+    found = f"{whose} {code:,} + artifact {stored:,} = {total:,} of {limit:,} bytes"
+    if summary and summary.get("artifact_bytes", stored) != stored:
+        return Check("size", "artifact", False, "the summary is of another artifact")
+    return Check("size", "artifact", total <= limit, found)
+
+
+def clocks(summary: dict[str, Any] | None) -> list[Check]:
+    """Training and evaluation, each under 600 s by the run's own clock."""
+    trained = (summary or {}).get("train_seconds")
+    rows = (summary or {}).get("scores") or {}
+    seconds = [row["seconds"] for name, row in rows.items() if name.startswith(CODED)]
+    return [
+        clock("training clock", trained, TRAINING_SECONDS),
+        clock("evaluation clock", sum(seconds) if seconds else None, EVALUATION_SECONDS),
+    ]
+
+
+def clock(name: str, seconds: float | None, limit: float) -> Check:
+    """One of the two."""
+    if seconds is None:
+        return Check(name, "run", None, "not known: no finished run's summary.json lies beside it")
+    return Check(name, "run", seconds <= limit, f"{seconds:.1f} of {limit:.0f} s")
+
+
+def whole_split(
+    summary: dict[str, Any] | None, stream: Tokens, table: ByteTable, most: int
+) -> Check:
+    """The run's scores of the artifact are of all targets and all their bytes.
+
+    Args:
+        summary: of the run.
+        stream: the split that it scored.
+        table: bytes of each token.
+        most: targets that the settings limit the evaluation to; 0: none.
+    """
+    rows = (summary or {}).get("scores") or {}
+    rows = {name: row for name, row in rows.items() if name.startswith(CODED)}
+    if not rows:
+        return Check("whole split", "run", None, "not known: no scores of a run lie beside it")
+    targets = min(len(stream) - 1, most or len(stream) - 1)
+    tokens = stream.read(0, targets + 1)
+    counted = int(table.count(tokens[:-1], tokens[1:]).sum())
+    for name, row in rows.items():
+        if (row["tokens"], row["bytes"]) != (targets, counted):
+            found = f"{name}: {row['tokens']:,} tokens and {row['bytes']:,} bytes, but the split "
+            return Check("whole split", "run", False, found + f"has {targets:,} and {counted:,}")
+    found = f"{', '.join(rows)}: {targets:,} tokens, {counted:,} bytes"
+    if targets < len(stream) - 1:
+        found = f"only the first {targets:,} of {len(stream) - 1:,} tokens (val_max_tokens)"
+    return Check("whole split", "run", targets == len(stream) - 1, found)

@@ -1,0 +1,50 @@
+"""What a run came to: its summary, its plot, and what a person reads at the end."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+
+from artifact.submission.code_size import OverBudget, budget_line, check_total, code_bytes
+from evaluation.scoreboard import Scoreboard
+from runtime.plot import plot_run
+from runtime.run_folder import RunFolder
+from swarm.decision_log import read
+from swarm.report import decisions_table
+
+
+def conclude(
+    folder: RunFolder, facts: Mapping[str, object], scores: Scoreboard, root: Path, limit: int
+) -> int:
+    """Count bytes, write the summary and the plot, say where everything is.
+
+    Args:
+        folder: of the run, with its artifact.
+        facts: about the run, for its summary.
+        scores: of the run's end.
+        root: of the code that ran.
+        limit: bytes of code + artifact.
+
+    Returns:
+        the exit code: 0, or 1 over the limit.
+    """
+    files = code_bytes(root)
+    code, artifact = sum(files.values()), folder.artifact.stat().st_size
+    sizes = {"code_bytes": code, "artifact_bytes": artifact, "total_bytes": code + artifact}
+    summary = {**facts, **sizes, "size_limit": limit, "scores": scores.rows, "code_files": files}
+    folder.log("summary", **summary)
+    folder.write_summary(summary)
+    plot_run(folder.log_file, folder.plot)
+    scores.progress.phase("finished")
+    print(scores.table())
+    if folder.decisions.is_file():
+        Console().print(decisions_table(list(read(folder.decisions))))
+    print(budget_line(code, artifact, limit))
+    print(f"run folder: {folder.path}", flush=True)
+    try:
+        check_total(code, artifact, limit)
+    except OverBudget as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0

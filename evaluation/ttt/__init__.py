@@ -1,0 +1,1 @@
+"""Score-first test-time training: all weights by SGD, or adapters of each document."""

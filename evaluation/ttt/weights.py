@@ -1,0 +1,246 @@
+"""Score-first test-time training of the weights (parameter-golf PR #549).
+
+The split is cut into chunks. A chunk is scored by sliding windows, in inference mode, and only then
+do the weights learn from it, by SGD; the last chunk teaches nobody. So every token's score is final
+before any weight that has seen the token is used.
+
+The ranks share a chunk's windows and each step's batch; gradients are summed, so that every rank
+takes the same step, and any number of ranks gives the same scores but for the order of sums.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.tokenizer import ByteTable
+from errors import InputError
+from evaluation.score import Record, Score, ScoreFunction, Tally, Tokens, to_device
+from evaluation.windows import cut, score_windows
+from model.config import Architecture
+from model.gpt import GPT
+from runtime.graphs import CapturedMicroBatches, MicroBatches
+from runtime.ranks import World
+from settings import Settings
+
+HALVES = ("qo_bank", "kv_bank")  # two matrices a layer, the second ones behind all first ones
+STACKED = {"up_bank", "down_bank", "mix", "attn_scale", "mlp_scale", "q_gain"}
+STACKED |= {"gate_weight", "gate_bias", "value_residual"}
+
+
+class Learner(Protocol):
+    """What learns from tokens that are scored."""
+
+    def learn(self, tokens: Tensor, places: Tensor, rate: float) -> None:
+        """Learn the last S targets of each row.
+
+        Args:
+            tokens: (N, T + 1) int32; token i + 1 is the target of token i.
+            places: (N, S) of those targets in the split; -1 where a row is padding.
+            rate: factor of the learning rate.
+        """
+        ...
+
+    def tensors(self) -> list[Tensor]:
+        """All that learning changes."""
+        ...
+
+
+def score_first(
+    score_fn: ScoreFunction,
+    learner: Learner,
+    stream: Tokens,
+    byte_table: ByteTable,
+    settings: Settings,
+    *,
+    world: World,
+    max_tokens: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    record: Record | None = None,
+) -> Score:
+    """Score a split in chunks, and let the learner learn each but the last once it is scored.
+
+    Args:
+        score_fn, stream, byte_table, world, max_tokens, record: as for
+            `evaluation.windows.evaluate`.
+        learner: of the weights that ``score_fn`` reads.
+        settings: windows, batch, chunk.
+        progress: told (chunks scored, chunks in all).
+
+    Raises:
+        InputError: as ``evaluate``.
+    """
+    size, length = settings.ttt_chunk_tokens, settings.eval_seq_len
+    stride = settings.eval_stride or length
+    share = math.ceil(math.ceil(size / stride) / world.size)
+    batch = min(share, max(1, settings.val_batch_size // length))
+    windows = cut(stream, length, stride, batch, max_tokens)
+    tally = Tally(byte_table, world, record)
+    chunks = math.ceil(windows.targets / size)
+    first = 0
+    for chunk in range(chunks):
+        end = min((chunk + 1) * size, windows.targets)
+        last = windows.begun_before(end)
+        score_windows(score_fn, stream, windows, (first, last), batch, tally)
+        if chunk + 1 < chunks:
+            rate = 0.5 * (1 + math.cos(math.pi * chunk / (chunks - 1)))
+            learner.learn(*chunk_windows(stream, chunk * size, size, length, world.device), rate)
+        first = last
+        if progress:
+            progress(chunk + 1, chunks)
+    return tally.score()
+
+
+def chunk_windows(
+    stream: Tokens, begin: int, size: int, length: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Tokens (size / length, length + 1) int32 from ``begin`` on, and their targets' places."""
+    starts = torch.arange(0, size, length, device=device)[:, None]
+    offsets = starts + torch.arange(length + 1, device=device)
+    tokens = to_device(stream.read(begin, size + 1).astype(np.int32), device)[offsets]
+    return tokens, begin + offsets[:, 1:]
+
+
+class WeightLearner:
+    """SGD with momentum on a model's weights, for ``learning_weights`` to make.
+
+    Args:
+        model: its weights learn, all but the frozen.
+        forward: the model, or what it is compiled to.
+        captured: replay the step as a CUDA graph.
+        settings: rate, momentum, clip, epochs, batch, what is frozen.
+        world: the ranks that share each batch.
+
+    Raises:
+        InputError: the ranks cannot share a batch evenly, or no such parameter can be frozen.
+    """
+
+    def __init__(
+        self,
+        model: GPT,
+        forward: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+        captured: bool,
+        settings: Settings,
+        world: World,
+    ) -> None:
+        self.settings, self.world = settings, world
+        weights = learnable(model)
+        check_names(settings.ttt_freeze, weights)
+        self.parameters = [p for name, p in weights.items() if name not in settings.ttt_freeze]
+        self.frozen_rows = {
+            p: frozen_rows(model.config, name, settings.ttt_freeze_blocks)
+            for name, p in weights.items()
+            if name not in settings.ttt_freeze
+        }
+        windows = settings.ttt_chunk_tokens // settings.eval_seq_len
+        self.batch = min(windows, settings.ttt_batch_seqs)
+        if self.batch % world.size:
+            raise InputError(
+                f"a TTT batch of {self.batch} windows cannot be shared by {world.size} ranks; "
+                "choose --ttt-chunk-tokens and --ttt-batch-seqs that can"
+            )
+        kind = CapturedMicroBatches if captured else MicroBatches
+        self.micro_batches = kind(forward, self.parameters, 1 / world.size)
+        self.optimizer = torch.optim.SGD(
+            self.parameters, lr=settings.ttt_lr, momentum=settings.ttt_momentum, foreach=True
+        )
+
+    def tensors(self) -> list[Tensor]:
+        return [parameter.detach() for parameter in self.parameters]
+
+    def learn(self, tokens: Tensor, places: Tensor, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.ttt_lr * rate
+        share = self.batch // self.world.size
+        for _ in range(self.settings.ttt_epochs):
+            for batch in tokens.split(self.batch):
+                self._step(batch[self.world.rank * share :][:share])
+
+    def _step(self, tokens: Tensor) -> None:
+        """One step on this rank's windows (share, T + 1) of a batch."""
+        self.micro_batches.clear()
+        self.micro_batches.add(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                continue
+            self.world.sum_(parameter.grad)
+            for rows in self.frozen_rows[parameter]:
+                parameter.grad[rows] = 0
+        if self.settings.ttt_grad_clip:
+            torch.nn.utils.clip_grad_norm_(
+                self.parameters, self.settings.ttt_grad_clip, foreach=True
+            )
+        self.optimizer.step()
+
+
+@contextmanager
+def learning_weights(
+    model: GPT, backend: str, settings: Settings, world: World
+) -> Iterator[WeightLearner]:
+    """A learner of the model's weights, which are put back, bit for bit, when the block ends.
+
+    Args:
+        model: on ``world.device``.
+        backend: as ``kernels.operations`` takes it; ``compiled`` compiles the forward pass.
+        settings: of the method.
+        world: the ranks.
+    """
+    before = {p: (p.detach().clone(), p.requires_grad) for p in model.parameters()}
+    forward = model
+    if backend == "compiled":
+        forward = torch.compile(model, dynamic=False, fullgraph=True)
+    captured = backend == "kernels" and world.device.type == "cuda"
+    learner = WeightLearner(model, forward, captured, settings, world)
+    learning = set(learner.parameters)
+    try:
+        for parameter in before:
+            parameter.requires_grad_(parameter in learning)
+        yield learner
+    finally:
+        with torch.no_grad():
+            for parameter, (value, required) in before.items():
+                parameter.copy_(value)
+                parameter.requires_grad_(required).grad = None
+
+
+def learnable(model: GPT) -> dict[str, torch.nn.Parameter]:
+    """The parameters that a score depends on: all but the MTP heads."""
+    return {name: p for name, p in model.named_parameters() if not name.startswith("mtp")}
+
+
+def check_names(names: list[str], weights: dict[str, torch.nn.Parameter]) -> None:
+    """Refuse to freeze what there is not."""
+    unknown = sorted(set(names) - set(weights))
+    if unknown:
+        raise InputError(
+            f"ttt_freeze: no parameter {', '.join(unknown)}; there are: {', '.join(weights)}"
+        )
+    if len(set(names)) == len(weights):
+        raise InputError("ttt_freeze names all parameters; leave one to learn")
+
+
+def frozen_rows(config: Architecture, name: str, blocks: int) -> list[slice]:
+    """The rows of a stacked parameter that belong to the first ``blocks`` layers.
+
+    Raises:
+        InputError: there are not so many layers.
+    """
+    layers = config.num_layers
+    if blocks > layers:
+        raise InputError(f"ttt_freeze_blocks {blocks}, but the network has {layers} layers")
+    if not blocks:
+        return []
+    if name in HALVES:
+        return [slice(0, blocks), slice(layers, layers + blocks)]
+    if name in STACKED:
+        return [slice(0, blocks)]
+    if name == "skip_weight":
+        return [slice(0, max(0, blocks - config.num_encoder_layers))]
+    if name == "value_layer_scale":
+        of_frozen = [i for i, layer in enumerate(config.value_layers) if layer < blocks]
+        return [slice(i, i + 1) for i in of_frozen]
+    return []

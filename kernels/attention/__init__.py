@@ -1,0 +1,1 @@
+"""Causal grouped-query attention: norm, rotary, softmax, values, XSA and gate."""

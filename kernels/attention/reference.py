@@ -1,0 +1,147 @@
+"""Causal grouped-query attention with all that surrounds it between two projections."""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# (q, k, v, visible or None) -> y, as scaled_dot_product.
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+
+def rope_table(length: int, dims: int, base: float, device: torch.device) -> Tensor:
+    """Cosines and sines of rotary embedding (Su et al. 2021, arXiv:2104.09864).
+
+    Returns:
+        (2, length, dims / 2) fp32: cos, sin of ``position * base^(-2i / dims)``.
+    """
+    inverse = base ** (-torch.arange(0, dims, 2, dtype=torch.float64, device=device) / dims)
+    positions = torch.arange(length, dtype=torch.float64, device=device)
+    angles = torch.outer(positions, inverse)
+    return torch.stack((angles.cos(), angles.sin())).float()
+
+
+def document_bounds(tokens: Tensor, bos_id: int) -> Tensor:
+    """Of each token, where its document starts and where it stops in its window.
+
+    Two integers a token rather than cumulative lengths: the shape does not depend on the data, so a
+    captured graph replays; a tile reads the bounds of its first and last token and knows what to
+    skip, without a search; and a mask is two comparisons with numbers that stay put while a kernel
+    walks the other side: the start belongs to the query, the stop to the key.
+
+    Args:
+        tokens: (B, T) integer ids; every document begins with ``bos_id``.
+
+    Returns:
+        (2, B, T) int32: first position, and first position of the next document or T.
+    """
+    T = tokens.size(1)
+    position = torch.arange(T, dtype=torch.int32, device=tokens.device)
+    begins = tokens == bos_id
+    start = torch.where(begins, position, 0).cummax(1).values
+    following = torch.where(begins, position, T)[:, 1:]
+    following = F.pad(following, (0, 1), value=T)
+    stop = following.flip(1).cummin(1).values.flip(1)
+    return torch.stack((start, stop)).to(torch.int32)
+
+
+def rotate(x: Tensor, rope: Tensor) -> Tensor:
+    """Turn the first 2 * rope.size(-1) dims of each head, in half-split pairs; the rest passes.
+
+    x is (B, T, heads, D), rope (2, T, dims / 2) fp32.
+    """
+    half = rope.size(-1)
+    cos, sin = rope[:, None, :, None, :]
+    first, second, rest = x.split((half, half, x.size(-1) - 2 * half), dim=-1)
+    turned = torch.cat((first * cos + second * sin, second * cos - first * sin), dim=-1)
+    return torch.cat((turned.to(x.dtype), rest), dim=-1)
+
+
+def exclude_self(y: Tensor, v: Tensor) -> Tensor:
+    """XSA: ``y - (y . v/|v|) v/|v|``, each head's output without its part along its own value.
+
+    Exclusive self attention, parameter-golf PR #198. y is (B, T, H, D), v (B, T, G, D).
+    """
+    B, T, H, D = y.shape
+    y_grouped = y.view(B, T, v.size(2), -1, D)
+    direction = F.normalize(v, dim=-1)[:, :, :, None]
+    along = (y_grouped * direction).sum(-1, keepdim=True)
+    return (y_grouped - along * direction).view(B, T, H, D)
+
+
+def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
+    """``softmax(q k^T / sqrt(D)) v`` by PyTorch, causal unless told what is visible.
+
+    q is (B, T, H, D), k and v (B, T, G, D), visible (B, 1, T, T) boolean. Returns (B, T, H, D).
+    """
+    return F.scaled_dot_product_attention(
+        q.transpose(1, 2),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        attn_mask=visible,
+        is_causal=visible is None,
+        enable_gqa=True,
+    ).transpose(1, 2)
+
+
+def gain_limit(head_dim: int) -> float:
+    """The gain that counts at most: 8.7 for heads of 64.
+
+    Normed queries and keys have |q . k| <= head_dim, so with it no score is beyond 2^+-100, and a
+    kernel takes powers of 2 of them in fp32 without a running maximum.
+    """
+    return 100.0 / (math.log2(math.e) * math.sqrt(head_dim))
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gain: Tensor,
+    rope: Tensor,
+    *,
+    eps: float,
+    xsa: bool = False,
+    gate: Tensor | None = None,
+    documents: Tensor | None = None,
+    attend: Attend = scaled_dot_product,
+) -> Tensor:
+    """QK norm, partial rotary, gain, causal GQA, XSA, gate.
+
+        q, k = rotate(rmsnorm(q)) * gain, rotate(rmsnorm(k))
+        y    = softmax(q k^T / sqrt(D), causal, inside a document) v
+        y    = y - its part along v                  where xsa
+        y    = sigmoid(gate) * y                     where a gate is given
+
+    Args:
+        q: (B, T, H, D) as projected.
+        k: (B, T, G, D); query head h reads key head h // (H / G).
+        v: (B, T, G, D).
+        gain: (H,) fp32, on the queries; taken within +-``gain_limit(D)``.
+        rope: (2, T, dims / 2) fp32 from ``rope_table``.
+        eps: of the QK norm.
+        xsa: exclude each position's own value direction.
+        gate: (B, T, H) logits.
+        documents: (2, B, T) int32 from ``document_bounds``; None: a window is one document.
+        attend: the softmax and its two products; ``kernels.attention.peers`` has others.
+
+    Returns:
+        (B, T, H, D) in q's dtype.
+    """
+    D = q.size(-1)
+    gain = gain.clamp(-gain_limit(D), gain_limit(D))
+    q = rotate(F.rms_norm(q, (D,), eps=eps), rope) * gain.to(q.dtype)[:, None]
+    k = rotate(F.rms_norm(k, (D,), eps=eps), rope)
+    visible = None
+    if documents is not None:
+        position = torch.arange(q.size(1), device=q.device)
+        inside = position >= documents[0, :, :, None]
+        visible = (inside & (position <= position[:, None]))[:, None]
+    y = attend(q, k, v, visible)
+    if xsa:
+        y = exclude_self(y, v)
+    if gate is not None:
+        y = y * torch.sigmoid(gate)[..., None]
+    return y

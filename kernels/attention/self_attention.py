@@ -1,0 +1,111 @@
+"""From a layer's normed input to attention's output: projections and attention as one operation.
+
+    project                 queries and keys normed, turned and scaled, and values: one kernel
+    attend                  as in ``kernels.attention.autograd``
+    joint_gradient          as there: dq, dk and dv side by side
+    projection_gradients    as in ``kernels.linear.autograd``
+
+By ``projections`` and ``attention`` apart, raw queries and keys are written and read, 151 MB a
+layer at the real size, and stay until the backward pass, as the memory that the values are a slice
+of. Where ``project`` has no kernel it is a product and ``turned``, and so are they here.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from kernels.attention import qkv_hopper as turned_projections
+from kernels.attention.autograd import Kept, attend, check_heads, joint_gradient
+from kernels.attention.rope import turned
+from kernels.linear.autograd import projection_gradients, rows
+
+
+def self_attention(
+    x: Tensor,
+    weight: Tensor,
+    heads: int,
+    kv_heads: int,
+    gain: Tensor,
+    rope: Tensor,
+    *,
+    eps: float,
+    xsa: bool = False,
+    gate: Tensor | None = None,
+    documents: Tensor | None = None,
+    lookup: Tensor | None = None,
+    lookup_weight: Tensor | None = None,
+) -> Tensor:
+    """``attention(q, k, v, ...)`` of the projections q, k, v of one input.
+
+    Args:
+        x: (B, T, C), bf16 or fp32.
+        weight: ((H + 2 G) D, C), the rows of Q, then of K, then of V.
+        heads, kv_heads: H and G, a multiple of which H is.
+        gain, rope, eps, xsa, gate, documents: as ``kernels.attention.autograd.attention`` takes
+            them.
+        lookup: (B, T, E), with lookup_weight (G D, E): ``lookup @ lookup_weight.T`` is added to v.
+
+    Returns:
+        (B, T, H, D) in x's dtype.
+
+    Raises:
+        ValueError: head dim or rotary dims for which there is no kernel.
+    """
+    check_heads(weight.size(0) // (heads + 2 * kv_heads), 2 * rope.size(2))
+    if lookup_weight is None:
+        lookup = None
+    given = (x, weight, lookup, lookup_weight, gain, rope, gate, documents)
+    return SelfAttention.apply(*given, heads, kv_heads, eps, xsa)  # pyright: ignore[reportReturnType]
+
+
+class SelfAttention(torch.autograd.Function):
+    """Saves ``Kept`` and what is multiplied: x, the weight, the lookup and its weight."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        lookup: Tensor | None,
+        lookup_weight: Tensor | None,
+        gain: Tensor,
+        rope: Tensor,
+        gate: Tensor | None,
+        documents: Tensor | None,
+        heads: int,
+        kv_heads: int,
+        eps: float,
+        xsa: bool,
+    ) -> Tensor:
+        x = x.contiguous()
+        query, rstd, key, key_rstd, v = project(x, weight, gain, rope, heads, kv_heads, eps)
+        if lookup is not None and lookup_weight is not None:
+            v.view(-1, lookup_weight.size(0)).addmm_(rows(lookup), lookup_weight.T)
+        kept = attend(query, rstd, key, key_rstd, v, gain, rope, gate, documents, xsa)
+        ctx.save_for_backward(x, weight, lookup, lookup_weight, *kept)
+        return kept.y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, weight, lookup, lookup_weight, *kept = ctx.saved_tensors
+        joint, dgain, dgate = joint_gradient(Kept(*kept), upstream)
+        joint, needed = rows(joint.flatten(2)), ctx.needs_input_grad[:4]
+        found = projection_gradients(joint, x, weight, lookup, lookup_weight, needed)
+        return *found, dgain, None, dgate, None, None, None, None, None
+
+
+def project(
+    x: Tensor, weight: Tensor, gain: Tensor, rope: Tensor, heads: int, kv_heads: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """query, its 1/rms, key and its, as ``turned`` makes them of x's projections; and v, tokens
+    evenly apart."""
+    head_dim = weight.size(0) // (heads + 2 * kv_heads)
+    if turned_projections.fits(rows(x), heads, kv_heads, head_dim, rope.size(-1)):
+        return turned_projections.project(x, weight, gain, rope, heads, kv_heads, eps)
+    joint = F.linear(x, weight).unflatten(-1, (-1, head_dim))
+    q, k, v = joint.split((heads, kv_heads, kv_heads), dim=2)
+    return *turned(q, k, rope, eps, gain), v

@@ -1,0 +1,1 @@
+"""What several operations share: rows, sums, side streams, launches, Hopper's tiles."""

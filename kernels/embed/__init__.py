@@ -1,0 +1,1 @@
+"""Token, bigram and value embeddings."""

@@ -1,0 +1,1 @@
+"""Output head, softcap and cross-entropy without whole logits in memory."""

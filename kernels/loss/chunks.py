@@ -1,0 +1,119 @@
+"""The loss's three products and its softmax over chunks of rows, on three streams.
+
+The products run over chunks long enough to fill the GPU. The first of them and the softmax go over
+short blocks of a chunk, so that the logits that one has written the other still finds in the L2
+cache. Beside each other, one's kernels have what another's leave idle as they start and end; for
+chunks of 8 blocks:
+
+    current  z0 z1 ... z7  z8  dhidden0-7  z9 ... z15  z16  dhidden8-15 ...
+    softmax     s0 s1 ... s7   s8          s9 ...      s15  s16         ...
+    dheads                     dheads0-7                    dheads8-15  ...
+
+A chunk's dhidden and dheads come after the next one's first block: while its last softmax runs,
+there is a product to run beside it. So logits of two chunks are kept.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+import torch
+from torch import Tensor
+
+from kernels.common.streams import Side
+
+CHUNK_LOGITS = 3 * 2**25  # 201 MB in bf16: 32,768 rows of 3 heads of 1,024
+BLOCK_LOGITS = 3 * 2**22  # 25 MB, half an L2 cache: 4,096 such rows
+# dheads has too few tiles for all multiprocessors: several sums over fewer rows have enough.
+HEAD_PARTS = 2
+ROW_MULTIPLE = 128  # chunks and blocks are whole tiles of cuBLAS's products
+DHEADS_LANE: int | None = 1  # of ``kernels.common.streams``
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """What a pass over hidden's N rows reads, and where it writes."""
+
+    rows: Tensor  # (N, C)
+    heads: Tensor  # (HV, C)
+    bounds: list[slice]
+    logits: Tensor  # (2, rows of a chunk, HV), or one where there is but one chunk
+    dhidden: Tensor | None  # (N, C)
+    dheads: Tensor | None  # (parts, HV, C), to be added up
+
+    @classmethod
+    def of(cls, hidden: Tensor, heads: Tensor, learning: bool) -> "Chunks":
+        """Of hidden (..., C) and heads (H, V, C); with gradients if ``learning``."""
+        rows, stacked = hidden.reshape(-1, hidden.size(-1)), heads.flatten(0, 1)
+        bounds = spans(len(rows), len(stacked), CHUNK_LOGITS)
+        logits = rows.new_empty(min(len(bounds), 2), bounds[0].stop, len(stacked))
+        if not learning:
+            return cls(rows, stacked, bounds, logits, None, None)
+        dheads = rows.new_empty(sum(map(head_parts, bounds)), *stacked.shape)
+        return cls(rows, stacked, bounds, logits, rows.new_empty(rows.shape), dheads)
+
+    def run(
+        self,
+        softmax: Side,
+        entropies: Callable[[Tensor, int], None],
+        then: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Make logits, nats and gradients.
+
+        Args:
+            softmax: where ``entropies`` runs.
+            entropies: of a block's logits (rows, HV) and the first one's row in N; turns them
+                into gradients, if there are to be any.
+            then: to be launched after the last softmax, beside the last gradients.
+        """
+        done = None
+        with Side(self.rows.device, DHEADS_LANE) as sums:
+            for index in range(len(self.bounds)):
+                for z, x, first in self.blocks(index):
+                    torch.mm(x, self.heads.T, out=z)
+                    with softmax.launches():
+                        entropies(z, first)
+                    if index and first == self.bounds[index].start:
+                        softmax.join(done)
+                        self.multiply(index - 1, sums)
+                done = softmax.mark()
+                sums.join()  # what it has read, the next chunk's logits are written over
+            with softmax.launches():
+                then()
+            softmax.join(done)
+            self.multiply(len(self.bounds) - 1, sums)
+
+    def blocks(self, index: int) -> list[tuple[Tensor, Tensor, int]]:
+        """Of a chunk: logits and rows of each block, and the first one's place in N."""
+        chunk, z = self.bounds[index], self.chunk_logits(index)
+        x, cuts = self.rows[chunk], spans(len(z), len(self.heads), BLOCK_LOGITS)
+        return [(z[cut], x[cut], chunk.start + cut.start) for cut in cuts]
+
+    def multiply(self, index: int, sums: Side) -> None:
+        """dhidden, and dheads on ``sums``, of a chunk whose logits have become gradients."""
+        if self.dhidden is None or self.dheads is None:
+            return
+        chunk, dz = self.bounds[index], self.chunk_logits(index)
+        first, end = [0, *accumulate(map(head_parts, self.bounds))][index : index + 2]
+        # dheads first: it has fewer tiles than there are multiprocessors, and dhidden's many can
+        # have the rest.
+        with sums.launches():
+            parts = [each.view(end - first, -1, each.size(1)) for each in (dz, self.rows[chunk])]
+            torch.bmm(parts[0].mT, parts[1], out=self.dheads[first:end])
+        torch.mm(dz, self.heads, out=self.dhidden[chunk])
+
+    def chunk_logits(self, index: int) -> Tensor:
+        """(rows, HV) of a chunk, in one of two places in turn."""
+        chunk = self.bounds[index]
+        return self.logits[index % 2, : chunk.stop - chunk.start]
+
+
+def spans(rows: int, vocabularies: int, logits: int) -> list[slice]:
+    """``rows`` cut into slices that hold about so many ``logits`` each."""
+    whole = logits // vocabularies // ROW_MULTIPLE * ROW_MULTIPLE
+    return [slice(*ends) for ends in pairwise([*range(0, rows, max(whole, ROW_MULTIPLE)), rows])]
+
+
+def head_parts(chunk: slice) -> int:
+    """How many sums over equally many of the chunk's rows dheads is made of."""
+    return HEAD_PARTS if (chunk.stop - chunk.start) % HEAD_PARTS == 0 else 1

@@ -1,0 +1,1 @@
+"""The MLP: two products around a squared leaky ReLU."""

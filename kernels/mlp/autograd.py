@@ -1,0 +1,77 @@
+"""The MLP onto the residual stream, LeakyReLU^2 fused into the two products that meet it.
+
+    a  = leaky(h)^2,  h = x @ up.T          Triton: h never leaves the registers
+    y  = stream + a @ down.T                cuBLAS, in stream's own memory
+    dh = (dy @ down) * 2 leaky(h) leaky'(h) Triton: da never leaves the registers
+    ddown = dy.T @ a,  dup = dh.T @ x     cuBLAS, on a second stream beside
+    dx = dh @ up                          cuBLAS
+
+What is saved is a and the sign of h, one bit each, because
+
+    2 leaky(h) leaky'(h) = 2 sqrt(a)             where h >= 0
+                         = -2 slope sqrt(a)      where h < 0.
+
+Saving h instead costs a second tensor of that size: cuBLAS wants a as an operand twice, so a must
+be written as well. Activating h as it is loaded for a product takes both products from cuBLAS.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from kernels.common.streams import Side
+from kernels.mlp.products import activated_product, activation_gradient
+
+
+def mlp(x: Tensor, up: Tensor, down: Tensor, slope: float, stream: Tensor | None = None) -> Tensor:
+    """``stream + leaky_relu(x @ up.T, slope)^2 @ down.T``, in stream's own memory.
+
+    Fusing LeakyReLU^2 into a product's epilogue, and keeping the activation for the backward pass,
+    are known from the NanoGPT speedrun; keeping only signs beside it is not.
+
+    Args:
+        x: (..., C). Rows of C and of M elements must be multiples of 16 bytes (TMA).
+        up: (M, C).
+        down: (C, M).
+        slope: of the activation's negative side, before the square; not negative.
+        stream: (..., C), dense; no leaf that asks for a gradient, for those stay as they are. None:
+            the product alone.
+    """
+    return MLP.apply(x, up, down, slope, stream)  # pyright: ignore[reportReturnType]
+
+
+class MLP(torch.autograd.Function):
+    """Saves x, the weights, a (302 MB at the real size) and the signs (19 MB)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, up: Tensor, down: Tensor, slope: float, stream: Tensor | None
+    ) -> Tensor:
+        x_NC = x.reshape(-1, x.size(-1))
+        activated, signs = activated_product(x_NC, up, slope)
+        ctx.save_for_backward(x_NC, up, down, activated, signs)
+        ctx.slope = slope
+        if stream is None:
+            return (activated @ down.T).view(x.shape)
+        ctx.mark_dirty(stream)
+        stream.view(x_NC.shape).addmm_(activated, down.T)
+        return stream
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x_NC, up, down, activated, signs = ctx.saved_tensors
+        dy_NC = dy.reshape(x_NC.shape)
+        needs_x, needs_up, needs_down, _, needs_stream = ctx.needs_input_grad
+        with Side(dy.device) as side:
+            dh = None
+            if needs_x or needs_up:
+                dh = activation_gradient(dy_NC, down, activated, signs, ctx.slope)
+            # ddown after it, though it could begin before: beside a kernel that has a block for
+            # every multiprocessor, from its start to its end, either would leave some idle.
+            d_down = side.product(dy_NC.T, activated) if needs_down else None
+            d_up = side.product(dh.T, x_NC) if needs_up and dh is not None else None
+            dx = (dh @ up).view(dy.shape) if needs_x and dh is not None else None
+        return dx, d_up, d_down, None, dy if needs_stream else None

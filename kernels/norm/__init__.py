@@ -1,0 +1,1 @@
+"""RMS norm, alone and with the mix of streams before it."""

@@ -1,0 +1,1 @@
+"""Muon, AdamW, gradient norm and a step's statistics, fused over tensors."""

@@ -1,0 +1,1 @@
+"""Weights copied to the compute dtype, as they are or rounded to int6."""

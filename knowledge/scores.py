@@ -1,0 +1,156 @@
+"""Token scores and their file: at most 732 bytes, as small as the public system's list.
+
+A file is a header and three runs of bits. The header: magic, SHA-256 of the tokenizer's file,
+vocabulary, number of scores, CRC-32 of all the rest. The ids, ascending, are coded as Elias (1974)
+and Fano (1971) did: of each the lowest bits as they are, the rest as gaps in unary, within half a
+bit an id of what any code needs. A score is a code of 5 bits.
+"""
+
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from errors import InputError
+from files import atomic_write, sha256
+
+MOST_SCORES = 358
+MOST_BYTES = 732
+MAGIC = b"MKG1"
+HEADER = struct.Struct("<4s32sHHI")
+SCORE_BITS = 5
+TOP_CODE = 2**SCORE_BITS - 1
+BUILT_IN = {"wordnet": Path(__file__).with_name("wordnet")}
+"""Folders of files that come with the project, each for another tokenizer, by name."""
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """Scores of some tokens of one tokenizer; all others' are zero.
+
+    tokenizer: SHA-256 of its file, hexadecimal. vocab_size: V. ids: (n,) int64, ascending, n at
+    most 358. scores: (n,) fp32 in [0, 1], in steps of 1/31.
+    """
+
+    tokenizer: str
+    vocab_size: int
+    ids: np.ndarray
+    scores: np.ndarray
+
+    @classmethod
+    def best(cls, tokenizer: str, values: np.ndarray) -> "TokenScores":
+        """The 358 highest of ``values`` (V,) in [0, 1], quantised; NaN is no score."""
+        order = np.argsort(-values, kind="stable")[:MOST_SCORES]
+        ids = np.sort(order[~np.isnan(values[order])])
+        codes = np.rint(values[ids] * TOP_CODE)
+        return cls(tokenizer, len(values), ids, (codes / TOP_CODE).astype(np.float32))
+
+    def dense(self) -> np.ndarray:
+        """(V,) fp32."""
+        values = np.zeros(self.vocab_size, np.float32)
+        values[self.ids] = self.scores
+        return values
+
+
+def pack(scores: TokenScores) -> bytes:
+    """The bytes of a file."""
+    low = low_bits(scores.vocab_size, len(scores.ids))
+    high = scores.ids >> low
+    unary = np.zeros(len(high) + (scores.vocab_size >> low) + 1, np.uint8)
+    unary[high + np.arange(len(high))] = 1
+    codes = np.rint(scores.scores * TOP_CODE).astype(np.int64)
+    body = b"".join(
+        np.packbits(bits).tobytes()
+        for bits in (to_bits(scores.ids, low), unary, to_bits(codes, SCORE_BITS))
+    )
+    digest, sizes = bytes.fromhex(scores.tokenizer), (scores.vocab_size, len(scores.ids))
+    return HEADER.pack(MAGIC, digest, *sizes, checksum(digest, *sizes, body)) + body
+
+
+def unpack(packed: bytes) -> TokenScores:
+    """Undo ``pack``.
+
+    Raises:
+        ValueError: ``packed`` is not what ``pack`` gives, for any scores.
+    """
+    if len(packed) < HEADER.size or not packed.startswith(MAGIC):
+        raise ValueError("not a file of token scores")
+    _, digest, vocab_size, count, check = HEADER.unpack_from(packed)
+    body = packed[HEADER.size :]
+    if check != checksum(digest, vocab_size, count, body):
+        raise ValueError("damaged: its checksum does not fit")
+    low = low_bits(vocab_size, count)
+    lengths = (count * low, count + (vocab_size >> low) + 1, count * SCORE_BITS)
+    starts = np.cumsum([0, *(8 * -(-length // 8) for length in lengths)])
+    bits = np.unpackbits(np.frombuffer(body, np.uint8))
+    lows, unary, codes = (bits[at : at + n] for at, n in zip(starts, lengths, strict=False))
+    if count > MOST_SCORES or len(bits) != starts[-1] or unary.sum() != count:
+        raise ValueError("its parts do not fit each other")
+    high = np.flatnonzero(unary) - np.arange(count)
+    ids = high << low | from_bits(lows, count, low)
+    if (np.diff(ids, prepend=-1, append=vocab_size) <= 0).any():
+        raise ValueError("its tokens are not in order or not in the vocabulary")
+    scores = from_bits(codes, count, SCORE_BITS) / TOP_CODE
+    return TokenScores(digest.hex(), vocab_size, ids, scores.astype(np.float32))
+
+
+def checksum(digest: bytes, vocab_size: int, count: int, body: bytes) -> int:
+    """CRC-32 of all of a file but its magic and itself."""
+    return zlib.crc32(digest + struct.pack("<HH", vocab_size, count) + body)
+
+
+def low_bits(vocab_size: int, count: int) -> int:
+    """Bits of an id that are stored as they are: those of the mean gap."""
+    return max(0, (vocab_size // max(1, count)).bit_length() - 1)
+
+
+def to_bits(values: np.ndarray, width: int) -> np.ndarray:
+    """(n * width,) uint8: the lowest bits of each of ``values`` (n,), highest first."""
+    return (values[:, None] >> np.arange(width)[::-1] & 1).astype(np.uint8).ravel()
+
+
+def from_bits(bits: np.ndarray, count: int, width: int) -> np.ndarray:
+    """Undo ``to_bits``: (count,) int64."""
+    return bits.reshape(count, width).astype(np.int64) @ (1 << np.arange(width)[::-1])
+
+
+def write_scores(path: Path, scores: TokenScores) -> None:
+    """Write a file, whole or not at all."""
+    with atomic_write(path) as file:
+        file.write(pack(scores))
+
+
+def read_scores(path: Path) -> TokenScores:
+    """Read a file.
+
+    Raises:
+        InputError: it is missing, is none, or is damaged.
+    """
+    make = "make it with: python -m knowledge distil"
+    try:
+        with path.open("rb") as file:
+            return unpack(file.read(MOST_BYTES + 1))
+    except OSError as error:
+        raise InputError(f"{path}: no token scores ({error.strerror}); {make}") from None
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; {make}") from None
+
+
+def scores_for(given: str, tokenizer: Path) -> np.ndarray:
+    """Scores (V,) fp32 of each token of ``tokenizer``, from a file or a name of ``BUILT_IN``.
+
+    Raises:
+        InputError: there is no such file, it is damaged, or made for another tokenizer.
+    """
+    digest = sha256(tokenizer)
+    paths = sorted(BUILT_IN[given].glob("*.scores")) if given in BUILT_IN else [Path(given)]
+    for scores in map(read_scores, paths):
+        if scores.tokenizer == digest:
+            return scores.dense()
+    others = ", ".join(path.stem for path in paths) if given in BUILT_IN else "another tokenizer"
+    raise InputError(
+        f"kg_scores {given}: made for {others}, not for {tokenizer}; make scores for "
+        "that one with: python -m knowledge distil"
+    )

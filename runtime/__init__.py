@@ -1,0 +1,1 @@
+"""What every program needs: ranks, device, graphs, run folder, checkpoint, progress, plot."""

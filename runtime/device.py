@@ -1,0 +1,79 @@
+"""What a run computes with: its settings' "auto" resolved, the impossible refused."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from errors import InputError
+from kernels.attention.peers import attention_by
+from settings import Settings
+
+HOPPER = 9  # compute capability's first number: what the kernels are written for
+
+
+@dataclass(frozen=True)
+class Backends:
+    """``backend`` and ``attention`` as ``kernels.operations`` takes them, and the compute dtype."""
+
+    backend: str
+    attention: str
+    dtype: torch.dtype
+
+
+def device_type(wanted: str) -> str:
+    """cuda or cpu; where ``wanted`` is "auto", cuda if there is.
+
+    Raises:
+        InputError: cuda, and there is none.
+    """
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise InputError("--device cuda, but torch sees no GPU; use --device cpu")
+    if wanted == "auto":
+        return "cuda" if available else "cpu"
+    return wanted
+
+
+def choose(settings: Settings, device: torch.device) -> Backends:
+    """The backends of a run on ``device``.
+
+    Raises:
+        InputError: the device lacks what was asked for, or a package is not installed.
+    """
+    on_gpu = device.type == "cuda"
+    name = settings.dtype if settings.dtype != "auto" else ("bfloat16" if on_gpu else "float32")
+    dtype = getattr(torch, name)
+    backend = settings.backend
+    if backend == "auto":
+        backend = fastest(settings, device, dtype) if on_gpu else "reference"
+    if backend == "kernels" and not on_gpu and os.environ.get("TRITON_INTERPRET") != "1":
+        raise InputError("--backend kernels needs a CUDA GPU; use --backend reference on a CPU")
+    return Backends(backend, choose_attention(settings.attention_backend, backend, on_gpu), dtype)
+
+
+def fastest(settings: Settings, device: torch.device, dtype: torch.dtype) -> str:
+    """The kernels where they fit GPU, dtype and network; else what torch.compile makes."""
+    hopper = torch.cuda.get_device_capability(device)[0] == HOPPER
+    try:
+        settings.check_kernels()
+    except ValueError:
+        return "compiled"
+    return "kernels" if hopper and dtype == torch.bfloat16 else "compiled"
+
+
+def choose_attention(wanted: str, backend: str, on_gpu: bool) -> str:
+    """Whose attention: "own" is the kernels'; cuDNN's is the fastest on Hopper that torch has."""
+    if wanted == "kernels" and backend != "kernels":
+        raise InputError(f"--attention-backend kernels needs --backend kernels, not {backend}")
+    if wanted == "kernels" or (wanted == "auto" and backend == "kernels"):
+        return "own"
+    if wanted == "auto":
+        return "cudnn" if on_gpu else "sdpa"
+    if wanted == "cudnn" and not on_gpu:
+        raise InputError("--attention-backend cudnn needs a CUDA GPU; use sdpa on a CPU")
+    try:
+        attention_by(wanted)
+    except ModuleNotFoundError as error:
+        raise InputError(str(error)) from None
+    return wanted

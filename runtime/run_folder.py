@@ -1,0 +1,240 @@
+"""The folder of one run: what was asked, on what it ran, what happened, what came out."""
+
+import json
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from errors import InputError
+from files import PROJECT, atomic_write, write_text
+
+SETTINGS, ENVIRONMENT, LOG, DECISIONS, SUMMARY = (
+    "settings.toml",
+    "environment.json",
+    "log.jsonl",
+    "decisions.jsonl",
+    "summary.json",
+)
+
+
+class RunFolder:
+    """One run's files. Rank 0 alone makes one: the caller guards, as it does for all writing.
+
+    ``settings.toml`` can be given back to the program; ``environment.json`` says what ran it;
+    ``log.jsonl`` and the swarm's ``decisions.jsonl`` grow by one JSON object a line;
+    ``summary.json`` is written at the end.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Use ``create`` or ``reopen``."""
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.artifact = path / "artifact.bin"
+        self.log_file = path / LOG
+        self.decisions = path / DECISIONS
+        self.plot = path / "loss.png"
+        self._log = self.log_file.open("a", encoding="utf-8")
+
+    @classmethod
+    def create(cls, path: Path | None, name: str, settings: Mapping[str, object]) -> "RunFolder":
+        """Make the folder of a new run.
+
+        Args:
+            path: the folder; None means ``runs/<date-time>-<name>`` under the working directory.
+            name: what tells this run from others, as ``tiny-seed1337``.
+            settings: flat; strings, paths, numbers, booleans and lists of them. None is left out.
+
+        Raises:
+            InputError: the folder holds something already, or can not be made.
+        """
+        try:
+            folder = _new_folder(name) if path is None else _empty_folder(Path(path))
+            write_text(folder / SETTINGS, to_toml(settings))
+            write_text(folder / ENVIRONMENT, _pretty(environment()))
+            return cls(folder)
+        except OSError as error:
+            raise InputError(
+                f"cannot make run folder {path or 'in runs'}: {error.strerror}; "
+                "choose another with --run-dir"
+            ) from None
+
+    @classmethod
+    def reopen(cls, path: Path) -> "RunFolder":
+        """Open the folder of an earlier run, to go on with it; a torn last log line is dropped.
+
+        Raises:
+            InputError: ``path`` is not a run folder, or can not be written to.
+        """
+        if not (Path(path) / SETTINGS).is_file():
+            raise InputError(f"{path} is not a run folder: it has no {SETTINGS}")
+        try:
+            run = cls(Path(path))
+            run.truncate_log()
+            return run
+        except OSError as error:
+            raise InputError(f"cannot write to run folder {path}: {error.strerror}") from None
+
+    def log(self, kind: str, **fields: object) -> None:
+        """Append one event; it is in the file when this returns.
+
+        JSON has no NaN or infinity: such a number becomes null, and ``<field>_nonfinite`` says
+        "nan", "inf" or "-inf" (of the first one, in a field that holds several).
+        """
+        self._log.write(json.dumps(_finite({"kind": kind} | fields), default=str) + "\n")
+        self._log.flush()
+
+    def truncate_log(self, step: float = math.inf) -> None:
+        """Drop the events after ``step``, which a run resumed from there logs once more."""
+        self._log.close()
+        with atomic_write(self.log_file) as file:
+            for event in read_log(self.log_file):
+                if event.get("step", 0) <= step:
+                    file.write(json.dumps(event).encode() + b"\n")
+        self._log = self.log_file.open("a", encoding="utf-8")
+
+    def write_summary(self, summary: Mapping[str, object]) -> None:
+        """Write ``summary.json``, whole or not at all; numbers as in ``log``."""
+        write_text(self.path / SUMMARY, _pretty(summary))
+
+    def close(self) -> None:
+        """Close the log."""
+        self._log.close()
+
+
+def read_log(path: Path) -> Iterator[dict]:
+    """Each event of a ``log.jsonl``, passing over a line that a kill left torn."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(event, dict):
+                yield event
+
+
+def to_toml(settings: Mapping[str, object]) -> str:
+    """A flat table as TOML text; None, which TOML lacks, is left out.
+
+    Raises:
+        TypeError: a value is not a string, path, number, boolean or a list of them.
+    """
+    lines = [f"{key} = {_toml(value)}\n" for key, value in settings.items() if value is not None]
+    return "".join(lines)
+
+
+def environment() -> dict[str, object]:
+    """What a run ran on: commit, versions, devices, ranks, command line, time."""
+    commit = _git("rev-parse", "HEAD")
+    cuda = torch.cuda.is_available()
+    return {
+        "git_commit": commit,
+        "git_dirty": bool(_git("status", "--porcelain")) if commit else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "cpu": f"{_cpu_name()}, {os.cpu_count()} cores",
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        if cuda
+        else ["cpu"],
+        "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+        "command": shlex.join(sys.orig_argv),
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+
+
+def _new_folder(name: str) -> Path:
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
+    # A sweep may start many runs in one second: each takes the first name that is free.
+    for number in count(1):
+        folder = Path("runs") / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+    raise AssertionError("count never ends")
+
+
+def _empty_folder(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    if any(path.iterdir()):
+        raise InputError(f"run folder {path} is not empty; give a new --run-dir, or --resume it")
+    return path
+
+
+def _finite(fields: Mapping[str, object]) -> dict[str, object]:
+    clean: dict[str, object] = {}
+    for key, value in fields.items():
+        found: list[float] = []
+        clean[key] = _without_nonfinite(value, found)
+        if found:
+            clean[f"{key}_nonfinite"] = str(found[0])
+    return clean
+
+
+def _without_nonfinite(value: object, found: list[float]) -> object:
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, float) and not math.isfinite(value):
+        found.append(value)
+        return None
+    if isinstance(value, Mapping):
+        return {key: _without_nonfinite(item, found) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nonfinite(item, found) for item in value]
+    return value
+
+
+def _pretty(fields: Mapping[str, object]) -> str:
+    return json.dumps(_finite(fields), indent=2, default=str) + "\n"
+
+
+def _toml(value: object) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return repr(value)
+        case str() | Path():
+            # A JSON string is a TOML string, but for DEL, which TOML wants escaped.
+            return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+        case list() | tuple():
+            return "[" + ", ".join(map(_toml, value)) + "]"
+    raise TypeError(f"settings.toml cannot hold {value!r}")
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says about the project; None without git, or where the project is no checkout."""
+    try:
+        prefix = _output("git", "-C", str(PROJECT), "rev-parse", "--show-prefix")
+        return None if prefix else _output("git", "-C", str(PROJECT), *arguments)
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _output(*command: str) -> str:
+    finished = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    return finished.stdout.strip()
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

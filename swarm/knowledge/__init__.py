@@ -1,4 +1,0 @@
-"""A typed graph of concepts, ranked and distilled to a score for each token.
-
-``python -m swarm.knowledge`` does all of it; a run needs ``scores`` alone, to read the result.
-"""

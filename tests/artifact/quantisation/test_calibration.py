@@ -1,0 +1,174 @@
+"""Hessians of training's next batches, in the time that the budget leaves to them."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from artifact.export import export, load
+from artifact.quantisation.calibration import Calibration
+from artifact.quantisation.hessians import collect
+from artifact.quantisation.recipe import Recipe, Role
+from data.shards import TokenStream, write_shard
+from errors import InputError
+from runtime.progress import Progress
+from runtime.ranks import World
+from settings import Settings
+from training.loop import Loop
+from training.trainer import Trainer, exported
+
+VOCAB = 64
+
+
+def write_tokens(folder: Path) -> None:
+    """A split to train on, in which each token follows from the one before, mostly."""
+    draw = np.random.default_rng(0)
+    follows = draw.permutation(VOCAB)
+    tokens = np.ones(6000, np.uint16)
+    for place in range(1, len(tokens)):
+        free = draw.random() < 0.2
+        tokens[place] = draw.integers(VOCAB) if free else follows[tokens[place - 1]]
+    write_shard(folder / "fineweb_train_000000.bin", tokens)
+
+
+@pytest.fixture
+def make(tmp_path: Path):
+    """``make(**changes)``: a trainer of 12 windows of 16 tokens a step, in 3 micro-batches."""
+    write_tokens(tmp_path)
+    made: list[Trainer] = []
+
+    def trainer(**changes: object) -> Trainer:
+        values: dict[str, object] = {
+            "vocab_size": VOCAB,
+            "num_layers": 2,
+            "model_dim": 32,
+            "num_heads": 4,
+            "num_kv_heads": 2,
+            "rope_dims": 4,
+            "xsa_last_n": 1,
+            "ve_enabled": False,
+            "bigram_vocab_size": 0,
+            "train_seq_len": 16,
+            "train_batch_tokens": 192,
+            "micro_batch_tokens": 64,
+            "eval_seq_len": 16,
+            "eval_stride": 4,
+            "wallclock": 0.0,
+            "iterations": 30,
+            "warmdown_iters": 0,
+            "late_qat_threshold": 0.0,
+            "ema_decay": 0.9,
+            "calibration_tokens": 320,
+            "device": "cpu",
+        }
+        settings = Settings(**(values | changes))  # pyright: ignore[reportArgumentType]
+        stream = TokenStream.open(tmp_path, "train", VOCAB)
+        made.append(Trainer(settings, stream, World.single(torch.device("cpu"))))
+        return made[-1]
+
+    yield trainer
+    for each in made:
+        each.close()
+
+
+def test_hessians_are_of_the_batches_that_training_would_take_next(make) -> None:
+    trainer, twin = make(), make()
+    for each in (trainer, twin):
+        each.loader.next_step()
+    calibration = Calibration(trainer)
+    assert calibration.tokens == 320  # a step of three micro-batches, and two of the next
+    found = calibration.hessians({})
+    batches = [tokens for _ in range(2) for tokens, _ in twin.loader.next_step()][:5]
+    expected = collect(twin.model, batches)
+    assert found.keys() == expected.keys()
+    for name, hessian in expected.items():
+        torch.testing.assert_close(found[name], hessian, rtol=0, atol=0)
+    assert calibration.seconds > 0
+
+
+def test_hessians_are_of_the_weights_that_are_given(make) -> None:
+    trainer = make()
+    live = {name: p.detach().clone() for name, p in exported(trainer.model).items()}
+    other = {"up_bank": 2 * live["up_bank"]}
+    plain, doubled = (Calibration(make()).hessians(w)["down_bank"][0] for w in ({}, other))
+    # The first layer's hidden state is leaky_relu(up x)^2.
+    torch.testing.assert_close(doubled, 16 * plain)
+    Calibration(trainer).hessians(other)
+    torch.testing.assert_close(exported(trainer.model)["up_bank"].detach(), live["up_bank"])
+
+
+def test_no_tokens_turn_it_off(make) -> None:
+    trainer = make(calibration_tokens=0, wallclock=5.0)
+    calibration = Calibration(trainer)
+    calibration.reserve()
+    assert calibration.hessians({}) == {}
+    assert calibration.facts == {"tokens": 0, "reserved": 0.0, "seconds": 0.0}
+    assert trainer.loader.position == 0
+
+
+def test_inputs_that_overflow_have_no_hessian(make) -> None:
+    trainer = make()
+    huge = {"up_bank": torch.full_like(exported(trainer.model)["up_bank"], 1e15)}
+    found = Calibration(trainer).hessians(huge)
+    assert "down_bank" not in found
+    assert Calibration(make()).hessians({}).keys() == found.keys() | {"down_bank"}
+
+
+def test_a_rehearsal_leaves_no_trace(make) -> None:
+    trainer, twin = make(wallclock=60.0), make()
+    before = {name: tensor.clone() for name, tensor in trainer.tensors().items()}
+    for each in (trainer, twin):
+        each.loader.next_step()
+    Calibration(trainer).reserve()
+    assert all(torch.equal(before[name], t) for name, t in trainer.tensors().items())
+    (ours, _), (theirs, _) = trainer.loader.next_step()[0], twin.loader.next_step()[0]
+    assert torch.equal(ours, theirs)
+
+
+def test_steps_and_calibration_end_inside_the_wallclock(make) -> None:
+    # A good part of the time is the calibration's: without it, training alone would fill it.
+    trainer = make(wallclock=3.0, iterations=100_000, calibration_tokens=12_800)
+    trainer.warm_up(2)
+    calibration = Calibration(trainer)
+    calibration.reserve()
+    assert 0.1 < calibration.reserved < 2.9
+    progress = Progress(None, None, enabled=False)
+    loop = Loop(
+        trainer,
+        trainer.settings,
+        None,
+        progress,
+        lambda *_: 1.0,
+        reserved=calibration.reserved,
+    )
+    loop.run()
+    mean = loop.budget.elapsed() / loop.step
+    assert 3.0 - calibration.reserved - 5 * mean < loop.budget.elapsed()
+    assert loop.budget.elapsed() < 3.0 - calibration.reserved + 5 * mean
+    begin = time.perf_counter()
+    calibration.hessians(trainer.averaging.weights())
+    assert loop.budget.elapsed() + time.perf_counter() - begin < 3.0 + 5 * mean
+
+
+def test_a_calibration_longer_than_the_run_is_refused(make) -> None:
+    calibration = Calibration(make(wallclock=0.05, calibration_tokens=786_432))
+    with pytest.raises(InputError, match=r"of the wallclock's 0\.1 s; give fewer --calibration"):
+        calibration.reserve()
+
+
+def test_a_trained_model_loses_less_with_than_without(make, tmp_path: Path) -> None:
+    trainer = make()
+    Loop(trainer, trainer.settings, None, Progress(None, None, False), lambda *_: 1.0).run()
+    weights = exported(trainer.model)
+    recipe = Recipe(Role(3), Role(3))
+    found = Calibration(trainer).hessians({})
+    unseen = [batch for _ in range(8) for batch in trainer.loader.next_step()]
+
+    def nats(hessians: dict[str, torch.Tensor]) -> float:
+        export(tmp_path / "a", {}, weights, recipe, hessians)
+        with trainer.holding(load(tmp_path / "a")[1]), torch.no_grad():
+            return sum(trainer.model.score(*batch).mean().item() for batch in unseen) / len(unseen)
+
+    assert nats(found) < nats({}) - 0.002

@@ -1,0 +1,145 @@
+"""The ablation: which runs it makes, that it goes on where it was, and what its table says."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.studies import ablate
+from errors import InputError
+from files import PROJECT
+from settings import load_settings
+from swarm.agents import AGENTS
+from swarm.steering import Steering
+
+SMALL = """
+    --preset tiny --device cpu --wallclock 0 --iterations 2 --warmdown-iters 1 --warmup-steps 0
+    --num-layers 2 --model-dim 32 --num-heads 2 --num-kv-heads 1 --rope-dims 4 --xsa-last-n 1
+    --ve-layers 1 --ve-dim 8 --bigram-dim 8 --train-seq-len 64 --train-batch-tokens 256
+    --micro-batch-tokens 256 --eval-seq-len 64 --val-max-tokens 1024
+"""
+RUN = {"steps": 10, "step_ms": 2.5}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus") / "data"
+    command = [sys.executable, "-m", "data", "builtin", "--out", str(folder)]
+    subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+def planned(*arguments: str, seeds: int = 1):
+    options = ablate.parser().parse_args(["--data", "nowhere", "--seeds", str(seeds)])
+    return ablate.plan(options, arguments)
+
+
+def test_each_variant_lacks_one_thing_and_on_lacks_none():
+    found = {name: load_settings(command) for name, _, command in planned()}
+    assert found["on"].swarm
+    assert found["on"].kg_scores == "wordnet"
+    assert not found["swarm off"].swarm
+    assert found["KG init off"].kg_init == 0
+    assert found["KG loss off"].kg_loss_weight == 0
+    assert found["MTP off"].mtp_num_heads == 0
+    assert found["QAT off"].late_qat_threshold == 0
+    for agent in AGENTS:
+        steering = Steering.of(found[f"agent {agent.name} off"])
+        assert steering is not None
+        names = {kind.name for kind in AGENTS} - {agent.name}
+        assert {on.name for on in steering.mesh.agents} == names
+
+
+def test_every_seed_has_every_variant_and_no_two_share_a_folder():
+    runs = planned(seeds=3)
+    assert len({folder for _, folder, _ in runs}) == len(runs) == 3 * len(ablate.VARIANTS)
+    assert {load_settings(command).seed for _, _, command in runs} == {1337, 1338, 1339}
+
+
+def test_what_the_options_switched_off_is_not_switched_off_again():
+    names = [name for name, _, _ in planned("--mtp-num-heads", "0")]
+    assert "MTP off" not in names
+    assert len(names) == len(ablate.VARIANTS) - 1
+
+
+def test_some_variants_alone_are_compared_with_on():
+    options = ablate.parser().parse_args(
+        ["--data", "nowhere", "--seeds", "2", "--variants", "swarm off"]
+    )
+    assert [name for name, _, _ in ablate.plan(options, [])] == ["on", "swarm off"] * 2
+
+
+def test_a_variant_named_twice_and_on_itself_are_run_once():
+    """Two runs in one folder at once would write over each other."""
+    named = ["swarm off", "on", "swarm off"]
+    options = ablate.parser().parse_args(
+        ["--data", "nowhere", "--seeds", "1", "--variants", *named]
+    )
+    assert [name for name, _, _ in ablate.plan(options, [])] == ["on", "swarm off"]
+
+
+def test_a_variant_that_is_none_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        ablate.parser().parse_args(["--data", "nowhere", "--variants", "agent x off"])
+    assert "invalid choice: 'agent x off'" in capsys.readouterr().err
+
+
+def test_no_seeds_are_refused():
+    with pytest.raises(InputError, match="at least one"):
+        planned(seeds=0)
+
+
+def runs(*bits: float) -> list[ablate.Summary]:
+    return [RUN | {"scores": {"raw, plain": {"bpb": bpb}}} for bpb in bits]
+
+
+def test_the_table_compares_runs_of_the_same_seed():
+    """Seeds differ by 0.1, but the variant is 0.005 worse with each of them, or 0.004 or 0.006."""
+    on, worse = ablate.table(
+        {"on": runs(1.0, 1.1, 1.2), "worse": runs(1.005, 1.104, 1.206)}
+    ).splitlines()[2:]
+    assert on == "| on | 3 | 10 | 2.50 | 1.1000 ± 0.1000 | - | - |"
+    # t = 0.005 / (0.001 / sqrt(3)) = 8.66 at 2 degrees of freedom
+    assert worse == "| worse | 3 | 10 | 2.50 | 1.1050 ± 0.1005 | +0.0050 ± 0.0010 | 0.013 |"
+
+
+def test_what_is_not_finished_is_compared_with_the_seeds_that_are():
+    found = {"on": runs(1.0, 1.1, 1.2), "off": runs(1.01, 1.112), "late": runs(1.02)}
+    _, off, late = ablate.table(found).splitlines()[2:]
+    assert off.split(" | ")[5] == "+0.0110 ± 0.0014"
+    assert late == "| late | 1 | 10 | 2.50 | 1.0200 | +0.0200 | - |"
+
+
+def test_an_interruption_leaves_a_table_of_what_is_finished(tmp_path, monkeypatch, capsys):
+    def stopped(runs):
+        yield RUN | {"scores": {"raw, plain": {"bpb": 1.25}}}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ablate, "summaries_of", stopped)
+    out = tmp_path / "table.md"
+    assert ablate.main(["--data", "nowhere", "--out", str(out)]) == 130
+    assert "| on | 1 | 10 | 2.50 | 1.2500 | - | - |" in out.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_stopped_ablation_goes_on_and_a_foreign_run_is_refused(
+    corpus, tmp_path, monkeypatch, capsys
+):
+    few = {name: ablate.VARIANTS[name] for name in ("on", "KG init off")}
+    monkeypatch.setattr(ablate, "VARIANTS", few)
+    out, runs = tmp_path / "table.md", tmp_path / "runs"
+    command = ["--data", str(corpus), "--runs", str(runs), "--out", str(out), "--seeds", "1"]
+    assert ablate.main([*command, "--", *SMALL.split()]) == 0
+    first = out.read_text(encoding="utf-8")
+    assert str(tmp_path) not in first
+    rows = [line for line in first.splitlines() if line.startswith(("| on", "| KG"))]
+    assert rows[0].split("|")[5:] != rows[1].split("|")[5:]
+    cut_off, finished = runs / "on-1337" / "summary.json", runs / "KG-init-off-1337"
+    cut_off.unlink()
+    before = (finished / "summary.json").stat().st_mtime_ns
+    assert ablate.main([*command, "--", *SMALL.split()]) == 0
+    assert cut_off.exists()
+    assert (finished / "summary.json").stat().st_mtime_ns == before
+    assert ablate.main([*command, "--", *SMALL.split(), "--matrix-lr", "0.5"]) == 2
+    assert "holds another run" in capsys.readouterr().err

@@ -1,0 +1,185 @@
+"""Bytes against the decoded text of several tokenizers, sizes and clocks against their limits."""
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sentencepiece
+
+from data.tokenizer import ByteTable, Tokenizer
+from errors import InputError
+from evaluation.audit.accounting import (
+    bytes_of_text,
+    clocks,
+    decoded_bytes,
+    read_summary,
+    size,
+    whole_split,
+)
+from tests.evaluation.small import Split
+
+LEARNED = [
+    "The quick brown fox jumps over the lazy dog, and the dog does not mind at all. " * 6,
+    "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich; übrigens. " * 5,
+    "A flock has no leader: each bird watches the seven birds that are nearest to it. " * 7,
+]
+# Runs of spaces, a space at either end, lines, characters that no tokenizer here has learned.
+DOCUMENTS = [
+    *LEARNED,
+    " a  dog   and ",
+    "x",
+    "fox\n\n\tfox",
+    "the 🐦 and 鳥 mind",
+    "🐦🐦 dog",
+    " 🐦 dog",
+]
+CONTEST = {"normalization_rule_name": "nmt_nfkc"}
+OURS = {
+    "normalization_rule_name": "identity",
+    "remove_extra_whitespaces": False,
+    "allow_whitespace_only_pieces": True,
+    "add_dummy_prefix": False,
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "contest's, bytes": CONTEST | {"byte_fallback": True},
+    "contest's, no bytes": CONTEST | {"byte_fallback": False},
+    "ours": OURS | {"byte_fallback": True},
+    "ours, no bytes": OURS | {"byte_fallback": False},
+    "unigram, no bytes": {"model_type": "unigram", "vocab_size": 90},
+}
+
+
+def tokenizer_of(kind: str, folder: Path) -> Tokenizer:
+    model = io.BytesIO()
+    options: dict[str, Any] = {
+        "model_type": "bpe",
+        "vocab_size": 330,
+        "pad_id": 0,
+        "bos_id": 1,
+        "eos_id": 2,
+    }
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(LEARNED),
+        model_writer=model,
+        unk_id=3,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **(options | KINDS[kind]),
+    )
+    path = folder / "tokenizer.model"
+    path.write_bytes(model.getvalue())
+    return Tokenizer(path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_counted_bytes_are_those_of_the_text(kind: str, tmp_path: Path):
+    """Of each document: its UTF-8 bytes as the tokenizer keeps them, but for unknown characters
+    and first spaces, which are said."""
+    tokenizer = tokenizer_of(kind, tmp_path)
+    table, tokens = ByteTable.of(tokenizer), tokenizer.encode_documents(DOCUMENTS)
+    check = bytes_of_text(tokenizer, table, Split(tokens))
+    assert check.passed, check
+    unknown = int((tokens == tokenizer.processor.unk_id()).sum())
+    assert f" {unknown} unknown" in check.found
+    # Byte pieces leave nothing unknown; without them two characters in three documents are.
+    assert (unknown == 0) == (KINDS[kind].get("byte_fallback") is True)
+    counted = int(table.count(tokens[:-1], tokens[1:]).sum())
+    assert f"{counted:,} bytes of {len(DOCUMENTS)} documents" in check.found
+    if kind == "ours":
+        spaces = sum(text.startswith(" ") for text in DOCUMENTS)
+        assert counted + spaces == sum(len(text.encode()) for text in DOCUMENTS)
+        assert f"{spaces} first spaces" in check.found
+
+
+def test_decoded_bytes_leave_out_what_is_unknown(tmp_path: Path):
+    tokenizer = tokenizer_of("ours, no bytes", tmp_path)
+    document = tokenizer.encode_documents(["the 🐦 dog"])
+    sizes = decoded_bytes(tokenizer, ByteTable.of(tokenizer), document)
+    assert sizes == (len("the ") + len(" dog"), 1, 1)
+
+
+@pytest.mark.parametrize("column", ["base", "leading_space", "boundary"])
+def test_a_table_that_counts_more_or_less_is_caught(column: str, tmp_path: Path):
+    """One byte more for a token, no space where there is one, a space behind a boundary."""
+    tokenizer = tokenizer_of("contest's, no bytes", tmp_path)
+    table, tokens = ByteTable.of(tokenizer), tokenizer.encode_documents(DOCUMENTS)
+    changed = getattr(table, column).copy()
+    if column == "base":
+        changed[tokens[5]] += 1
+    elif column == "leading_space":
+        changed[:] = False
+    else:
+        changed[tokenizer.bos_id] = False
+    check = bytes_of_text(tokenizer, dataclasses.replace(table, **{column: changed}), Split(tokens))
+    assert check.passed is False and "bytes counted" in check.found
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run folder's artifact of 1000 bytes beside its summary."""
+    artifact = tmp_path / "artifact.bin"
+    artifact.write_bytes(bytes(1000))
+    write_summary(artifact)
+    return artifact
+
+
+def write_summary(artifact: Path, **changes: object) -> None:
+    scores = {
+        "raw, plain": {"tokens": 1, "bytes": 1, "seconds": 999.0},
+        "roundtrip, plain": {"tokens": 9, "bytes": 10, "seconds": 200.0},
+        "roundtrip, sliding": {"tokens": 9, "bytes": 10, "seconds": 300.0},
+    }
+    summary = {"code_files": {"a.py": 300, "b.py": 200}, "artifact_bytes": 1000}
+    summary |= {"train_seconds": 599.5, "scores": scores} | changes
+    (artifact.parent / "summary.json").write_text(json.dumps(summary))
+
+
+def test_size_is_of_code_and_artifact(run: Path):
+    summary = read_summary(run)
+    assert size(run, summary, 1500).passed
+    assert size(run, summary, 1499).passed is False
+    write_summary(run, artifact_bytes=999)
+    assert "another artifact" in size(run, read_summary(run), 10**6).found
+
+
+def test_without_a_summary_the_code_is_that_of_this_process(run: Path):
+    (run.parent / "summary.json").unlink()
+    assert read_summary(run) is None
+    check = size(run, None, 10**9)
+    assert check.passed and "evaluation's code" in check.found
+    assert size(run, None, 2000).passed is False
+
+
+def test_a_summary_that_is_none_is_an_input_error(run: Path):
+    for text in ("[]", "{", ""):
+        (run.parent / "summary.json").write_text(text)
+        with pytest.raises(InputError, match="not a JSON object"):
+            read_summary(run)
+
+
+def test_each_clock_has_its_limit(run: Path):
+    """The evaluation is that of the artifact: 500 s here."""
+    training, evaluation = clocks(read_summary(run))
+    assert training.passed and evaluation.passed
+    assert "500.0 of 600" in evaluation.found
+    row = {"tokens": 9, "bytes": 10, "seconds": 601.0}
+    write_summary(run, train_seconds=601.0, scores={"roundtrip, TTT sgd": row})
+    assert [check.passed for check in clocks(read_summary(run))] == [False, False]
+    assert [check.passed for check in clocks(None)] == [None, None]
+
+
+def test_the_run_s_scores_are_of_the_whole_split(run: Path):
+    ones = np.ones(50, np.int16)
+    table = ByteTable(ones, ones < 0, ones < 0)
+    ten, eleven = (Split(np.arange(count)) for count in (10, 11))
+    summary = read_summary(run)
+    assert whole_split(summary, ten, table, 0).passed is False  # nine bytes, not ten
+    table.base[3] = 2
+    assert whole_split(summary, ten, table, 0).passed
+    assert "10 bytes, but the split has 10 and 11" in whole_split(summary, eleven, table, 0).found
+    assert "only the first 9 of 10" in whole_split(summary, eleven, table, 9).found
+    assert whole_split(None, ten, table, 0).passed is None

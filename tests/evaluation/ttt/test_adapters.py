@@ -1,0 +1,144 @@
+"""Adapters against weights with the same added to them, and what they leave behind."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from evaluation.ttt.adapters import Adapters, document_adapters
+from model.gpt import GPT
+from tests.evaluation.small import (
+    CPU,
+    LENGTH,
+    small_settings,
+    tokens_of_documents,
+    trained,
+)
+
+ALL = ["q", "k", "v", "o", "head"]
+
+
+def batch(documents: int = 4) -> tuple[Tensor, Tensor]:
+    text = tokens_of_documents(documents * (LENGTH + 1), seed=8).astype(np.int32)
+    tokens = torch.from_numpy(text).view(documents, LENGTH + 1)
+    return tokens, torch.arange(documents * 8).view(documents, 8)
+
+
+def nats(model: GPT, tokens: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return model.score(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()).clone()
+
+
+@torch.no_grad()
+def merge(model: GPT, adapters: Adapters, document: int) -> None:
+    """Add a document's adapters to the banks; the head's are left to ``nats_with_head``."""
+    layers = model.config.num_layers
+    places = {"q": (model.qo_bank, 0), "k": (model.kv_bank, 0)}
+    places |= {"v": (model.kv_bank, layers), "o": (model.qo_bank, layers)}
+    for name, (bank, first) in places.items():
+        for layer in range(layers):
+            change = adapters.up[name][layer, document] @ adapters.down[name][layer, document]
+            if name == "o":  # the bank's rows are scaled on their way to the product
+                change = change / model.attn_scale[layer][:, None]
+            bank[first + layer] += change
+
+
+@pytest.mark.parametrize("document", [0, 3])
+def test_a_row_computes_with_its_own_document_s_weights(document: int):
+    settings = small_settings(ttt_lora_matrices=ALL[:4])
+    model, (tokens, places) = trained(settings), batch()
+    with document_adapters(model, settings, CPU.device) as adapters:
+        for _ in range(3):
+            adapters.learn(tokens, places, 1.0)
+        found = nats(model, tokens)[document]
+        merged = trained(settings)
+        merge(merged, adapters, document)
+    expected = nats(merged, tokens)[document]
+    assert (found - nats(model, tokens)[document]).abs().max() > 0.03
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
+
+
+def test_the_head_s_adapter_changes_what_the_head_reads():
+    settings = small_settings(ttt_lora_matrices=["head"])
+    model, (tokens, places) = trained(settings), batch()
+    with document_adapters(model, settings, CPU.device) as adapters:
+        adapters.learn(tokens, places, 1.0)
+        found = nats(model, tokens)
+        change = adapters.up["head"][0] @ adapters.down["head"][0]
+    with torch.no_grad():
+        hidden = model.hidden(tokens[:, :-1].contiguous())
+        logits = (hidden + hidden @ change.mT) @ model.tok_emb.T
+        capped = 30.0 * torch.tanh(logits / 30.0)
+        expected = -capped.log_softmax(-1).gather(2, tokens[:, 1:, None].long())[..., 0]
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_reset_forgets_bit_for_bit(optimizer: str):
+    """What is learned after it, the optimizer's memory included, is what the first one learned."""
+    settings = small_settings(ttt_lora_matrices=ALL, ttt_lora_optimizer=optimizer)
+    model, (tokens, places) = trained(settings), batch()
+    unadapted = nats(model, tokens)
+    with document_adapters(model, settings, CPU.device) as adapters:
+        begin = [tensor.clone() for tensor in adapters.tensors()]
+        assert torch.equal(nats(model, tokens), unadapted)
+        learned = []
+        for _ in range(2):
+            adapters.reset()
+            assert all(map(torch.equal, adapters.tensors(), begin))
+            assert torch.equal(nats(model, tokens), unadapted)
+            for _ in range(2):
+                adapters.learn(tokens, places, 1.0)
+            learned.append([tensor.clone() for tensor in adapters.tensors()])
+    assert all(map(torch.equal, *learned))
+    assert not any(map(torch.equal, learned[0], begin))
+
+
+def test_documents_do_not_teach_each_other():
+    """With the other rows changed, a row's adapters end the same; they learn the last targets."""
+    settings = small_settings(ttt_lora_matrices=ALL, ttt_lora_epochs=3)
+    model, (tokens, places) = trained(settings), batch()
+    other, earlier = tokens.clone(), tokens.clone()
+    other[1:] = tokens[1:].flip(1)
+    earlier[0, :4] = tokens[0, :4].flip(0)
+    learned = []
+    for text in (tokens, other, earlier):
+        with document_adapters(model, settings, CPU.device) as adapters:
+            adapters.learn(text, places, 1.0)
+            learned.append([tensor.clone() for tensor in adapters.tensors()])
+    for first, second, third in zip(*learned, strict=True):
+        assert torch.equal(first[:, 0], second[:, 0])
+        assert not torch.equal(first[:, 1:], second[:, 1:])
+        assert not torch.equal(first[:, 0], third[:, 0])
+
+
+def test_the_first_step_is_adam_s_on_the_mean_of_the_last_targets():
+    """Adam's first step is the rate times the gradient's sign."""
+    settings = small_settings(ttt_lora_matrices=["head"], ttt_lora_lr=0.02)
+    model, (tokens, places) = trained(settings), batch()
+    with document_adapters(model, settings, CPU.device) as adapters:
+        before = adapters.down["head"][0].detach().clone()
+        adapters.learn(tokens, places, 0.5)
+        up = adapters.up["head"][0].detach()
+    hidden = model.hidden(tokens[:, :-1].contiguous())[:, -8:].detach().requires_grad_()
+    model.ops.loss(hidden, model.tok_emb, tokens[:, -8:].contiguous(), softcap=30.0)[0].backward()
+    assert hidden.grad is not None
+    gradient = hidden.grad.mT @ (hidden.detach() @ before.mT)
+    certain = gradient.abs() > 1e-4
+    assert certain.float().mean() > 0.3
+    expected = -0.01 * gradient.sign()
+    torch.testing.assert_close(up[certain], expected[certain], atol=1e-5, rtol=0)
+
+
+def test_the_model_is_put_back():
+    settings = small_settings()
+    model, (tokens, places) = trained(settings), batch()
+    own, before = model.ops, {name: p.detach().clone() for name, p in model.named_parameters()}
+    model.mtp_heads.requires_grad_(False)
+    with document_adapters(model, settings, CPU.device) as adapters:
+        adapters.learn(tokens, places, 1.0)
+        assert not any(p.requires_grad for p in model.parameters())
+    assert model.ops is own
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name]) and parameter.grad is None
+        assert parameter.requires_grad == (name != "mtp_heads")

@@ -1,0 +1,30 @@
+"""Kernels of a stretch of work are compiled side by side, before any of them is launched."""
+
+import json
+
+import pytest
+
+from tests.kernels.tools.compiling_process import printed_by
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    cache = str(tmp_path_factory.mktemp("cache"))
+    return json.loads(printed_by("tests.kernels.tools.noted_launches", TRITON_CACHE_DIR=cache))
+
+
+def test_nothing_is_compiled_or_launched_while_noted(found):
+    assert found["noted"] == [[], []]
+
+
+def test_every_variant_is_compiled_once_where_the_stretch_ends(found):
+    assert found["after"] == ["double", "double", "triple"]
+
+
+def test_later_launches_find_their_kernels_compiled(found):
+    assert found["later"] == 0
+    assert found["launched"] == ["double", "double", "triple"]
+
+
+def test_what_cannot_be_compiled_says_so_where_it_is_launched(found):
+    assert found["error"] == "CompilationError"

@@ -1,0 +1,76 @@
+"""The loss's kernels as a launch in bf16 compiles them, for ``ahead_of_time``."""
+
+from kernels.loss.autograd import (
+    ELEMENTS,
+    POSITIONS,
+    scale_kernel,
+    scaled_sum_kernel,
+    weighted_sums_kernel,
+)
+from kernels.loss.cross_entropy import cross_entropy_kernel, entropy_tile
+from tests.kernels.tools.ahead_of_time import Variant
+
+
+def entropy_variant(
+    name: str, vocabulary: int, *, learning: bool, weighted: bool = False, bounded: bool = True
+) -> Variant:
+    signature = {
+        "logits": "*bf16",
+        "targets": "*i32",
+        "factors": "*fp32",
+        "nats": "*fp32",
+        **dict.fromkeys(("first", "rows", "positions", "time"), "i32"),
+        "softcap": "fp32",
+    }
+    constants: dict[str, int | None] = {
+        "LEARNING": learning,
+        "APPROXIMATE": learning,
+        "BOUNDED": bounded,
+        **entropy_tile(vocabulary),
+    }
+    warps = constants.pop("num_warps")
+    assert warps
+    if weighted:
+        signature["target_weight"] = "*fp32"
+    else:
+        constants["target_weight"] = None
+    return Variant(f"loss entropy {name}", cross_entropy_kernel, signature, constants, warps)
+
+
+def sums_variant() -> Variant:
+    signature = {
+        **dict.fromkeys(("nats", "target_weight", "partial"), "*fp32"),
+        "targets": "*i32",
+        "positions": "i32",
+        "time": "i32",
+    }
+    return Variant("loss sums", weighted_sums_kernel, signature, {"POSITIONS": POSITIONS})
+
+
+def scaled_sum_variant() -> Variant:
+    signature = {
+        **dict.fromkeys(("parts", "total"), "*bf16"),
+        "factor": "*fp32",
+        **dict.fromkeys(("count", "length"), "i32"),
+    }
+    return Variant("loss scaled sum", scaled_sum_kernel, signature, {"BLOCK": ELEMENTS})
+
+
+def scale_variant() -> Variant:
+    signature = {"x": "*bf16", "factor": "*fp32", "length": "i32"}
+    return Variant("loss scale", scale_kernel, signature, {"BLOCK": ELEMENTS})
+
+
+VARIANTS = [
+    entropy_variant("score", 1024, learning=False),
+    entropy_variant("", 1024, learning=True),
+    entropy_variant("weighted", 1024, learning=True, weighted=True),
+    entropy_variant("softcap 100", 1024, learning=True, bounded=False),
+    entropy_variant("V 1000", 1000, learning=True),
+    entropy_variant("V 8192", 8192, learning=True, weighted=True),
+    entropy_variant("V 32768", 32_768, learning=True, weighted=True),
+    entropy_variant("V 32768, score", 32_768, learning=False),
+    sums_variant(),
+    scaled_sum_variant(),
+    scale_variant(),
+]

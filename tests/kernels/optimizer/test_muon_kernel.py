@@ -1,0 +1,184 @@
+"""Fused Muon against its formula: banks tall and wide, several to a batch, levers, averages."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from kernels.optimizer.gradient_norm import GradientNorm
+from kernels.optimizer.muon import TILE, Bank, FusedMuon, launch_beside
+from kernels.quant.reference import grid_change
+from tests.kernels.tools.compare import relative_error
+from tests.kernels.tools.levers import make_levers
+from tests.kernels.tools.simulated_streams import MAIN, simulated
+from tests.kernels.tools.twins import DEVICE
+
+COEFFICIENTS = [(3.4445, -4.7750, 2.0315)] * 2
+# Tall and wide ones of one batch; odd; square; and of one batch again, but cut into different
+# numbers of tiles, the last of each not full.
+SHAPES = [
+    (2, 24, 10),
+    (3, 10, 24),
+    (1, 5, 7),
+    (2, 9, 9),
+    (2, 2 * TILE // 128 + 3, 100),
+    (1, 100, 67),
+]
+RATE, DECAY, MIN_STEP, MEAN = 0.1, 0.05, 0.02, 0.75
+NEAR = 1e-5
+
+
+class Run:
+    """Banks under fused Muon; every second one has an average."""
+
+    def __init__(self, *, row_norm: bool = False, **levers: float) -> None:
+        self.draw = torch.Generator().manual_seed(5)
+        self.banks = []
+        for place, shape in enumerate(SHAPES):
+            weight = self.random(shape)
+            average = self.random(shape) if place % 2 else None
+            self.banks.append(Bank(weight, torch.zeros_like(weight), average))
+        self.levers = make_levers(averaging_decay=MEAN, **levers)
+        self.norm = GradientNorm([bank.weight for bank in self.banks])
+        self.muon = FusedMuon(
+            self.banks,
+            self.norm,
+            self.levers,
+            coefficients=COEFFICIENTS,
+            dtype=torch.float32,
+            rate=RATE,
+            weight_decay=DECAY,
+            row_norm=row_norm,
+            min_step=MIN_STEP,
+        )
+
+    def random(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.randn(shape, generator=self.draw).to(DEVICE)
+
+    def step(self, gradients: list[Tensor | None]) -> None:
+        self.norm.gradients.update(gradients)
+        self.norm(self.levers)
+        self.muon(gradients)
+
+    def state(self) -> list[Tensor]:
+        return [tensor.clone() for bank in self.banks for tensor in bank if tensor is not None]
+
+
+def orthogonalised(matrices: Tensor) -> Tensor:
+    x = matrices.mT if matrices.size(1) > matrices.size(2) else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True)
+    for a, b, c in COEFFICIENTS:
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x if x.shape == matrices.shape else x.mT
+
+
+def by_formula(bank: Bank, gradient: Tensor, levers: dict[str, float], row_norm: bool) -> Bank:
+    weight, momentum, average = bank
+    assert average is not None
+    momentum = levers["momentum"] * momentum + gradient
+    nesterov = gradient + levers["momentum"] * momentum
+    if row_norm:
+        nesterov = nesterov / nesterov.norm(dim=-1, keepdim=True)
+    rate = RATE * levers["lr_scale"]
+    stretch = max(1.0, weight.size(1) / weight.size(2)) ** 0.5
+    weight = (1 - rate * DECAY * levers["decay_factor"]) * weight
+    weight = weight - rate * stretch * orthogonalised(nesterov)
+    return Bank(weight, momentum, MEAN * average + (1 - MEAN) * weight)
+
+
+@pytest.mark.parametrize("row_norm", [False, True], ids=["", "row norm"])
+@pytest.mark.parametrize("clip", [0.0, 1.0], ids=["", "clipped"])
+def test_steps_are_the_formulas(row_norm: bool, clip: float):
+    levers = {"lr_scale": 0.5, "momentum": 0.8, "decay_factor": 2.0, "clip": clip}
+    run = Run(row_norm=row_norm, **levers)
+    exact = [
+        Bank(*(torch.zeros(shape).double() if x is None else x.double().cpu() for x in bank))
+        for shape, bank in zip(SHAPES, run.banks, strict=True)
+    ]
+    for _ in range(3):
+        gradients = [run.random(shape) for shape in SHAPES]
+        run.step([*gradients])
+        norm = math.sqrt(sum(float(g.double().square().sum()) for g in gradients))
+        share = min(1.0, clip / norm) if clip else 1.0
+        exact = [
+            by_formula(bank, share * gradient.double().cpu(), levers, row_norm)
+            for bank, gradient in zip(exact, gradients, strict=True)
+        ]
+    for bank, expected in zip(run.banks, exact, strict=True):
+        for got, tensor in zip(bank, expected, strict=True):
+            if got is not None and tensor is not None:
+                assert relative_error(got.cpu(), tensor) < NEAR
+
+
+def test_a_skipped_step_changes_nothing_and_leaves_no_trace():
+    run, other = Run(), Run()
+    gradients = [run.random(shape) for shape in SHAPES]
+    before = run.state()
+    # After a step with tiny gradients: what lies in the batches is divided by its norm then.
+    run.step([math.nan * gradients[0], *gradients[1:]])
+    assert all(map(torch.equal, run.state(), before))
+    for each in (run, other):
+        each.step([1e-20 * gradient for gradient in gradients])
+        if each is run:
+            run.step([math.inf * gradient for gradient in gradients])
+        each.step([*gradients])
+    assert all(map(torch.equal, run.state(), other.state()))
+
+
+def test_a_bank_without_gradient_stays_and_others_learn():
+    run, other = Run(), Run()
+    before = run.state()
+    gradients = [run.random(shape) for shape in SHAPES]
+    run.step([None, *gradients[1:]])
+    other.step([torch.zeros_like(gradients[0]), *gradients[1:]])
+    for i in range(len(SHAPES)):
+        learns = run.banks[i].weight
+        if i == 0:
+            assert torch.equal(learns, before[0])
+        else:
+            assert torch.equal(learns, other.banks[i].weight)
+
+
+def test_chains_wait_for_none_of_the_others():
+    run, other = Run(), Run()
+    gradients = [run.random(shape) for shape in SHAPES]
+    run.step([*gradients])
+    other.norm.gradients.update([*gradients])
+    other.norm(other.levers)
+    chains = other.muon.chains([*gradients])
+    assert len(chains) == len(other.muon.batches) == 4
+    for chain in reversed(chains):
+        chain()
+    assert all(map(torch.equal, run.state(), other.state()))
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="simulates streams")
+@pytest.mark.parametrize(
+    "lanes", [(), (None, 0, 1, 2), (0, None), (0, 0, 1)], ids=lambda lanes: f"lanes {lanes}"
+)
+def test_what_follows_waits_for_all_chains(
+    lanes: tuple[int | None, ...], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("kernels.optimizer.muon.LANES", lanes)
+    given, results = torch.ones(3), [torch.zeros(3) for _ in range(4)]
+    with simulated(monkeypatch) as launches:
+        given.mul_(2)
+        launch_beside(given.device, [partial(result.add_, given) for result in results])
+        given.add_(sum(results))
+    assert launches.races == []
+    assert launches.names() == {MAIN} | {f"lane {lane}" for lane in lanes if lane is not None}
+    assert given.tolist() == [10.0] * 3
+
+
+def test_statistics_are_of_each_banks_step():
+    run = Run()
+    before = [bank.weight.clone() for bank in run.banks]
+    run.step([run.random(shape) for shape in SHAPES])
+    for old, bank, rows in zip(before, run.banks, run.muon.statistics, strict=True):
+        change = bank.weight - old
+        error = grid_change(bank.weight, torch.tensor(1.0, device=DEVICE), MIN_STEP)
+        expected = [float(x.double().square().sum()) for x in (change, bank.weight, error)]
+        assert rows.sum(0).tolist() == pytest.approx(expected, rel=1e-4)

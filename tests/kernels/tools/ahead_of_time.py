@@ -1,0 +1,154 @@
+"""Compile Triton kernels for sm_90 without a GPU, and read what the assembler made of them.
+
+``python -m tests.kernels.tools.ahead_of_time`` prints every variant's resources as a table; the
+tests run it in a process of its own, because under TRITON_INTERPRET no kernel can be compiled.
+"""
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.experimental.gluon._runtime import GluonASTSource
+
+from files import PROJECT
+
+HOPPER = GPUTarget("cuda", 90, 32)
+SHARED_LIMIT = 227 * 1024  # bytes that one block may have on an H100 or H200
+LOCAL, PRODUCT = r"\b(?:LDL|STL)\b", r"\b[HQ]GMMA\b"
+KERNEL_TESTS = PROJECT / "tests" / "kernels"
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+# Folders of tests/kernels whose resources.py has a VARIANTS list.
+OPERATIONS = tuple(sorted(path.parent.name for path in KERNEL_TESTS.glob("*/resources.py")))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One kernel at one set of tile sizes, as a launch on a GPU would compile it.
+
+    Attributes:
+        name: for the table.
+        kernel: the ``@triton.jit`` or ``@gluon.jit`` function.
+        signature: run-time argument to type, as ``"*bf16"``, ``"fp32"``, ``"i32"``.
+        constants: ``tl.constexpr`` argument to value.
+        num_warps, num_stages, maxnreg: launch options.
+        unaligned: run-time arguments that are not known to be divisible by 16; all other pointers
+            and integers are, as they are at real sizes.
+        specialised: warps have roles, and what they share is computed before they part: a few
+            addresses on the stack are no harm, if the loops with products never touch it.
+    """
+
+    name: str
+    kernel: Any
+    signature: Mapping[str, str]
+    constants: Mapping[str, Any]
+    num_warps: int = 4
+    num_stages: int = 3
+    maxnreg: int | None = None
+    unaligned: frozenset[str] = field(default_factory=frozenset)
+    specialised: bool = False
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a variant takes: ``stack`` bytes and local loads and stores are spills, ``hot`` those in
+    innermost loops with products."""
+
+    name: str
+    registers: int
+    stack: int
+    shared: int
+    local_accesses: int
+    hot_local_accesses: int
+    tensor_core_products: int
+    specialised: bool
+
+
+def compile_variant(variant: Variant) -> Resources:
+    """Compile for sm_90 and disassemble."""
+    names = variant.kernel.arg_names
+    signature = {name: variant.signature.get(name, "constexpr") for name in names}
+    constants = {(names.index(name),): value for name, value in variant.constants.items()}
+    aligned = {
+        (index,): [["tt.divisibility", 16]]
+        for index, name in enumerate(names)
+        if (signature[name].startswith("*") or signature[name].startswith("i"))
+        and name not in variant.unaligned
+    }
+    language = GluonASTSource if variant.kernel.is_gluon() else ASTSource
+    source = language(variant.kernel, signature=signature, constexprs=constants, attrs=aligned)
+    if len(names) != len(variant.signature) + len(variant.constants):
+        raise ValueError(f"{variant.name}: signature and constants must name all of {names}")
+    options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages}
+    if variant.maxnreg is not None:
+        options["maxnreg"] = variant.maxnreg
+    compiled = triton.compile(source, target=HOPPER, options=options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        usage = run_tool("cuobjdump", "--dump-resource-usage", file.name)
+        code = run_tool("nvdisasm", "-c", file.name)
+    registers, stack = (int(re.search(rf"{key}:(\d+)", usage)[1]) for key in ("REG", "STACK"))  # pyright: ignore[reportOptionalSubscript]
+    return Resources(
+        variant.name,
+        registers,
+        stack,
+        compiled.metadata.shared,
+        len(re.findall(LOCAL, code)),
+        sum(len(re.findall(LOCAL, loop)) for loop in product_loops(code)),
+        len(re.findall(PRODUCT, code)),
+        variant.specialised,
+    )
+
+
+def product_loops(code: str) -> list[str]:
+    """Innermost loops of disassembled code that hold a tensor core product.
+
+    A loop closes on a condition; unconditional branches back are the ways out of a barrier's wait.
+    """
+    lines, labels, loops = code.splitlines(), {}, []
+    for number, line in enumerate(lines):
+        if label := re.match(r"\s*(\.L_\w+):", line):
+            labels[label[1]] = number
+        branch = re.search(r"@!?U?P\d\s+BRA\b.*`\((\.L_\w+)\)", line)
+        if branch and branch[1] in labels:
+            loops.append((labels[branch[1]], number))
+    bodies = {span: "\n".join(lines[span[0] : span[1] + 1]) for span in loops}
+    found = [span for span in loops if re.search(PRODUCT, bodies[span])]
+    return [
+        bodies[span]
+        for span in found
+        if not any(span != one and span[0] <= one[0] and one[1] <= span[1] for one in found)
+    ]
+
+
+def run_tool(tool: str, *arguments: str) -> str:
+    """Output of one of the CUDA tools that Triton's package carries."""
+    command = [str(TOOLS / tool), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def variants(operations: tuple[str, ...] = OPERATIONS) -> Iterator[Variant]:
+    """All variants of the operations."""
+    for operation in operations:
+        yield from importlib.import_module(f"tests.kernels.{operation}.resources").VARIANTS
+
+
+def main(arguments: list[str]) -> int:
+    """One JSON object a line: each variant's resources."""
+    for variant in variants(tuple(arguments) or OPERATIONS):
+        print(json.dumps(asdict(compile_variant(variant))), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,83 @@
+""" "auto" picks what the device and the network can have; what cannot be had is one clear line."""
+
+import sys
+
+import pytest
+import torch
+
+from errors import InputError
+from runtime.device import choose, device_type
+from tests.training.conftest import small_settings
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+# Head dim 16, rotary dims and widths that the kernels take.
+FITS = {"model_dim": 64, "rope_dims": 8, "mlp_mult": 3.0}
+
+
+@pytest.fixture
+def capability(monkeypatch):
+    """``capability(9)``: the GPU there is, or seems to be."""
+
+    def pretend(major: int) -> None:
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (major, 0))
+
+    pretend(9)
+    return pretend
+
+
+def chosen(device: torch.device, **changes: object) -> tuple[str, str]:
+    found = choose(small_settings(**changes), device)
+    return found.backend, found.attention
+
+
+def test_auto_takes_the_kernels_on_a_hopper_gpu(capability):
+    assert chosen(GPU, **FITS) == ("kernels", "own")
+    assert choose(small_settings(**FITS), GPU).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("changes", "major"),
+    [(FITS | {"rope_dims": 12}, 9), (FITS | {"dtype": "float32"}, 9), (FITS, 8), (FITS, 10)],
+    ids=["network", "dtype", "Ampere", "Blackwell"],
+)
+def test_auto_is_compiled_where_the_kernels_do_not_fit(capability, changes, major):
+    capability(major)
+    assert chosen(GPU, **changes) == ("compiled", "cudnn")
+
+
+def test_auto_is_plain_pytorch_on_a_cpu():
+    assert chosen(CPU, **FITS) == ("reference", "sdpa")
+    assert choose(small_settings(), CPU).dtype == torch.float32
+
+
+def test_attention_is_chosen_by_itself(capability):
+    assert chosen(GPU, backend="kernels", attention_backend="cudnn", **FITS)[1] == "cudnn"
+    assert chosen(GPU, backend="kernels", attention_backend="kernels", **FITS)[1] == "own"
+    assert chosen(GPU, backend="reference", attention_backend="sdpa")[1] == "sdpa"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"backend": "kernels", **FITS}, "--backend kernels needs a CUDA GPU"),
+        ({"attention_backend": "kernels"}, "--attention-backend kernels needs --backend kernels"),
+        ({"attention_backend": "cudnn"}, "cudnn needs a CUDA GPU"),
+        ({"attention_backend": "flash"}, "flash needs flash_attn_interface"),
+    ],
+)
+def test_what_a_cpu_cannot_have_is_one_line(monkeypatch, changes, words):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    for package in ("flash_attn_interface", "flash_attn"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=words) as refused:
+        choose(small_settings(**changes), CPU)
+    assert "\n" not in str(refused.value)
+
+
+def test_device_is_what_there_is(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device_type("auto") == "cpu"
+    with pytest.raises(InputError, match="torch sees no GPU"):
+        device_type("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [device_type(wanted) for wanted in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]

@@ -1,0 +1,93 @@
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+
+from runtime import progress
+from runtime.progress import Progress
+
+RUN = """
+import os
+from runtime.progress import Progress
+progress = Progress(60.0, None)
+progress.__enter__()
+progress.update(1, 6.93, 1000.0, 59.0)
+progress.update(2, 2.5, 1_234_567.0, 30.0, 1.25)
+"""
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return capsys.readouterr().out.splitlines()
+
+
+def test_plain_lines_come_at_a_pace_and_the_last_one_always(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Progress(None, 1000) as shown:
+        for step in range(500):
+            shown.update(step, 5.0, 2500.0)
+    assert [line.split()[2] for line in lines(capsys)] == ["0/1000", "499/1000"]
+
+
+def test_plain_lines_go_on_when_time_passes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "PLAIN_INTERVAL", 0.0)
+    with Progress(None, 4) as shown:
+        for step in range(4):
+            shown.update(step, 5.0, 2500.0)
+    assert len(lines(capsys)) == 4
+
+
+def test_a_new_bpb_is_shown_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(100.0, None) as shown:
+        shown.update(1, 5.0, 2500.0, 90.0)
+        shown.update(2, 4.0, 2500.0, 80.0, 1.5)
+        shown.update(3, 3.0, 2500.0, 70.0, 1.5)
+        assert lines(capsys) == [
+            " 10%  step 1  loss 5.0000  2.50k tok/s  1:30 left",
+            " 20%  step 2  loss 4.0000  2.50k tok/s  1:20 left  bpb 1.5000",
+        ]
+
+
+def test_phases_are_announced_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(None, None) as shown:
+        shown.phase("warm-up")
+        for percent in range(0, 101, 10):
+            shown.phase(f"evaluating {percent} %")
+        shown.update(1, 5.0, 10.0)
+        shown.phase("evaluating 0 %")
+    assert lines(capsys) == [
+        "warm-up",
+        "evaluating 0 %",
+        "step 1  loss 5.0000  10 tok/s",
+        "evaluating 0 %",
+    ]
+
+
+def test_other_ranks_are_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(None, 10, enabled=False) as shown:
+        shown.phase("warm-up")
+        shown.update(1, 5.0, 10.0, None, 1.0)
+    assert lines(capsys) == []
+
+
+def test_plain_lines_are_flushed() -> None:
+    command = [sys.executable, "-c", RUN + "os._exit(0)"]
+    buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    finished = subprocess.run(command, capture_output=True, text=True, check=True, env=buffered)
+    assert finished.stdout.splitlines()[-1].endswith("bpb 1.2500")
+
+
+def test_a_terminal_keeps_one_line() -> None:
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "120"}
+    command = [sys.executable, "-c", RUN + "progress.__exit__(None, None, None)"]
+    subprocess.run(command, stdout=theirs, env=environment, check=True)
+    os.close(theirs)
+    screen = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert "1.23M tok/s  0:30 left  bpb 1.2500" in screen
+    assert screen.count("\n") == 1, "the second step must replace the first"

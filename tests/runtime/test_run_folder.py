@@ -1,0 +1,147 @@
+import json
+import subprocess
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from errors import InputError
+from runtime import run_folder
+from runtime.run_folder import RunFolder, environment, read_log, to_toml
+
+
+def strict(text: str) -> dict:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def events(run: RunFolder) -> list[dict]:
+    return [strict(line) for line in run.log_file.read_text().splitlines()]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return RunFolder.create(tmp_path / "run", "tiny-seed1", {"seed": 1})
+
+
+def test_default_names_never_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths = {RunFolder.create(None, "tiny-seed1", {}).path for _ in range(3)}
+    assert len(paths) == 3
+    assert all(path.parent == Path("runs") and "-tiny-seed1" in path.name for path in paths)
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="not empty"):
+        RunFolder.create(tmp_path, "x", {})
+    with pytest.raises(InputError, match="cannot make run folder"):
+        RunFolder.create(tmp_path / "notes.txt", "x", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_reopen_wants_a_run_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a run folder"):
+        RunFolder.reopen(tmp_path)
+
+
+def test_settings_come_back_from_toml() -> None:
+    settings = {
+        "text": 'quote " backslash \\ newline \n tab \t del \x7f bell \x07 ▁ 😀',
+        "small": 1e-08,
+        "large": 1e300,
+        "third": 1 / 3,
+        "endless": float("inf"),
+        "count": 786_432,
+        "negative": -3,
+        "on": True,
+        "layers": [9, 10],
+        "names": ["a", "b"],
+        "nothing": [],
+    }
+    text = to_toml(settings | {"absent": None, "path": Path("/a b/ç")})
+    assert tomllib.loads(text) == settings | {"path": "/a b/ç"}
+    assert all(type(tomllib.loads(text)[key]) is type(value) for key, value in settings.items())
+    with pytest.raises(TypeError, match="cannot hold"):
+        to_toml({"table": {}})
+
+
+def test_create_writes_settings_and_environment(run: RunFolder) -> None:
+    assert tomllib.loads((run.path / "settings.toml").read_text()) == {"seed": 1}
+    found = strict((run.path / "environment.json").read_text())
+    assert found["numpy"] == np.__version__
+    assert "pytest" in found["command"]
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    command = ["git", *identity, "-C", str(folder), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_environment_names_the_projects_own_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = tmp_path / "unpacked"
+    inner.mkdir()
+    git(tmp_path, "init")
+    git(tmp_path, "commit", "--allow-empty", "-m", "one")
+
+    monkeypatch.setattr(run_folder, "PROJECT", tmp_path)
+    found = environment()
+    assert (found["git_commit"], found["git_dirty"]) == (git(tmp_path, "rev-parse", "HEAD"), False)
+    (tmp_path / "new.py").touch()
+    assert environment()["git_dirty"] is True
+
+    monkeypatch.setattr(run_folder, "PROJECT", inner)
+    assert environment()["git_commit"] is None, "a repository around the project is not its own"
+
+
+def test_log_lines_are_json_whatever_the_numbers(run: RunFolder) -> None:
+    inf, nan = float("inf"), float("nan")
+    run.log("step", step=1, loss=nan, norm=-inf, banks=[1.0, inf], x=np.float32(0.5), f=Path("a"))
+    assert events(run) == [
+        {
+            "kind": "step",
+            "step": 1,
+            "loss": None,
+            "loss_nonfinite": "nan",
+            "norm": None,
+            "norm_nonfinite": "-inf",
+            "banks": [1.0, None],
+            "banks_nonfinite": "inf",
+            "x": 0.5,
+            "f": "a",
+        }
+    ]
+
+
+def test_a_resumed_log_has_no_doubles_and_no_torn_line(run: RunFolder) -> None:
+    run.log("start")
+    for step in range(6):
+        run.log("step", step=step)
+    run.close()
+    with run.log_file.open("a") as file:
+        file.write('{"kind": "step", "st')
+
+    again = RunFolder.reopen(run.path)
+    again.log("resume")
+    assert [event.get("step") for event in events(again)] == [None, 0, 1, 2, 3, 4, 5, None]
+    again.truncate_log(3)
+    again.log("step", step=4)
+    assert [event.get("step") for event in events(again)] == [None, 0, 1, 2, 3, None, 4]
+
+
+def test_read_log_passes_over_what_is_no_event(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_bytes(b'{"kind": "a"}\n[1]\n\xff\xfe\n{"kind": "b"}\n{"ki')
+    assert [event["kind"] for event in read_log(tmp_path / "log.jsonl")] == ["a", "b"]
+
+
+def test_summary_is_json_and_replaced(run: RunFolder) -> None:
+    run.write_summary({"bpb": 1.1})
+    run.write_summary({"bpb": float("nan"), "weights": {"raw": 1.2}})
+    found = strict((run.path / "summary.json").read_text())
+    assert found == {"bpb": None, "bpb_nonfinite": "nan", "weights": {"raw": 1.2}}

@@ -149,9 +149,7 @@ def test_what_is_no_such_file_is_named(tmp_path: Path, content: bytes | None) ->
     path = tmp_path / "a.scores"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(
-        InputError, match=r"a\.scores: .*python -m swarm\.knowledge distil"
-    ) as caught:
+    with pytest.raises(InputError, match=r"a\.scores: .*python -m knowledge distil") as caught:
         read_scores(path)
     assert "\n" not in str(caught.value)
 

@@ -1,1 +1,1 @@
-"""What steers a run while it runs. ``levers`` is the window into the step."""
+"""Agents that steer a run while it trains: what they see, how they vote, what they decided."""

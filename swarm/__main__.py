@@ -13,7 +13,7 @@ from settings import load_settings
 from swarm.decision_log import NAME, Record, read
 from swarm.replay import replay
 from swarm.report import decisions_table
-from swarm.simulate import KINDS, MadeUp, recorded, simulate
+from swarm.simulate import KINDS, SyntheticRun, recorded, simulate
 from swarm.steering import Steering
 
 SHOWN = 10  # differences; one wrong state makes all cycles after it differ
@@ -65,7 +65,7 @@ def _replay(path: Path, console: Console) -> int:
 
 def _simulate(trace: str, seed: int, rest: Sequence[str]) -> list[Record]:
     if trace in KINDS:
-        made_up = MadeUp(trace, seed)
+        made_up = SyntheticRun(trace, seed)
         return simulate(_steering(rest), made_up, made_up.obey)
     log, settings = Path(trace) / "log.jsonl", Path(trace) / "settings.toml"
     if not log.is_file():

@@ -1,8 +1,8 @@
-"""The decision log: every cycle of a run as a line of JSON, written where nothing waits for it.
+"""The decision log: every cycle of a run as a line of JSON, written by a thread.
 
-A "start" line holds what the cycles after it follow from: agents with their constants, rules,
-bounds, and the mesh's state. A "cycle" line holds all of a cycle and what it cost. A resumed run
-adds a start line of its own.
+A "start" line has what determines the following cycles: the agents with their constants, the
+rules, the limits, and the mesh's state. A "cycle" line has a cycle and the time that it took. A
+resumed run adds another start line.
 """
 
 import json
@@ -21,15 +21,15 @@ Record = dict[str, Any]
 
 
 class DecisionLog:
-    """Appends to a run's log from a thread of its own; a full disk costs the log, not the run.
+    """Appends to a run's log in a thread; a full disk ends the log, not the run.
 
     Args:
-        path: of the log; cycles that it has beyond the mesh's are dropped: a resumed run has them
-            once more.
-        mesh: that decides.
+        path: of the log. Cycles after the mesh's last one are dropped, because a resumed run
+            repeats them.
+        mesh: whose cycles are logged.
 
     Attributes:
-        error: that ended the writing; None while all is well.
+        error: the error that ended the writing; None: there was none.
 
     Raises:
         InputError: ``path`` is no decision log.
@@ -47,11 +47,11 @@ class DecisionLog:
         self._thread.start()
 
     def add(self, number: int, cycle: Cycle, microseconds: float) -> None:
-        """Hand over a cycle; returns at once."""
+        """Queue a cycle; returns at once."""
         self._queue.put((number, cycle, microseconds))
 
     def close(self) -> None:
-        """Wait until all is written."""
+        """Wait until every queued cycle is written."""
         self._queue.put(None)
         self._thread.join()
 
@@ -68,7 +68,7 @@ class DecisionLog:
 
 
 def start_record(mesh: Mesh) -> Record:
-    """What a mesh's next cycles follow from, besides snapshots; plain JSON."""
+    """Return what determines a mesh's next cycles, except the snapshots, as plain JSON."""
     return _plain(
         {
             "kind": "start",
@@ -82,7 +82,7 @@ def start_record(mesh: Mesh) -> Record:
 
 
 def cycle_record(number: int, cycle: Cycle) -> Record:
-    """A cycle as plain JSON."""
+    """Return a cycle as plain JSON."""
     snapshot = cycle.snapshot._asdict() | {"levers": cycle.snapshot.levers._asdict()}
     return _plain(
         {
@@ -98,10 +98,10 @@ def cycle_record(number: int, cycle: Cycle) -> Record:
 
 
 def read(path: Path) -> Iterator[Record]:
-    """Each record of a decision log; a last line that a kill left torn is passed over.
+    """Yield each record of a decision log; a last line that a kill left torn is skipped.
 
     Raises:
-        InputError: the file is missing or is no decision log.
+        InputError: the file is missing or no decision log.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -132,5 +132,5 @@ def _line(record: Record) -> str:
 
 
 def _plain(record: Mapping[str, Any]) -> Record:
-    """As JSON gives it back: lists for tuples, every digit of a float, "NaN" for an agent's NaN."""
+    """Return a record as JSON restores it: tuples as lists, floats exactly, NaN as "NaN"."""
     return json.loads(json.dumps(record), parse_constant=str)

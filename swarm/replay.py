@@ -1,4 +1,4 @@
-"""Replay: every decision of a log once more, from what the log says the agents saw."""
+"""Replay: recompute every decision of a log from the snapshots that it holds."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,19 +7,20 @@ from typing import Any
 from errors import InputError
 from swarm.agents import AGENTS
 from swarm.decision_log import Record, cycle_record, start_record
-from swarm.mesh import Limit, Mesh, Rules
-from swarm.telemetry import LeverValues, Snapshot
+from swarm.levers import LeverValues, Limit
+from swarm.mesh import Mesh, Rules
+from swarm.telemetry import Snapshot
 
 
 def replay(path: Path, records: Iterable[Record]) -> tuple[int, list[str]]:
-    """Recompute each cycle; how many there were, and a line for each difference.
+    """Recompute each cycle; return the number of cycles, and a line for each difference.
 
     Args:
         path: of the log, for messages.
         records: of the log, in order.
 
     Raises:
-        InputError: a record lacks a part, or the log is of agents that this code has not.
+        InputError: a record is incomplete, or the log has agents that this code does not have.
     """
     mesh, before = None, None
     count, differences = 0, []
@@ -56,7 +57,7 @@ def _compare(where: str, logged: Record, found: Record) -> list[str]:
 
 
 def _rebuilt(record: Record) -> Mesh:
-    """The mesh of a start line."""
+    """Return the mesh of a start line."""
     kinds = {kind.name: kind for kind in AGENTS}
     missing = set(record["agents"]) - set(kinds)
     if missing:

@@ -1,4 +1,4 @@
-"""What a swarm did, as a table for a person."""
+"""The table of a swarm's decisions."""
 
 import statistics
 from collections.abc import Sequence
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from swarm.decision_log import Record
-from swarm.mesh import KEEP
+from swarm.levers import KEEP
 
 
 def decisions_table(records: Sequence[Record]) -> Table:
-    """A row for each change that was decided, and a last line with counts and the cycles' cost.
+    """Return a table with a row for each change, and the counts and the cycles' time below it.
 
-    Copies of the state are counted only: a healthy run is full of them.
+    Copies of the weights are only counted, because a healthy run has many of them.
     """
     cycles = [record for record in records if record["kind"] == "cycle"]
     passed = [
@@ -43,8 +43,8 @@ def decisions_table(records: Sequence[Record]) -> Table:
 
 
 def _reasons(cycle: Record, lever: str) -> str:
-    given = [wish["reason"] for wish in cycle["proposals"] if wish["lever"] == lever]
-    return ", ".join(dict.fromkeys(given))
+    reasons = [found["reason"] for found in cycle["proposals"] if found["lever"] == lever]
+    return ", ".join(dict.fromkeys(reasons))
 
 
 def _cost(cycles: Sequence[Record]) -> str:

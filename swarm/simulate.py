@@ -1,7 +1,7 @@
-"""Runs to try a swarm on without a GPU: made up, or recorded in a run's log.
+"""Runs to try a swarm on without a GPU: synthetic ones, or those recorded in a run's log.
 
-A made-up run has 3,200 steps, of which the last 800 cool down; the clock, not their number, ends
-it. Its loss falls with a power of the step, with noise.
+A synthetic run has 3,200 steps and ends by the clock; the rate cools down in the last 800. Its
+loss falls with a power of the step, with noise.
 """
 
 import math
@@ -19,7 +19,7 @@ KINDS = ("calm", "spike", "divergence", "plateau", "slow", "nan-storm")
 
 
 class Row(NamedTuple):
-    """A step: ``progress`` and ``lr_scale`` when it was launched, the others when it landed."""
+    """A step: ``progress`` and ``lr_scale`` at its launch, loss and gradient norm at its end."""
 
     step: int
     progress: float
@@ -28,16 +28,16 @@ class Row(NamedTuple):
     gradient_norm: float
 
 
-class MadeUp:
-    """A run of one of ``KINDS``; iterate over its rows, and let it ``obey`` the cycles.
+class SyntheticRun:
+    """A run of one of ``KINDS``; iterate over its rows, and call ``obey`` with each cycle.
 
-    - calm: nothing happens.
-    - spike: for ten steps gradients are ten times their size.
-    - divergence: in the time of trouble the loss climbs away from what it was, unless the rate is
-      under 0.3 of the schedule's; what is lost only a return to a good state brings back.
-    - plateau: from the trouble on the loss falls no more.
-    - slow: a machine of a third of the speed, so the clock ends the run after a third of the steps.
-    - nan-storm: in the first half of the trouble a third of the steps is not finite.
+    - calm: no trouble.
+    - spike: for ten steps gradients are ten times as large.
+    - divergence: in the time of trouble the loss climbs, unless the rate is under 0.3 of the
+      schedule's; only a restored copy of the weights undoes the climb.
+    - plateau: from the time of trouble on the loss does not fall.
+    - slow: a third of the speed, so the clock ends the run after a third of the steps.
+    - nan-storm: in the first half of the time of trouble a third of the steps is not finite.
     """
 
     def __init__(self, kind: str, seed: int = 0) -> None:
@@ -47,7 +47,7 @@ class MadeUp:
         self.lost = self._lost_in_copy = 0.0
 
     def obey(self, cycle: Cycle) -> None:
-        """Take the levers, keep a copy, return to it."""
+        """Use the cycle's levers, copy the weights, restore the copy."""
         self._factor = cycle.levers.lr_factor
         if cycle.keep:
             self._lost_in_copy = self.lost
@@ -83,7 +83,7 @@ def _loss(step: int) -> float:
 
 
 def recorded(events: Iterable[dict]) -> Iterator[Row]:
-    """The steps that a run's log holds: all of them with ``train_log_every`` 1, else samples."""
+    """Yield the steps of a run's log: all of them with ``train_log_every`` 1, else samples."""
     for event in events:
         if event.get("kind") == "step":
             numbers = (event["loss"], event["gradient_norm"])
@@ -94,11 +94,17 @@ def recorded(events: Iterable[dict]) -> Iterator[Row]:
 def simulate(
     steering: Steering, rows: Iterable[Row], obey: Callable[[Cycle], None] | None = None
 ) -> list[Record]:
-    """Let a swarm steer rows as if they were a run; its cycles as the decision log has them."""
-    records, turn = [], None
+    """Let a swarm steer rows as if they were a run; return its cycles as in the decision log.
+
+    Args:
+        steering: the swarm.
+        rows: of the run, in order.
+        obey: called with each cycle before the next row.
+    """
+    records, interval = [], None
     for row in rows:
-        before, turn = turn, row.step // steering.every
-        if before is not None and turn > before:
+        before, interval = interval, row.step // steering.every
+        if before is not None and interval > before:
             cycle = steering.cycle(row.step, row.progress, row.lr_scale)
             record = cycle_record(len(records) + 1, cycle)
             records.append(record | {"microseconds": steering.microseconds[-1]})

@@ -1,4 +1,4 @@
-"""A run's swarm: telemetry in, a cycle now and then, decisions out."""
+"""The swarm of a run: telemetry in, a cycle every so many steps, decisions out."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Any, Self
 
 from errors import InputError
 from swarm.agents import AGENTS
+from swarm.agents.base import Agent
 from swarm.decision_log import DecisionLog
-from swarm.mesh import REQUESTS, Agent, Cycle, Mesh, Rules, limits
-from swarm.telemetry import LeverValues, Telemetry
+from swarm.levers import REQUESTS, LeverValues, limits
+from swarm.mesh import Cycle, Mesh, Rules
+from swarm.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from settings import Settings
 
 
 class Steering:
-    """What the loop talks to, the same on every rank but for the log.
+    """The swarm as the training loop uses it; the same on every rank, except for the log.
 
     Args:
         agents: in the same order on every rank.
@@ -25,9 +27,9 @@ class Steering:
         rules: when a proposal passes.
 
     Attributes:
-        levers: values now.
-        kept: steps that were done when the loop last kept a copy of the state; None: it has none.
-        microseconds: that each cycle took of the host's time, from telemetry to log.
+        levers: current values.
+        kept: steps that were done at the last copy of the weights; None: there is no copy.
+        microseconds: host time of each cycle, from telemetry to log.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class Steering:
 
     @classmethod
     def of(cls, settings: "Settings") -> Self | None:
-        """The swarm of a run, or None where it is off or has no agent.
+        """Return the swarm of a run, or None if it is off or has no agent.
 
         Raises:
             InputError: ``agents_off`` names an agent that does not exist.
@@ -71,42 +73,43 @@ class Steering:
 
     @property
     def decided(self) -> dict[str, float]:
-        """The levers that the agents steer, with their values; all others are the settings' own."""
+        """Values of the levers that the agents steer; the settings and the schedule set the
+        others."""
         return {lever: getattr(self.levers, lever) for lever in self._steered}
 
     def log_to(self, path: Path) -> None:
-        """Log every cycle from here on; after ``load`` in a resumed run. Rank 0 alone does.
+        """Log every cycle from now on. Only rank 0 calls it, in a resumed run after ``load``.
 
         Raises:
-            InputError: ``path`` holds something that is no decision log.
+            InputError: ``path`` is a file, but no decision log.
         """
         self._log = DecisionLog(path, self.mesh)
 
     def add(self, loss: float, gradient_norm: float, int6_error: float | None = None) -> None:
-        """Take in a step that has landed.
+        """Add the numbers of a finished step.
 
         Args:
             loss: mean nats of the main head over the whole batch; may be NaN.
             gradient_norm: global, before the clip; may be infinite.
-            int6_error: norm of the weights' int6 rounding error over the weights' norm, where it
-                was measured.
+            int6_error: norm of the weights' int6 rounding error over the weights' norm; None: not
+                measured.
         """
         self._telemetry.add(loss, gradient_norm, int6_error)
 
     def due(self, step: int) -> bool:
-        """Whether a cycle comes before step number ``step`` (from 0)."""
+        """Return whether a cycle comes before step number ``step`` (from 0)."""
         return step > 0 and step % self.every == 0
 
     def cycle(self, step: int, progress: float, lr_scale: float) -> Cycle:
-        """Let the agents see what has arrived, and decide.
+        """Return what the agents decide about the current window; waits for nothing.
 
-        The caller obeys: ``changed`` levers hold from the next step on, ``keep`` and ``rollback``
-        are done before it. It waits for nothing.
+        The caller obeys: it copies or restores the weights before the next step, which uses the
+        new values of the levers.
 
         Args:
             step: the next one (from 0).
-            progress: share of the run's budget that is spent, of wallclock or iterations.
-            lr_scale: the schedule's.
+            progress: spent fraction of the run's budget, of wallclock or iterations.
+            lr_scale: scale of the learning rates by the schedule.
         """
         began = perf_counter_ns()
         snapshot = self._telemetry.snapshot(step, progress, lr_scale, self.kept, self.levers)
@@ -121,28 +124,28 @@ class Steering:
         return cycle
 
     def rehearse(self, step: int, progress: float, lr_scale: float) -> None:
-        """Decide about what has arrived so far, as ``cycle`` will, and forget it again.
+        """Run a cycle and undo it, right before the real one.
 
-        A training loop leaves little of the caches to the agents: with what they need brought back,
-        their decision takes a third of the time. For a host that would wait for its device soon
-        anyway, right before the cycle.
+        The training loop evicts the agents' data from the caches. A rehearsal loads it again, and
+        the cycle then takes a third of the time. It helps a host that would otherwise wait for its
+        device.
         """
         mesh, telemetry = self.mesh, self._telemetry.state()
-        # Agents never change a state, they make another: what was, is kept by its name alone.
+        # Shallow copies suffice, because agents return new states and never modify one.
         states, cycles, turns = list(mesh.states), mesh.cycles, dict(mesh.turns)
         mesh.cycle(self._telemetry.snapshot(step, progress, lr_scale, self.kept, self.levers))
         mesh.states, mesh.cycles, mesh.turns = states, cycles, turns
         self._telemetry.load(telemetry)
 
     def close(self) -> OSError | None:
-        """Finish the log; returns what kept it from being written, if anything did."""
+        """Finish the log; return the error that ended its writing, if any."""
         if self._log is None:
             return None
         self._log.close()
         return self._log.error
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint, as JSON holds it."""
+        """Return the state as plain JSON."""
         return {
             "mesh": self.mesh.state(),
             "telemetry": self._telemetry.state(),
@@ -151,13 +154,13 @@ class Steering:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take back what ``state`` gave, bit for bit.
+        """Restore what ``state`` returned, bit for bit.
 
-        A checkpoint holds no copy to return to: where ``kept`` is not None, the caller keeps the
-        state that it has just loaded.
+        A checkpoint does not contain the copy of the weights. If ``kept`` is not None, the caller
+        copies the weights that it has just loaded.
 
         Raises:
-            InputError: it is of other agents.
+            InputError: the state is of other agents.
         """
         try:
             self.mesh.load(state["mesh"])

@@ -1,40 +1,22 @@
-"""What agents see: a run's numbers of the last cycle, gathered on the host as they arrive."""
+"""What agents see: the numbers of the steps since the last cycle, summed up on the host."""
 
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-UNREACHED = 3e38  # a norm that fp32 holds, and no finite gradient of a sane run has
-
-
-class LeverValues(NamedTuple):
-    """One value of every lever; the levers are named here, once."""
-
-    clip: float = 0.0
-    """Global gradient norm; 0: no clip."""
-    kg_weight: float = 0.0
-    """How far the graph's scores weight the loss."""
-    lr_factor: float = 1.0
-    """Times the schedule's learning rates."""
-    mtp_weight: float = 0.0
-    """Of the MTP heads' mean loss."""
-    qat: float = 0.0
-    """Above 0.5: int6-faked weights."""
-    skip_norm: float = UNREACHED
-    """Steps whose gradient norm is not at most this change nothing."""
+from swarm.levers import LeverValues
 
 
 class Snapshot(NamedTuple):
-    """A run at one cycle; every number is finite, whatever the run's are.
-
-    "Window" is the steps that arrived since the cycle before; the same on every rank.
+    """A run at one cycle, the same on every rank. Every number is finite, even if the run's are
+    not. The window is the steps whose numbers arrived since the cycle before.
     """
 
     step: int
     progress: float
-    """Share of the wallclock (or of the iterations, whatever ends the run first)."""
+    """Fraction of the wallclock, or of the iterations if they end the run first."""
     lr_scale: float
-    """The schedule's, in [0, 1]."""
+    """Scale of the learning rates by the schedule, in [0, 1]."""
     loss: float
     """Mean nats over the window."""
     velocity: float
@@ -42,7 +24,7 @@ class Snapshot(NamedTuple):
     noise: float
     """Standard error of ``loss``, nats."""
     lowest: float
-    """``loss`` of the best window since QAT was switched, this one included."""
+    """``loss`` of the best window since QAT was last switched, this one included."""
     gradient_norm: float
     """Before the clip, mean over the window."""
     gradient_peak: float
@@ -50,19 +32,19 @@ class Snapshot(NamedTuple):
     nonfinite: int
     """Steps of the window whose loss or gradient was not finite."""
     arrived: int
-    """Steps of the window, those included."""
+    """Steps of the window, the nonfinite ones included."""
     int6_error: float | None
-    """Norm of the weights' int6 rounding error over the weights' norm, where it is measured."""
+    """Norm of the weights' int6 rounding error over the weights' norm; None: not measured."""
     kept: int | None
-    """Steps that were done when the loop last kept a copy of the state to return to."""
+    """Steps that were done at the last copy of the weights; None: there is no copy."""
     levers: LeverValues
 
 
 class Telemetry:
-    """Adds up a window; ``add`` and ``snapshot`` cost a microsecond or two, and no sync.
+    """Sums of the current window. ``add`` and ``snapshot`` take one or two microseconds.
 
-    A step that is not finite counts as such and enters no mean; a window without a finite step
-    shows the means of the last one that had any.
+    A step that is not finite is counted and enters no mean. A window without a finite step has the
+    means of the last window that had one.
     """
 
     __slots__ = (
@@ -81,17 +63,19 @@ class Telemetry:
 
     def __init__(self) -> None:
         self.loss = self.lowest = self.norm = 0.0
-        self.qat: float | None = None  # that ``lowest`` belongs to; None before a finite step
+        self.qat: float | None = None  # at ``lowest``; None before the first finite step
         self.error: float | None = None
         self._clear()
 
     def _clear(self) -> None:
         self.arrived = self.finite = 0
-        self.off = self.squares = 0.0  # of losses less the last window's mean: sums, so that
-        self.norms = self.peak = 0.0  # the spread of a small noise on a large loss stays exact
+        # Sums of (loss - previous mean): subtracting first keeps the variance exact if the noise
+        # is small and the loss large.
+        self.off = self.squares = 0.0
+        self.norms = self.peak = 0.0
 
     def add(self, loss: float, gradient_norm: float, int6_error: float | None = None) -> None:
-        """Take in a step that has landed."""
+        """Add the numbers of a finished step."""
         self.arrived += 1
         if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
             return
@@ -113,7 +97,7 @@ class Telemetry:
         kept: int | None,
         levers: LeverValues,
     ) -> Snapshot:
-        """The window that ends here; the next one begins."""
+        """Return the current window, and begin the next one."""
         count = self.finite
         velocity = noise = 0.0
         if count:
@@ -122,7 +106,7 @@ class Telemetry:
             self.norm = self.norms / count
             if count > 1:
                 noise = math.sqrt(max(0.0, self.squares / count - off * off) / (count - 1))
-            if self.qat != levers.qat:  # other weights, another loss: nothing to compare with
+            if self.qat != levers.qat:  # losses before and after the switch are not comparable
                 self.lowest, self.qat = self.loss, levers.qat
             else:
                 velocity = off / self.arrived
@@ -147,10 +131,10 @@ class Telemetry:
         return taken
 
     def state(self) -> list:
-        """For a checkpoint, as JSON holds it; the window that is open is part of it."""
+        """Return the state as plain JSON; it includes the current window."""
         return [getattr(self, name) for name in self.__slots__]
 
     def load(self, state: Sequence) -> None:
-        """Take back what ``state`` gave."""
+        """Restore what ``state`` returned."""
         for name, value in zip(self.__slots__, state, strict=True):
             setattr(self, name, value)

@@ -1,7 +1,7 @@
 """Levers: the numbers that steer a step, in one small block of device memory.
 
 The step reads them on the device, so changing one neither waits for the GPU, nor recompiles, nor
-asks Python to branch. Those that the swarm steers: ``swarm.telemetry.LeverValues``; those that
+asks Python to branch. Those that the swarm steers: ``swarm.levers.LeverValues``; those that
 follow from schedule and settings: ``kernels.optimizer.step_levers.StepLevers``.
 """
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kernels.optimizer.step_levers import StepLevers
-from swarm.telemetry import LeverValues
+from swarm.levers import LeverValues
 
 NAMES = tuple(dict.fromkeys((*LeverValues._fields, *StepLevers._fields)))
 # The host may run this many pushes ahead of the device before a pinned block is written again.

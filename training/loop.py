@@ -14,7 +14,7 @@ from runtime import checkpoint
 from runtime.progress import Progress
 from runtime.run_folder import RunFolder
 from settings import Settings
-from swarm.mesh import KEEP
+from swarm.levers import KEEP
 from swarm.steering import Steering
 from training.budget import Budget
 from training.metrics import Finished, Metrics

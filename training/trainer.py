@@ -16,7 +16,7 @@ from runtime.device import choose
 from runtime.graphs import CapturedMicroBatches, MicroBatches
 from runtime.ranks import World
 from settings import Settings
-from swarm.telemetry import UNREACHED
+from swarm.levers import UNREACHED
 from training.averaging import Averaging, ExponentialAverage, Join, LatestAverage
 from training.device_levers import Levers
 from training.fused_optimizer import FusedOptimizer

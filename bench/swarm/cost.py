@@ -20,8 +20,9 @@ from bench.harness.rig import Rig
 from bench.harness.timeline import added_by, differences, timeline, traced
 from bench.swarm.decisions import BAR as HOST_US
 from bench.swarm.decisions import percentiles
-from swarm.mesh import KEEP, SURE, Agent, Proposal
-from swarm.simulate import MadeUp, simulate
+from swarm.agents.base import SURE, Agent, Proposal
+from swarm.levers import KEEP
+from swarm.simulate import SyntheticRun, simulate
 from swarm.steering import Steering
 from swarm.telemetry import Snapshot
 
@@ -130,7 +131,7 @@ def on_and_off(rig: Rig) -> tuple[float, tuple[float, float]]:
 def keeps_of_a_calm_run(steering: Steering, cycles: int) -> int:
     """How often a run without trouble copies its state."""
     found: list[bool] = []
-    made_up = MadeUp("calm")
+    made_up = SyntheticRun("calm")
 
     def obey(cycle) -> None:
         found.append(cycle.keep)

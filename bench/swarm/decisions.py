@@ -16,7 +16,7 @@ import numpy as np
 from bench.harness.record import provenance
 from settings import load_settings
 from swarm.mesh import Cycle
-from swarm.simulate import KINDS, MadeUp, simulate
+from swarm.simulate import KINDS, SyntheticRun, simulate
 from swarm.steering import Steering
 
 RUNS = 8  # of each kind
@@ -48,7 +48,7 @@ def cycles(kind: str, seed: int, megabytes: int) -> list[float]:
     """Microseconds of each cycle of a made-up run."""
     steering = Steering.of(load_settings(["--preset", "seed", "--kg-scores", "wordnet"], {}))
     assert steering is not None
-    made_up, filler = MadeUp(kind, seed), np.ones(megabytes * 2**20, dtype=np.uint8)
+    made_up, filler = SyntheticRun(kind, seed), np.ones(megabytes * 2**20, dtype=np.uint8)
 
     def obey(cycle: Cycle) -> None:
         made_up.obey(cycle)

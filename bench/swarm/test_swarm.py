@@ -18,7 +18,7 @@ from bench.harness.baseline import COMMITTED, baseline_name, losses, save
 from bench.harness.contest import Result
 from bench.harness.record import provenance
 from settings import load_settings
-from swarm.simulate import MadeUp, simulate
+from swarm.simulate import SyntheticRun, simulate
 from swarm.steering import Steering
 from swarm.telemetry import Snapshot, Telemetry
 
@@ -40,7 +40,7 @@ def snapshots() -> list[Snapshot]:
     """What agents see in a calm run, a spike and a divergence."""
     seen: list[Snapshot] = []
     for kind in ("calm", "spike", "divergence"):
-        made_up = MadeUp(kind)
+        made_up = SyntheticRun(kind)
 
         def obey(cycle, made_up=made_up) -> None:
             seen.append(cycle.snapshot)

@@ -10,7 +10,7 @@ import socket
 import torch
 
 from runtime.ranks import World
-from tests.swarm.made import steering
+from tests.swarm.small import steering
 
 CYCLES, STEPS = 1000, 4
 AT_ONCE = 20  # cycles whose telemetry is reduced together: the test is of decisions

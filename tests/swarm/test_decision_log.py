@@ -10,7 +10,7 @@ import pytest
 from errors import InputError
 from swarm.decision_log import NAME, cycle_record, read
 from swarm.steering import Steering
-from tests.swarm.made import LEVERS, Scripted, steering
+from tests.swarm.small import LEVERS, Scripted, steering
 
 
 def run(swarm: Steering, cycles: range) -> list:

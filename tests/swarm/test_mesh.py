@@ -5,8 +5,9 @@ import math
 
 import pytest
 
-from swarm.mesh import KEEP, ROLLBACK, Rules
-from tests.swarm.made import LEVERS, Scripted, mesh, snapshot
+from swarm.levers import KEEP, ROLLBACK
+from swarm.mesh import Rules
+from tests.swarm.small import LEVERS, Scripted, mesh, snapshot
 
 SILENT = Scripted("c")
 
@@ -133,7 +134,7 @@ def test_a_lever_turns_back_only_after_its_hold():
     agent = Scripted("a", ("clip", 0.2, 0.9))
     table = mesh(agent)
     assert table.cycle(snapshot()).levers.clip == 0.2
-    agent.wishes = (("clip", 0.4, 0.9),)
+    agent.proposals = (("clip", 0.4, 0.9),)
     rules = [table.cycle(snapshot(clip=0.2)).verdicts[0].rule for _ in range(3)]
     assert rules == ["too soon", "too soon", "alone"]
 
@@ -143,7 +144,7 @@ def test_a_hold_outlasts_a_checkpoint():
     table, restored = mesh(agent), mesh(agent)
     table.cycle(snapshot())
     restored.load(json.loads(json.dumps(table.state())))
-    agent.wishes = (("clip", 0.4, 0.9),)
+    agent.proposals = (("clip", 0.4, 0.9),)
     rules = [restored.cycle(snapshot(clip=0.2)).verdicts[0].rule for _ in range(3)]
     assert rules == ["too soon", "too soon", "alone"]
 

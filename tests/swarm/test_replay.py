@@ -9,15 +9,15 @@ import swarm.replay
 from errors import InputError
 from swarm.decision_log import NAME, read
 from swarm.replay import replay
-from swarm.simulate import MadeUp, simulate
-from tests.swarm.made import steering
+from swarm.simulate import SyntheticRun, simulate
+from tests.swarm.small import steering
 
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory) -> list:
     """Records of a run with much to decide, that was resumed in the middle."""
     path = tmp_path_factory.mktemp("run") / NAME
-    made_up, first = MadeUp("divergence"), steering()
+    made_up, first = SyntheticRun("divergence"), steering()
     first.log_to(path)
     rows = list(made_up)
     simulate(first, rows[:1000], made_up.obey)
@@ -105,3 +105,9 @@ def test_a_record_without_a_part_is_damage(log, part):
 def test_a_log_without_its_start_is_refused(log):
     with pytest.raises(InputError, match="does not begin with a start line"):
         differences(log[1:])
+
+
+@pytest.mark.parametrize("kind", ["divergence", "nan-storm"])
+def test_a_log_of_commit_bf9e9a1_is_recomputed_alike(kind):
+    path = Path(__file__).parent / "logs" / f"{kind}.jsonl"
+    assert replay(path, list(read(path))) == (39, [])

@@ -3,12 +3,12 @@
 from rich.console import Console
 
 from swarm.report import decisions_table
-from swarm.simulate import MadeUp, simulate
-from tests.swarm.made import steering
+from swarm.simulate import SyntheticRun, simulate
+from tests.swarm.small import steering
 
 
 def test_the_table_has_each_decision_but_copies_and_the_cost():
-    made_up = MadeUp("divergence")
+    made_up = SyntheticRun("divergence")
     records = simulate(steering(), made_up, made_up.obey)
     for place, record in enumerate(records):
         record["microseconds"] = float(place)

@@ -2,15 +2,15 @@
 
 import pytest
 
-from swarm.simulate import KINDS, TROUBLE, MadeUp, Row, recorded, simulate
-from tests.swarm.made import steering
+from swarm.simulate import KINDS, TROUBLE, Row, SyntheticRun, recorded, simulate
+from tests.swarm.small import steering
 
 EVERY = 80
 
 
 def run(kind, *arguments, seed=0):
     """(swarm, run, records) of a made-up run."""
-    swarm, made_up = steering(*arguments), MadeUp(kind, seed)
+    swarm, made_up = steering(*arguments), SyntheticRun(kind, seed)
     return swarm, made_up, simulate(swarm, made_up, made_up.obey)
 
 
@@ -67,7 +67,7 @@ def test_a_divergence_slows_the_run_and_returns_it_to_its_last_good_state():
 def test_a_loss_that_jumps_and_creeps_down_from_there_is_given_up_at_the_second_window():
     rows = [
         row._replace(loss=row.loss + 1.0 if row.step >= TROUBLE.start else row.loss)
-        for row in MadeUp("calm")
+        for row in SyntheticRun("calm")
         if row.step < TROUBLE.stop
     ]
     records = simulate(steering(), rows)
@@ -79,7 +79,7 @@ def test_a_loss_that_jumps_and_comes_back_soon_is_left_to_itself():
         row._replace(loss=row.loss + max(0.0, 1.0 - 0.002 * (row.step - TROUBLE.start)))
         if row.step >= TROUBLE.start
         else row
-        for row in MadeUp("calm")
+        for row in SyntheticRun("calm")
     ]
     assert not changes(simulate(steering(), rows), "rollback")
 

@@ -11,11 +11,11 @@ import torch
 from errors import InputError
 from settings import load_settings
 from swarm.agents import AGENTS
+from swarm.levers import LeverValues
 from swarm.mesh import Cycle
 from swarm.steering import Steering
-from swarm.telemetry import LeverValues
-from tests.swarm.made import steering
 from tests.swarm.ranks import decisions_of_ranks, telemetry
+from tests.swarm.small import steering
 from training.device_levers import Levers
 
 

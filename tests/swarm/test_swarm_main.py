@@ -6,18 +6,20 @@ import pytest
 
 from swarm.__main__ import main
 from swarm.decision_log import NAME
-from swarm.simulate import KINDS, MadeUp, simulate
-from tests.swarm.made import steering
+from swarm.simulate import KINDS, SyntheticRun, simulate
+from tests.swarm.small import steering
 
 
 @pytest.fixture
 def run(tmp_path):
     """A run folder with a decision log, a log of steps and settings."""
-    swarm, made_up = steering(), MadeUp("spike")
+    swarm, made_up = steering(), SyntheticRun("spike")
     swarm.log_to(tmp_path / NAME)
     simulate(swarm, made_up, made_up.obey)
     swarm.close()
-    events = [{"kind": "step", **row._asdict()} | {"step": row.step + 1} for row in MadeUp("spike")]
+    events = [
+        {"kind": "step", **row._asdict()} | {"step": row.step + 1} for row in SyntheticRun("spike")
+    ]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     (tmp_path / "settings.toml").write_text('preset = "seed"\n')
     return tmp_path

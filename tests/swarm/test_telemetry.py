@@ -5,7 +5,8 @@ import statistics
 
 import pytest
 
-from swarm.telemetry import LeverValues, Snapshot, Telemetry
+from swarm.levers import LeverValues
+from swarm.telemetry import Snapshot, Telemetry
 
 
 def window(telemetry: Telemetry, losses, norms=None, qat=0.0) -> Snapshot:

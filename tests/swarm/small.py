@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from settings import load_settings
-from swarm.mesh import Agent, Mesh, Proposal, Rules, limits
+from swarm.agents.base import Agent, Proposal
+from swarm.levers import LeverValues, limits
+from swarm.mesh import Mesh, Rules
 from swarm.steering import Steering
-from swarm.telemetry import LeverValues, Snapshot
+from swarm.telemetry import Snapshot
 
 LEVERS = LeverValues(clip=0.4, kg_weight=0.5, mtp_weight=0.1)
 CALM = Snapshot(
@@ -34,22 +36,28 @@ def snapshot(**changes: Any) -> Snapshot:
 
 
 class Scripted(Agent):
-    """Says what a test has it say: wishes (lever, value, confidence) and votes by lever."""
+    """Says what a test has it say: proposals (lever, value, confidence) and votes by lever."""
 
     levers = LeverValues._fields
 
-    def __init__(self, name: str, *wishes: tuple[str, float, float], **votes: float) -> None:
-        self.called, self.wishes, self.votes = name, wishes, votes
+    def __init__(self, name: str, *proposals: tuple[str, float, float], **votes: float) -> None:
+        self.called, self.proposals, self.votes = name, proposals, votes
 
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.called
 
     def propose(self, state: Any, snapshot: Snapshot) -> tuple[Any, Sequence[Proposal]]:
-        return state, [Proposal(self.name, *wish, "script") for wish in self.wishes]
+        return state, [Proposal(self.name, *proposal, "script") for proposal in self.proposals]
 
     def vote(self, state: Any, snapshot: Snapshot, proposal: Proposal) -> float:
         return self.votes.get(proposal.lever, 0.0)
+
+
+def proposed(agent: Agent, **changes: Any) -> tuple[float, str] | None:
+    """(value, reason) of the only proposal after one window; None if there is none."""
+    _, proposals = agent.propose(agent.start(), snapshot(**changes))
+    return (proposals[0].value, proposals[0].reason) if proposals else None
 
 
 def mesh(*agents: Agent, rules: Rules | None = None) -> Mesh:

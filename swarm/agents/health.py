@@ -1,24 +1,31 @@
-"""The agent that watches gradients and loss: a spike, a storm of NaN, a divergence."""
+"""The agent that watches gradients and loss: spikes, many NaN steps, divergence."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
-from swarm.mesh import KEEP, ROLLBACK, SURE, Agent, Proposal
-from swarm.telemetry import UNREACHED, Snapshot
+from swarm.agents.base import SURE, Agent, Proposal
+from swarm.levers import KEEP, ROLLBACK, UNREACHED
+from swarm.telemetry import Snapshot
 
 if TYPE_CHECKING:
     from settings import Settings
 
-TINY = 1e-9  # stands for a gradient of zeros, which has no logarithm
+TINY = 1e-9  # stands for a zero gradient, which has no logarithm
 DOUBLE = math.log(2)
 
 
 class Health(NamedTuple):
-    """``centre`` and ``spread`` of the logarithm of windows' gradient peaks; windows ``seen``, in a
-    row without alarm (``calm``) and far gone (``gone``); mean rise of the loss from a window to the
-    next, a fall counting as none (``sway``)."""
+    """The health agent's state.
+
+    centre, spread: running mean, and mean absolute deviation, of the logarithm of the windows'
+        gradient peaks.
+    seen: windows that entered them.
+    calm: windows in a row without alarm.
+    gone: windows in a row with a loss far over the lowest.
+    sway: running mean of the loss's rise from one window to the next; a fall counts as 0.
+    """
 
     centre: float = 0.0
     spread: float = 0.0
@@ -30,28 +37,31 @@ class Health(NamedTuple):
 
 @dataclass(frozen=True)
 class GradientHealth(Agent):
-    """Tightens the clip and lets steps far out be skipped when gradients leave their own running
-    distribution; cuts the rate when steps are lost to NaN or the loss runs away; returns to the
-    last good state when the loss is far gone. All of it has time to recover.
+    """Reacts to gradients that leave their running distribution, and to a loss that runs away.
+
+    A spike halves the clip and lets later steps with as large a norm be skipped. Many NaN steps or
+    a diverging loss halve the clip and the learning rate. A loss that stays far over its lowest
+    restores the last copy of the weights. Calm windows loosen the clip again.
 
     Attributes:
-        clip: to begin with, and to return to.
-        spreads: of the running distribution that make a spike; it is at least a doubling.
-        learned: windows until the distribution counts.
-        memory: share of the distribution that a new peak makes up, and of the sway a new rise.
-        lost: share of steps that are not finite from which they are a storm; single ones cost
-            one step each, which the step itself skips.
-        away: share over the lowest loss that is divergence.
-        far: share over the lowest loss from which it is gone for good.
-        noises: standard errors, and sways, that both must have: small batches stray from the lowest
-            window, and a high rate wanders away from it for several.
-        falling: standard errors that a loss falls by which comes back by itself;
-        returning: share of its rise that it falls by, too.
-        persistent: windows in a row that are far, without falling, until the run is given up.
-        cooled: lr scale under which no loss is gone for good: the falling rate brings it back.
-        patience: calm windows until the clip is loosened.
-        keep_first: calm windows until the state is copied;
-        keep_every: and between copies.
+        clip: at the start, and after a recovery.
+        spreads: spreads over the centre that make a spike, which is at least a doubling.
+        learned: windows before spikes are detected.
+        memory: weight of a new peak in the running distribution, and of a new rise in the sway.
+        lost: fraction of NaN steps in a window that raises the alarm; the step itself skips single
+            ones.
+        away: fraction over the lowest loss that counts as divergence.
+        far: fraction over the lowest loss that may restore the last copy.
+        noises: standard errors, and sways, that both must also exceed, because small batches stray
+            from the lowest window, and a high rate stays away from it for several windows.
+        falling: standard errors by which a loss that recovers by itself falls in a window.
+        returning: fraction of its rise by which it falls, too.
+        persistent: windows in a row that are far, without falling, before the copy is restored.
+        cooled: lr scale under which no copy is restored, because the falling rate recovers the
+            loss.
+        patience: calm windows before the clip is loosened.
+        keep_first: calm windows before the first copy of the weights.
+        keep_every: calm windows between copies.
     """
 
     name: ClassVar[str] = "health"
@@ -95,19 +105,20 @@ class GradientHealth(Agent):
         learnt = self._learn(state, within, alarm, gone, snapshot)
         if not alarm:
             return learnt, self._calm(learnt, snapshot)
-        wishes = self._tighten(snapshot, math.exp(state.centre + 2 * far_out)) if spike else []
+        skip_norm = math.exp(state.centre + 2 * far_out)
+        proposals = self._tighten(snapshot, skip_norm) if spike else []
         if storm:
-            wishes += self._slow(snapshot, SURE, "NaN storm")
+            proposals += self._slow(snapshot, SURE, "NaN storm")
         elif away:
-            wishes += self._slow(snapshot, 0.7, "divergence")
+            proposals += self._slow(snapshot, 0.7, "divergence")
         if lost and snapshot.kept is not None:
             reason = "all NaN" if dead else "far gone"
-            wishes.append(Proposal(self.name, ROLLBACK, 1.0, SURE, reason))
-        return learnt, wishes
+            proposals.append(Proposal(self.name, ROLLBACK, 1.0, SURE, reason))
+        return learnt, proposals
 
     def _strays(self, state: Health, snapshot: Snapshot) -> tuple[bool, int]:
-        """Whether the loss runs away; windows in a row that were far, this one included, where 0
-        says that it is not, or is coming back."""
+        """Return whether the loss diverges, and the windows in a row that were far, this one
+        included: 0 if this one is not far, or falls back."""
         rise, lowest = snapshot.loss - snapshot.lowest, snapshot.lowest
         if rise <= self.away * lowest or rise <= self.noises * max(snapshot.noise, state.sway):
             return False, 0
@@ -118,7 +129,8 @@ class GradientHealth(Agent):
     def _learn(
         self, state: Health, within: float, alarm: bool, gone: int, snapshot: Snapshot
     ) -> Health:
-        """An outlier counts as the largest that is none, so that a lasting change is accepted."""
+        """Return the next state. An outlier enters as the largest peak that is no spike, so that a
+        lasting change is accepted."""
         if snapshot.nonfinite == snapshot.arrived:
             return state._replace(calm=0, gone=gone)
         calm = 0 if alarm else state.calm + 1
@@ -147,24 +159,27 @@ class GradientHealth(Agent):
         ]
 
     def _calm(self, state: Health, snapshot: Snapshot) -> Sequence[Proposal]:
-        """Loosen what is tight: the longer it is calm the surer, at first it takes a second."""
+        """Return the proposals of a calm window: loosen the clip, copy the weights.
+
+        The confidence grows with the calm windows; the first proposals need a second agent.
+        """
         levers = snapshot.levers
         tight = levers.clip < self.clip or levers.skip_norm < UNREACHED
         keeps = state.calm % self.keep_every == self.keep_first
         if state.calm < self.patience or not (tight or keeps):
             return ()
-        wishes = []
+        proposals = []
         confidence = min(SURE, 0.4 + 0.1 * state.calm)
         if levers.clip < self.clip:
             clip = min(self.clip, 2 * levers.clip)
-            wishes.append(Proposal(self.name, "clip", clip, confidence, "calm"))
+            proposals.append(Proposal(self.name, "clip", clip, confidence, "calm"))
         if levers.skip_norm < UNREACHED:
-            wishes.append(Proposal(self.name, "skip_norm", UNREACHED, confidence, "calm"))
+            proposals.append(Proposal(self.name, "skip_norm", UNREACHED, confidence, "calm"))
         rise = snapshot.loss - snapshot.lowest
         good = rise <= max(self.away / 2 * snapshot.lowest, self.noises * snapshot.noise)
         if good and keeps:
-            wishes.append(Proposal(self.name, KEEP, 1.0, SURE, "calm"))
-        return wishes
+            proposals.append(Proposal(self.name, KEEP, 1.0, SURE, "calm"))
+        return proposals
 
     def vote(self, state: Health, snapshot: Snapshot, proposal: Proposal) -> float:
         if proposal.lever == "qat":

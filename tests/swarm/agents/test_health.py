@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from swarm.health import GradientHealth, Health
-from swarm.mesh import Proposal
-from swarm.telemetry import UNREACHED
-from tests.swarm.made import snapshot
+from swarm.agents.base import Proposal
+from swarm.agents.health import GradientHealth, Health
+from swarm.levers import UNREACHED
+from tests.swarm.small import snapshot
 
 AGENT = GradientHealth(0.4)
 STEADY = Health(centre=math.log(0.4), spread=0.1, seen=10, calm=7)
@@ -15,12 +15,12 @@ STEADY = Health(centre=math.log(0.4), spread=0.1, seen=10, calm=7)
 
 def asked(state=STEADY, **changes):
     """{lever: value} that it asks for after one window, and its next state."""
-    state, wishes = AGENT.propose(state, snapshot(**changes))
-    return {wish.lever: wish.value for wish in wishes}, state
+    state, proposals = AGENT.propose(state, snapshot(**changes))
+    return {proposal.lever: proposal.value for proposal in proposals}, state
 
 
 def reasons(**changes):
-    return {wish.reason for wish in AGENT.propose(STEADY, snapshot(**changes))[1]}
+    return {proposal.reason for proposal in AGENT.propose(STEADY, snapshot(**changes))[1]}
 
 
 def test_a_steady_run_asks_for_nothing():
@@ -28,8 +28,8 @@ def test_a_steady_run_asks_for_nothing():
 
 
 def test_a_spike_against_the_running_distribution_tightens_and_skips_what_is_far_out():
-    wishes, state = asked(gradient_peak=0.9)
-    assert wishes == {"clip": 0.2, "skip_norm": pytest.approx(0.4 * 4)}
+    proposals, state = asked(gradient_peak=0.9)
+    assert proposals == {"clip": 0.2, "skip_norm": pytest.approx(0.4 * 4)}
     assert state.calm == 0
     assert reasons(gradient_peak=0.9) == {"spike"}
 
@@ -49,8 +49,8 @@ def test_nothing_is_a_spike_until_the_distribution_is_learned():
 def test_a_spike_widens_the_distribution_by_little_and_a_lasting_change_is_accepted():
     state, alarms = STEADY, 0
     for _ in range(40):
-        wishes, state = asked(state, gradient_peak=4.0)
-        alarms += bool(wishes)
+        proposals, state = asked(state, gradient_peak=4.0)
+        alarms += bool(proposals)
         if alarms == 1:
             assert state.centre < math.log(0.6)
     assert 3 < alarms < 30
@@ -96,8 +96,8 @@ def test_what_is_far_gone_returns_to_the_last_good_state_if_there_is_one(changes
 
 
 def test_one_window_far_out_is_not_yet_gone():
-    wishes, once = asked(**FAR)
-    assert "rollback" not in wishes
+    proposals, once = asked(**FAR)
+    assert "rollback" not in proposals
     _, back = asked(once, loss=2.1, velocity=-0.004, kept=400)
     assert "rollback" not in asked(back, **FAR)[0]
 
@@ -120,15 +120,19 @@ def test_calm_loosens_what_is_tight_with_growing_confidence():
     state = STEADY._replace(calm=1)
     assert asked(state, **tight)[0] == {}
     state = STEADY._replace(calm=2)
-    wishes = AGENT.propose(state, snapshot(**tight))[1]
-    assert [(w.lever, w.value) for w in wishes] == [("clip", 0.2), ("skip_norm", UNREACHED)]
-    assert wishes[0].confidence == pytest.approx(0.7)
+    proposals = AGENT.propose(state, snapshot(**tight))[1]
+    assert [(w.lever, w.value) for w in proposals] == [("clip", 0.2), ("skip_norm", UNREACHED)]
+    assert proposals[0].confidence == pytest.approx(0.7)
     assert AGENT.propose(STEADY, snapshot(**tight))[1][0].confidence == 0.9
 
 
 def test_every_sixteenth_calm_window_is_kept_from_the_fifth_on_if_its_loss_is_good():
     kept = [asked(STEADY._replace(calm=calm))[0] for calm in range(40)]
-    assert [calm + 1 for calm, wishes in enumerate(kept) if wishes == {"keep": 1.0}] == [5, 21, 37]
+    assert [calm + 1 for calm, proposals in enumerate(kept) if proposals == {"keep": 1.0}] == [
+        5,
+        21,
+        37,
+    ]
     assert asked(STEADY._replace(calm=4), loss=2.06)[0] == {}
 
 

@@ -9,6 +9,7 @@ for a training step. Threads do four of its five parts at once, for MLIR, LLVM, 
 the C compiler need no Python. What the stretch computes is worthless, since kernels did not run.
 """
 
+import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,28 +25,44 @@ MOST = 16  # threads; more gain nothing beside the part that is Python's
 @contextmanager
 def side_by_side() -> Iterator[None]:
     """For launches of any thread; the compiled kernels are kept for this process and on disk."""
-    wanted: dict[tuple[Any, str], str] = {}
+    recorded: dict[tuple[Any, str], dict[str, Any]] = {}
 
-    def note(*, fn: Any, compile: Any, **_: object) -> bool:
-        wanted[fn.jit_function, compile["key"]] = compile["specialization_data"]
+    def record(*, fn: Any, compile: Any, **_: object) -> bool:
+        recorded[fn.jit_function, compile["key"]] = compile
         return True
 
-    before, knobs.runtime.jit_cache_hook = knobs.runtime.jit_cache_hook, note
+    before, knobs.runtime.jit_cache_hook = knobs.runtime.jit_cache_hook, record
     try:
         yield
     finally:
         knobs.runtime.jit_cache_hook = before
 
-    def make(function: Any, data: str) -> None:
-        # What fails here is tried again at its first launch, whose error says where it came from.
+    def make(function: Any, launch: dict[str, Any]) -> None:
+        # A failure is repeated by the kernel's first launch, whose error says where it came from.
         with suppress(Exception):
-            _ = function.preload(data).run  # the property loads it
+            _ = compiled(function, launch).run  # the property loads it
 
     # A new thread's device is the first one, whatever this one's is.
     here = (torch.cuda.current_device(),)
     with ThreadPoolExecutor(threads(), initializer=torch.cuda.set_device, initargs=here) as pool:
-        for (function, _), data in wanted.items():
-            pool.submit(make, function, data)
+        for (function, _), launch in recorded.items():
+            pool.submit(make, function, launch)
+
+
+def compiled(function: Any, launch: dict[str, Any]) -> Any:
+    """Compile a kernel for a recorded launch, and keep it where further launches find it.
+
+    As ``JITFunction.preload``, which reads the signature from JSON: there a NamedTuple has become a
+    list, and a kernel cannot name the members of its arguments.
+    """
+    backend = function.device_caches[launch["device"]][3]
+    given = json.loads(launch["specialization_data"])["options"]
+    options = backend.parse_options(
+        {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    )
+    attributes = launch["configs"][0]
+    arguments = (launch["key"], launch["signature"], launch["device"], launch["constants"])
+    return function._do_compile(*arguments, options, attributes, warmup=True)
 
 
 def threads() -> int:

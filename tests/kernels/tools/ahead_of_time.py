@@ -38,18 +38,19 @@ class Variant:
     Attributes:
         name: for the table.
         kernel: the ``@triton.jit`` or ``@gluon.jit`` function.
-        signature: run-time argument to type, as ``"*bf16"``, ``"fp32"``, ``"i32"``.
+        signature: run-time argument to type, as ``"*bf16"``, ``"fp32"``, ``"i32"``, or to a
+            NamedTuple of these. Members that are no strings are constants, such as None.
         constants: ``tl.constexpr`` argument to value.
         num_warps, num_stages, maxnreg: launch options.
-        unaligned: run-time arguments that are not known to be divisible by 16; all other pointers
-            and integers are, as they are at real sizes.
+        unaligned: run-time arguments, or members as ``"inputs.length"``, that are not known to be
+            divisible by 16; all other pointers and integers are, as they are at real sizes.
         specialised: warps have roles, and what they share is computed before they part: a few
             addresses on the stack are no harm, if the loops with products never touch it.
     """
 
     name: str
     kernel: Any
-    signature: Mapping[str, str]
+    signature: Mapping[str, Any]
     constants: Mapping[str, Any]
     num_warps: int = 4
     num_stages: int = 3
@@ -75,19 +76,7 @@ class Resources:
 
 def compile_variant(variant: Variant) -> Resources:
     """Compile for sm_90 and disassemble."""
-    names = variant.kernel.arg_names
-    signature = {name: variant.signature.get(name, "constexpr") for name in names}
-    constants = {(names.index(name),): value for name, value in variant.constants.items()}
-    aligned = {
-        (index,): [["tt.divisibility", 16]]
-        for index, name in enumerate(names)
-        if (signature[name].startswith("*") or signature[name].startswith("i"))
-        and name not in variant.unaligned
-    }
-    language = GluonASTSource if variant.kernel.is_gluon() else ASTSource
-    source = language(variant.kernel, signature=signature, constexprs=constants, attrs=aligned)
-    if len(names) != len(variant.signature) + len(variant.constants):
-        raise ValueError(f"{variant.name}: signature and constants must name all of {names}")
+    source = kernel_source(variant)
     options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages}
     if variant.maxnreg is not None:
         options["maxnreg"] = variant.maxnreg
@@ -108,6 +97,45 @@ def compile_variant(variant: Variant) -> Resources:
         len(re.findall(PRODUCT, code)),
         variant.specialised,
     )
+
+
+def kernel_source(variant: Variant) -> Any:
+    """Return what ``triton.compile`` takes: the kernel with its arguments' types and constants.
+
+    Raises:
+        ValueError: the variant does not name each argument once.
+    """
+    names = variant.kernel.arg_names
+    if sorted(names) != sorted([*variant.signature, *variant.constants]):
+        raise ValueError(f"{variant.name}: signature and constants must name all of {names}")
+    signature: dict[str, Any] = dict.fromkeys(names, "constexpr")
+    constants = {(names.index(name),): value for name, value in variant.constants.items()}
+    aligned = {}
+    for name, given in variant.signature.items():
+        signature[name] = types(given)
+        for path, member, value in leaves(given, (names.index(name),), name):
+            if not isinstance(value, str):
+                constants[path] = value
+            elif value.startswith(("*", "i")) and member not in variant.unaligned:
+                aligned[path] = [["tt.divisibility", 16]]
+    language = GluonASTSource if variant.kernel.is_gluon() else ASTSource
+    return language(variant.kernel, signature=signature, constexprs=constants, attrs=aligned)
+
+
+def types(given: Any) -> Any:
+    """Types of an argument as Triton's ``specialize_impl`` would return them for a launch's."""
+    if isinstance(given, tuple):
+        return type(given)(*map(types, given))
+    return given if isinstance(given, str) else "constexpr"
+
+
+def leaves(given: Any, path: tuple[int, ...], name: str) -> Iterator[tuple[tuple, str, Any]]:
+    """Path, dotted name and type or constant of an argument, or of each member of its."""
+    if not isinstance(given, tuple):
+        yield path, name, given
+        return
+    for index, (field_name, value) in enumerate(given._asdict().items()):  # pyright: ignore[reportAttributeAccessIssue]
+        yield from leaves(value, (*path, index), f"{name}.{field_name}")
 
 
 def product_loops(code: str) -> list[str]:

@@ -5,7 +5,7 @@ for CUDA's: kernels are compiled for sm_90, and what is launched is written down
 """
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -13,7 +13,7 @@ import triton.language as tl
 from triton import knobs
 
 from kernels.common import compiling
-from tests.kernels.tools.ahead_of_time import HOPPER
+from tests.kernels.tools.ahead_of_time import HOPPER, Variant, kernel_source
 
 
 class Driver:
@@ -53,24 +53,69 @@ def triple(x, factor: tl.constexpr):
     tl.store(x, factor * tl.load(x))
 
 
+class Inputs(NamedTuple):
+    x: Any
+    bias: Any
+    length: Any
+    BLOCK: Any
+
+
+@triton.jit
+def grouped(inputs, out):
+    places = tl.arange(0, inputs.BLOCK)
+    x = tl.load(inputs.x + places, mask=places < inputs.length)
+    if inputs.bias is not None:
+        x += tl.load(inputs.bias)
+    tl.store(out + places, x)
+
+
+# The second of its launches.
+GROUPED = Variant(
+    "grouped",
+    grouped,
+    {"inputs": Inputs("*fp32", "*fp32", "i32", tl.constexpr(64)), "out": "*fp32"},
+    {},
+    unaligned=frozenset({"inputs.length"}),
+)
+ARGUMENTS = ("signature", "constants", "configs")
+
+
+def specialisation(signature: Any, constants: Any, configs: Any) -> str:
+    """All that a compiled kernel depends on, but for its options."""
+    attributes = {path: value for path, value in configs[0].items() if value}
+    return str((signature, sorted(constants.items()), sorted(attributes.items())))
+
+
 @triton.jit
 def broken(x):
     tl.store(x, tl.load(x), mask=tl.arange(0, 3))
 
 
 def main() -> None:
-    driver, compiled = Driver(), []
+    driver, compiled, specialised = Driver(), [], []
     triton.runtime.driver.set_active(driver)  # pyright: ignore[reportArgumentType]
     torch.cuda.current_device, torch.cuda.set_device = (lambda: 0), (lambda device: None)
-    knobs.runtime.jit_post_compile_hook = lambda *, fn, **_: compiled.append(fn.name)
+
+    def note(*, fn: Any, compile: Any, **_: object) -> None:
+        compiled.append(fn.name)
+        if fn.jit_function is grouped:
+            specialised.append(specialisation(*(compile[name] for name in ARGUMENTS)))
+
+    knobs.runtime.jit_post_compile_hook = note
     x = torch.ones(64)
 
-    launches: list[tuple[Any, dict[str, Any]]]
-    launches = [(double, {"BLOCK": 32}), (double, {"BLOCK": 64}), (triple, {"factor": 3.0})]
+    block = tl.constexpr(64)
+    launches: list[tuple[Any, Any, dict[str, Any]]] = [
+        (double, x, {"BLOCK": 32}),
+        (double, x, {"BLOCK": 64}),
+        (triple, x, {"factor": 3.0}),
+        (grouped, Inputs(x, None, 48, block), {"out": x}),
+        (grouped, Inputs(x, x, 49, block), {"out": x}),
+    ]
 
     def work() -> None:
-        for kernel, constants in launches:
-            kernel[(1,)](x, **constants)
+        for kernel, first, others in launches:
+            kernel[(1,)](first, **others)
 
     with compiling.side_by_side():
         work()
@@ -84,7 +129,14 @@ def main() -> None:
         error = ""
     except triton.CompilationError as raised:
         error = type(raised).__name__
-    found = {"noted": noted, "after": after, "later": len(compiled) - len(after)}
+    source = kernel_source(GROUPED)
+    named = specialisation(source.signature, source.constants, [source.attrs])
+    found = {
+        "noted": noted,
+        "named as launched": named in specialised,
+        "after": after,
+        "later": len(compiled) - len(after),
+    }
     print(json.dumps(found | {"launched": driver.launched, "error": error}))
 
 

@@ -1,0 +1,17 @@
+"""What kernels ask of the device that they run on."""
+
+from functools import cache
+
+import torch
+
+
+@cache
+def is_hopper(device: torch.device) -> bool:
+    """Return whether ``device`` is a GPU of compute capability 9.0."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0)
+
+
+@cache
+def multiprocessors(device: torch.device) -> int:
+    """Return how many multiprocessors a GPU has: programs of a persistent grid."""
+    return torch.cuda.get_device_properties(device).multi_processor_count

@@ -1,59 +1,126 @@
-"""Operations on tensors, one a file. They know nothing of GPT.
+"""Operations on tensors, one a folder. They know nothing of GPT.
 
-``operations(backend)`` is the only door: ``model`` calls what it returns, by name, and never asks
-which backend it got. ``kernels.reference`` is the plain PyTorch twin of every operation, the CPU
-path and the tests' oracle.
+Each folder's ``__init__`` defines the meaning of its operations, ``reference.py`` holds them in
+plain PyTorch: readable, differentiable by autograd, on any device. ``operations(backend)`` returns
+all of one backend.
+
+Activations are in the compute dtype (bf16 on a GPU, fp32 on a CPU); reductions, softmax and losses
+are fp32 inside. Letters in shapes: B batch, T time, C width, H query heads, G key/value heads,
+D head dim, E table width, M MLP width, V vocabulary.
 """
 
-from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
-from types import ModuleType
 
-from torch import Tensor
-
-from kernels import reference
-from kernels.attention.peers import attention_by
+from kernels.attention import Attention, RopeTable, SelfAttention
+from kernels.embed import Embed
+from kernels.linear import Linear, LinearAdd, Projections
+from kernels.loss import Loss
+from kernels.mlp import Mlp
+from kernels.norm import MixNorm, Norm
+from kernels.quant import Quant
 
 BACKENDS = ("reference", "compiled", "kernels")
 
 
-def operations(backend: str, attention: str = "own") -> ModuleType:
-    """The namespace of operations of ``backend``; ``kernels`` are those in Triton.
+@dataclass(frozen=True)
+class Operations:
+    """The operations of a network in one backend."""
 
-    ``compiled`` runs the reference operations under torch.compile, which whoever owns the model
-    applies to the whole of it: a compiler that sees one operation at a time can fuse nothing.
+    embed: Embed
+    mix_norm: MixNorm
+    norm: Norm
+    projections: Projections
+    attention: Attention
+    self_attention: SelfAttention
+    linear: Linear
+    linear_add: LinearAdd
+    mlp: Mlp
+    loss: Loss
+    quant: Quant
+    rope_table: RopeTable
+
+
+def operations(backend: str, attention: str = "own") -> Operations:
+    """Return the operations of ``backend``; ``kernels`` has those in Triton.
+
+    ``compiled`` has the reference operations. The owner of a model applies torch.compile to the
+    whole model, because a compiler that sees one operation at a time can fuse nothing.
 
     Args:
         backend: one of ``BACKENDS``.
-        attention: "own", or another maker's (``kernels.attention.peers``) with the reference's
-            surroundings in place of the backend's.
+        attention: "own", or another package's (``kernels.attention.peers``), which replaces the
+            softmax and its products; norm, rotary, XSA and gate are then the reference's.
 
     Raises:
-        ValueError: ``backend`` or ``attention`` is none of those there are.
+        ValueError: ``backend`` or ``attention`` is unknown.
         ModuleNotFoundError: the attention's package is not installed.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is none of {', '.join(BACKENDS)}")
-    own = reference
-    if backend == "kernels":
-        from kernels import fused  # needs Triton, which a CPU can do without
-
-        own = fused
-    return own if attention == "own" else with_attention(own, attention)
+    found = _triton() if backend == "kernels" else _reference()
+    return found if attention == "own" else _with_peer(found, attention)
 
 
-def with_attention(own: ModuleType, attention: str) -> ModuleType:
-    """A copy of the namespace in which another attention does the softmax and its products."""
-    swapped = ModuleType(f"{own.__name__} with {attention} attention")
-    vars(swapped).update({name: getattr(own, name) for name in own.__all__})
+def _reference() -> Operations:
+    from kernels.attention.reference import attention, rope_table, self_attention
+    from kernels.embed.reference import embed
+    from kernels.linear.reference import linear, linear_add, projections
+    from kernels.loss.reference import loss
+    from kernels.mlp.reference import mlp
+    from kernels.norm.reference import mix_norm, norm
+    from kernels.quant.reference import quant
+
+    return Operations(
+        embed=embed,
+        mix_norm=mix_norm,
+        norm=norm,
+        projections=projections,
+        attention=attention,
+        self_attention=self_attention,
+        linear=linear,
+        linear_add=linear_add,
+        mlp=mlp,
+        loss=loss,
+        quant=quant,
+        rope_table=rope_table,
+    )
+
+
+def _triton() -> Operations:
+    """Imported here, because a CPU can do without Triton."""
+    from kernels.attention.autograd import attention
+    from kernels.attention.reference import rope_table
+    from kernels.attention.self_attention import self_attention
+    from kernels.embed.autograd import embed
+    from kernels.linear.autograd import linear, linear_add, projections
+    from kernels.loss.autograd import loss
+    from kernels.mlp.autograd import mlp
+    from kernels.norm.mix_norm import mix_norm
+    from kernels.norm.norm import norm
+    from kernels.quant.autograd import quant
+
+    return Operations(
+        embed=embed,
+        mix_norm=mix_norm,
+        norm=norm,
+        projections=projections,
+        attention=attention,
+        self_attention=self_attention,
+        linear=linear,
+        linear_add=linear_add,
+        mlp=mlp,
+        loss=loss,
+        quant=quant,
+        rope_table=rope_table,
+    )
+
+
+def _with_peer(found: Operations, attention: str) -> Operations:
+    """Replace the attention by the reference's around another package's softmax."""
+    from kernels.attention import reference
+    from kernels.attention.peers import attention_by
+
     attend = partial(reference.attention, attend=attention_by(attention))
-    vars(swapped)["attention"] = attend
-    vars(swapped)["self_attention"] = self_attention_of(own.projections, attend)
-    return swapped
-
-
-def self_attention_of(
-    projections: Callable[..., tuple[Tensor, ...]], attention: Callable[..., Tensor]
-) -> Callable[..., Tensor]:
-    """``self_attention`` by two operations, for a namespace that changes one of them."""
-    return partial(reference.self_attention, projections=projections, attention=attention)
+    composed = reference.compose(found.projections, attend)
+    return replace(found, attention=attend, self_attention=composed)

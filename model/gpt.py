@@ -2,11 +2,11 @@
 
 import math
 from dataclasses import dataclass, field
-from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
+from kernels import Operations
 from model.config import Architecture
 from model.init import initialise
 
@@ -32,7 +32,7 @@ class GPT(nn.Module):
     def __init__(
         self,
         config: Architecture,
-        ops: ModuleType,
+        ops: Operations,
         *,
         dtype: torch.dtype,
         max_seq_len: int,
@@ -168,24 +168,33 @@ class GPT(nn.Module):
     ) -> Tensor:
         """Projections and attention of a layer, (B, T, C) -> (B, T, H, D)."""
         config, gate = self.config, None
-        if config.gated_attention:
+        if weights.gate is not None:
             bias = self.gate_bias[layer].to(normed.dtype)
             gate = self.ops.linear(normed, weights.gate) + bias
         rope = self.rope[:, : normed.size(1)]
         lookup = None if weights.lookup is None else state.lookup
-        of_values = {"lookup": lookup, "lookup_weight": weights.lookup}
         xsa = layer >= config.num_layers - config.xsa_last_n
-        options = {"eps": config.norm_eps, "xsa": xsa, "gate": gate}
         if not config.value_residual:
-            heads = (config.num_heads, config.num_kv_heads)
             return self.ops.self_attention(
-                normed, weights.qkv, *heads, weights.gain, rope, **options, **of_values
+                normed,
+                weights.qkv,
+                config.num_heads,
+                config.num_kv_heads,
+                weights.gain,
+                rope,
+                eps=config.norm_eps,
+                xsa=xsa,
+                gate=gate,
+                lookup=lookup,
+                lookup_weight=weights.lookup,
             )
         sizes = (config.model_dim, config.kv_dim, config.kv_dim)
-        projected = self.ops.projections(normed, weights.qkv, sizes, **of_values)
+        projected = self.ops.projections(normed, weights.qkv, sizes, lookup, weights.lookup)
         q, k, v = (part.unflatten(-1, (-1, config.head_dim)) for part in projected)
         v = self._with_first_values(layer, v, state)
-        return self.ops.attention(q, k, v, weights.gain, rope, **options)
+        return self.ops.attention(
+            q, k, v, weights.gain, rope, eps=config.norm_eps, xsa=xsa, gate=gate
+        )
 
     def _with_first_values(self, layer: int, values: Tensor, state: "Carried") -> Tensor:
         """The values (B, T, G, D), with a share of layer 0's."""

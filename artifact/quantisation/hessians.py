@@ -6,12 +6,14 @@ on the way sees them all, whichever backend computes.
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from types import ModuleType
+from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels import Operations
 from model.gpt import GPT
 
 
@@ -37,16 +39,14 @@ class Recorder:
             sums.append(torch.zeros(x.size(-1), x.size(-1), device=x.device))
         sums[turn].addmm_(x.T, x)
 
-    def watch(self, ops: ModuleType) -> ModuleType:
-        """A namespace like ``ops`` that notes what enters its products."""
-        watched = ModuleType(f"{ops.__name__}, watched")
-        vars(watched).update(vars(ops))
+    def watch(self, ops: Operations) -> Operations:
+        """Operations like ``ops`` that note what enters its products."""
 
-        def projections(x: Tensor, *rest: object, **options: object) -> tuple[Tensor, ...]:
+        def projections(x: Tensor, *rest: Any, **options: Any) -> tuple[Tensor, ...]:
             self.add("projections", x)
             return ops.projections(x, *rest, **options)
 
-        def self_attention(x: Tensor, *rest: object, **options: object) -> Tensor:
+        def self_attention(x: Tensor, *rest: Any, **options: Any) -> Tensor:
             self.add("projections", x)
             return ops.self_attention(x, *rest, **options)
 
@@ -54,15 +54,18 @@ class Recorder:
             self.add("linear_add", x)
             return ops.linear_add(stream, x, weight)
 
-        def mlp(x: Tensor, up: Tensor, down: Tensor, slope: float, *rest: Tensor) -> Tensor:
+        def mlp(x: Tensor, up: Tensor, down: Tensor, slope: float, *rest: Any) -> Tensor:
             self.add("mlp", x)
             self.add("hidden", F.leaky_relu(F.linear(x, up), slope).square())
             return ops.mlp(x, up, down, slope, *rest)
 
-        vars(watched).update(
-            projections=projections, self_attention=self_attention, linear_add=linear_add, mlp=mlp
+        return replace(
+            ops,
+            projections=projections,
+            self_attention=self_attention,
+            linear_add=linear_add,
+            mlp=mlp,
         )
-        return watched
 
 
 @torch.no_grad()

@@ -28,10 +28,10 @@ from bench.harness.sizes import (
     WINDOWS,
     random,
 )
-from kernels import operations, reference
+from kernels import Operations, operations
 from kernels.attention.autograd import attend
 from kernels.attention.peers import attention_by
-from kernels.attention.reference import scaled_dot_product
+from kernels.attention.reference import rope_table, scaled_dot_product
 from kernels.attention.rope import turned
 
 PRODUCT = 2 * TOKENS * TIME // 2 * QUERY_HEADS * HEAD_DIM  # one causal product, flops
@@ -69,10 +69,10 @@ def entry(request) -> Entry:
 
 def surrounded(xsa: bool) -> Entry:
     """Attention with all that surrounds it."""
-    rope = reference.rope_table(TIME, ROPE_DIMS, 10_000.0, torch.device("cuda"))
+    rope = rope_table(TIME, ROPE_DIMS, 10_000.0, torch.device("cuda"))
 
-    def run(namespace):
-        return lambda inputs: [namespace.attention(**inputs, rope=rope, eps=EPS, xsa=xsa)]
+    def run(ops: Operations):
+        return lambda inputs: [ops.attention(**inputs, rope=rope, eps=EPS, xsa=xsa)]
 
     return Entry(
         name=f"attention with {'XSA' if xsa else 'surroundings'}",
@@ -97,7 +97,7 @@ def test_attention_alone(contest):
     Backward there is no such part: what surrounds it is in the kernels of the products.
     """
     inputs = make_inputs(WINDOWS)
-    rope = reference.rope_table(TIME, ROPE_DIMS, 10_000.0, torch.device("cuda"))
+    rope = rope_table(TIME, ROPE_DIMS, 10_000.0, torch.device("cuda"))
     parts = turned(inputs["q"], inputs["k"], rope, EPS, inputs["gain"])
     given = (*parts, inputs["v"], inputs["gain"], rope, None, None, False)
     contest(
@@ -123,11 +123,11 @@ def input_and_weights(windows: int) -> dict:
 
 @pytest.fixture(scope="module")
 def from_its_input() -> Entry:
-    rope = reference.rope_table(TIME, ROPE_DIMS, 10_000.0, torch.device("cuda"))
+    rope = rope_table(TIME, ROPE_DIMS, 10_000.0, torch.device("cuda"))
     options = {"heads": QUERY_HEADS, "kv_heads": KEY_HEADS, "rope": rope, "eps": EPS, "xsa": True}
 
-    def run(namespace):
-        return lambda inputs: [namespace.self_attention(**inputs, **options)]
+    def run(ops: Operations):
+        return lambda inputs: [ops.self_attention(**inputs, **options)]
 
     return Entry(
         name="attention from its input",

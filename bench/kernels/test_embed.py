@@ -19,7 +19,7 @@ from bench.harness.sizes import (
     random,
     random_tokens,
 )
-from kernels import operations, reference
+from kernels import Operations, operations
 
 BIGRAM_ROWS, BIGRAM_DIM, LAYERS = 2048, 128, 11
 
@@ -37,12 +37,12 @@ def embed_inputs(windows: int) -> dict:
 
 @pytest.fixture(scope="module")
 def embed_entry() -> Entry:
-    def run(namespace):
+    def run(ops: Operations):
         def call(inputs):
             rest = dict(inputs)
             bigram = tuple(rest.pop(f"bigram_{part}") for part in ("table", "proj", "scale"))
             dtype = bigram[1].dtype
-            return [namespace.embed(**rest, bigram=bigram, dtype=dtype, eps=EPS, bos_id=1)]
+            return [ops.embed(**rest, bigram=bigram, dtype=dtype, eps=EPS, bos_id=1)]
 
         return call
 
@@ -50,7 +50,7 @@ def embed_entry() -> Entry:
     return Entry(
         name="embed",
         ours=run(operations("kernels")),
-        reference=run(reference),
+        reference=run(operations("reference")),
         inputs=embed_inputs(WINDOWS),
         small=partial(embed_inputs, SMALL_WINDOWS),
         forward=Cost(written),
@@ -78,11 +78,11 @@ def quant_entry() -> Entry:
     """The MLP's down bank, on the grid, with the branch's scale in its rows."""
     lever = torch.tensor(1.0, device="cuda")
 
-    def run(namespace):
+    def run(ops: Operations):
         def call(inputs):
             weight, row_scale = inputs["weight"], inputs["row_scale"]
             dtype = torch.float64 if weight.dtype == torch.float64 else torch.bfloat16
-            return [namespace.quant(weight, dtype, lever, 0.0, row_scale)]
+            return [ops.quant(weight, dtype, lever, 0.0, row_scale)]
 
         return call
 
@@ -90,7 +90,7 @@ def quant_entry() -> Entry:
     return Entry(
         name="quant",
         ours=run(operations("kernels")),
-        reference=run(reference),
+        reference=run(operations("reference")),
         inputs=quant_inputs(LAYERS, WIDTH, MLP_WIDTH),
         small=partial(quant_inputs, 2, 64, MLP_WIDTH),
         # In: fp32 weights; out: bf16. Back: gradients and weights in, gradients out in fp32.

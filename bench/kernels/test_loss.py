@@ -19,7 +19,7 @@ from bench.harness.sizes import (
     random,
     random_tokens,
 )
-from kernels import operations, reference
+from kernels import Operations, operations
 
 PRODUCT = 2 * TOKENS * WIDTH * VOCABULARY * (1 + MTP_HEADS)
 HIDDEN = TOKENS * WIDTH * BF16
@@ -34,9 +34,9 @@ def make_inputs(windows: int) -> dict:
     }
 
 
-def run(namespace):
+def run(ops: Operations):
     weight = torch.tensor(0.1, device="cuda")
-    return lambda inputs: namespace.loss(**inputs, softcap=30.0, mtp_weight=weight)
+    return lambda inputs: ops.loss(**inputs, softcap=30.0, mtp_weight=weight)
 
 
 # A repeated backward pass computes anew the gradients that a forward pass has computed already.
@@ -47,7 +47,7 @@ def test_loss(contest, direction, monkeypatch):
     entry = Entry(
         name="loss",
         ours=run(operations("kernels")),
-        reference=run(reference),
+        reference=run(operations("reference")),
         inputs=make_inputs(WINDOWS),
         small=partial(make_inputs, SMALL_WINDOWS),
         forward=Cost(HIDDEN, PRODUCT),

@@ -7,7 +7,7 @@ import pytest
 from bench.harness.bar import Bar
 from bench.harness.operation import Cost, Entry
 from bench.harness.sizes import BF16, MLP_WIDTH, SMALL_WINDOWS, TIME, TOKENS, WIDTH, WINDOWS, random
-from kernels import operations, reference
+from kernels import Operations, operations
 
 PRODUCT = 2 * TOKENS * WIDTH * MLP_WIDTH
 NARROW, WIDE = TOKENS * WIDTH * BF16, TOKENS * MLP_WIDTH * BF16
@@ -23,13 +23,13 @@ def make_inputs(windows: int) -> dict:
 
 @pytest.fixture(scope="module")
 def entry() -> Entry:
-    def run(namespace):
-        return lambda inputs: [namespace.mlp(**inputs, slope=0.75)]
+    def run(ops: Operations):
+        return lambda inputs: [ops.mlp(**inputs, slope=0.75)]
 
     return Entry(
         name="mlp",
         ours=run(operations("kernels")),
-        reference=run(reference),
+        reference=run(operations("reference")),
         inputs=make_inputs(WINDOWS),
         small=partial(make_inputs, SMALL_WINDOWS),
         forward=Cost(2 * NARROW + WIDE, 2 * PRODUCT),

@@ -14,9 +14,10 @@ from torch import Tensor
 from bench.harness.bar import Bar
 from bench.harness.operation import Cost, Entry
 from bench.harness.sizes import BF16, EPS, SMALL_WINDOWS, TIME, TOKENS, WIDTH, WINDOWS, random
-from kernels import operations, reference
+from kernels import Operations, operations
 
 TENSOR = TOKENS * WIDTH * BF16
+REFERENCE = operations("reference")
 
 
 class Passed(torch.autograd.Function):
@@ -45,21 +46,21 @@ def middle_inputs(windows: int) -> dict[str, Tensor]:
     return {"x": random(windows, TIME, WIDTH)}
 
 
-def at_entry(namespace):
+def at_entry(ops: Operations):
     """As most layers call it: the stream is not handed on."""
 
     def call(inputs):
-        mixed, normed, _, x0 = namespace.mix_norm(**inputs, scale=0.5, eps=EPS)
+        mixed, normed, _, x0 = ops.mix_norm(**inputs, scale=0.5, eps=EPS)
         return [mixed, normed, x0]
 
     return call
 
 
-def in_the_middle(namespace):
+def in_the_middle(ops: Operations):
     def call(inputs):
         x = inputs["x"]
-        x = x if namespace is reference else Passed.apply(x)
-        return namespace.norm(x, scale=0.5, eps=EPS)
+        x = x if ops is REFERENCE else Passed.apply(x)
+        return ops.norm(x, scale=0.5, eps=EPS)
 
     return call
 
@@ -78,7 +79,7 @@ def entry(request) -> Entry:
     return Entry(
         name=name,
         ours=operation(operations("kernels")),
-        reference=operation(reference),
+        reference=operation(REFERENCE),
         inputs=make_inputs(WINDOWS),
         small=partial(make_inputs, SMALL_WINDOWS),
         forward=forward,

@@ -10,13 +10,14 @@ The network knows nothing of them: they are added to what its operations return,
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kernels import self_attention_of
+from kernels import Operations
+from kernels.attention.reference import compose
 from model.gpt import GPT
 from settings import Settings
 
@@ -101,17 +102,19 @@ class Adapters:
         softcap = model.config.logit_softcap
         return model.ops.loss(hidden, head.to(model.dtype), targets, softcap=softcap)[0]
 
-    def operations(self) -> ModuleType:
+    def operations(self) -> Operations:
         """The model's operations, with the adapters in them.
 
         The network embeds once a pass and projects once a layer, in order, which tells the layer.
         """
-        adapted = ModuleType(f"{self.own.__name__} with adapters")
-        vars(adapted).update(vars(self.own))
-        for name in ("embed", "projections", "linear_add", "loss"):
-            vars(adapted)[name] = getattr(self, f"_{name}")
-        vars(adapted)["self_attention"] = self_attention_of(self._projections, self.own.attention)
-        return adapted
+        return replace(
+            self.own,
+            embed=self._embed,
+            projections=self._projections,
+            self_attention=compose(self._projections, self.own.attention),
+            linear_add=self._linear_add,
+            loss=self._loss,
+        )
 
     def _embed(self, *arguments: Any, **options: Any) -> Tensor:
         names = [name for name in self.down if name != "head"]

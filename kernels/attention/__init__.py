@@ -1,1 +1,113 @@
 """Causal grouped-query attention: norm, rotary, softmax, values, XSA and gate."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Attention(Protocol):
+    """Causal grouped-query attention between two projections."""
+
+    def __call__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        gain: Tensor,
+        rope: Tensor,
+        *,
+        eps: float,
+        xsa: bool = False,
+        gate: Tensor | None = None,
+        documents: Tensor | None = None,
+    ) -> Tensor:
+        """Apply QK norm, partial rotary embedding, gain, causal GQA, XSA and gate.
+
+            q, k = rotate(rmsnorm(q)) * gain, rotate(rmsnorm(k))
+            y    = softmax(q k^T / sqrt(D), causal, inside a document) v
+            y    = y - (y . v/|v|) v/|v|                 if xsa
+            y    = sigmoid(gate) * y                     if a gate is given
+
+        XSA is exclusive self attention (parameter-golf PR #198): each head's output loses its
+        component along the value of its own position.
+
+        Args:
+            q: (B, T, H, D) as projected, in the compute dtype.
+            k: (B, T, G, D); query head h reads key head h // (H / G).
+            v: (B, T, G, D).
+            gain: (H,) fp32 factor of the queries, clamped to +-``reference.gain_limit(D)``.
+            rope: (2, T, dims / 2) fp32 from ``RopeTable``.
+            eps: added to the mean square in the QK norm.
+            xsa: exclude each position's own value direction.
+            gate: (B, T, H) logits.
+            documents: (2, B, T) int32 from ``reference.document_bounds``; None: a window is one
+                document.
+
+        Returns:
+            (B, T, H, D) in q's dtype.
+
+        Raises:
+            ValueError: the backend has no kernel for the head dim, the rotary dims or documents.
+        """
+        ...
+
+
+class SelfAttention(Protocol):
+    """Projections of one input and their attention."""
+
+    def __call__(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        heads: int,
+        kv_heads: int,
+        gain: Tensor,
+        rope: Tensor,
+        *,
+        eps: float,
+        xsa: bool = False,
+        gate: Tensor | None = None,
+        documents: Tensor | None = None,
+        lookup: Tensor | None = None,
+        lookup_weight: Tensor | None = None,
+    ) -> Tensor:
+        """Return the attention of the projections q, k, v of one input.
+
+        The result is that of ``kernels.linear.Projections`` followed by ``Attention``. A backend
+        may fuse the two, so that raw queries and keys are never written.
+
+        Args:
+            x: (B, T, C) in the compute dtype.
+            weight: ((H + 2 G) D, C), the rows of Q, then of K, then of V.
+            heads: H, a multiple of G.
+            kv_heads: G.
+            gain: as in ``Attention``, like rope, eps, xsa, gate and documents.
+            lookup: (B, T, E), with lookup_weight (G D, E): ``lookup @ lookup_weight.T`` is added
+                to v.
+
+        Returns:
+            (B, T, H, D) in x's dtype.
+
+        Raises:
+            ValueError: as ``Attention``.
+        """
+        ...
+
+
+class RopeTable(Protocol):
+    """Angles of rotary embedding."""
+
+    def __call__(self, length: int, dims: int, base: float, device: torch.device) -> Tensor:
+        """Return cosines and sines of rotary embedding (Su et al. 2021, arXiv:2104.09864).
+
+        Args:
+            length: positions.
+            dims: dims of a head that are rotated, in half-split pairs; even.
+            base: of the wavelengths.
+            device: of the table.
+
+        Returns:
+            (2, length, dims / 2) fp32: cos and sin of ``position * base^(-2i / dims)``.
+        """
+        ...

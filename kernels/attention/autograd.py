@@ -40,29 +40,12 @@ def attention(
     gate: Tensor | None = None,
     documents: Tensor | None = None,
 ) -> Tensor:
-    """QK norm, partial rotary, gain, causal GQA, XSA, gate.
+    """Compute ``kernels.attention.Attention`` in bf16 or fp32.
 
-        q, k = rotate(rmsnorm(q)) * gain, rotate(rmsnorm(k))
-        y    = softmax(q k^T / sqrt(D), causal, inside a document) v
-        y    = y - its part along v                  where xsa
-        y    = sigmoid(gate) * y                     where a gate is given
-
-    Args:
-        q: (B, T, H, D) as projected, bf16 or fp32; D a power of two from 16 to 128.
-        k: (B, T, G, D); query head h reads key head h // (H / G).
-        v: (B, T, G, D).
-        gain: (H,) fp32, on the queries; bounded, see ``kernels.attention.rope.query_scale``.
-        rope: (2, T, dims / 2) fp32 from ``rope_table``; dims 0 or a power of two.
-        eps: of the QK norm.
-        xsa: exclude each position's own value direction.
-        gate: (B, T, H) logits.
-        documents: (2, B, T) int32 from ``document_bounds``; None: a window is one document.
-
-    Returns:
-        (B, T, H, D) in q's dtype.
+    D is 16, 32, 64 or 128; the rotary dims are 0 or a power of two.
 
     Raises:
-        ValueError: head dim or rotary dims for which there is no kernel.
+        ValueError: there is no kernel for the head dim or the rotary dims.
     """
     check_heads(q.size(3), 2 * rope.size(2))
     return Attention.apply(q, k, v, gain, rope, gate, documents, eps, xsa)  # pyright: ignore[reportReturnType]

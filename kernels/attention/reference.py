@@ -1,4 +1,4 @@
-"""Causal grouped-query attention with all that surrounds it between two projections."""
+"""Causal grouped-query attention in plain PyTorch, alone and with the projections before it."""
 
 import math
 from collections.abc import Callable
@@ -7,16 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.attention import Attention, SelfAttention
+from kernels.linear import Projections
+from kernels.linear.reference import projections
+
 # (q, k, v, visible or None) -> y, as scaled_dot_product.
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
 def rope_table(length: int, dims: int, base: float, device: torch.device) -> Tensor:
-    """Cosines and sines of rotary embedding (Su et al. 2021, arXiv:2104.09864).
-
-    Returns:
-        (2, length, dims / 2) fp32: cos, sin of ``position * base^(-2i / dims)``.
-    """
+    """Compute ``kernels.attention.RopeTable``."""
     inverse = base ** (-torch.arange(0, dims, 2, dtype=torch.float64, device=device) / dims)
     positions = torch.arange(length, dtype=torch.float64, device=device)
     angles = torch.outer(positions, inverse)
@@ -108,27 +108,10 @@ def attention(
     documents: Tensor | None = None,
     attend: Attend = scaled_dot_product,
 ) -> Tensor:
-    """QK norm, partial rotary, gain, causal GQA, XSA, gate.
-
-        q, k = rotate(rmsnorm(q)) * gain, rotate(rmsnorm(k))
-        y    = softmax(q k^T / sqrt(D), causal, inside a document) v
-        y    = y - its part along v                  where xsa
-        y    = sigmoid(gate) * y                     where a gate is given
+    """Compute ``kernels.attention.Attention`` in plain PyTorch.
 
     Args:
-        q: (B, T, H, D) as projected.
-        k: (B, T, G, D); query head h reads key head h // (H / G).
-        v: (B, T, G, D).
-        gain: (H,) fp32, on the queries; taken within +-``gain_limit(D)``.
-        rope: (2, T, dims / 2) fp32 from ``rope_table``.
-        eps: of the QK norm.
-        xsa: exclude each position's own value direction.
-        gate: (B, T, H) logits.
-        documents: (2, B, T) int32 from ``document_bounds``; None: a window is one document.
         attend: the softmax and its two products; ``kernels.attention.peers`` has others.
-
-    Returns:
-        (B, T, H, D) in q's dtype.
     """
     D = q.size(-1)
     gain = gain.clamp(-gain_limit(D), gain_limit(D))
@@ -145,3 +128,33 @@ def attention(
     if gate is not None:
         y = y * torch.sigmoid(gate)[..., None]
     return y
+
+
+def compose(projections: Projections, attention: Attention) -> SelfAttention:
+    """Return ``kernels.attention.SelfAttention`` that calls these two operations."""
+
+    def self_attention(
+        x: Tensor,
+        weight: Tensor,
+        heads: int,
+        kv_heads: int,
+        gain: Tensor,
+        rope: Tensor,
+        *,
+        eps: float,
+        xsa: bool = False,
+        gate: Tensor | None = None,
+        documents: Tensor | None = None,
+        lookup: Tensor | None = None,
+        lookup_weight: Tensor | None = None,
+    ) -> Tensor:
+        head_dim = weight.size(0) // (heads + 2 * kv_heads)
+        sizes = (heads * head_dim, kv_heads * head_dim, kv_heads * head_dim)
+        parts = projections(x, weight, sizes, lookup, lookup_weight)
+        q, k, v = (part.unflatten(-1, (-1, head_dim)) for part in parts)
+        return attention(q, k, v, gain, rope, eps=eps, xsa=xsa, gate=gate, documents=documents)
+
+    return self_attention
+
+
+self_attention = compose(projections, attention)

@@ -38,21 +38,12 @@ def self_attention(
     lookup: Tensor | None = None,
     lookup_weight: Tensor | None = None,
 ) -> Tensor:
-    """``attention(q, k, v, ...)`` of the projections q, k, v of one input.
+    """Compute ``kernels.attention.SelfAttention`` in bf16 or fp32.
 
-    Args:
-        x: (B, T, C), bf16 or fp32.
-        weight: ((H + 2 G) D, C), the rows of Q, then of K, then of V.
-        heads, kv_heads: H and G, a multiple of which H is.
-        gain, rope, eps, xsa, gate, documents: as ``kernels.attention.autograd.attention`` takes
-            them.
-        lookup: (B, T, E), with lookup_weight (G D, E): ``lookup @ lookup_weight.T`` is added to v.
-
-    Returns:
-        (B, T, H, D) in x's dtype.
+    Head dim and rotary dims are those of ``kernels.attention.autograd.attention``.
 
     Raises:
-        ValueError: head dim or rotary dims for which there is no kernel.
+        ValueError: there is no kernel for the head dim or the rotary dims.
     """
     check_heads(weight.size(0) // (heads + 2 * kv_heads), 2 * rope.size(2))
     if lookup_weight is None:

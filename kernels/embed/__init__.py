@@ -1,1 +1,43 @@
 """Token, bigram and value embeddings."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Embed(Protocol):
+    """From token ids to the first hidden state."""
+
+    def __call__(
+        self,
+        tokens: Tensor,
+        table: Tensor,
+        smear_gate: Tensor,
+        *,
+        dtype: torch.dtype,
+        eps: float,
+        bos_id: int | None,
+        bigram: tuple[Tensor, Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Return ``smear(rmsnorm(table[t] + scale * bigram_table[hash] @ proj.T))``.
+
+            smear(x)_i = (1 - g) x_i + g x_{i-1},  g = sigmoid(smear_gate)
+            hash_i     = (36313 t_i XOR 27191 t_{i-1}) mod (rows - 1)
+
+        At position 0, x_{-1} is zero and the hash is rows - 1.
+
+        Args:
+            tokens: (B, T) int32.
+            table: (V, C) fp32 master weights, so that their gradient is summed in fp32.
+            smear_gate: (C,) fp32.
+            dtype: of the result.
+            eps: added to the mean square in the RMSNorm.
+            bos_id: token before which SmearGate reads zero instead of the previous state; None:
+                SmearGate reads across document starts.
+            bigram: table (rows, E) fp32, projection (C, E) in ``dtype``, scale () fp32.
+
+        Returns:
+            (B, T, C) in ``dtype``.
+        """
+        ...

@@ -44,20 +44,7 @@ def embed(
     bos_id: int | None,
     bigram: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """``smear(rmsnorm(table[t] + scale * bigram_table[hash] @ proj.T))``.
-
-    Args:
-        tokens: (B, T) integer ids.
-        table: (V, C) fp32 master.
-        smear_gate: (C,) fp32.
-        dtype: of the result.
-        eps: of the RMSNorm.
-        bos_id: masks SmearGate at document starts; None does not.
-        bigram: table (rows, E) fp32, projection (C, E) in ``dtype``, scale () fp32.
-
-    Returns:
-        (B, T, C) in ``dtype``.
-    """
+    """Compute ``kernels.embed.Embed``; the bits of the gradients are the same every time."""
     bigrams = bigram or (None, None, None)
     return Embed.apply(tokens, table, smear_gate, *bigrams, dtype, eps, bos_id)
 

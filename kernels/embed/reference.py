@@ -49,20 +49,7 @@ def embed(
     bos_id: int | None,
     bigram: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """``smear(rmsnorm(table[t] + scale * bigram_table[hash] @ proj.T))``.
-
-    Args:
-        tokens: (B, T) int32.
-        table: (V, C) fp32 master: rows are read from it, so that its gradient is summed in fp32.
-        smear_gate: (C,) fp32.
-        dtype: of the result.
-        eps: of the RMSNorm.
-        bos_id: masks SmearGate at document starts; None does not.
-        bigram: table (rows, E) fp32, projection (C, E) in ``dtype``, scale () fp32.
-
-    Returns:
-        (B, T, C) in ``dtype``.
-    """
+    """Compute ``kernels.embed.Embed`` in plain PyTorch."""
     x = F.embedding(tokens, table).to(dtype)
     if bigram is not None:
         rows, projection, scale = bigram

@@ -52,10 +52,7 @@ def loss(
     mtp_weight: Tensor | None = None,
     target_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Mean loss of the batch, and each token's nats of the main head.
-
-    Arguments and result as ``kernels.loss.reference``; ``target_weight`` gets no gradient.
-    """
+    """Compute ``kernels.loss.Loss`` without whole logits in memory."""
     heads = head[None]
     if mtp_heads is None or mtp_weight is None:
         mtp_weight = None

@@ -35,24 +35,7 @@ def loss(
     mtp_weight: Tensor | None = None,
     target_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Mean loss of the batch, and each token's nats of the main head.
-
-    ``loss = main + mtp_weight * mean over k of head k's loss``, where MTP head k (from 1) predicts
-    the target k places further on, as far as the window holds it (Gloeckle et al. 2024,
-    arXiv:2404.19737).
-
-    Args:
-        hidden: (B, T, C) final normed state.
-        head: (V, C) in hidden's dtype.
-        targets: (B, T) int32 or int64, the next token of each position.
-        softcap: of the logits.
-        mtp_heads: (K, V, C), K < T.
-        mtp_weight: () fp32 lever, read on the device.
-        target_weight: (V,) fp32 weight of each target token; the batch's mean weight is made one.
-
-    Returns:
-        loss () fp32 with gradient; nats (B, T) fp32 without.
-    """
+    """Compute ``kernels.loss.Loss`` in plain PyTorch."""
     nats = token_nats(hidden, head, targets, softcap)
     total = weighted_mean(nats, targets, target_weight)
     if mtp_heads is not None and mtp_weight is not None:

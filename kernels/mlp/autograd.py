@@ -26,18 +26,11 @@ from kernels.mlp.products import activated_product, activation_gradient
 
 
 def mlp(x: Tensor, up: Tensor, down: Tensor, slope: float, stream: Tensor | None = None) -> Tensor:
-    """``stream + leaky_relu(x @ up.T, slope)^2 @ down.T``, in stream's own memory.
+    """Compute ``kernels.mlp.Mlp`` in stream's memory.
 
-    Fusing LeakyReLU^2 into a product's epilogue, and keeping the activation for the backward pass,
-    are known from the NanoGPT speedrun; keeping only signs beside it is not.
-
-    Args:
-        x: (..., C). Rows of C and of M elements must be multiples of 16 bytes (TMA).
-        up: (M, C).
-        down: (C, M).
-        slope: of the activation's negative side, before the square; not negative.
-        stream: (..., C), dense; no leaf that asks for a gradient, for those stay as they are. None:
-            the product alone.
+    Rows of C and of M elements must be multiples of 16 bytes (TMA). The fusion of LeakyReLU^2 into
+    a product's epilogue, with the activation saved for the backward pass, is known from the NanoGPT
+    speedrun; saving only signs besides it is not.
     """
     return MLP.apply(x, up, down, slope, stream)  # pyright: ignore[reportReturnType]
 

@@ -47,23 +47,9 @@ def mix_norm(
     skip: Tensor | None = None,
     skip_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A layer's entry: U-net skip, mix with the input embedding, RMSNorm.
+    """Compute ``kernels.norm.MixNorm`` in one pass.
 
-        mixed  = mix[0] * (stream + skip_weight * skip) + mix[1] * x0
-        normed = scale * mixed / sqrt(mean(mixed^2) + eps)
-
-    Args:
-        stream: (B, T, C) what the layer before made of the residual stream. It is read again
-            backward: go on with mixed.
-        x0: (B, T, C) the embedded input; may be the stream itself.
-        mix: (2, C) fp32.
-        scale: factor on the normed output.
-        eps: added to the mean square.
-        skip: (B, T, C) an encoder layer's output, with skip_weight (C,) fp32.
-
-    Returns:
-        (mixed, normed, stream, x0), each (B, T, C) in the stream's dtype. The last two are handed
-        on, so that the gradients of those who read them again are added in the pass made here.
+    The backward pass reads the stream again, so add to mixed, not to the stream.
     """
     if skip_weight is None:
         skip = None

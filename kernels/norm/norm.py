@@ -31,22 +31,10 @@ BACKWARD = Launch(rows=8, warps=4)
 
 
 def norm(x: Tensor, *, scale: float, eps: float) -> tuple[Tensor, Tensor]:
-    """RMSNorm of the residual stream, and the stream handed on.
+    """Compute ``kernels.norm.Norm`` in one pass.
 
-        normed = scale * x / sqrt(mean(x^2) + eps)
-
-    Who adds to x next should add to the one returned: both of x's gradients then meet here, and
-    are added in the pass that the norm's gradient takes anyway. The x returned is the x given, of
-    which autograd is told that it was modified: otherwise it would return a view, and to a view
-    from here nobody could add in place.
-
-    Args:
-        x: (B, T, C); no leaf that asks for a gradient, for those stay as they are.
-        scale: factor on the normed output, not zero.
-        eps: added to the mean square.
-
-    Returns:
-        (x, normed), each (B, T, C) in x's dtype.
+    x is marked as modified in place: otherwise autograd would return a view, and PyTorch forbids
+    in-place additions to such a view.
     """
     return Norm.apply(x, scale, eps)  # pyright: ignore[reportReturnType]
 

@@ -1,1 +1,38 @@
 """Weights copied to the compute dtype, as they are or rounded to int6."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Quant(Protocol):
+    """The compute copy of a weight."""
+
+    def __call__(
+        self,
+        weight: Tensor,
+        dtype: torch.dtype,
+        qat: Tensor | None = None,
+        min_step: float = 0.0,
+        row_scale: Tensor | None = None,
+    ) -> Tensor:
+        """Return ``weight`` in ``dtype``, rounded to the int6 grid first if ``qat`` > 0.5.
+
+        Each row has a symmetric grid: step = max(max|row| / 31, min_step), codes in [-31, 31]. The
+        gradient passes straight through (Bengio et al. 2013, arXiv:1308.3432), so that the master
+        weight is trained under the rounding that the artifact applies.
+
+        Args:
+            weight: (..., rows, cols) fp32 master weight.
+            dtype: of the copy.
+            qat: () fp32 lever, read on the device: changing it needs no branch and no
+                recompilation. None: never round, at no cost.
+            min_step: lower bound of the step.
+            row_scale: (..., rows) fp32 factor of each row, applied after the grid. Scaling the
+                rows of a weight replaces a pass over the product's output.
+
+        Returns:
+            (..., rows, cols) in ``dtype``; possibly ``weight`` itself if nothing changes.
+        """
+        ...

@@ -27,21 +27,7 @@ def quant(
     min_step: float = 0.0,
     row_scale: Tensor | None = None,
 ) -> Tensor:
-    """``weight`` rounded to ``dtype``, or, where ``qat`` > 0.5, to the int6 grid first.
-
-    The grid is symmetric a row: step = max(max|row| / 31, min_step), codes in [-31, 31]. The
-    gradient passes straight through.
-
-    Args:
-        weight: (..., rows, cols) fp32 master weight.
-        dtype: of the copy.
-        qat: 0-dim tensor, read on the device by the kernel; None: never.
-        min_step: floor of the step.
-        row_scale: (..., rows) fp32, factor on each row after the grid.
-
-    Returns:
-        (..., rows, cols) in ``dtype``; ``weight`` itself where nothing is to be done.
-    """
+    """Compute ``kernels.quant.Quant`` in one pass; return ``weight`` itself if nothing changes."""
     if qat is None and row_scale is None and weight.dtype == dtype:
         return weight
     return Quant.apply(weight, dtype, qat, min_step, row_scale)  # pyright: ignore[reportReturnType]

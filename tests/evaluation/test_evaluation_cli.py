@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from data.shards import write_shard
 from data.tokenizer import Tokenizer, train_tokenizer
 from evaluation import __main__ as cli
 from evaluation.subject import Subject
+from kernels.attention.reference import scaled_dot_product
 from model.gpt import GPT
 from tests.evaluation.small import LENGTH, fresh, small_settings
 from training.trainer import exported
@@ -148,7 +150,8 @@ def test_a_run_s_kernels_are_what_scores(folder: Path):
         ).split(),
     )
     assert subject.model.dtype == torch.bfloat16
-    assert "sdpa" in subject.model.ops.__name__
+    chosen = subject.model.ops.attention
+    assert isinstance(chosen, partial) and chosen.keywords == {"attend": scaled_dot_product}
     assert subject.settings.num_layers == subject.model.config.num_layers == 3
     tokens = torch.from_numpy(subject.inputs.validation.read(0, 17).astype(np.int32))[None]
     nats = subject.score_fn(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())

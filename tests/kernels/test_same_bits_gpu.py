@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import operations, reference
+from kernels import operations
+from kernels.attention.reference import rope_table
 from kernels.attention.self_attention import self_attention
 from model.gpt import GPT
 from settings import load_settings
@@ -37,7 +38,7 @@ def test_attention(xsa: bool):
     drawn["weight"] /= C**0.5
     gain = drawn.pop("gain").to(device, torch.float32).requires_grad_()
     x, weight, dy = (drawn[name].to(device, torch.bfloat16) for name in ("x", "weight", "dy"))
-    rope = reference.rope_table(T, 16, 1e4, device)
+    rope = rope_table(T, 16, 1e4, device)
     given = {"x": x.requires_grad_(), "weight": weight.requires_grad_(), "gain": gain}
 
     def make() -> dict[str, Tensor]:

@@ -1,21 +1,19 @@
 """What scores do to embeddings and loss: through the loss operations themselves."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from kernels import reference
-from kernels.loss import autograd as fused
+from kernels.loss import Loss, autograd, reference
 from training.token_weights import embedding_gain, target_weight
 
 VOCAB, WIDTH = 24, 8
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-OPERATIONS = pytest.mark.parametrize(
-    "ops", [reference, SimpleNamespace(loss=fused.loss)], ids=["reference", "kernels"]
+LOSSES = pytest.mark.parametrize(
+    "loss", [reference.loss, autograd.loss], ids=["reference", "kernels"]
 )
 
 
@@ -42,11 +40,11 @@ def batch(heads: int) -> dict[str, Tensor]:
     return {name: tensor.to(DEVICE) for name, tensor in given.items()}
 
 
-def gradients(ops: SimpleNamespace, heads: int, weight: Tensor | None) -> list[Tensor]:
+def gradients(loss: Loss, heads: int, weight: Tensor | None) -> list[Tensor]:
     """Loss and its gradients in hidden states and heads."""
     given = batch(heads)
     learned = [given[name].requires_grad_() for name in ("hidden", "head")]
-    total, _ = ops.loss(**given, softcap=30.0, target_weight=weight)
+    total, _ = loss(**given, softcap=30.0, target_weight=weight)
     return [total.detach(), *torch.autograd.grad(total, learned)]
 
 
@@ -56,36 +54,36 @@ def test_embedding_gain_is_one_plus_a_tenth_of_the_score() -> None:
     assert gain.dtype == torch.float32
 
 
-@OPERATIONS
+@LOSSES
 @pytest.mark.parametrize("heads", [0, 2])
 def test_lever_at_zero_is_the_unweighted_loss_bit_for_bit(
-    ops: SimpleNamespace, heads: int, scores: Tensor
+    loss: Loss, heads: int, scores: Tensor
 ) -> None:
-    weighted = gradients(ops, heads, target_weight(scores, lever(0.0)))
-    plain = gradients(ops, heads, None)
+    weighted = gradients(loss, heads, target_weight(scores, lever(0.0)))
+    plain = gradients(loss, heads, None)
     assert all(torch.equal(one, other) for one, other in zip(weighted, plain, strict=True))
 
 
-@OPERATIONS
+@LOSSES
 @pytest.mark.parametrize("kg_weight", [0.1, 0.5, 3.0])
 @pytest.mark.parametrize("heads", [0, 2])
 def test_mean_weight_of_a_batch_is_one(
-    ops: SimpleNamespace, heads: int, kg_weight: float, scores: Tensor
+    loss: Loss, heads: int, kg_weight: float, scores: Tensor
 ) -> None:
     """Where every token costs ln V, a mean with any other weight costs something else."""
     given = batch(heads)
     given["hidden"].zero_()
     weight = target_weight(scores, lever(kg_weight))
-    total, _ = ops.loss(**given, softcap=30.0, target_weight=weight)
+    total, _ = loss(**given, softcap=30.0, target_weight=weight)
     assert total.item() == pytest.approx(math.log(VOCAB) * (1.3 if heads else 1), rel=1e-6)
 
 
-@OPERATIONS
+@LOSSES
 def test_a_targets_share_of_the_loss_is_one_plus_lever_times_score(
-    ops: SimpleNamespace, scores: Tensor
+    loss: Loss, scores: Tensor
 ) -> None:
     given = batch(0)
-    total, nats = ops.loss(**given, softcap=30.0, target_weight=target_weight(scores, lever(0.5)))
+    total, nats = loss(**given, softcap=30.0, target_weight=target_weight(scores, lever(0.5)))
     factors = 1 + 0.5 * scores.double()[given["targets"].long()]
     wanted = (factors / factors.mean() * nats.double()).mean()
     assert total.item() == pytest.approx(wanted.item(), rel=1e-6)

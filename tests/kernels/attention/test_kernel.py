@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels import reference
+from kernels.attention import reference
 from kernels.attention.autograd import attention
 from kernels.attention.backward_dkv import KEY_TILES
 from kernels.attention.backward_dq import QUERY_TILES

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import operations, reference
+from kernels import operations
+from kernels.attention import reference
 from kernels.attention.peers import attention_by
 from tests.kernels.tools.compare import check, random_tensors
 
@@ -116,7 +117,7 @@ def test_torch_compile_takes_it_in_one_graph(name):
     ops = operations("reference", name)
     inputs = {part: x.float() for part, x in random_tensors(6, **SHAPES).items()}
 
-    def run(**inputs: Tensor) -> Tensor:
+    def run(**inputs: Any) -> Tensor:
         return ops.attention(**inputs, rope=ROPE, eps=EPS)
 
     compiled = torch.compile(run, fullgraph=True, dynamic=False, backend="aot_eager")

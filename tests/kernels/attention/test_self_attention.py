@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kernels import operations
+from kernels.attention.reference import compose
 from tests.kernels.tools import oracle
 from tests.kernels.tools.compare import check, random_tensors
 
@@ -53,21 +54,21 @@ def test_is_attention_of_the_projections(lookup: bool, gated: bool, xsa: bool) -
     )
 
 
-def test_a_namespace_s_own_operations_take_the_place_of_the_plain_ones() -> None:
+def test_composed_of_two_operations_it_calls_both() -> None:
     seen = []
 
-    def projections(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    def projections(*given: Any, **options: Any) -> tuple[Tensor, ...]:
         seen.append("projections")
-        return ops.projections(x, *rest)
+        return ops.projections(*given, **options)
 
-    def attention(*parts: Tensor, **options: Any) -> Tensor:
+    def attention(*given: Any, **options: Any) -> Tensor:
         seen.append("attention")
-        return ops.attention(*parts, **options)
+        return ops.attention(*given, **options)
 
     inputs = inputs_of(lookup=True, gated=True)
     rope = ops.rope_table(9, 4, BASE, torch.device("cpu")).double()
     options: dict[str, Any] = {"heads": HEADS, "kv_heads": KV_HEADS, "rope": rope, "eps": EPS}
     plain = ops.self_attention(**inputs, **options)
-    own = {"projections": projections, "attention": attention}
-    assert torch.equal(ops.self_attention(**inputs, **options, **own), plain)
+    composed = compose(projections, attention)
+    assert torch.equal(composed(**inputs, **options), plain)
     assert seen == ["projections", "attention"]

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels import reference
 from kernels.attention import qkv_hopper as turned_projections
+from kernels.attention import reference
 from kernels.attention.backward_dkv import KEY_TILES
 from kernels.attention.backward_dq import QUERY_TILES
 from kernels.attention.forward import FORWARD_TILES, Tiles

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import reference
 from kernels.linear import autograd as kernel
+from kernels.linear import reference
 from tests.kernels.tools.compare import random_tensors
 from tests.kernels.tools.twins import DEVICE, check_twins
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import reference
 from kernels.loss import autograd as kernel
 from kernels.loss import chunks as loss_chunks
+from kernels.loss import reference
 from tests.kernels.tools.compare import FP32, random_tensors, relative_error
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import reference
 from kernels.mlp import autograd as kernel
-from kernels.mlp import products
+from kernels.mlp import products, reference
 from tests.kernels.tools.compare import FP32, random_tensors, relative_error
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -2,7 +2,7 @@
 
 Nothing here calls what the project calls: no fused norm, attention, activation or loss, and loops
 over rows, positions and heads wherever the description speaks of one row, position or head.
-Letters in shapes as in ``kernels.reference``.
+Letters in shapes as in ``kernels``.
 """
 
 import torch

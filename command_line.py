@@ -1,0 +1,81 @@
+"""The command line of every program: options, ``--help``, one line for an error, exit codes."""
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
+
+from errors import InputError
+
+BAD_INPUT = 2
+
+
+def program(name: str, about: str) -> App:
+    """Return a program without commands yet.
+
+    Its functions are its commands: keyword parameters are options, parameters before a ``/`` are
+    positional, and help comes from docstrings.
+
+    Args:
+        name: as it is started, for the usage line.
+        about: the text of ``--help``.
+    """
+    return App(
+        name=name,
+        help=about,
+        help_format="plaintext",
+        version_flags=(),
+        result_action="return_value",
+        default_parameter=Parameter(negative_iterable=(), consume_multiple=True),
+    )
+
+
+def run(
+    app: App, arguments: Sequence[str], refused: tuple[type[Exception], ...] = (InputError,)
+) -> int:
+    """Run the command that ``arguments`` name.
+
+    Bad input is one line on stderr; of several ranks, the host's first prints it.
+
+    Args:
+        app: of `program`.
+        arguments: without the program's name.
+        refused: exceptions that are bad input.
+
+    Returns:
+        the exit code: the command's, 0 for None; 2 for bad input.
+    """
+    try:
+        return call(app, arguments) or 0
+    except (InputError, *refused) as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def call(app: App, arguments: Sequence[str]) -> Any:
+    """Return what the command that ``arguments`` name returns; None after ``--help``.
+
+    Raises:
+        InputError: an option or command is unknown, or lacks its value; one line.
+    """
+    try:
+        return app(list(arguments), exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        raise InputError(describe(error)) from None
+
+
+def describe(error: CycloptsError) -> str:
+    """Return what is wrong with a command line as one line."""
+    if isinstance(error, UnknownCommandError) and error.app and error.unused_tokens:
+        # Its own text would import every command.
+        name, known = error.unused_tokens[0], [name for name in error.app if name[0] != "-"]
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"no command {name!r}; there are: {', '.join(known)}{hint}"
+    error.verbose = False
+    text = " ".join(str(error).split())
+    return text[:1].lower() + text[1:]

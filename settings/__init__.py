@@ -1,0 +1,88 @@
+"""Every setting once: type, unit, range, reason; one file a section. Imports no torch.
+
+Names are flat: a setting ``num_layers`` is ``--num-layers`` on the command line, ``num_layers`` in
+TOML and ``MURMURATION_NUM_LAYERS`` in the environment. `settings.load` reads these sources.
+"""
+
+from typing import Self
+
+from pydantic import model_validator
+
+from model.config import Architecture
+from settings.artifact import ArtifactSettings
+from settings.data import DataSettings
+from settings.evaluation import EvaluationSettings
+from settings.loss import LossSettings
+from settings.optimizer import OptimizerSettings
+from settings.run import RunSettings
+from settings.schedule import ScheduleSettings
+from settings.section import Section
+from settings.swarm import SwarmSettings
+from settings.ttt import TttSettings
+
+SECTIONS: dict[str, type[Section] | type[Architecture]] = {
+    "Run": RunSettings,
+    "Data": DataSettings,
+    "Network": Architecture,
+    "Schedule": ScheduleSettings,
+    "Optimizer": OptimizerSettings,
+    "Loss": LossSettings,
+    "Swarm": SwarmSettings,
+    "Evaluation": EvaluationSettings,
+    "Test-time training": TttSettings,
+    "Artifact": ArtifactSettings,
+}
+
+
+class Settings(
+    Architecture,
+    RunSettings,
+    DataSettings,
+    ScheduleSettings,
+    OptimizerSettings,
+    LossSettings,
+    SwarmSettings,
+    EvaluationSettings,
+    TttSettings,
+    ArtifactSettings,
+):
+    """Train a small GPT, export it as an artifact of at most 16 MB, score it in bits per byte."""
+
+    def architecture(self) -> Architecture:
+        """Return the network's part of the settings."""
+        return Architecture(**{name: getattr(self, name) for name in Architecture.model_fields})
+
+    def check(self, world_size: int) -> None:
+        """Refuse what ``world_size`` ranks cannot run.
+
+        Raises:
+            InputError: the batch's windows cannot be split evenly over the ranks.
+        """
+        self.accumulation(world_size)
+
+    @model_validator(mode="after")
+    def check_run(self) -> Self:
+        """Refuse combinations across sections that no run can have."""
+        if self.mtp_num_heads >= self.train_seq_len:
+            raise ValueError(f"{self.mtp_num_heads} MTP heads need a longer train_seq_len")
+        if self.backend == "kernels":
+            self.check_kernels()
+        if self.ttt_enabled:
+            self.check_ttt(self.eval_seq_len)
+        if self.export_weights == "averaged" and self.averaging == "none":
+            raise ValueError("export_weights averaged needs averaging ema or lawa")
+        return self
+
+    def check_kernels(self) -> None:
+        """Refuse shapes that the Triton operations do not take."""
+        if self.head_dim not in (16, 32, 64, 128):
+            raise ValueError(f"backend kernels has no head dim {self.head_dim}: 16, 32, 64 or 128")
+        if self.rope_dims & (self.rope_dims - 1):
+            raise ValueError(
+                f"backend kernels needs rope_dims a power of two, not {self.rope_dims}"
+            )
+        if self.model_dim % 8 or self.mlp_dim % 8:
+            raise ValueError(
+                f"backend kernels needs model_dim {self.model_dim} and the MLP's width "
+                f"{self.mlp_dim} to be multiples of 8"
+            )

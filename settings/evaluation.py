@@ -1,0 +1,37 @@
+"""Settings of the evaluation: windows, and how much of the validation split."""
+
+from typing import Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from settings.section import Section
+
+
+class EvaluationSettings(Section):
+    """Windows, and how much of the validation split."""
+
+    eval_seq_len: PositiveInt = Field(default=2048, description="window of the evaluation")
+    eval_stride: NonNegativeInt = Field(
+        default=64, description="tokens that each sliding window scores; 0: no sliding evaluation"
+    )
+    sliding_weights: Literal["roundtrip", "all"] = Field(
+        default="roundtrip", description="which weights get the (slow) sliding evaluation"
+    )
+    val_batch_size: PositiveInt = Field(
+        default=262_144, description="tokens a rank evaluates at once"
+    )
+    val_loss_every: NonNegativeInt = Field(
+        default=0, description="steps between validations, off the clock; 0: only at the end"
+    )
+    val_max_tokens: NonNegativeInt = Field(
+        default=0, description="validate on the first so many; 0: all"
+    )
+
+    @model_validator(mode="after")
+    def check_stride(self) -> Self:
+        """Refuse windows that would leave tokens out."""
+        if self.eval_stride > self.eval_seq_len:
+            raise ValueError(
+                f"eval_stride {self.eval_stride} exceeds eval_seq_len {self.eval_seq_len}"
+            )
+        return self

@@ -1,0 +1,131 @@
+"""Where settings come from: command line, environment, TOML file, preset, in this order.
+
+A value from an earlier source replaces one from a later source; what no source has is the default
+of its declaration. Settings that parameter-golf's scripts know are also read from the environment
+under the names that those use (``NUM_LAYERS``, ``MAX_WALLCLOCK_SECONDS``, ...).
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from errors import InputError
+from files import PROJECT
+from settings import Settings
+from settings.options import Given, parse
+
+PRESETS = PROJECT / "presets"
+ENV_PREFIX = "MURMURATION_"
+
+# Names of parameter-golf's scripts that differ from ours, and those that we share, in upper case.
+CONTEST_ALIASES = {
+    "DATA_PATH": "data",
+    "TOKENIZER_PATH": "tokenizer",
+    "MAX_WALLCLOCK_SECONDS": "wallclock",
+}
+CONTEST_NAMES = """
+    seed iterations warmdown_iters warmup_steps train_batch_tokens train_seq_len eval_seq_len
+    eval_stride val_batch_size val_loss_every train_log_every vocab_size num_layers num_kv_heads
+    model_dim num_heads mlp_mult tie_embeddings rope_base rope_dims logit_softcap qk_gain_init
+    embed_lr head_lr tied_embed_lr tied_embed_init_std matrix_lr scalar_lr muon_momentum
+    muon_backend_steps muon_momentum_warmup_start muon_momentum_warmup_steps muon_wd adam_wd
+    beta1 beta2 adam_eps grad_clip_norm mtp_num_heads mtp_loss_weight lawa_k lawa_freq
+    bigram_vocab_size bigram_dim xsa_last_n ln_scale late_qat_threshold ve_enabled ve_dim
+    ve_layers gated_attention value_residual ttt_enabled ttt_lr ttt_epochs ttt_chunk_tokens
+    ttt_momentum ttt_batch_seqs ttt_grad_clip ttt_freeze_blocks ttt_lora_rank ttt_lora_lr
+""".split()  # noqa: SIM905
+
+
+def load_settings(
+    arguments: Sequence[str], environment: Mapping[str, str] = os.environ
+) -> Settings:
+    """Return the settings of a command line, from all sources, checked.
+
+    Raises:
+        InputError: unknown or impossible setting, missing preset or file; one line.
+    """
+    return merge(parse(arguments), environment)
+
+
+def merge(given: Given, environment: Mapping[str, str] = os.environ) -> Settings:
+    """Return the settings of what a command line gives, from all sources, checked.
+
+    A run that is resumed has the settings that it was started with: only the command line changes
+    them.
+
+    Raises:
+        InputError: unknown or impossible setting, missing preset or file; one line.
+    """
+    if resumed := given.get("resume"):
+        layers = [read_toml(Path(resumed) / "settings.toml")]
+    else:
+        from_environment = environment_settings(environment)
+        preset = given.get("preset") or from_environment.get("preset") or "seed"
+        config = given.get("config")
+        layers = [read_preset(str(preset)), read_toml(Path(config)) if config else {}]
+        layers.append(from_environment)
+    merged = {name: value for layer in layers for name, value in layer.items()} | joined(given)
+    check_names(merged)
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        raise InputError(describe(error)) from None
+
+
+def joined(given: Given) -> dict[str, object]:
+    """Return what is given with each list as a text with commas, as the environment has it."""
+    return {
+        name: ",".join(value) if isinstance(value, list) else value for name, value in given.items()
+    }
+
+
+def environment_settings(environment: Mapping[str, str]) -> dict[str, object]:
+    """Settings given by environment variables, ours (prefixed) over the contest's."""
+    names = CONTEST_ALIASES | {name.upper(): name for name in CONTEST_NAMES}
+    found = {names[key]: value for key, value in environment.items() if key in names}
+    ours = {
+        key.removeprefix(ENV_PREFIX).lower(): value
+        for key, value in environment.items()
+        if key.startswith(ENV_PREFIX)
+    }
+    return {**found, **ours}
+
+
+def read_preset(name: str) -> dict[str, object]:
+    """A preset's settings by its name."""
+    path = PRESETS / f"{name}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in PRESETS.glob("*.toml")))
+        raise InputError(f"preset {name!r} does not exist; there are: {known}")
+    return {"preset": name} | read_toml(path)
+
+
+def read_toml(path: Path) -> dict[str, object]:
+    """A flat TOML file's settings."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read settings from {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid TOML: {error}") from None
+
+
+def check_names(given: Mapping[str, object]) -> None:
+    """Refuse names that are no setting, with the nearest that is."""
+    for name in given:
+        if name not in Settings.model_fields:
+            near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "; train.py --help lists all"
+            raise InputError(f"unknown setting {name}{hint}")
+
+
+def describe(error: ValidationError) -> str:
+    """The first complaint of a validation, as one line."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return f"setting {where}: {message}, not {first['input']!r}" if where else message

@@ -1,0 +1,26 @@
+"""Settings of the training loss: what the MTP heads and the knowledge graph add."""
+
+from pydantic import Field, NonNegativeFloat
+
+from settings.section import Section
+
+
+class LossSettings(Section):
+    """What the MTP heads and the knowledge graph add."""
+
+    mtp_loss_weight: NonNegativeFloat = Field(
+        default=0.1, description="weight of the MTP heads' mean loss"
+    )
+    kg_scores: str = Field(
+        default="",
+        description="token scores of a knowledge graph, a file of python -m knowledge or "
+        "wordnet for those that come along; empty: none",
+    )
+    kg_init: NonNegativeFloat = Field(
+        default=0.1, description="initial embeddings are multiplied by 1 + this * score"
+    )
+    kg_loss_weight: NonNegativeFloat = Field(
+        default=0.5,
+        description="target tokens weigh 1 + this * score in the training loss, their mean made 1; "
+        "0: all alike, throughout",
+    )

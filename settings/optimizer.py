@@ -1,0 +1,58 @@
+"""Settings of the optimizers: Muon, AdamW, and the average of the weights."""
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from settings.section import Section, Share
+
+
+class OptimizerSettings(Section):
+    """Muon, AdamW, and the average of the weights."""
+
+    matrix_lr: NonNegativeFloat = Field(
+        default=0.027, description="Muon's learning rate, for the banks"
+    )
+    tied_embed_lr: NonNegativeFloat = Field(
+        default=0.035, description="AdamW, tied embedding and tables"
+    )
+    embed_lr: NonNegativeFloat = Field(
+        default=0.6, description="AdamW, tables where the head is untied"
+    )
+    scalar_lr: NonNegativeFloat = Field(
+        default=0.025, description="AdamW, vectors and small matrices"
+    )
+    head_lr: NonNegativeFloat = Field(default=0.008, description="AdamW, untied head and MTP heads")
+    muon_momentum: Share = Field(default=0.99, description="Nesterov momentum after its warm-up")
+    muon_momentum_warmup_start: Share = Field(default=0.92, description="momentum at step 0")
+    muon_momentum_warmup_steps: NonNegativeInt = Field(
+        default=1500, description="steps between the two"
+    )
+    muon_backend_steps: PositiveInt = Field(default=5, description="Newton-Schulz iterations")
+    muon_coefficients: Literal["classic", "polar_express"] = Field(
+        default="classic",
+        description="of the Newton-Schulz iterations: Keller Jordan's; or Polar Express, which "
+        "brings small singular values to one as well",
+    )
+    muon_row_norm: bool = Field(
+        default=False, description="rows of length one before the iterations (MuonEq)"
+    )
+    muon_wd: NonNegativeFloat = Field(
+        default=0.04, description="decoupled weight decay of the banks"
+    )
+    adam_wd: NonNegativeFloat = Field(
+        default=0.04, description="decoupled weight decay of the rest"
+    )
+    beta1: Share = Field(default=0.9, description="AdamW's first moment")
+    beta2: Share = Field(default=0.95, description="AdamW's second moment")
+    adam_eps: PositiveFloat = Field(default=1e-8, description="AdamW's epsilon")
+    grad_clip_norm: NonNegativeFloat = Field(
+        default=0.3,
+        description="global norm that gradients are clipped to, after reduction; 0: no clip",
+    )
+    averaging: Literal["ema", "lawa", "none"] = Field(
+        default="ema", description="of weights: exponential, or mean of the latest snapshots"
+    )
+    ema_decay: Share = Field(default=0.997, description="decay a step of the exponential average")
+    lawa_k: PositiveInt = Field(default=10, description="snapshots that LAWA averages")
+    lawa_freq: PositiveInt = Field(default=100, description="steps between LAWA's snapshots")

@@ -1,0 +1,68 @@
+"""Settings as options of a command line, in groups by section."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, get_args, get_origin
+
+from cyclopts import Group, Parameter
+from pydantic.fields import FieldInfo
+
+import command_line
+from settings import SECTIONS, Settings
+
+METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", list: "A,B"}
+
+
+def options(aliases: Mapping[str, str] = {}) -> Any:  # noqa: B006 - it is only read
+    """Return the type of a command's parameter that takes every setting as an option.
+
+    Its value is a dictionary of the settings that were given, by name: texts, and bools of flags.
+
+    Args:
+        aliases: further options, by the setting's name.
+    """
+    fields = {}
+    for title, section in SECTIONS.items():
+        group = Group.create_ordered(title)
+        for name, field in section.model_fields.items():
+            fields[name] = option(field, group, aliases.get(name))
+    return Annotated[TypedDict("Given", fields, total=False), Parameter(name="*")]  # pyright: ignore
+
+
+def option(field: FieldInfo, group: Group, alias: str | None) -> Any:
+    """Return the option of one setting: a flag, or a text that `settings.load` checks."""
+    kind = get_origin(field.annotation) or field.annotation
+    hint: Any = {bool: bool, list: list[str]}.get(kind, str)
+    shown = "" if field.default in (None, "") else f" [{field.default}]"
+    parameter = Parameter(
+        help=f"{field.description}{shown}",
+        metavar=None if kind is Literal else METAVARS.get(kind, "PATH"),
+        group=group,
+        alias=alias,
+        choices=get_args(field.annotation) if kind is Literal else None,
+        consume_multiple=False,
+        allow_repeating=True,
+    )
+    return Annotated[hint, parameter]
+
+
+if TYPE_CHECKING:
+    Given = Mapping[str, Any]
+else:
+    Given = options()
+NOTHING: Given = {}
+app = command_line.program("train.py", Settings.__doc__ or "")
+
+
+@app.default
+def settings_given(given: Given = NOTHING) -> Given:
+    """Return the settings that a command line gives."""
+    return given
+
+
+def parse(arguments: Sequence[str]) -> Given:
+    """Return the settings that ``arguments`` give, by name, unchecked.
+
+    Raises:
+        InputError: an option is unknown or lacks its value; one line.
+    """
+    return command_line.call(app, arguments)

@@ -1,0 +1,46 @@
+"""Settings of the run: where it starts from, what it runs on, what it leaves."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from settings.section import Section
+
+
+class RunSettings(Section):
+    """Where it starts from, what it runs on, what it leaves."""
+
+    preset: str = Field(
+        default="seed", description="file in presets/ to start from: seed, sprint, tiny"
+    )
+    config: Path | None = Field(default=None, description="TOML file of settings, over the preset")
+    run_dir: Path | None = Field(
+        default=None, description="the run's folder; by default runs/<date>-..."
+    )
+    resume: Path | None = Field(
+        default=None, description="run folder to continue, with the settings it was started with"
+    )
+    seed: NonNegativeInt = Field(default=1337, description="of weights and data order")
+    backend: Literal["auto", "reference", "compiled", "kernels"] = Field(
+        default="auto",
+        description="reference: eager PyTorch; compiled: under torch.compile; kernels: Triton, for "
+        "Hopper GPUs; auto: kernels where they fit GPU and network, else compiled on CUDA, "
+        "reference on a CPU",
+    )
+    attention_backend: Literal["auto", "kernels", "cudnn", "flash", "sdpa"] = Field(
+        default="auto",
+        description="whose attention: kernels: ours; flash: FlashAttention-3, else -2, if "
+        "installed; sdpa: what PyTorch picks; auto: kernels with backend kernels, else cudnn on "
+        "CUDA, sdpa on a CPU",
+    )
+    device: Literal["auto", "cuda", "cpu"] = Field(
+        default="auto", description="auto: cuda where there is"
+    )
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        default="auto", description="of activations and compute copies; auto: bfloat16 on CUDA"
+    )
+    checkpoint_minutes: NonNegativeFloat = Field(
+        default=10.0, description="minutes between checkpoints; 0: only when interrupted"
+    )
+    train_log_every: PositiveInt = Field(default=10, description="steps between lines of the log")

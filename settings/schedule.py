@@ -1,0 +1,30 @@
+"""Settings of the schedule: how long a run trains, and what changes on the way."""
+
+from typing import Annotated
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from settings.section import Section
+
+
+class ScheduleSettings(Section):
+    """How long a run trains, and what changes on the way."""
+
+    wallclock: NonNegativeFloat = Field(
+        default=600.0,
+        description="seconds of training, from after warm-up; 0: no limit, count iterations",
+    )
+    iterations: PositiveInt = Field(
+        default=20_000, description="most steps, whatever the clock says"
+    )
+    warmup_steps: NonNegativeInt = Field(
+        default=20, description="steps before the clock starts; they leave no trace"
+    )
+    warmdown_iters: NonNegativeInt = Field(
+        default=3700,
+        description="steps' worth of time at the end in which learning rates fall to 0",
+    )
+    late_qat_threshold: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.15,
+        description="int6-faked weights once the learning rate's scale is under this; 0: never",
+    )

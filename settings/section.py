@@ -1,0 +1,24 @@
+"""What the sections of settings share: their base class and their kinds of values."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from model.config import split_commas
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Bits = Annotated[int, Field(ge=2, le=8)]
+Confidence = Annotated[float, Field(ge=0, le=1)]
+NameList = Annotated[list[str], BeforeValidator(split_commas)]
+
+
+class Section(BaseModel):
+    """Settings of one subject. A mixin: `settings.Settings` is all of them in one flat namespace."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        protected_namespaces=(),
+        allow_inf_nan=False,
+        frozen=True,
+        defer_build=True,  # --help reads the declarations and needs no validator
+    )

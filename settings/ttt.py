@@ -1,0 +1,76 @@
+"""Settings of test-time training (TTT): which method, and its steps."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from model.config import split_commas
+from settings.section import NameList, Section, Share
+
+
+class TttSettings(Section):
+    """Which method, and its steps."""
+
+    ttt_enabled: bool = Field(
+        default=False, description="score the artifact once more with test-time training"
+    )
+    ttt_method: Literal["sgd", "lora"] = Field(
+        default="sgd",
+        description="sgd: all weights, a chunk of the split after the other; lora: adapters of "
+        "each document's own, forgotten after it",
+    )
+    ttt_chunk_tokens: PositiveInt = Field(
+        default=32_768, description="sgd: tokens scored, then learned"
+    )
+    ttt_epochs: PositiveInt = Field(default=3, description="sgd: passes over a scored chunk")
+    ttt_batch_seqs: PositiveInt = Field(
+        default=32, description="sgd: windows a step, over all ranks"
+    )
+    ttt_lr: NonNegativeFloat = Field(
+        default=0.002, description="sgd: first learning rate, to 0 by a cosine over the chunks"
+    )
+    ttt_momentum: Share = Field(default=0.9, description="of the SGD of either method")
+    ttt_grad_clip: NonNegativeFloat = Field(
+        default=1.0, description="sgd: global norm that gradients are clipped to; 0: no clip"
+    )
+    ttt_freeze_blocks: NonNegativeInt = Field(
+        default=0, description="sgd: first layers that stay as they are"
+    )
+    ttt_freeze: NameList = Field(
+        default=[], description="sgd: parameters that stay as they are, as tok_emb,bigram_table"
+    )
+    ttt_lora_rank: PositiveInt = Field(default=8, description="lora: of each adapter")
+    ttt_lora_matrices: Annotated[
+        list[Literal["q", "k", "v", "o", "head"]],
+        BeforeValidator(split_commas),
+        Field(min_length=1),
+    ] = Field(
+        default=["q", "v", "head"],
+        description="lora: what has adapters, of each layer; head: what the output head reads",
+    )
+    ttt_lora_optimizer: Literal["adam", "sgd"] = Field(
+        default="adam", description="lora: of the adapters"
+    )
+    ttt_lora_lr: NonNegativeFloat = Field(default=0.01, description="lora: learning rate")
+    ttt_lora_epochs: PositiveInt = Field(default=1, description="lora: steps on a scored chunk")
+    ttt_lora_chunk: PositiveInt = Field(
+        default=256, description="lora: tokens of a document scored, then learned"
+    )
+    ttt_lora_documents: PositiveInt = Field(default=64, description="lora: documents at once")
+
+    def check_ttt(self, length: int) -> None:
+        """Refuse test-time training that is not cut into whole windows of ``length`` tokens."""
+        chunk = self.ttt_chunk_tokens
+        if self.ttt_method == "lora" and self.ttt_lora_chunk > length:
+            raise ValueError(
+                f"ttt_lora_chunk {self.ttt_lora_chunk} exceeds eval_seq_len {length}: a chunk is "
+                "scored in one window"
+            )
+        if self.ttt_method == "sgd" and chunk % length:
+            raise ValueError(f"ttt_chunk_tokens {chunk} is no multiple of eval_seq_len {length}")
+        windows = chunk // length
+        if self.ttt_method == "sgd" and windows % min(windows, self.ttt_batch_seqs):
+            raise ValueError(
+                f"a TTT chunk is {windows} windows, which ttt_batch_seqs {self.ttt_batch_seqs} "
+                "does not divide"
+            )

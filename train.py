@@ -12,12 +12,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import command_line
 from data.inputs import Inputs, open_inputs
-from errors import InputError
 from files import PROJECT
 from knowledge.scores import scores_for
 from runtime.startup import Startup
-from settings import Settings, load_settings
+from settings import Settings
+from settings.load import merge
+from settings.options import NOTHING, Given
 from swarm.steering import Steering
 
 if TYPE_CHECKING:
@@ -30,23 +32,25 @@ if TYPE_CHECKING:
     from training.trainer import Trainer
 
 
+app = command_line.program("train.py", Settings.__doc__ or "")
+
+
 def main(arguments: list[str]) -> int:
     """Run; returns the exit code: 0, 1 (over the size limit), 2 (bad input), 128 + a signal."""
+    return command_line.run(app, arguments)
+
+
+@app.default
+def start(given: Given = NOTHING) -> int:
+    """Read settings and data, then run."""
     startup = Startup()
-    try:
-        settings = load_settings(arguments)
-        settings.accumulation(int(os.environ.get("WORLD_SIZE", "1")))
-        inputs = open_inputs(
-            settings.data, settings.tokenizer, settings.vocab_size, settings.bos_id
-        )
-        scores = scores_for(settings.kg_scores, inputs.tokenizer) if settings.kg_scores else None
-        steering = Steering.of(settings)
-        startup.done("settings and data")
-        return run(settings, inputs, scores, steering, startup)
-    except InputError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
-        return 2
+    settings = merge(given)
+    settings.check(int(os.environ.get("WORLD_SIZE", "1")))
+    inputs = open_inputs(settings.data, settings.tokenizer, settings.vocab_size, settings.bos_id)
+    scores = scores_for(settings.kg_scores, inputs.tokenizer) if settings.kg_scores else None
+    steering = Steering.of(settings)
+    startup.done("settings and data")
+    return run(settings, inputs, scores, steering, startup)
 
 
 def run(

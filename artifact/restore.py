@@ -10,7 +10,7 @@ from errors import InputError
 from kernels import operations
 from model.config import Architecture
 from model.gpt import GPT
-from settings import describe
+from settings.load import describe
 
 
 def restore(path: Path, max_seq_len: int, device: torch.device) -> GPT:

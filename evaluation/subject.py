@@ -17,7 +17,8 @@ from model.gpt import GPT
 from runtime.device import choose, device_type
 from runtime.ranks import World
 from runtime.run_folder import SETTINGS
-from settings import Settings, describe, load_settings
+from settings import Settings
+from settings.load import describe, load_settings
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
+import tomli_w
 import torch
 
 from errors import InputError
@@ -125,13 +126,18 @@ def read_log(path: Path) -> Iterator[dict]:
 
 
 def to_toml(settings: Mapping[str, object]) -> str:
-    """A flat table as TOML text; None, which TOML lacks, is left out.
+    """Return a flat table as TOML text, without the values that are None, which TOML lacks.
 
     Raises:
         TypeError: a value is not a string, path, number, boolean or a list of them.
     """
-    lines = [f"{key} = {_toml(value)}\n" for key, value in settings.items() if value is not None]
-    return "".join(lines)
+    flat = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            raise TypeError(f"settings.toml cannot hold {name} {value!r}")
+        if value is not None:
+            flat[name] = str(value) if isinstance(value, Path) else value
+    return tomli_w.dumps(flat)
 
 
 def environment() -> dict[str, object]:
@@ -201,20 +207,6 @@ def _without_nonfinite(value: object, found: list[float]) -> object:
 
 def _pretty(fields: Mapping[str, object]) -> str:
     return json.dumps(_finite(fields), indent=2, default=str) + "\n"
-
-
-def _toml(value: object) -> str:
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case int() | float():
-            return repr(value)
-        case str() | Path():
-            # A JSON string is a TOML string, but for DEL, which TOML wants escaped.
-            return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
-        case list() | tuple():
-            return "[" + ", ".join(map(_toml, value)) + "]"
-    raise TypeError(f"settings.toml cannot hold {value!r}")
 
 
 def _git(*arguments: str) -> str | None:

@@ -12,7 +12,7 @@ from settings import SECTIONS, Settings
 METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", list: "A,B"}
 
 
-def options(aliases: Mapping[str, str] = {}) -> Any:  # noqa: B006 - it is only read
+def options(aliases: Mapping[str, str] = {}) -> Any:
     """Return the type of a command's parameter that takes every setting as an option.
 
     Its value is a dictionary of the settings that were given, by name: texts, and bools of flags.

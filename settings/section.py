@@ -13,7 +13,7 @@ NameList = Annotated[list[str], BeforeValidator(split_commas)]
 
 
 class Section(BaseModel):
-    """Settings of one subject. A mixin: `settings.Settings` is all of them in one flat namespace."""
+    """Settings of one subject: a mixin of `settings.Settings`, whose namespace is flat."""
 
     model_config = ConfigDict(
         extra="forbid",

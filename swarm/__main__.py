@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from errors import InputError
-from settings import load_settings
+from settings.load import load_settings
 from swarm.decision_log import NAME, Record, read
 from swarm.replay import replay
 from swarm.report import decisions_table

@@ -9,7 +9,8 @@ import pytest
 
 from errors import InputError
 from files import PROJECT
-from settings import CONTEST_ALIASES, CONTEST_NAMES, Settings, load_settings
+from settings import Settings
+from settings.load import CONTEST_ALIASES, CONTEST_NAMES, load_settings
 
 
 def test_command_line_beats_environment_beats_config_beats_preset(tmp_path):

@@ -157,7 +157,7 @@ def test_code_bytes_count_every_module_of_the_run(straight):
     summary = json.loads((straight / "summary.json").read_text())
     for module in (
         "train.py",
-        "settings.py",
+        "settings/optimizer.py",
         "model/gpt.py",
         "training/muon.py",
         "training/device_levers.py",

@@ -9,7 +9,8 @@ from data.shards import TokenStream, shard_name, write_shard
 from runtime.progress import Progress
 from runtime.ranks import World
 from runtime.run_folder import RunFolder
-from settings import Settings, load_settings
+from settings import Settings
+from settings.load import load_settings
 from swarm.steering import Steering
 from training.loop import Loop
 from training.trainer import Trainer

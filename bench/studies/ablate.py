@@ -21,7 +21,8 @@ from bench.harness.record import provenance
 from bench.harness.runs import Summary, summaries_of
 from errors import InputError
 from files import write_text
-from settings import Settings, load_settings
+from settings import Settings
+from settings.load import load_settings
 from swarm.agents import AGENTS
 
 FIRST_SEED = 1337

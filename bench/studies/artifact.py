@@ -45,7 +45,8 @@ from kernels import operations
 from model.gpt import GPT
 from runtime import checkpoint
 from runtime.ranks import World
-from settings import Settings, load_settings
+from settings import Settings
+from settings.load import load_settings
 
 PUBLIC_BYTES = 14_160_000  # PR #1081's artifact of the same sprint
 MOST_LOST = 0.004  # bits per byte

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench.harness.record import provenance
-from settings import load_settings
+from settings.load import load_settings
 from swarm.mesh import Cycle
 from swarm.simulate import KINDS, SyntheticRun, simulate
 from swarm.steering import Steering

@@ -17,7 +17,7 @@ import pytest
 from bench.harness.baseline import COMMITTED, baseline_name, losses, save
 from bench.harness.contest import Result
 from bench.harness.record import provenance
-from settings import load_settings
+from settings.load import load_settings
 from swarm.simulate import SyntheticRun, simulate
 from swarm.steering import Steering
 from swarm.telemetry import Snapshot, Telemetry

@@ -15,7 +15,7 @@ from artifact.quantisation.gptq import gptq
 from artifact.quantisation.recipe import Recipe, Role, relative_error
 from errors import InputError
 from files import PROJECT
-from settings import load_settings
+from settings.load import load_settings
 
 ARCHITECTURE = {"layers": 2, "width": 32}
 

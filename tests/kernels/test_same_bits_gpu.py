@@ -13,7 +13,7 @@ from kernels import operations
 from kernels.attention.reference import rope_table
 from kernels.attention.self_attention import self_attention
 from model.gpt import GPT
-from settings import load_settings
+from settings.load import load_settings
 from tests.kernels.tools.compare import random_tensors
 
 pytestmark = pytest.mark.gpu

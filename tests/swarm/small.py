@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from settings import load_settings
+from settings.load import load_settings
 from swarm.agents.base import Agent, Proposal
 from swarm.levers import LeverValues, limits
 from swarm.mesh import Mesh, Rules

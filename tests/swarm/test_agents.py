@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from files import PROJECT
-from settings import load_settings
+from settings.load import load_settings
 from swarm.agents import AGENTS
 from swarm.steering import Steering
 

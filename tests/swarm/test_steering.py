@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from errors import InputError
-from settings import load_settings
+from settings.load import load_settings
 from swarm.agents import AGENTS
 from swarm.levers import LeverValues
 from swarm.mesh import Cycle

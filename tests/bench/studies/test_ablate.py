@@ -9,7 +9,7 @@ import pytest
 from bench.studies import ablate
 from errors import InputError
 from files import PROJECT
-from settings import load_settings
+from settings.load import load_settings
 from swarm.agents import AGENTS
 from swarm.steering import Steering
 

@@ -1,7 +1,8 @@
 """Tuning of test-time training: how its settings are found."""
 
 from bench.studies.tune_ttt import AXES, descend
-from settings import Settings, load_settings
+from settings import Settings
+from settings.load import load_settings
 
 
 def test_each_axis_takes_its_best_value_and_no_trial_is_made_twice():

@@ -96,14 +96,14 @@ class Run:
         progress: "Progress",
         startup: Startup,
     ) -> None:
+        from evaluation.score import Split
         from evaluation.scoreboard import Scoreboard
 
         self.settings, self.inputs, self.world = settings, inputs, world
         self.knowledge, self.steering = knowledge, steering
         self.folder, self.progress, self.startup = folder, progress, startup
-        self.scores = Scoreboard(
-            settings, inputs.validation, inputs.byte_table, world, folder, progress
-        )
+        split = Split(inputs.validation, inputs.byte_table, settings.val_max_tokens)
+        self.scores = Scoreboard(settings, split, world, folder, progress)
         self.hessians: Mapping[str, Tensor] = {}
         self.summary: dict[str, object] = {}
 

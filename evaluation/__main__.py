@@ -96,18 +96,20 @@ def run(command: str, options: argparse.Namespace, others: list[str]) -> int:
 
 def score(subject: "Subject", command: str) -> None:
     """Print one score."""
+    from evaluation.score import Scoring
     from runtime.progress import Progress
 
-    split, settings = subject.inputs.validation, subject.settings
+    split, settings = subject.split, subject.settings
     with Progress(None, None, subject.world.is_main) as progress:
 
         def tell(done: int, parts: int) -> None:
             progress.phase(f"evaluating: {done / parts:.0%}")
 
+        scoring = Scoring(subject.world, tell)
         if command == "ttt":
-            found = subject.adapt(split, tell)
+            found = subject.adapt(split, scoring)
         else:
-            found = subject.score(split, settings.eval_stride or settings.eval_seq_len, tell)
+            found = subject.score(split, settings.eval_stride or settings.eval_seq_len, scoring)
     if subject.world.is_main:
         print(f"bpb {found.bpb:.6f}  nats {found.nats:.6f}  {found.tokens:,} tokens, ", end="")
         print(f"{found.bytes:,} bytes, {found.seconds:.1f} s")

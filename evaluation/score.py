@@ -1,4 +1,4 @@
-"""Sums of a score, kept on the device, and what may listen to each token's."""
+"""What is scored, on which ranks, and the sums of a score, which stay on the device."""
 
 import math
 import time
@@ -16,16 +16,54 @@ from runtime.ranks import World
 
 ScoreFunction = Callable[[Tensor, Tensor], Tensor]
 Record = Callable[[Tensor, Tensor], None]
+OnProgress = Callable[[int, int], None]
 
 
 class Tokens(Protocol):
-    """A split as evaluation reads it; `data.shards.TokenStream` is one."""
+    """A sequence of tokens as evaluation reads it; `data.shards.TokenStream` is one."""
 
     def __len__(self) -> int: ...
 
     def read(self, start: int, count: int) -> np.ndarray:
-        """Tokens [start, start + count), (count,) integers."""
+        """Return tokens [start, start + count), (count,) integers."""
         ...
+
+
+@dataclass(frozen=True)
+class Split:
+    """The tokens to score.
+
+    Attributes:
+        stream: the tokens; all but the first are targets.
+        byte_table: bytes of each token of their tokenizer.
+        max_tokens: score only the first so many targets; 0: all.
+    """
+
+    stream: Tokens
+    byte_table: ByteTable
+    max_tokens: int = 0
+
+    @property
+    def targets(self) -> int:
+        """Return the number of targets to score."""
+        most = len(self.stream) - 1
+        return min(most, self.max_tokens or most)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """The ranks that score a split, and two callbacks.
+
+    Attributes:
+        world: the ranks; what scores works on its device.
+        progress: called with (parts done, parts in all) of this rank.
+        record: called with every target as it is scored: positions in the split (N,) int64, nats
+            (N,).
+    """
+
+    world: World
+    progress: OnProgress | None = None
+    record: Record | None = None
 
 
 @dataclass(frozen=True)
@@ -36,8 +74,8 @@ class Score:
         nats: mean negative log-likelihood a token.
         bpb: bits a byte of text: ``nats / ln 2 * tokens / bytes``, whatever the tokenizer.
         tokens: targets scored.
-        bytes: of text that they stand for (see `data.tokenizer.ByteTable`).
-        seconds: of wall clock, rank 0's.
+        bytes: bytes of their text (see `data.tokenizer.ByteTable`).
+        seconds: wall clock of rank 0.
     """
 
     nats: float
@@ -48,27 +86,26 @@ class Score:
 
 
 class Tally:
-    """Adds up nats, targets and bytes in fp64 on the device, which never waits for the host.
+    """Sums nats, targets and bytes in fp64 on the device, without waiting for it.
 
     Args:
         byte_table: of the split's tokenizer.
-        world: the ranks; each has a tally, and ``score`` adds them.
-        record: told of every target as it is scored: places in the split (N,) int64, nats (N,).
+        scoring: the ranks, each of which has a tally, and who sees each score.
     """
 
-    def __init__(self, byte_table: ByteTable, world: World, record: Record | None = None) -> None:
-        self.world, self.record = world, record
-        self.count_bytes = _byte_counter(byte_table, world.device)
-        self.sums = torch.zeros(3, dtype=torch.float64, device=world.device)
+    def __init__(self, byte_table: ByteTable, scoring: Scoring) -> None:
+        self.world, self.record = scoring.world, scoring.record
+        self.count_bytes = _byte_counter(byte_table, self.world.device)
+        self.sums = torch.zeros(3, dtype=torch.float64, device=self.world.device)
         self.begin = time.perf_counter()
 
-    def add(self, tokens: Tensor, nats: Tensor, places: Tensor, is_new: Tensor) -> None:
-        """Take in the last S targets of some windows.
+    def add(self, tokens: Tensor, nats: Tensor, positions: Tensor, is_new: Tensor) -> None:
+        """Add the last S targets of some windows.
 
         Args:
             tokens: (B, T + 1), targets included.
             nats: (B, S).
-            places: (B, S) of the targets in the split.
+            positions: (B, S) of the targets in the split.
             is_new: (B, S), which of them this window scores.
         """
         scored = nats.size(1)
@@ -76,13 +113,13 @@ class Tally:
         for index, amounts in enumerate((nats, is_new, self.count_bytes(previous, expected))):
             self.sums[index] += amounts.double().where(is_new, 0).sum()
         if self.record:
-            self.record(places[is_new], nats[is_new])
+            self.record(positions[is_new], nats[is_new])
 
     def score(self) -> Score:
-        """The score over all ranks, the same on each.
+        """Return the score over all ranks, the same on each.
 
         Raises:
-            InputError: the targets stand for no text.
+            InputError: the targets have no bytes of text.
         """
         nats, tokens, byte_count = self.world.sum_(self.sums).tolist()
         elapsed = time.perf_counter() - self.begin if self.world.is_main else 0.0
@@ -96,7 +133,7 @@ class Tally:
 
 
 def _byte_counter(table: ByteTable, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
-    """`ByteTable.count` on the device: (previous, targets) -> bytes of each target."""
+    """Return `ByteTable.count` on the device: (previous, targets) -> bytes of each target."""
     base, leading_space, boundary = (
         torch.from_numpy(column).to(device)
         for column in (table.base, table.leading_space, table.boundary)
@@ -105,7 +142,7 @@ def _byte_counter(table: ByteTable, device: torch.device) -> Callable[[Tensor, T
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """Copy without waiting for the device, which pageable memory would do."""
+    """Copy an array without waiting for the device, as a copy of pageable memory would."""
     tensor = torch.from_numpy(array)
     if device.type == "cuda":
         tensor = tensor.pin_memory()

@@ -1,13 +1,9 @@
-"""A run's scores: which weights, by which method, measured when."""
+"""The scores of a run: which weights, by which method, at which step."""
 
-from collections.abc import Callable
 from dataclasses import asdict
 
-from torch import Tensor
-
-from data.shards import TokenStream
-from data.tokenizer import ByteTable
-from evaluation.score import Score
+from artifact import ROUNDTRIP
+from evaluation.score import Score, ScoreFunction, Scoring, Split
 from evaluation.ttt.methods import score_adapting
 from evaluation.windows import evaluate
 from model.gpt import GPT
@@ -22,39 +18,35 @@ class Scoreboard:
 
     Args:
         settings: windows, stride, batch and which weights get the sliding evaluation.
-        stream: the validation tokens.
-        byte_table: bytes of each token.
+        split: the validation split.
         world: ranks share the windows.
         folder: where rank 0 logs; None on other ranks.
-        progress: the line that a person sees.
+        progress: the progress line.
     """
 
     def __init__(
         self,
         settings: Settings,
-        stream: TokenStream,
-        byte_table: ByteTable,
+        split: Split,
         world: World,
         folder: RunFolder | None,
         progress: Progress,
     ) -> None:
-        self.settings, self.stream, self.byte_table = settings, stream, byte_table
+        self.settings, self.split = settings, split
         self.world, self.folder, self.progress = world, folder, progress
         self.rows: dict[str, dict[str, object]] = {}
 
-    def final(
-        self, score_fn: Callable[[Tensor, Tensor], Tensor], weights: str, step: int, elapsed: float
-    ) -> None:
-        """Score the weights of a run's end, sliding too where the settings ask for it.
+    def final(self, score_fn: ScoreFunction, weights: str, step: int, elapsed: float) -> None:
+        """Score the weights of a run's end, by sliding windows too if the settings say so.
 
         Args:
             score_fn: nats (B, S) of the last S positions of tokens (B, T), given targets (B, S).
-            weights: "raw", "averaged" or "roundtrip".
+            weights: "raw", "averaged" or `artifact.ROUNDTRIP`.
             step: steps taken.
             elapsed: seconds of training.
         """
         strides = {"plain": self.settings.eval_seq_len}
-        slides = self.settings.sliding_weights == "all" or weights == "roundtrip"
+        slides = self.settings.sliding_weights == "all" or weights == ROUNDTRIP
         if self.settings.eval_stride and slides:
             strides["sliding"] = self.settings.eval_stride
         for method, stride in strides.items():
@@ -63,57 +55,47 @@ class Scoreboard:
 
     def measure(
         self,
-        score_fn: Callable[[Tensor, Tensor], Tensor],
+        score_fn: ScoreFunction,
         weights: str,
         method: str,
         stride: int,
         step: int,
         elapsed: float,
     ) -> Score:
-        """One evaluation, logged; arguments as in ``final``, with a name for the method."""
+        """Score once, and log it; arguments as in ``final``, with a name for the method."""
         settings = self.settings
         score = evaluate(
             score_fn,
-            self.stream,
-            self.byte_table,
+            self.split,
+            self._scoring(weights, method),
             seq_len=settings.eval_seq_len,
             stride=stride,
             batch_windows=max(1, settings.val_batch_size // settings.eval_seq_len),
-            world=self.world,
-            max_tokens=settings.val_max_tokens,
-            progress=self._tell(weights, method),
         )
         self._log(score, weights, method, step, elapsed)
         return score
 
     def adapting(self, model: GPT, backend: str, weights: str, step: int, elapsed: float) -> None:
-        """Score the weights that ``model`` holds by test-time training, if the settings ask for it.
+        """Score the weights of ``model`` by test-time training, if it is enabled.
 
         Args:
-            model: left as it was, bit for bit.
+            model: restored bit for bit.
             backend: that it computes with, as ``kernels.operations`` takes it.
             weights, step, elapsed: as in ``final``.
         """
         if not self.settings.ttt_enabled:
             return
         method = f"TTT {self.settings.ttt_method}"
-        score = score_adapting(
-            model,
-            backend,
-            self.stream,
-            self.byte_table,
-            self.settings,
-            world=self.world,
-            max_tokens=self.settings.val_max_tokens,
-            progress=self._tell(weights, method),
-        )
+        scoring = self._scoring(weights, method)
+        score = score_adapting(model, backend, self.split, self.settings, scoring)
         self._log(score, weights, method, step, elapsed)
         self.rows[f"{weights}, {method}"] = asdict(score)
 
-    def _tell(self, weights: str, method: str) -> Callable[[int, int], None]:
-        return lambda done, parts: self.progress.phase(
-            f"evaluating {weights} weights, {method}: {done / parts:.0%}"
-        )
+    def _scoring(self, weights: str, method: str) -> Scoring:
+        def progress(done: int, parts: int) -> None:
+            self.progress.phase(f"evaluating {weights} weights, {method}: {done / parts:.0%}")
+
+        return Scoring(self.world, progress)
 
     def _log(self, score: Score, weights: str, method: str, step: int, elapsed: float) -> None:
         if self.folder:
@@ -121,7 +103,7 @@ class Scoreboard:
             self.folder.log("validation", step=step, elapsed=elapsed, **fields)
 
     def table(self) -> str:
-        """The final scores as plain text, a row each."""
+        """Return the final scores as plain text, a row each."""
         lines = [f"{'weights, method':24} {'bpb':>8} {'nats':>8} {'seconds':>8}"]
         lines += [
             f"{name:24} {row['bpb']:8.4f} {row['nats']:8.4f} {row['seconds']:8.1f}"

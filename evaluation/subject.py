@@ -1,6 +1,6 @@
-"""What a command of ``python -m evaluation`` works on, opened and checked together."""
+"""An artifact and the data to score it on, opened and checked together."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +9,9 @@ from pydantic import ValidationError
 from artifact.restore import restore
 from data.inputs import Inputs, open_inputs
 from errors import InputError
-from evaluation.score import Record, Score, ScoreFunction, Tokens
-from evaluation.ttt.methods import Watch, score_adapting, scoring
+from evaluation.score import Score, ScoreFunction, Scoring, Split
+from evaluation.ttt.learner import Watch, unwatched
+from evaluation.ttt.methods import score_adapting, scoring_function
 from evaluation.windows import evaluate
 from kernels import operations
 from model.gpt import GPT
@@ -42,15 +43,15 @@ class Subject:
         """Rebuild the network, choose what computes it, map the data.
 
         Args:
-            artifact: the file. The settings of the run folder that it lies in are taken up.
-            arguments: settings as train.py takes them on its command line, ``--data`` among them;
-                what describes the network is the artifact's.
+            artifact: the file. If it lies in a run's folder, the run's settings are the defaults.
+            arguments: settings as train.py takes them on its command line, ``--data`` among them.
+                The network's settings come from the artifact.
 
         Raises:
             InputError: artifact, data and settings are missing, impossible or do not fit together.
         """
-        beside = artifact.parent / SETTINGS
-        of_run = ["--config", str(beside)] if beside.is_file() else []
+        run_settings = artifact.parent / SETTINGS
+        of_run = ["--config", str(run_settings)] if run_settings.is_file() else []
         settings = load_settings([*of_run, *arguments])
         world = World.start(device_type(settings.device))
         try:
@@ -65,55 +66,34 @@ class Subject:
         except InputError:
             world.stop()
             raise
-        score_fn = scoring(model, backends.backend)
+        score_fn = scoring_function(model, backends.backend)
         return cls(artifact, settings, inputs, model, backends.backend, score_fn, world)
 
-    def score(
-        self,
-        stream: Tokens,
-        stride: int,
-        progress: Callable[[int, int], None] | None = None,
-        record: Record | None = None,
-    ) -> Score:
-        """By windows; arguments as for `evaluation.windows.evaluate`."""
-        settings = self.settings
+    @property
+    def split(self) -> Split:
+        """The validation split, as far as the settings score it."""
+        inputs = self.inputs
+        return Split(inputs.validation, inputs.byte_table, self.settings.val_max_tokens)
+
+    def score(self, split: Split, stride: int, scoring: Scoring) -> Score:
+        """Score by windows; arguments as for `evaluation.windows.evaluate`."""
+        seq_len = self.settings.eval_seq_len
         return evaluate(
             self.score_fn,
-            stream,
-            self.inputs.byte_table,
-            seq_len=settings.eval_seq_len,
+            split,
+            scoring,
+            seq_len=seq_len,
             stride=stride,
-            batch_windows=max(1, settings.val_batch_size // settings.eval_seq_len),
-            world=self.world,
-            max_tokens=settings.val_max_tokens,
-            progress=progress,
-            record=record,
+            batch_windows=max(1, self.settings.val_batch_size // seq_len),
         )
 
-    def adapt(
-        self,
-        stream: Tokens,
-        progress: Callable[[int, int], None] | None = None,
-        record: Record | None = None,
-        watch: Watch = lambda learner: learner,
-    ) -> Score:
-        """By test-time training; arguments as for `evaluation.ttt.methods.score_adapting`."""
-        return score_adapting(
-            self.model,
-            self.backend,
-            stream,
-            self.inputs.byte_table,
-            self.settings,
-            world=self.world,
-            max_tokens=self.settings.val_max_tokens,
-            progress=progress,
-            record=record,
-            watch=watch,
-        )
+    def adapt(self, split: Split, scoring: Scoring, watch: Watch = unwatched) -> Score:
+        """Score by test-time training; as `evaluation.ttt.methods.score_adapting`."""
+        return score_adapting(self.model, self.backend, split, self.settings, scoring, watch)
 
 
 def with_architecture(settings: Settings, model: GPT) -> Settings:
-    """The settings with the model's own network in them, checked again."""
+    """Return the settings with the model's architecture in them, checked again."""
     try:
         return Settings(**(settings.model_dump() | model.config.model_dump()))
     except ValidationError as error:

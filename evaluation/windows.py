@@ -1,24 +1,31 @@
 """Bits per byte of a split, plain or by sliding window, on all ranks.
 
 Every token but the split's first is a target and is scored exactly once. Window 0 covers the first
-``seq_len`` targets and scores them all; each later window ends ``stride`` targets further on and
-scores only what is new, so its targets see at least ``seq_len - stride`` tokens before them. The
+``seq_len`` targets and scores them all. Each later window ends ``stride`` targets further on and
+scores only the new ones, so its targets see at least ``seq_len - stride`` tokens before them. The
 last window ends with the split, with as much context as any other. Plain evaluation is
 ``stride == seq_len``.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data.tokenizer import ByteTable
 from errors import InputError
-from evaluation.score import Record, Score, ScoreFunction, Tally, Tokens, to_device
-from runtime.ranks import World
+from evaluation.score import (
+    OnProgress,
+    Score,
+    ScoreFunction,
+    Scoring,
+    Split,
+    Tally,
+    Tokens,
+    to_device,
+)
 
 
 @dataclass(frozen=True)
@@ -36,74 +43,66 @@ class Windows:
         return self.begun_before(self.targets)
 
     def begun_before(self, target: int) -> int:
-        """How many windows score something up to ``target``."""
+        """Return how many windows score a target up to ``target``."""
         return 1 + max(0, math.ceil((target - self.seq_len) / self.stride))
 
     def starts(self, indices: np.ndarray) -> np.ndarray:
-        """Each window's first input; its inputs are the ``seq_len`` tokens from there."""
+        """Return each window's first input; its inputs are the ``seq_len`` tokens from there."""
         return np.minimum(indices * self.stride, max(0, self.targets - self.seq_len))
 
     def scored_before(self, indices: np.ndarray) -> np.ndarray:
-        """The last target that an earlier window scores; all later ones are new."""
+        """Return the last target that an earlier window scores; all later ones are new."""
         return np.where(indices == 0, 0, self.seq_len + (indices - 1) * self.stride)
 
 
 def evaluate(
     score_fn: ScoreFunction,
-    stream: Tokens,
-    byte_table: ByteTable,
+    split: Split,
+    scoring: Scoring,
     *,
     seq_len: int,
     stride: int,
     batch_windows: int,
-    world: World,
-    max_tokens: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-    record: Record | None = None,
 ) -> Score:
     """Score a split; every rank calls it, and every rank gets the same result.
 
-    The ranks share the windows, and only the sums of three numbers pass between them.
+    The ranks share the windows and exchange only the sums of three numbers.
 
     Args:
         score_fn: (inputs (B, T) int32, targets (B, S) int32) -> nats (B, S) of the last S <= T
-            positions, from a causal model. It sees two shapes: (batch_windows, T), with S = T for
-            the first windows and S = stride for the others.
-        stream: the split.
-        byte_table: of its tokenizer.
+            positions, from a causal model on the device of ``scoring.world``. It sees two shapes:
+            (batch_windows, T), with S = T for the first windows and S = stride for the others.
+        split: what to score.
+        scoring: the ranks; ``progress`` counts the windows of this rank.
         seq_len: T, tokens of context.
         stride: 1 to ``seq_len``.
-        batch_windows: windows a call, or all of a rank's where those are fewer.
-        world: the ranks; ``score_fn`` works on its device.
-        max_tokens: score only the first so many targets; 0 scores all.
-        progress: told (windows begun, windows in all) of this rank after each call.
-        record: see `evaluation.score.Tally`.
+        batch_windows: windows a call, or all windows of a rank if it has fewer.
 
     Raises:
-        InputError: an impossible stride or batch, a split without a target, or targets that stand
-            for no text.
+        InputError: an impossible stride or batch, a split without a target, or targets without
+            bytes of text.
     """
-    windows = cut(stream, seq_len, stride, batch_windows, max_tokens)
-    tally = Tally(byte_table, world, record)
-    span, batch = (0, len(windows)), min(batch_windows, math.ceil(len(windows) / world.size))
-    score_windows(score_fn, stream, windows, span, batch, tally, progress=progress)
+    windows = cut(split, seq_len, stride, batch_windows)
+    tally = Tally(split.byte_table, scoring)
+    batch = min(batch_windows, math.ceil(len(windows) / scoring.world.size))
+    span = (0, len(windows))
+    score_windows(score_fn, split.stream, windows, span, batch, tally, scoring.progress)
     return tally.score()
 
 
-def cut(
-    stream: Tokens, seq_len: int, stride: int, batch_windows: int, max_tokens: int = 0
-) -> Windows:
-    """The windows of a split's first ``max_tokens`` targets (0: of all); see ``evaluate``."""
-    if not 1 <= stride <= seq_len or batch_windows < 1 or max_tokens < 0:
+def cut(split: Split, seq_len: int, stride: int, batch_windows: int) -> Windows:
+    """Return the windows of a split; see ``evaluate``."""
+    if not 1 <= stride <= seq_len or batch_windows < 1 or split.max_tokens < 0:
         raise InputError(
             f"evaluation with stride {stride}, {batch_windows} windows a batch and at most "
-            f"{max_tokens} tokens: choose a stride of 1 to {seq_len} (the sequence length), a "
-            "batch of 1 or more and a limit of 0 (none) or more"
+            f"{split.max_tokens} tokens: choose a stride of 1 to {seq_len} (the sequence length), "
+            "a batch of 1 or more and a limit of 0 (none) or more"
         )
-    if len(stream) < 2:
-        raise InputError(f"a split of {len(stream)} tokens has nothing to score; give a longer one")
-    targets = len(stream) - 1
-    return Windows(min(targets, max_tokens or targets), seq_len, stride)
+    if len(split.stream) < 2:
+        raise InputError(
+            f"a split of {len(split.stream)} tokens has nothing to score; give a longer one"
+        )
+    return Windows(split.targets, seq_len, stride)
 
 
 @torch.inference_mode()
@@ -114,16 +113,16 @@ def score_windows(
     span: tuple[int, int],
     batch_windows: int,
     tally: Tally,
-    progress: Callable[[int, int], None] | None = None,
+    progress: OnProgress | None = None,
 ) -> None:
     """Add this rank's share of the windows [first, last) of ``span`` to the tally."""
     begin, count = span[0], span[1] - span[0]
     rank, size = tally.world.rank, tally.world.size
     first, last = begin + count * rank // size, begin + count * (rank + 1) // size
     for batch, scored in _batches(windows, first, last, batch_windows):
-        tokens, places, is_new = _load(stream, windows, batch, last, tally.world.device)
+        tokens, positions, is_new = _load(stream, windows, batch, last, tally.world.device)
         nats = score_fn(tokens[:, :-1].contiguous(), tokens[:, -scored:].contiguous())
-        tally.add(tokens, nats, places[:, -scored:], is_new[:, -scored:])
+        tally.add(tokens, nats, positions[:, -scored:], is_new[:, -scored:])
         if progress:
             progress(min(int(batch[-1]) + 1, last) - first, last - first)
 
@@ -131,10 +130,10 @@ def score_windows(
 def _batches(
     windows: Windows, first: int, last: int, size: int
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """Windows [first, last) in batches, with the number of positions that each scores.
+    """Yield windows [first, last) in batches, with the number of positions that each scores.
 
-    The last batch runs past ``last`` to keep its shape. The first one scores whole windows, for
-    window 0 does: a plain evaluation's shape, for which a GPU has its kernels.
+    The last batch runs past ``last`` to keep its shape. The first batch scores whole windows,
+    because window 0 does: that is the shape of a plain evaluation, for which a GPU has its kernels.
     """
     for begin in range(first, last, size):
         scored = windows.seq_len if begin == 0 else windows.stride
@@ -144,11 +143,14 @@ def _batches(
 def _load(
     stream: Tokens, windows: Windows, batch: np.ndarray, last: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens (B, T + 1) int32 of the windows; their targets' places (B, T), and which are new.
+    """Load the windows of a batch.
 
-    Windows overlap, so the tokens travel once, as one span, and are spread out on the device.
-    Windows from ``last`` on repeat the tokens of the one before it, none of them new to them; what
-    lies behind the last target is token 0.
+    Windows overlap, so the tokens are copied once, as one span, and spread out on the device.
+    Windows from ``last`` on repeat the tokens of the last window, and none of these is new. Beyond
+    the last target, tokens are 0.
+
+    Returns:
+        tokens (B, T + 1) int32; positions (B, T) of their targets; which targets (B, T) are new.
     """
     starts = windows.starts(np.minimum(batch, last - 1))
     begin, end = int(starts[0]), int(starts[-1]) + windows.seq_len + 1
@@ -156,8 +158,8 @@ def _load(
     known = stream.read(begin, min(end, windows.targets + 1) - begin)
     span[: len(known)] = known
     window_starts = to_device(starts, device)[:, None]
-    places = window_starts + torch.arange(windows.seq_len + 1, device=device)
-    tokens = to_device(span, device)[places - begin]
-    target, scored = places[:, 1:], to_device(windows.scored_before(batch), device)[:, None]
-    # A window that repeats another's tokens has scored_before beyond them; nothing is new to it.
+    positions = window_starts + torch.arange(windows.seq_len + 1, device=device)
+    tokens = to_device(span, device)[positions - begin]
+    target, scored = positions[:, 1:], to_device(windows.scored_before(batch), device)[:, None]
+    # A window that repeats another's tokens has scored_before beyond them: none of them is new.
     return tokens, target, (target > scored) & (target <= windows.targets)

@@ -21,12 +21,12 @@ from typing import Any
 
 from scipy.stats import ttest_1samp
 
+from artifact import ROUNDTRIP
 from artifact.submission.bundle import NOT_KEPT, bundle
 from artifact.submission.code_size import LIMIT, budget_line
 from errors import InputError
 from files import PROJECT
 
-CODED = "roundtrip"  # scores of the artifact's weights, which alone count
 SCRIPT = "train_gpt.py"
 FACTS = ("steps", "train_seconds", "code_bytes")  # of a summary
 PLACE = ("world_size", "devices", "torch")  # of an environment
@@ -56,7 +56,7 @@ class Entry:
                 raise ValueError(f"it does not say {', '.join(missing)}")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} is no run that finished: {error}; run it again") from None
-        if not isinstance(seed, int) or not any(name.startswith(CODED) for name in rows):
+        if not isinstance(seed, int) or not any(name.startswith(ROUNDTRIP) for name in rows):
             raise InputError(f"{path}: its summary has no scores of an artifact; run it again")
         if stored != size:
             raise InputError(f"{path}: its summary is of another artifact; run it again")
@@ -93,7 +93,9 @@ class Verdict:
     @classmethod
     def of(cls, entries: Sequence[Entry], against: float | None) -> "Verdict":
         """Judge runs by the best method that all have."""
-        rows = [{name for name in e.summary["scores"] if name.startswith(CODED)} for e in entries]
+        rows = [
+            {name for name in e.summary["scores"] if name.startswith(ROUNDTRIP)} for e in entries
+        ]
         common = sorted(set.intersection(*rows))
         if not common:
             raise InputError("the runs have no score in common; score all of them alike")

@@ -40,6 +40,7 @@ from bench.harness.record import provenance
 from data.inputs import Inputs, open_inputs
 from data.shards import TokenStream
 from errors import InputError
+from evaluation.score import Scoring, Split
 from evaluation.windows import evaluate
 from kernels import operations
 from model.gpt import GPT
@@ -151,15 +152,14 @@ class Bench:
         """Bits per byte of the validation split, plain windows."""
         self.load(weights)
         length, device = self.settings.eval_seq_len, self.model.tok_emb.device
+        inputs = self.inputs
         return evaluate(
             self.model.score,
-            self.inputs.validation,
-            self.inputs.byte_table,
+            Split(inputs.validation, inputs.byte_table, self.settings.val_max_tokens),
+            Scoring(World.single(device)),
             seq_len=length,
             stride=length,
             batch_windows=max(1, self.settings.val_batch_size // length),
-            world=World.single(device),
-            max_tokens=self.settings.val_max_tokens,
         ).bpb
 
     def batches(self) -> Iterator[Tensor]:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from bench.harness.record import provenance
 from errors import InputError
+from evaluation.score import Scoring
 from evaluation.subject import Subject
 
 Choice = Mapping[str, float]
@@ -46,7 +47,7 @@ def main(arguments: list[str]) -> int:
         return 2
     for name, value in provenance(options.commit).items():
         print(f"{name}: {value}")
-    plain = subject.score(subject.inputs.validation, options.stride)
+    plain = subject.score(subject.split, options.stride, Scoring(subject.world))
     print(f"sliding, stride {options.stride}: {plain.bpb:.5f}, {plain.seconds:.1f} s", flush=True)
     start = {axis: getattr(subject.settings, axis) for axis, _ in AXES}
     gain = partial(gained, subject, plain.bpb)
@@ -71,7 +72,7 @@ def gained(subject: Subject, before: float, choice: Choice) -> float:
     nothing."""
     trial = replace(subject, settings=subject.settings.model_copy(update=choice))
     try:
-        score = trial.adapt(subject.inputs.validation)
+        score = trial.adapt(subject.split, Scoring(subject.world))
     except InputError as error:
         print(f"left out: {error}", flush=True)
         return float("-inf")

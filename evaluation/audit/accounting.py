@@ -1,40 +1,39 @@
-"""What a score is divided by and what it cost: bytes of text and of the artifact, two clocks."""
+"""Bytes of the text, bytes of code and artifact, seconds of training and of evaluation."""
 
 import json
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from artifact import ROUNDTRIP
 from artifact.submission.code_size import code_bytes
 from data.tokenizer import ByteTable, Tokenizer
 from errors import InputError
-from evaluation.audit.checks import Check
-from evaluation.score import Tokens
+from evaluation.audit.runs import Check
+from evaluation.score import OnProgress, Split, Tokens
 from files import PROJECT
 
 TRAINING_SECONDS = EVALUATION_SECONDS = 600.0
-CODED = "roundtrip"  # the weights that come from the artifact
 
 
 def bytes_of_text(
     tokenizer: Tokenizer,
     table: ByteTable,
     stream: Tokens,
-    tell: Callable[[int, int], None] = lambda done, documents: None,
+    progress: OnProgress = lambda done, documents: None,
 ) -> Check:
     """Compare the bytes that are counted with the UTF-8 bytes of each decoded document.
 
-    What no token stands for, an unknown character or a space behind a boundary, counts nothing:
-    that can only make a score worse.
+    Text without a token, an unknown character or a space after a boundary, counts nothing: that
+    can only make a score worse.
 
     Args:
         tokenizer: that made the tokens.
         table: its bytes a token.
         stream: a split of whole documents.
-        tell: documents done, documents in all.
+        progress: called with (documents done, documents in all).
     """
     tokens = stream.read(0, len(stream))
     edges = np.union1d(np.flatnonzero(tokens == tokenizer.bos_id), [0, len(tokens)]).tolist()
@@ -49,7 +48,7 @@ def bytes_of_text(
             return Check("bytes of text", "tokenizer", False, found)
         total, spaces, unknown = total + counted, spaces + uncounted, unknown + unknowns
         if index % 100 == 0:
-            tell(index, len(edges) - 1)
+            progress(index, len(edges) - 1)
     found = f"{total:,} bytes of {len(edges) - 1:,} documents, as decoded"
     found += f"; not counted: {unknown:,} unknown characters, {spaces:,} first spaces"
     return Check("bytes of text", "tokenizer", True, found)
@@ -58,8 +57,12 @@ def bytes_of_text(
 def decoded_bytes(
     tokenizer: Tokenizer, table: ByteTable, document: np.ndarray
 ) -> tuple[int, int, int]:
-    """UTF-8 bytes of a document's text without what is unknown; how many of them are spaces that
-    begin a stretch of it; how many tokens are unknown."""
+    """Count the UTF-8 bytes of a document's text.
+
+    Returns:
+        the bytes without unknown characters; how many of these are spaces that begin a stretch of
+        the text; how many tokens are unknown.
+    """
     processor, ids = tokenizer.processor, document.astype(np.int64)
     breaks = np.flatnonzero(table.boundary[ids]).tolist()
     size = spaces = 0
@@ -68,7 +71,7 @@ def decoded_bytes(
         if not stretch:
             continue
         size += len(processor.decode(stretch).encode())
-        # A tokenizer that puts a space before each text takes it away again.
+        # A tokenizer that puts a space before each text removes it when it decodes.
         kept = processor.decode(stretch[:1]).startswith(" ")
         spaces += bool(table.leading_space[stretch[0]]) and kept
     unknown = sum(processor.is_unknown(int(ids[place])) for place in breaks)
@@ -76,7 +79,7 @@ def decoded_bytes(
 
 
 def read_summary(artifact: Path) -> dict[str, Any] | None:
-    """The summary of the run folder that an artifact lies in; None where there is none.
+    """Return the summary of the run folder that an artifact lies in; None without one.
 
     Raises:
         InputError: it is no JSON object.
@@ -94,7 +97,7 @@ def read_summary(artifact: Path) -> dict[str, Any] | None:
 
 
 def size(artifact: Path, summary: dict[str, Any] | None, limit: int) -> Check:
-    """Code and artifact under the limit; without a summary, the code that evaluation runs on."""
+    """Check the limit of code and artifact; without a summary, of the code that evaluation runs."""
     stored = artifact.stat().st_size
     files = (summary or {}).get("code_files") or code_bytes(PROJECT)
     code, whose = sum(files.values()), "the run's code" if summary else "evaluation's code"
@@ -106,10 +109,10 @@ def size(artifact: Path, summary: dict[str, Any] | None, limit: int) -> Check:
 
 
 def clocks(summary: dict[str, Any] | None) -> list[Check]:
-    """Training and evaluation, each under 600 s by the run's own clock."""
+    """Check that training and evaluation each took at most 600 s, by the run's own clock."""
     trained = (summary or {}).get("train_seconds")
     rows = (summary or {}).get("scores") or {}
-    seconds = [row["seconds"] for name, row in rows.items() if name.startswith(CODED)]
+    seconds = [row["seconds"] for name, row in rows.items() if name.startswith(ROUNDTRIP)]
     return [
         clock("training clock", trained, TRAINING_SECONDS),
         clock("evaluation clock", sum(seconds) if seconds else None, EVALUATION_SECONDS),
@@ -117,35 +120,31 @@ def clocks(summary: dict[str, Any] | None) -> list[Check]:
 
 
 def clock(name: str, seconds: float | None, limit: float) -> Check:
-    """One of the two."""
+    """Check one clock."""
     if seconds is None:
         return Check(name, "run", None, "not known: no finished run's summary.json lies beside it")
     return Check(name, "run", seconds <= limit, f"{seconds:.1f} of {limit:.0f} s")
 
 
-def whole_split(
-    summary: dict[str, Any] | None, stream: Tokens, table: ByteTable, most: int
-) -> Check:
-    """The run's scores of the artifact are of all targets and all their bytes.
+def whole_split(summary: dict[str, Any] | None, split: Split) -> Check:
+    """Check that the run's scores of the artifact are of all targets and all their bytes.
 
     Args:
         summary: of the run.
-        stream: the split that it scored.
-        table: bytes of each token.
-        most: targets that the settings limit the evaluation to; 0: none.
+        split: that it scored.
     """
     rows = (summary or {}).get("scores") or {}
-    rows = {name: row for name, row in rows.items() if name.startswith(CODED)}
+    rows = {name: row for name, row in rows.items() if name.startswith(ROUNDTRIP)}
     if not rows:
         return Check("whole split", "run", None, "not known: no scores of a run lie beside it")
-    targets = min(len(stream) - 1, most or len(stream) - 1)
-    tokens = stream.read(0, targets + 1)
-    counted = int(table.count(tokens[:-1], tokens[1:]).sum())
+    targets, every = split.targets, len(split.stream) - 1
+    tokens = split.stream.read(0, targets + 1)
+    counted = int(split.byte_table.count(tokens[:-1], tokens[1:]).sum())
     for name, row in rows.items():
         if (row["tokens"], row["bytes"]) != (targets, counted):
             found = f"{name}: {row['tokens']:,} tokens and {row['bytes']:,} bytes, but the split "
             return Check("whole split", "run", False, found + f"has {targets:,} and {counted:,}")
     found = f"{', '.join(rows)}: {targets:,} tokens, {counted:,} bytes"
-    if targets < len(stream) - 1:
-        found = f"only the first {targets:,} of {len(stream) - 1:,} tokens (val_max_tokens)"
-    return Check("whole split", "run", targets == len(stream) - 1, found)
+    if targets < every:
+        found = f"only the first {targets:,} of {every:,} tokens (val_max_tokens)"
+    return Check("whole split", "run", targets == every, found)

@@ -1,9 +1,10 @@
 """The audit of an artifact's scores: every check, on the code and weights that score, as a table.
 
-Checks that run the evaluation many times do so on the split's first few windows and with chunks of
-two windows: the same code with smaller numbers.
+Checks that run the evaluation many times do so on the first few windows of the split and with
+chunks of two windows: the same code with smaller numbers.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -15,21 +16,15 @@ from torch import Tensor
 from data.tokenizer import Tokenizer, find_tokenizer
 from errors import InputError
 from evaluation.audit import accounting
-from evaluation.audit.checks import (
-    Check,
-    Clean,
-    Run,
-    Text,
-    before_update,
-    causality,
-    normalised,
-    one_pass,
-)
-from evaluation.score import Record, Score, Tokens
+from evaluation.audit.causality import causality, choose_cuts
+from evaluation.audit.normalisation import normalisation
+from evaluation.audit.one_pass import one_pass
+from evaluation.audit.runs import Baseline, Check, TokenArray
+from evaluation.audit.score_first import MOST_TRIALS, score_before_update
+from evaluation.score import Record, Score, Scoring, Split, Tokens
 from evaluation.subject import Subject
 from evaluation.ttt.documents import find_documents
-from evaluation.ttt.methods import Watch
-from evaluation.ttt.weights import Learner
+from evaluation.ttt.learner import Learner, Watch
 from runtime.progress import Progress
 
 CHUNK_WINDOWS = 2
@@ -40,11 +35,11 @@ MARKS = {True: "[green]holds[/]", False: "[red]BROKEN[/]", None: "unknown"}
 
 
 def audit(subject: Subject, cuts: int) -> int:
-    """Run all checks and print them; 1 if one fails, else 0.
+    """Run all checks and print them; return 1 if one fails, else 0.
 
     Args:
         subject: an artifact and the data to audit it on.
-        cuts: at how many places C1 changes the text.
+        cuts: number of positions at which C1 changes the text.
 
     Raises:
         InputError: several ranks, or a split too short to audit.
@@ -59,7 +54,7 @@ def audit(subject: Subject, cuts: int) -> int:
 
 
 def table(checks: list[Check], subject: Subject) -> Table:
-    """The checks, a row each."""
+    """Return the checks, a row each."""
     made = Table("check", "of", "", "found", title=f"{subject.artifact} ({subject.backend})")
     for check in checks:
         made.add_row(check.name, check.subject, MARKS[check.passed], check.found)
@@ -67,19 +62,18 @@ def table(checks: list[Check], subject: Subject) -> Table:
 
 
 def account(subject: Subject, progress: Progress) -> list[Check]:
-    """Bytes of the text, bytes of the artifact, both clocks."""
-    settings, inputs = subject.settings, subject.inputs
+    """Check the bytes of the text, the bytes of the artifact, and both clocks."""
+    settings, split = subject.settings, subject.split
     assert settings.data is not None
     tokenizer = Tokenizer(find_tokenizer(settings.data, settings.tokenizer))
 
-    def tell(done: int, documents: int) -> None:
+    def show(done: int, documents: int) -> None:
         progress.phase(f"bytes of text: {done / documents:.0%}")
 
     summary = accounting.read_summary(subject.artifact)
-    most = settings.val_max_tokens
     return [
-        accounting.bytes_of_text(tokenizer, inputs.byte_table, inputs.validation, tell),
-        accounting.whole_split(summary, inputs.validation, inputs.byte_table, most),
+        accounting.bytes_of_text(tokenizer, split.byte_table, split.stream, show),
+        accounting.whole_split(summary, split),
         accounting.size(subject.artifact, summary, settings.size_limit),
         *accounting.clocks(summary),
     ]
@@ -90,8 +84,8 @@ class Trial:
 
     Args:
         subject: what is audited.
-        cuts: at how many places C1 changes the text.
-        progress: the line that a person sees.
+        cuts: number of positions at which C1 changes the text.
+        progress: the progress line.
 
     Raises:
         InputError: the split is too short.
@@ -99,99 +93,102 @@ class Trial:
 
     def __init__(self, subject: Subject, cuts: int, progress: Progress) -> None:
         length = subject.settings.eval_seq_len
-        chunk, split = CHUNK_WINDOWS * length, subject.inputs.validation
-        if len(split) <= 2 * chunk + 1:
+        chunk, stream = CHUNK_WINDOWS * length, subject.inputs.validation
+        if len(stream) <= 2 * chunk + 1:
             raise InputError(
-                f"a split of {len(split)} tokens is too short to audit windows of {length}: it "
+                f"a split of {len(stream)} tokens is too short to audit windows of {length}: it "
                 f"needs {2 * chunk + 2}; choose a smaller --seq-len"
             )
         changes = {"ttt_chunk_tokens": chunk, "ttt_lora_documents": ROWS, "val_max_tokens": 0}
-        settings = subject.settings.model_copy(update=changes)
-        self.subject, self.progress = replace(subject, settings=settings), progress
-        self.tokens = split.read(0, min(len(split), int(WINDOWS * length) + 1)).copy()
+        self.settings = subject.settings.model_copy(update=changes)
+        self.subject, self.progress = replace(subject, settings=self.settings), progress
+        self.tokens = stream.read(0, min(len(stream), int(WINDOWS * length) + 1)).copy()
         self.targets = len(self.tokens) - 1
-        self.cuts = choose_cuts(self.tokens, settings.bos_id, chunk, cuts)
+        self.cuts = choose_cuts(self.tokens, self.settings.bos_id, chunk, cuts)
         rows = min(ROW_TOKENS, length)
         contexts = torch.from_numpy(self.tokens[: ROWS * rows].astype(np.int32))
         self.contexts = contexts.view(ROWS, rows).to(subject.world.device)
 
     def checks(self) -> list[Check]:
-        """All of them, of the windows and of the test-time training."""
-        settings, subject = self.subject.settings, self.subject
-        windows = "sliding" if settings.eval_stride else "plain"
-        adapting = f"TTT {settings.ttt_method}"
-        tell = self._tell(windows, "C2", settings.vocab_size)
-        units = np.zeros(self.targets + 1, np.int64)
-        found = [
-            *self.of_method(windows, self._score, units),
-            normalised(
-                windows, subject.score_fn, self.contexts, settings.vocab_size, tell, TOKENS_AT_ONCE
-            ),
-        ]
-        if settings.ttt_method == "lora":
-            for number, document in enumerate(self._documents()):
-                units[document.first + 1 : document.last + 1] = number
-        clean = Clean(self._adapt, self.tokens)
-        found += self.of_method(adapting, self._adapt, units, clean)
-        found.append(self.normalised_when_adapted(adapting))
-        tell = self._tell(adapting, "C3", 8)
-        found.append(before_update(adapting, clean, units, tell))
+        """Run the checks of the windows and of the test-time training."""
+        found = [*self.of_windows(), *self.of_training()]
         return sorted(found, key=lambda check: (check.subject, check.name))
 
-    def of_method(
-        self, name: str, run: Run, units: np.ndarray, clean: Clean | None = None
-    ) -> list[Check]:
-        """C1 and C4 of a method."""
-        settings, clean = self.subject.settings, clean or Clean(run, self.tokens)
-        tell = self._tell(name, "C1", len(self.cuts))
+    def of_windows(self) -> list[Check]:
+        """Run C1, C2 and C4 on the evaluation by windows."""
+        name = "sliding" if self.settings.eval_stride else "plain"
+        vocab_size = self.settings.vocab_size
+        score_fn, show = self.subject.score_fn, self._progress(name, "C2", vocab_size)
         return [
-            causality(name, clean, self.cuts, settings.vocab_size, settings.bos_id, tell),
-            one_pass(name, clean, units, self.subject.inputs.byte_table),
+            *self.of_method(name, Baseline(self._score, self.tokens), self._whole_text()),
+            normalisation(name, score_fn, self.contexts, vocab_size, show, TOKENS_AT_ONCE),
         ]
 
-    def normalised_when_adapted(self, name: str) -> Check:
-        """C2 with weights that have just learned."""
+    def of_training(self) -> list[Check]:
+        """Run C1 to C4 on the evaluation by test-time training."""
+        name = f"TTT {self.settings.ttt_method}"
+        lora = self.settings.ttt_method == "lora"
+        units = self._documents() if lora else self._whole_text()
+        baseline = Baseline(self._adapt, self.tokens)
+        show = self._progress(name, "C3", MOST_TRIALS)
+        return [
+            *self.of_method(name, baseline, units),
+            self.normalised_after_update(name),
+            score_before_update(name, baseline, units, show),
+        ]
+
+    def of_method(self, name: str, baseline: Baseline, units: np.ndarray) -> list[Check]:
+        """Run C1 and C4 on a method."""
+        vocab_size, bos_id = self.settings.vocab_size, self.settings.bos_id
+        show = self._progress(name, "C1", len(self.cuts))
+        return [
+            causality(name, baseline, self.cuts, vocab_size, bos_id, show),
+            one_pass(name, baseline, units, self.subject.inputs.byte_table),
+        ]
+
+    def normalised_after_update(self, name: str) -> Check:
+        """Run C2 with weights that have just been updated."""
         found: list[Check] = []
-        vocab_size, model = self.subject.settings.vocab_size, self.subject.model
-        at_once = 1 if self.subject.settings.ttt_method == "lora" else TOKENS_AT_ONCE
-        tell = self._tell(name, "C2", vocab_size)
+        at_once = 1 if self.settings.ttt_method == "lora" else TOKENS_AT_ONCE
+        vocab_size, contexts = self.settings.vocab_size, self.contexts
+        score_fn, show = self.subject.model.score, self._progress(name, "C2", vocab_size)
 
         class Summing:
             def __init__(self, learner: Learner) -> None:
                 self.learner, self.tensors = learner, learner.tensors
 
-            def learn(self, tokens: Tensor, places: Tensor, rate: float) -> None:
-                self.learner.learn(tokens, places, rate)
+            def update(self, tokens: Tensor, positions: Tensor, lr_scale: float) -> None:
+                self.learner.update(tokens, positions, lr_scale)
                 if not found:
-                    found.append(normalised(name, model.score, contexts, vocab_size, tell, at_once))
+                    check = normalisation(name, score_fn, contexts, vocab_size, show, at_once)
+                    found.append(check)
 
-        contexts = self.contexts
-        self._adapt(Text(self.tokens), lambda places, nats: None, Summing)
+        self._adapt(TokenArray(self.tokens), lambda positions, nats: None, Summing)
         return found[0] if found else Check("C2 normalised", name, False, "nothing was learned")
 
     def _score(self, text: Tokens, record: Record, watch: Watch) -> Score:
-        settings = self.subject.settings
-        stride = settings.eval_stride or settings.eval_seq_len
-        return self.subject.score(text, stride, record=record)
+        stride = self.settings.eval_stride or self.settings.eval_seq_len
+        scoring = Scoring(self.subject.world, record=record)
+        return self.subject.score(self._split(text), stride, scoring)
 
     def _adapt(self, text: Tokens, record: Record, watch: Watch) -> Score:
-        return self.subject.adapt(text, record=record, watch=watch)
+        scoring = Scoring(self.subject.world, record=record)
+        return self.subject.adapt(self._split(text), scoring, watch)
 
-    def _documents(self):
-        return find_documents(Text(self.tokens), self.targets, self.subject.settings.bos_id)
+    def _split(self, text: Tokens) -> Split:
+        return replace(self.subject.split, stream=text)
 
-    def _tell(self, name: str, rule: str, parts: int):
+    def _whole_text(self) -> np.ndarray:
+        """Return the units (targets + 1,) of a method that updates on the whole text."""
+        return np.zeros(self.targets + 1, np.int64)
+
+    def _documents(self) -> np.ndarray:
+        """Return the units (targets + 1,) of a method that updates on each document separately."""
+        units = self._whole_text()
+        documents = find_documents(TokenArray(self.tokens), self.targets, self.settings.bos_id)
+        for number, document in enumerate(documents):
+            units[document.first + 1 : document.last + 1] = number
+        return units
+
+    def _progress(self, name: str, rule: str, parts: int) -> Callable[[int], None]:
         return lambda done: self.progress.phase(f"auditing {name}, {rule}: {done / parts:.0%}")
-
-
-def choose_cuts(tokens: np.ndarray, bos_id: int, chunk: int, count: int) -> list[int]:
-    """Places behind which C1 changes the text, in order: about documents' and chunks' ends, and
-    random ones, which are at least half."""
-    last = len(tokens) - 2
-    edges = np.concatenate((np.flatnonzero(tokens == bos_id), np.arange(chunk, last, chunk)))
-    near = np.unique(edges[:, None] + np.array([-1, 0, 1]))
-    near = near[(near >= 0) & (near <= last)]
-    draw = np.random.default_rng(0)
-    chosen = draw.permutation(near)[: count // 2]
-    others = draw.permutation(np.setdiff1d(np.arange(last + 1), chosen))
-    return np.sort(np.concatenate((chosen, others[: count - len(chosen)]))).tolist()

@@ -81,14 +81,14 @@ class Adapters:
             for tensor in state.values():
                 tensor.zero_()
 
-    def learn(self, tokens: Tensor, places: Tensor, rate: float) -> None:
-        """Train each row's adapters separately, as `evaluation.ttt.weights.Learner` says.
+    def update(self, tokens: Tensor, positions: Tensor, lr_scale: float) -> None:
+        """Train each row's adapters separately, as `evaluation.ttt.learner.Learner` says.
 
         Updates of rows whose document has ended are ignored.
         """
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.ttt_lora_lr * rate
-        inputs, targets = tokens[:, :-1].contiguous(), tokens[:, -places.size(1) :].contiguous()
+            group["lr"] = self.settings.ttt_lora_lr * lr_scale
+        inputs, targets = tokens[:, :-1].contiguous(), tokens[:, -positions.size(1) :].contiguous()
         for _ in range(self.settings.ttt_lora_epochs):
             self.optimizer.zero_grad()
             (self._mean_nats(inputs, targets) * len(tokens)).backward()

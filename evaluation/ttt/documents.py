@@ -1,7 +1,8 @@
-"""A split's documents, cut into chunks that are scored one after the other, many documents at once.
+"""Score-first test-time training of adapters, a split's documents separately.
 
-A document begins with BOS, and the BOS of the next one is its last target, so that every token of
-the split but the first is a target of one document. Nothing before a document is seen in it.
+A document is cut into chunks, which are scored in order; many documents form a batch. A document
+begins with BOS, and the BOS of the next one is its last target, so that every token of the split
+but the first is a target of one document. No window reaches beyond the beginning of its document.
 """
 
 import math
@@ -12,23 +13,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.tokenizer import ByteTable
-from evaluation.score import Record, Score, ScoreFunction, Tally, Tokens, to_device
-from evaluation.ttt.weights import Learner
+from evaluation.score import Score, ScoreFunction, Scoring, Split, Tally, Tokens, to_device
+from evaluation.ttt.learner import Learner
 from evaluation.windows import cut
-from runtime.ranks import World
 from settings import Settings
 
 
 @dataclass(frozen=True)
 class Document:
-    """Places in the split: of the first token and of the last target."""
+    """Positions in the split of a document's first token and of its last target."""
 
     first: int
     last: int
 
     def chunks(self, size: int) -> int:
-        """How many chunks of ``size`` targets it has, the last one perhaps shorter."""
+        """Return the number of chunks of ``size`` targets; the last one may be shorter."""
         return math.ceil((self.last - self.first) / size)
 
 
@@ -36,7 +35,7 @@ EMPTY = Document(0, 0)
 
 
 def find_documents(stream: Tokens, targets: int, bos_id: int) -> list[Document]:
-    """The documents of the split's first ``targets`` targets, in order."""
+    """Return the documents of the split's first ``targets`` targets, in order."""
     begins = np.flatnonzero(stream.read(0, targets + 1) == bos_id)
     edges = [0, *begins[begins > 0].tolist()]
     ends = [*edges[1:], targets]
@@ -47,49 +46,46 @@ def score_documents(
     score_fn: ScoreFunction,
     learner: Learner,
     reset: Callable[[], None],
-    stream: Tokens,
-    byte_table: ByteTable,
+    split: Split,
     settings: Settings,
-    *,
-    world: World,
-    max_tokens: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-    record: Record | None = None,
+    scoring: Scoring,
 ) -> Score:
-    """Score each document in chunks; the learner learns each chunk but the last once it is scored.
+    """Score each document in chunks; the learner is updated on each but the last, once scored.
 
-    Documents of about the same length go together, a row each. The ranks share the batches.
+    Documents of about the same length form a batch, one a row. The ranks share the batches.
 
     Args:
-        score_fn, stream, byte_table, settings, world, max_tokens, record: as for
-            `evaluation.ttt.weights.score_first`.
-        learner: what learns, each row by itself.
-        reset: makes it forget, before each batch.
-        progress: told (batches scored, batches in all) of this rank.
+        score_fn, split, settings: as for `evaluation.ttt.weights.score_first`.
+        learner: updates each row separately.
+        reset: undoes all updates; called before each batch.
+        scoring: the ranks; ``progress`` counts the batches of this rank.
     """
-    size, most = settings.ttt_lora_chunk, settings.eval_seq_len
-    targets = cut(stream, most, size, 1, max_tokens).targets
-    tally = Tally(byte_table, world, record)
-    documents = find_documents(stream, targets, settings.bos_id)
+    size, most, world = settings.ttt_lora_chunk, settings.eval_seq_len, scoring.world
+    targets = cut(split, most, size, 1).targets
+    tally = Tally(split.byte_table, scoring)
+    documents = find_documents(split.stream, targets, settings.bos_id)
     batches = alike(documents, size, settings.ttt_lora_documents)[world.rank :: world.size]
     for index, batch in enumerate(batches):
         reset()
         chunks = max(document.chunks(size) for document in batch)
         for chunk in range(chunks):
-            tokens, places, is_new = load_chunk(stream, batch, chunk, size, most, world.device)
+            rows = load_chunk(split.stream, batch, chunk, size, most, world.device)
+            tokens, positions, is_new = rows
             with torch.inference_mode():
                 nats = score_fn(tokens[:, :-1].contiguous(), tokens[:, -size:].contiguous())
-                tally.add(tokens, nats, places, is_new)
+                tally.add(tokens, nats, positions, is_new)
             if chunk + 1 < chunks:
-                learner.learn(tokens, places.where(is_new, -1), 1.0)
-        if progress:
-            progress(index + 1, len(batches))
+                learner.update(tokens, positions.where(is_new, -1), 1.0)
+        if scoring.progress:
+            scoring.progress(index + 1, len(batches))
     return tally.score()
 
 
 def alike(documents: list[Document], size: int, count: int) -> list[list[Document]]:
-    """Batches of ``count`` documents, the longest first; the last one filled up with empty ones, so
-    that every batch has one shape."""
+    """Return batches of ``count`` documents, the longest first.
+
+    The last batch is filled up with empty documents, so that every batch has the same shape.
+    """
     ordered = sorted(documents, key=lambda document: -document.chunks(size))
     batches = [ordered[begin : begin + count] for begin in range(0, len(ordered), count)]
     batches[-1] += [EMPTY] * (count - len(batches[-1]))
@@ -99,11 +95,11 @@ def alike(documents: list[Document], size: int, count: int) -> list[list[Documen
 def load_chunk(
     stream: Tokens, batch: list[Document], chunk: int, size: int, most: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A chunk of each document with at most ``most`` tokens before its last target.
+    """Load a chunk of each document with at most ``most`` tokens before its last target.
 
     Returns:
-        tokens (D, T + 1) int32, 0 beyond a document; places (D, size) of the last ``size`` targets;
-        which of them (D, size) there are.
+        tokens (D, T + 1) int32, 0 beyond a document; positions (D, size) of the last ``size``
+        targets; which of them (D, size) belong to the document.
     """
     end = (chunk + 1) * size
     begin = max(0, end - most)
@@ -113,8 +109,8 @@ def load_chunk(
         if start < stop:
             row[: stop - start] = stream.read(start, stop - start)
     first, last = (
-        to_device(np.array(places), device)[:, None]
-        for places in zip(*((d.first, d.last) for d in batch), strict=True)
+        to_device(np.array(column), device)[:, None]
+        for column in zip(*((d.first, d.last) for d in batch), strict=True)
     )
-    places = first + torch.arange(end - size + 1, end + 1, device=device)
-    return to_device(tokens, device), places, places <= last
+    positions = first + torch.arange(end - size + 1, end + 1, device=device)
+    return to_device(tokens, device), positions, positions <= last

@@ -1,25 +1,24 @@
 """Score-first test-time training of the weights (parameter-golf PR #549).
 
-The split is cut into chunks. A chunk is scored by sliding windows, in inference mode, and only then
-do the weights learn from it, by SGD; the last chunk teaches nobody. So every token's score is final
-before any weight that has seen the token is used.
+The split is cut into chunks. Each chunk is first scored by sliding windows, in inference mode, then
+used for SGD; the last chunk is only scored. So every token's score is final before any weight that
+was updated on the token is used.
 
-The ranks share a chunk's windows and each step's batch; gradients are summed, so that every rank
-takes the same step, and any number of ranks gives the same scores but for the order of sums.
+The ranks share a chunk's windows and each step's batch. Gradients are summed, so that every rank
+takes the same step; the number of ranks changes only the order of sums.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data.tokenizer import ByteTable
 from errors import InputError
-from evaluation.score import Record, Score, ScoreFunction, Tally, Tokens, to_device
+from evaluation.score import Score, ScoreFunction, Scoring, Split, Tally, Tokens, to_device
+from evaluation.ttt.learner import Learner
 from evaluation.windows import cut, score_windows
 from model.config import Architecture
 from model.gpt import GPT
@@ -27,78 +26,52 @@ from runtime.graphs import CapturedMicroBatches, MicroBatches
 from runtime.ranks import World
 from settings import Settings
 
-HALVES = ("qo_bank", "kv_bank")  # two matrices a layer, the second ones behind all first ones
+HALVES = ("qo_bank", "kv_bank")  # two matrices a layer: all first ones, then all second ones
 STACKED = {"up_bank", "down_bank", "mix", "attn_scale", "mlp_scale", "q_gain"}
 STACKED |= {"gate_weight", "gate_bias", "value_residual"}
 
 
-class Learner(Protocol):
-    """What learns from tokens that are scored."""
-
-    def learn(self, tokens: Tensor, places: Tensor, rate: float) -> None:
-        """Learn the last S targets of each row.
-
-        Args:
-            tokens: (N, T + 1) int32; token i + 1 is the target of token i.
-            places: (N, S) of those targets in the split; -1 where a row is padding.
-            rate: factor of the learning rate.
-        """
-        ...
-
-    def tensors(self) -> list[Tensor]:
-        """All that learning changes."""
-        ...
-
-
 def score_first(
-    score_fn: ScoreFunction,
-    learner: Learner,
-    stream: Tokens,
-    byte_table: ByteTable,
-    settings: Settings,
-    *,
-    world: World,
-    max_tokens: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-    record: Record | None = None,
+    score_fn: ScoreFunction, learner: Learner, split: Split, settings: Settings, scoring: Scoring
 ) -> Score:
-    """Score a split in chunks, and let the learner learn each but the last once it is scored.
+    """Score a split in chunks; the learner is updated on each but the last once it is scored.
 
     Args:
-        score_fn, stream, byte_table, world, max_tokens, record: as for
-            `evaluation.windows.evaluate`.
+        score_fn: as for `evaluation.windows.evaluate`.
         learner: of the weights that ``score_fn`` reads.
+        split: what to score.
         settings: windows, batch, chunk.
-        progress: told (chunks scored, chunks in all).
+        scoring: the ranks; ``progress`` counts chunks.
 
     Raises:
         InputError: as ``evaluate``.
     """
-    size, length = settings.ttt_chunk_tokens, settings.eval_seq_len
+    world, size, length = scoring.world, settings.ttt_chunk_tokens, settings.eval_seq_len
     stride = settings.eval_stride or length
     share = math.ceil(math.ceil(size / stride) / world.size)
     batch = min(share, max(1, settings.val_batch_size // length))
-    windows = cut(stream, length, stride, batch, max_tokens)
-    tally = Tally(byte_table, world, record)
+    windows = cut(split, length, stride, batch)
+    tally = Tally(split.byte_table, scoring)
     chunks = math.ceil(windows.targets / size)
     first = 0
     for chunk in range(chunks):
         end = min((chunk + 1) * size, windows.targets)
         last = windows.begun_before(end)
-        score_windows(score_fn, stream, windows, (first, last), batch, tally)
+        score_windows(score_fn, split.stream, windows, (first, last), batch, tally)
         if chunk + 1 < chunks:
-            rate = 0.5 * (1 + math.cos(math.pi * chunk / (chunks - 1)))
-            learner.learn(*chunk_windows(stream, chunk * size, size, length, world.device), rate)
+            lr_scale = 0.5 * (1 + math.cos(math.pi * chunk / (chunks - 1)))
+            rows = chunk_windows(split.stream, chunk * size, size, length, world.device)
+            learner.update(*rows, lr_scale)
         first = last
-        if progress:
-            progress(chunk + 1, chunks)
+        if scoring.progress:
+            scoring.progress(chunk + 1, chunks)
     return tally.score()
 
 
 def chunk_windows(
     stream: Tokens, begin: int, size: int, length: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Tokens (size / length, length + 1) int32 from ``begin`` on, and their targets' places."""
+    """Return tokens (size / length, length + 1) int32 from ``begin`` on; positions of targets."""
     starts = torch.arange(0, size, length, device=device)[:, None]
     offsets = starts + torch.arange(length + 1, device=device)
     tokens = to_device(stream.read(begin, size + 1).astype(np.int32), device)[offsets]
@@ -106,17 +79,17 @@ def chunk_windows(
 
 
 class WeightLearner:
-    """SGD with momentum on a model's weights, for ``learning_weights`` to make.
+    """SGD with momentum on a model's weights; ``learning_weights`` makes it.
 
     Args:
-        model: its weights learn, all but the frozen.
-        forward: the model, or what it is compiled to.
-        captured: replay the step as a CUDA graph.
+        model: whose weights are updated, all but the frozen.
+        forward: the model, or its compiled form.
+        captured: whether the step is replayed as a CUDA graph.
         settings: rate, momentum, clip, epochs, batch, what is frozen.
         world: the ranks that share each batch.
 
     Raises:
-        InputError: the ranks cannot share a batch evenly, or no such parameter can be frozen.
+        InputError: the ranks cannot share a batch evenly, or a parameter to freeze does not exist.
     """
 
     def __init__(
@@ -152,16 +125,16 @@ class WeightLearner:
     def tensors(self) -> list[Tensor]:
         return [parameter.detach() for parameter in self.parameters]
 
-    def learn(self, tokens: Tensor, places: Tensor, rate: float) -> None:
+    def update(self, tokens: Tensor, positions: Tensor, lr_scale: float) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.ttt_lr * rate
+            group["lr"] = self.settings.ttt_lr * lr_scale
         share = self.batch // self.world.size
         for _ in range(self.settings.ttt_epochs):
             for batch in tokens.split(self.batch):
                 self._step(batch[self.world.rank * share :][:share])
 
     def _step(self, tokens: Tensor) -> None:
-        """One step on this rank's windows (share, T + 1) of a batch."""
+        """Take one step on this rank's windows (share, T + 1) of a batch."""
         self.micro_batches.clear()
         self.micro_batches.add(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
         for parameter in self.parameters:
@@ -181,7 +154,7 @@ class WeightLearner:
 def learning_weights(
     model: GPT, backend: str, settings: Settings, world: World
 ) -> Iterator[WeightLearner]:
-    """A learner of the model's weights, which are put back, bit for bit, when the block ends.
+    """Yield a learner of the model's weights; restore them bit for bit when the block ends.
 
     Args:
         model: on ``world.device``.
@@ -208,12 +181,12 @@ def learning_weights(
 
 
 def learnable(model: GPT) -> dict[str, torch.nn.Parameter]:
-    """The parameters that a score depends on: all but the MTP heads."""
+    """Return the parameters that a score depends on: all but the MTP heads."""
     return {name: p for name, p in model.named_parameters() if not name.startswith("mtp")}
 
 
 def check_names(names: list[str], weights: dict[str, torch.nn.Parameter]) -> None:
-    """Refuse to freeze what there is not."""
+    """Refuse to freeze parameters that do not exist, or all of them."""
     unknown = sorted(set(names) - set(weights))
     if unknown:
         raise InputError(
@@ -224,10 +197,10 @@ def check_names(names: list[str], weights: dict[str, torch.nn.Parameter]) -> Non
 
 
 def frozen_rows(config: Architecture, name: str, blocks: int) -> list[slice]:
-    """The rows of a stacked parameter that belong to the first ``blocks`` layers.
+    """Return the rows of a stacked parameter that belong to the first ``blocks`` layers.
 
     Raises:
-        InputError: there are not so many layers.
+        InputError: the network has fewer layers.
     """
     layers = config.num_layers
     if blocks > layers:

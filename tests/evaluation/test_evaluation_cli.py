@@ -17,7 +17,7 @@ from evaluation import __main__ as cli
 from evaluation.subject import Subject
 from kernels.attention.reference import scaled_dot_product
 from model.gpt import GPT
-from tests.evaluation.small import LENGTH, fresh, small_settings
+from tests.evaluation.network import LENGTH, fresh, small_settings
 from training.trainer import exported
 
 VOCAB = 300

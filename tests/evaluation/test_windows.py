@@ -14,7 +14,7 @@ from torch import Tensor
 from data.shards import TokenStream, write_shard
 from data.tokenizer import ByteTable, Tokenizer, train_tokenizer
 from errors import InputError
-from evaluation.score import Score
+from evaluation.score import Score, Scoring, Split
 from evaluation.windows import Windows, evaluate
 from runtime.ranks import World
 from tests.ranks import on_ranks
@@ -80,13 +80,11 @@ def stream_of(tokens: np.ndarray, folder: Path, shards: int = 2) -> TokenStream:
 
 
 def score(stream: TokenStream, table: ByteTable, stride: int, **changes: Any) -> Score:
-    arguments = {
-        "score_fn": TableModel(),
-        "seq_len": SEQ_LEN,
-        "batch_windows": 5,
-        "world": World.single(CPU),
-    }
-    return evaluate(stream=stream, byte_table=table, stride=stride, **(arguments | changes))
+    """Score with a `TableModel`; ``changes`` are of `evaluate`, `Split` or `Scoring`."""
+    split = Split(stream, table, changes.pop("max_tokens", 0))
+    scoring = Scoring(changes.pop("world", World.single(CPU)), changes.pop("progress", None))
+    arguments = {"score_fn": TableModel(), "seq_len": SEQ_LEN, "batch_windows": 5} | changes
+    return evaluate(split=split, scoring=scoring, stride=stride, **arguments)
 
 
 def naive(tokens: np.ndarray, table: ByteTable, seq_len: int, stride: int) -> Score:

@@ -14,7 +14,8 @@ from artifact.quantisation.recipe import Recipe
 from bench.studies import artifact as bench_of_artifacts
 from bench.studies.artifact import Bench, main, raw_bytes
 from data.inputs import Inputs
-from tests.evaluation.small import BYTES, LENGTH, Split, fresh, small_settings, tokens_of_documents
+from evaluation.audit.runs import TokenArray
+from tests.evaluation.network import BYTES, LENGTH, fresh, small_settings, tokens_of_documents
 from training.trainer import exported
 
 LABELS = [
@@ -31,7 +32,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     """Of a small network; `main` opens it whatever run it is given."""
     settings = small_settings(calibration_tokens=4 * LENGTH, micro_batch_tokens=2 * LENGTH)
     model = fresh(settings)
-    split = Split(tokens_of_documents(400, seed=0))
+    split = TokenArray(tokens_of_documents(400, seed=0))
     inputs = Inputs(split, split, BYTES, Path())  # pyright: ignore[reportArgumentType]
     weights = {name: weight.detach().clone() for name, weight in exported(model).items()}
     made = Bench(settings, inputs, model, weights, ThreadPoolExecutor(1))

@@ -20,7 +20,8 @@ from evaluation.audit.accounting import (
     size,
     whole_split,
 )
-from tests.evaluation.small import Split
+from evaluation.audit.runs import TokenArray
+from evaluation.score import Split
 
 LEARNED = [
     "The quick brown fox jumps over the lazy dog, and the dog does not mind at all. " * 6,
@@ -81,7 +82,7 @@ def test_counted_bytes_are_those_of_the_text(kind: str, tmp_path: Path):
     and first spaces, which are said."""
     tokenizer = tokenizer_of(kind, tmp_path)
     table, tokens = ByteTable.of(tokenizer), tokenizer.encode_documents(DOCUMENTS)
-    check = bytes_of_text(tokenizer, table, Split(tokens))
+    check = bytes_of_text(tokenizer, table, TokenArray(tokens))
     assert check.passed, check
     unknown = int((tokens == tokenizer.processor.unk_id()).sum())
     assert f" {unknown} unknown" in check.found
@@ -114,7 +115,9 @@ def test_a_table_that_counts_more_or_less_is_caught(column: str, tmp_path: Path)
         changed[:] = False
     else:
         changed[tokenizer.bos_id] = False
-    check = bytes_of_text(tokenizer, dataclasses.replace(table, **{column: changed}), Split(tokens))
+    check = bytes_of_text(
+        tokenizer, dataclasses.replace(table, **{column: changed}), TokenArray(tokens)
+    )
     assert check.passed is False and "bytes counted" in check.found
 
 
@@ -175,11 +178,13 @@ def test_each_clock_has_its_limit(run: Path):
 def test_the_run_s_scores_are_of_the_whole_split(run: Path):
     ones = np.ones(50, np.int16)
     table = ByteTable(ones, ones < 0, ones < 0)
-    ten, eleven = (Split(np.arange(count)) for count in (10, 11))
+    ten, eleven = (TokenArray(np.arange(count)) for count in (10, 11))
     summary = read_summary(run)
-    assert whole_split(summary, ten, table, 0).passed is False  # nine bytes, not ten
+    assert whole_split(summary, Split(ten, table)).passed is False  # nine bytes, not ten
     table.base[3] = 2
-    assert whole_split(summary, ten, table, 0).passed
-    assert "10 bytes, but the split has 10 and 11" in whole_split(summary, eleven, table, 0).found
-    assert "only the first 9 of 10" in whole_split(summary, eleven, table, 9).found
-    assert whole_split(None, ten, table, 0).passed is None
+    assert whole_split(summary, Split(ten, table)).passed
+    assert (
+        "10 bytes, but the split has 10 and 11" in whole_split(summary, Split(eleven, table)).found
+    )
+    assert "only the first 9 of 10" in whole_split(summary, Split(eleven, table, 9)).found
+    assert whole_split(None, Split(ten, table)).passed is None

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from evaluation.ttt.adapters import Adapters, document_adapters
 from model.gpt import GPT
-from tests.evaluation.small import (
+from tests.evaluation.network import (
     CPU,
     LENGTH,
     small_settings,
@@ -46,10 +46,10 @@ def merge(model: GPT, adapters: Adapters, document: int) -> None:
 @pytest.mark.parametrize("document", [0, 3])
 def test_a_row_computes_with_its_own_document_s_weights(document: int):
     settings = small_settings(ttt_lora_matrices=ALL[:4])
-    model, (tokens, places) = trained(settings), batch()
+    model, (tokens, positions) = trained(settings), batch()
     with document_adapters(model, settings, CPU.device) as adapters:
         for _ in range(3):
-            adapters.learn(tokens, places, 1.0)
+            adapters.update(tokens, positions, 1.0)
         found = nats(model, tokens)[document]
         merged = trained(settings)
         merge(merged, adapters, document)
@@ -60,9 +60,9 @@ def test_a_row_computes_with_its_own_document_s_weights(document: int):
 
 def test_the_head_s_adapter_changes_what_the_head_reads():
     settings = small_settings(ttt_lora_matrices=["head"])
-    model, (tokens, places) = trained(settings), batch()
+    model, (tokens, positions) = trained(settings), batch()
     with document_adapters(model, settings, CPU.device) as adapters:
-        adapters.learn(tokens, places, 1.0)
+        adapters.update(tokens, positions, 1.0)
         found = nats(model, tokens)
         change = adapters.up["head"][0] @ adapters.down["head"][0]
     with torch.no_grad():
@@ -77,7 +77,7 @@ def test_the_head_s_adapter_changes_what_the_head_reads():
 def test_a_reset_forgets_bit_for_bit(optimizer: str):
     """What is learned after it, the optimizer's memory included, is what the first one learned."""
     settings = small_settings(ttt_lora_matrices=ALL, ttt_lora_optimizer=optimizer)
-    model, (tokens, places) = trained(settings), batch()
+    model, (tokens, positions) = trained(settings), batch()
     unadapted = nats(model, tokens)
     with document_adapters(model, settings, CPU.device) as adapters:
         begin = [tensor.clone() for tensor in adapters.tensors()]
@@ -88,7 +88,7 @@ def test_a_reset_forgets_bit_for_bit(optimizer: str):
             assert all(map(torch.equal, adapters.tensors(), begin))
             assert torch.equal(nats(model, tokens), unadapted)
             for _ in range(2):
-                adapters.learn(tokens, places, 1.0)
+                adapters.update(tokens, positions, 1.0)
             learned.append([tensor.clone() for tensor in adapters.tensors()])
     assert all(map(torch.equal, *learned))
     assert not any(map(torch.equal, learned[0], begin))
@@ -97,14 +97,14 @@ def test_a_reset_forgets_bit_for_bit(optimizer: str):
 def test_documents_do_not_teach_each_other():
     """With the other rows changed, a row's adapters end the same; they learn the last targets."""
     settings = small_settings(ttt_lora_matrices=ALL, ttt_lora_epochs=3)
-    model, (tokens, places) = trained(settings), batch()
+    model, (tokens, positions) = trained(settings), batch()
     other, earlier = tokens.clone(), tokens.clone()
     other[1:] = tokens[1:].flip(1)
     earlier[0, :4] = tokens[0, :4].flip(0)
     learned = []
     for text in (tokens, other, earlier):
         with document_adapters(model, settings, CPU.device) as adapters:
-            adapters.learn(text, places, 1.0)
+            adapters.update(text, positions, 1.0)
             learned.append([tensor.clone() for tensor in adapters.tensors()])
     for first, second, third in zip(*learned, strict=True):
         assert torch.equal(first[:, 0], second[:, 0])
@@ -115,10 +115,10 @@ def test_documents_do_not_teach_each_other():
 def test_the_first_step_is_adam_s_on_the_mean_of_the_last_targets():
     """Adam's first step is the rate times the gradient's sign."""
     settings = small_settings(ttt_lora_matrices=["head"], ttt_lora_lr=0.02)
-    model, (tokens, places) = trained(settings), batch()
+    model, (tokens, positions) = trained(settings), batch()
     with document_adapters(model, settings, CPU.device) as adapters:
         before = adapters.down["head"][0].detach().clone()
-        adapters.learn(tokens, places, 0.5)
+        adapters.update(tokens, positions, 0.5)
         up = adapters.up["head"][0].detach()
     hidden = model.hidden(tokens[:, :-1].contiguous())[:, -8:].detach().requires_grad_()
     model.ops.loss(hidden, model.tok_emb, tokens[:, -8:].contiguous(), softcap=30.0)[0].backward()
@@ -132,11 +132,11 @@ def test_the_first_step_is_adam_s_on_the_mean_of_the_last_targets():
 
 def test_the_model_is_put_back():
     settings = small_settings()
-    model, (tokens, places) = trained(settings), batch()
+    model, (tokens, positions) = trained(settings), batch()
     own, before = model.ops, {name: p.detach().clone() for name, p in model.named_parameters()}
     model.mtp_heads.requires_grad_(False)
     with document_adapters(model, settings, CPU.device) as adapters:
-        adapters.learn(tokens, places, 1.0)
+        adapters.update(tokens, positions, 1.0)
         assert not any(p.requires_grad for p in model.parameters())
     assert model.ops is own
     for name, parameter in model.named_parameters():

@@ -4,19 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.score import Score
+from evaluation.audit.runs import TokenArray
+from evaluation.score import Record, Score, Scoring
 from evaluation.ttt.documents import Document, alike, find_documents, load_chunk
+from evaluation.ttt.learner import Learner, Watch, unwatched
 from evaluation.ttt.methods import score_adapting
-from evaluation.ttt.weights import Learner
 from settings import Settings
-from tests.evaluation.small import (
+from tests.evaluation.network import (
     BOS,
-    BYTES,
     CPU,
     Scores,
-    Split,
     Watched,
     small_settings,
+    split_of,
     tokens_of_documents,
     trained,
 )
@@ -24,10 +24,21 @@ from tests.evaluation.small import (
 TOKENS = tokens_of_documents(400, seed=4)
 
 
-def adapt(tokens: np.ndarray = TOKENS, settings: Settings | None = None, **changes) -> Score:
+def adapt(
+    tokens: np.ndarray = TOKENS,
+    settings: Settings | None = None,
+    max_tokens: int = 0,
+    record: Record | None = None,
+    watch: Watch = unwatched,
+) -> Score:
     settings = settings or small_settings(ttt_method="lora")
     return score_adapting(
-        trained(settings), "reference", Split(tokens), BYTES, settings, world=CPU, **changes
+        trained(settings),
+        "reference",
+        split_of(tokens, max_tokens),
+        settings,
+        Scoring(CPU, record=record),
+        watch,
     )
 
 
@@ -41,8 +52,8 @@ def adapt(tokens: np.ndarray = TOKENS, settings: Settings | None = None, **chang
     ],
 )
 def test_a_document_ends_with_the_next_one_s_bos(tokens: list[int], expected: list):
-    found = find_documents(Split(np.array(tokens)), len(tokens) - 1, BOS)
-    assert found == [Document(*places) for places in expected]
+    found = find_documents(TokenArray(np.array(tokens)), len(tokens) - 1, BOS)
+    assert found == [Document(*ends) for ends in expected]
 
 
 def test_batches_are_full_and_the_longest_documents_first():
@@ -53,15 +64,15 @@ def test_batches_are_full_and_the_longest_documents_first():
 
 
 def test_a_chunk_s_window_stays_in_its_document():
-    stream = Split(np.arange(100))
+    stream = TokenArray(np.arange(100))
     documents = [Document(10, 37), Document(40, 45), Document(0, 0)]
-    tokens, places, is_new = load_chunk(stream, documents, 2, 8, 16, CPU.device)
+    tokens, positions, is_new = load_chunk(stream, documents, 2, 8, 16, CPU.device)
     assert tokens[0].tolist() == list(range(18, 35))
-    assert places[0].tolist() == list(range(27, 35))
+    assert positions[0].tolist() == list(range(27, 35))
     assert is_new.any(1).tolist() == [True, False, False]
-    tokens, places, is_new = load_chunk(stream, documents, 0, 8, 16, CPU.device)
+    tokens, positions, is_new = load_chunk(stream, documents, 0, 8, 16, CPU.device)
     assert tokens[1].tolist() == [40, 41, 42, 43, 44, 45, 0, 0, 0]
-    assert places[1][is_new[1]].tolist() == [41, 42, 43, 44, 45]
+    assert positions[1][is_new[1]].tolist() == [41, 42, 43, 44, 45]
     assert not is_new[2].any() and not tokens[2].any()
     at_the_end = [Document(0, 90), Document(90, 99)]
     tokens, _, is_new = load_chunk(stream, at_the_end, 5, 8, 16, CPU.device)
@@ -73,8 +84,8 @@ def test_a_chunk_s_window_stays_in_its_document():
 def test_each_target_is_scored_once(limit: int):
     scores = Scores()
     found = adapt(record=scores, max_tokens=limit)
-    assert sorted(scores.places) == list(range(1, (limit or 399) + 1))
-    assert found.tokens == len(scores.places)
+    assert sorted(scores.positions) == list(range(1, (limit or 399) + 1))
+    assert found.tokens == len(scores.positions)
     assert found.nats == pytest.approx(np.mean(scores.nats), rel=1e-6)
 
 
@@ -83,30 +94,32 @@ def test_each_document_is_scored_as_if_alone():
     together, alone = Scores(), Scores()
     adapt(record=together)
     adapt(settings=small_settings(ttt_method="lora", ttt_lora_documents=1), record=alone)
-    np.testing.assert_allclose(together.by_place(), alone.by_place(), atol=1e-5)
+    np.testing.assert_allclose(together.by_position(), alone.by_position(), atol=1e-5)
     begins = np.flatnonzero(TOKENS == BOS)
     last = Scores()
     adapt(TOKENS[begins[-2] :], record=last)
-    np.testing.assert_allclose(last.by_place(), together.by_place()[begins[-2] :], atol=1e-5)
+    np.testing.assert_allclose(last.by_position(), together.by_position()[begins[-2] :], atol=1e-5)
 
 
 def test_a_chunk_is_learned_once_it_is_scored_and_a_batch_s_last_one_never():
     scores, watched = Scores(), []
 
     class Late(Watched):
-        def learn(self, tokens: torch.Tensor, places: torch.Tensor, rate: float) -> None:
+        def update(self, tokens: torch.Tensor, positions: torch.Tensor, lr_scale: float) -> None:
             assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
-            taught = places[places >= 0]
-            assert set(taught.tolist()) <= set(scores.places)
-            assert torch.equal(tokens[:, -8:][places >= 0], torch.from_numpy(TOKENS)[taught].int())
-            super().learn(tokens, places, rate)
+            taught = positions[positions >= 0]
+            assert set(taught.tolist()) <= set(scores.positions)
+            assert torch.equal(
+                tokens[:, -8:][positions >= 0], torch.from_numpy(TOKENS)[taught].int()
+            )
+            super().update(tokens, positions, lr_scale)
 
     def watch(learner: Learner) -> Watched:
         watched.append(Late(learner))
         return watched[0]
 
     adapt(record=scores, watch=watch)
-    batches = alike(find_documents(Split(TOKENS), 399, BOS), 8, 4)
+    batches = alike(find_documents(TokenArray(TOKENS), 399, BOS), 8, 4)
     assert len(watched[0].calls) == sum(batch[0].chunks(8) - 1 for batch in batches) > 10
 
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from evaluation.score import Score
+from evaluation.score import Score, Scoring
 from evaluation.ttt.methods import score_adapting
 from runtime.ranks import World
-from tests.evaluation.small import BYTES, Split, fresh, small_settings, tokens_of_documents
+from tests.evaluation.network import fresh, small_settings, split_of, tokens_of_documents
 
 
 @pytest.mark.gpu
@@ -25,7 +25,7 @@ def test_the_kernels_learn_as_the_reference(method: str):
 
     def score(backend: str) -> Score:
         model = fresh(settings, backend).to(world.device)
-        return score_adapting(model, backend, Split(tokens), BYTES, settings, world=world)
+        return score_adapting(model, backend, split_of(tokens), settings, Scoring(world))
 
     expected = score("reference")
     found = score("kernels")

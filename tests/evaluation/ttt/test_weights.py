@@ -7,21 +7,21 @@ import pytest
 import torch
 
 from errors import InputError
-from evaluation.score import Score
+from evaluation.score import Score, Scoring, Split
+from evaluation.ttt.learner import Learner, Watch, unwatched
 from evaluation.ttt.methods import score_adapting
-from evaluation.ttt.weights import Learner, learning_weights
+from evaluation.ttt.weights import learning_weights
 from evaluation.windows import evaluate
 from model.gpt import GPT
 from runtime.ranks import World
 from settings import Settings
-from tests.evaluation.small import (
-    BYTES,
+from tests.evaluation.network import (
     CPU,
     LENGTH,
     Scores,
-    Split,
     Watched,
     small_settings,
+    split_of,
     tokens_of_documents,
     trained,
 )
@@ -30,21 +30,26 @@ from tests.ranks import on_ranks
 TOKENS = tokens_of_documents(300, seed=3)  # four chunks of 64 targets and one of 43
 
 
-def adapt(settings: Settings, model: GPT | None = None, **changes) -> Score:
-    model = model or trained(settings)
-    arguments = {"stream": Split(TOKENS), "world": CPU} | changes
-    return score_adapting(model, "reference", byte_table=BYTES, settings=settings, **arguments)
+def adapt(
+    settings: Settings,
+    model: GPT | None = None,
+    split: Split | None = None,
+    scoring: Scoring | None = None,
+    watch: Watch = unwatched,
+) -> Score:
+    model, split = model or trained(settings), split or split_of(TOKENS)
+    scoring = scoring or Scoring(CPU)
+    return score_adapting(model, "reference", split, settings, scoring, watch)
 
 
 def sliding(settings: Settings, tokens: np.ndarray = TOKENS) -> Score:
     return evaluate(
         trained(settings).score,
-        Split(tokens),
-        BYTES,
+        split_of(tokens),
+        Scoring(CPU),
         seq_len=LENGTH,
         stride=settings.eval_stride,
         batch_windows=5,
-        world=CPU,
     )
 
 
@@ -83,9 +88,9 @@ def naive(settings: Settings) -> np.ndarray:
 def test_equals_one_thing_after_the_other():
     settings = small_settings(ttt_grad_clip=0.5)
     scores = Scores()
-    found = adapt(settings, record=scores)
+    found = adapt(settings, scoring=Scoring(CPU, record=scores))
     expected = naive(settings)
-    np.testing.assert_allclose(scores.by_place(), expected, atol=2e-5)
+    np.testing.assert_allclose(scores.by_position(), expected, atol=2e-5)
     assert found.nats == pytest.approx(expected.mean(), abs=1e-6)
     assert (found.tokens, found.bytes) == (299, 299)
     assert found.bpb == pytest.approx(found.nats / math.log(2), rel=1e-9)
@@ -95,16 +100,16 @@ def test_learning_lowers_the_score_and_without_a_rate_there_is_none():
     """A text that says the same over and over, with a period longer than a window."""
     same = np.resize(np.random.default_rng(1).integers(2, 40, 37), 600).astype(np.uint16)
     fixed, still = sliding(small_settings(), same), small_settings(ttt_lr=0.0)
-    assert adapt(small_settings(), stream=Split(same)).bpb < 0.8 * fixed.bpb
-    assert adapt(still, stream=Split(same)).bpb == pytest.approx(fixed.bpb, rel=1e-6)
+    assert adapt(small_settings(), split=split_of(same)).bpb < 0.8 * fixed.bpb
+    assert adapt(still, split=split_of(same)).bpb == pytest.approx(fixed.bpb, rel=1e-6)
 
 
 @pytest.mark.parametrize("stride", [0, 3, 4, LENGTH])
 @pytest.mark.parametrize("limit", [1, LENGTH, 64, 65, 128, 0])
 def test_any_stride_and_limit_scores_each_target_once(stride: int, limit: int):
     settings, scores = small_settings(eval_stride=stride), Scores()
-    adapt(settings, record=scores, max_tokens=limit)
-    assert scores.places == list(range(1, (limit or 299) + 1))
+    adapt(settings, split=split_of(TOKENS, limit), scoring=Scoring(CPU, record=scores))
+    assert scores.positions == list(range(1, (limit or 299) + 1))
 
 
 def test_a_chunk_is_learned_once_all_of_it_is_scored_and_the_last_one_never():
@@ -113,22 +118,22 @@ def test_a_chunk_is_learned_once_all_of_it_is_scored_and_the_last_one_never():
     watched: list[Watched] = []
 
     class Late(Watched):
-        def learn(self, tokens: torch.Tensor, places: torch.Tensor, rate: float) -> None:
+        def update(self, tokens: torch.Tensor, positions: torch.Tensor, lr_scale: float) -> None:
             assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
-            assert set(places.flatten().tolist()) <= set(scores.places)
-            np.testing.assert_array_equal(tokens[:, 1:], TOKENS[places])
-            seen.extend(places.flatten().tolist())
-            super().learn(tokens, places, rate)
+            assert set(positions.flatten().tolist()) <= set(scores.positions)
+            np.testing.assert_array_equal(tokens[:, 1:], TOKENS[positions])
+            seen.extend(positions.flatten().tolist())
+            super().update(tokens, positions, lr_scale)
 
     def watch(learner: Learner) -> Watched:
         watched.append(Late(learner))
         return watched[0]
 
-    def record(places: torch.Tensor, nats: torch.Tensor) -> None:
+    def record(positions: torch.Tensor, nats: torch.Tensor) -> None:
         assert torch.is_inference_mode_enabled()
-        scores(places, nats)
+        scores(positions, nats)
 
-    adapt(settings, record=record, watch=watch)
+    adapt(settings, scoring=Scoring(CPU, record=record), watch=watch)
     assert seen == list(range(1, 257))
     rates = [rate for _, _, rate in watched[0].calls]
     assert rates == pytest.approx([1, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2])
@@ -153,7 +158,7 @@ def test_what_is_frozen_stays_bit_for_bit_and_all_else_learns():
     layers = 3
     with learning_weights(model, "reference", settings, CPU) as learner:
         text = torch.from_numpy(TOKENS[: 4 * 17].astype(np.int32)).view(4, 17)
-        learner.learn(text, torch.arange(4 * 16).view(4, 16), 1.0)
+        learner.update(text, torch.arange(4 * 16).view(4, 16), 1.0)
         after = {name: p.detach().clone() for name, p in model.named_parameters()}
     for name in ("tok_emb", "bigram_proj", "mtp_heads"):
         assert torch.equal(after[name], before[name]), name
@@ -176,7 +181,7 @@ def test_frozen_gradients_do_not_count_in_the_clip():
     before = model.smear_gate.detach().clone()
     with learning_weights(model, "reference", settings, CPU) as learner:
         text = torch.from_numpy(TOKENS[: 4 * 17].astype(np.int32)).view(4, 17)
-        learner.learn(text, torch.arange(4 * 16).view(4, 16), 1.0)
+        learner.update(text, torch.arange(4 * 16).view(4, 16), 1.0)
         moved = (model.smear_gate - before).norm().item()
     assert moved == pytest.approx(1e-4 * settings.ttt_lr, rel=1e-2)
 
@@ -220,7 +225,9 @@ METHODS = ("sgd", "lora")
 
 
 def adapt_as_rank(world: World) -> list[tuple[float, int]]:
-    scores = [adapt(small_settings(ttt_method=method), world=world) for method in METHODS]
+    scores = [
+        adapt(small_settings(ttt_method=method), scoring=Scoring(world)) for method in METHODS
+    ]
     return [(score.nats, score.tokens) for score in scores]
 
 

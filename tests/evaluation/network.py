@@ -1,4 +1,4 @@
-"""A small network that knows half of its text, the text, and settings to score it with."""
+"""A small trained network, text that it knows half of, and settings to score it with."""
 
 from functools import cache
 
@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from data.tokenizer import ByteTable
-from evaluation.ttt.weights import Learner
+from evaluation.audit.runs import TokenArray
+from evaluation.score import Split
+from evaluation.ttt.learner import Learner
 from kernels import operations
 from model.gpt import GPT
 from runtime.ranks import World
@@ -53,18 +55,9 @@ def tokens_of_documents(count: int, seed: int, longest: int = 60) -> np.ndarray:
     return np.concatenate(parts)[:count].astype(np.uint16)
 
 
-class Split:
-    """Tokens in memory, read as a split is."""
-
-    def __init__(self, tokens: np.ndarray) -> None:
-        self.tokens = tokens
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def read(self, start: int, count: int) -> np.ndarray:
-        assert start >= 0 and start + count <= len(self), "read outside of the split"
-        return self.tokens[start : start + count]
+def split_of(tokens: np.ndarray, max_tokens: int = 0) -> Split:
+    """A split in memory, of one byte a token; a read outside of it raises."""
+    return Split(TokenArray(tokens), BYTES, max_tokens)
 
 
 def fresh(settings: Settings, backend: str = "reference") -> GPT:
@@ -96,16 +89,16 @@ class Scores:
     """Records each target's nats, in the order in which they are scored."""
 
     def __init__(self) -> None:
-        self.places: list[int] = []
+        self.positions: list[int] = []
         self.nats: list[float] = []
 
-    def __call__(self, places: Tensor, nats: Tensor) -> None:
-        self.places += places.tolist()
+    def __call__(self, positions: Tensor, nats: Tensor) -> None:
+        self.positions += positions.tolist()
         self.nats += nats.tolist()
 
-    def by_place(self) -> np.ndarray:
-        assert sorted(self.places) == list(range(1, len(self.places) + 1))
-        return np.array(self.nats)[np.argsort(self.places)]
+    def by_position(self) -> np.ndarray:
+        assert sorted(self.positions) == list(range(1, len(self.positions) + 1))
+        return np.array(self.nats)[np.argsort(self.positions)]
 
 
 class Watched:
@@ -115,9 +108,9 @@ class Watched:
         self.learner = learner
         self.calls: list[tuple[Tensor, Tensor, float]] = []
 
-    def learn(self, tokens: Tensor, places: Tensor, rate: float) -> None:
-        self.learner.learn(tokens, places, rate)
-        self.calls.append((tokens.clone(), places.clone(), rate))
+    def update(self, tokens: Tensor, positions: Tensor, lr_scale: float) -> None:
+        self.learner.update(tokens, positions, lr_scale)
+        self.calls.append((tokens.clone(), positions.clone(), lr_scale))
 
     def tensors(self) -> list[Tensor]:
         return self.learner.tensors()

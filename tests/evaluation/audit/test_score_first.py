@@ -1,0 +1,90 @@
+"""C3 catches a score that uses what was learned of its own token."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from evaluation.audit.one_pass import one_pass
+from evaluation.audit.runs import Baseline
+from evaluation.audit.score_first import later_in_unit, score_before_update
+from evaluation.score import Record, Score, Tokens
+from evaluation.ttt.learner import Watch
+from evaluation.ttt.weights import learning_weights
+from tests.evaluation.audit.runs import (
+    LORA,
+    SGD,
+    TOKENS,
+    WHOLE,
+    adapting_run,
+    broken,
+    causal,
+    training_first,
+    units_of,
+)
+from tests.evaluation.network import BYTES, CPU, trained
+
+
+def test_train_then_score_is_caught_by_its_order_by_poison_and_by_cuts():
+    assert score_before_update(
+        "honest", Baseline(training_first("score first"), TOKENS), WHOLE
+    ).passed
+    baseline = Baseline(training_first("train first"), TOKENS)
+    broken(
+        score_before_update("cheat", baseline, WHOLE), "192 tokens learned before they were scored"
+    )
+    broken(causal(training_first("train first")), "moved by")
+
+
+def test_train_then_score_that_lies_about_its_order_is_caught_by_poison():
+    """It records an honest score, and then, as the final one, what it learned."""
+    run = training_first("rescore")
+    broken(
+        score_before_update("cheat", Baseline(run, TOKENS), WHOLE), "used what was learned of it"
+    )
+    broken(one_pass("cheat", Baseline(run, TOKENS), WHOLE, BYTES), "with several")
+
+
+def test_a_learner_that_gets_other_tokens_than_it_says_is_caught():
+    def run(text: Tokens, record: Record, watch: Watch) -> Score:
+        class Ahead:
+            def __init__(self, learner) -> None:
+                self.learner, self.tensors = learner, learner.tensors
+
+            def update(self, tokens: Tensor, positions: Tensor, lr_scale: float) -> None:
+                ahead = text.read(int(positions[0, 0]) + 32, tokens.numel())
+                rows = torch.from_numpy(ahead.astype(np.int32)).view(tokens.shape)
+                self.learner.update(rows, positions, lr_scale)
+
+        def shifted(learner):
+            return Ahead(watch(learner))
+
+        return adapting_run(SGD)(text, record, shifted)
+
+    broken(score_before_update("ahead", Baseline(run, TOKENS), WHOLE), "not the text's")
+
+
+def test_poison_without_an_effect_is_no_proof():
+    """What is shown to the audit is not what scores."""
+    other = trained(SGD)
+
+    def run(text: Tokens, record: Record, watch: Watch) -> Score:
+        def decoy(learner):
+            with learning_weights(other, "reference", SGD, CPU) as shown:
+                return watch(shown)
+
+        return adapting_run(SGD)(text, record, decoy)
+
+    broken(score_before_update("decoy", Baseline(run, TOKENS), WHOLE), "poison had no effect")
+
+
+def test_adapters_that_are_not_reset_are_caught(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("evaluation.ttt.adapters.Adapters.reset", lambda adapters: None)
+    baseline = Baseline(adapting_run(LORA), TOKENS)
+    broken(score_before_update("kept", baseline, units_of(LORA)), "forgets nothing")
+
+
+def test_later_places_are_those_of_the_units_that_were_taught():
+    units = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2])
+    later = later_in_unit(np.array([2, 4, 5]), units)
+    assert np.flatnonzero(later).tolist() == [3, 6]

@@ -1,4 +1,4 @@
-"""The second pass of a sum over rows: partial sums of a persistent grid to one vector each."""
+"""The second pass of a sum over rows: add the partial sums of a persistent grid's programs."""
 
 # pyright: basic, reportCallIssue=false, reportArgumentType=false
 import torch
@@ -6,16 +6,24 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-COLUMNS, ROWS, WARPS = 32, 128, 4
+from kernels.common.launch import Launch
+
+LAUNCH = Launch(rows=128, columns=32, warps=4)  # columns: one 128-byte line a row
 
 
 def column_sums(partial: Tensor) -> Tensor:
-    """``partial.sum(1)``: (K, P, C) fp32 -> (K, C), in an order that depends on shapes alone."""
+    """Return ``partial.sum(1)``, (K, P, C) fp32 -> (K, C), in an order set by the shapes alone."""
     vectors, programs, width = partial.shape
     sums = torch.empty((vectors, width), dtype=torch.float32, device=partial.device)
     if vectors:
-        column_sums_kernel[(triton.cdiv(width, COLUMNS), vectors)](
-            partial, sums, programs, width, ROWS=ROWS, COLUMNS=COLUMNS, num_warps=WARPS
+        column_sums_kernel[(triton.cdiv(width, LAUNCH.columns), vectors)](
+            partial,
+            sums,
+            programs,
+            width,
+            ROWS=LAUNCH.rows,
+            COLUMNS=LAUNCH.columns,
+            **LAUNCH.options,
         )
     return sums
 
@@ -26,7 +34,7 @@ def column_sums_kernel(partial, sums, programs, width, ROWS: tl.constexpr, COLUM
 
     Program (j, k) sums 32 columns (one 128-byte line a row) of vector k, 128 rows at a time. At the
     norm's real size, (4, 528, 512), it reads 4.3 MB, which the first pass left in the L2 cache, and
-    adds 1.1 M numbers: 64 programs and 5 turns of latency, about 4 us of which 2 are the launch.
+    adds 1.1 M numbers: 64 programs and 5 iterations of latency, about 4 us, 2 of them the launch.
     16 KB of tile are 32 registers a thread with 4 warps.
     """
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)

@@ -17,11 +17,11 @@ CURRENT, PREVIOUS = tl.constexpr(HASH_CURRENT), tl.constexpr(HASH_PREVIOUS)
 def lookup_keys(
     tokens: Tensor, vocabulary: int, bigram_count: int | None
 ) -> tuple[Tensor, Lookups]:
-    """Which rows the positions of ``tokens``, N in all, look up in the two tables, laid end to end.
+    """Return the rows that N positions of ``tokens`` look up in the two tables, laid end to end.
 
     Returns:
-        (N,) ids, and behind them, where there are bigrams, (N,) vocabulary + row of the bigrams'
-        table; and room for them sorted.
+        (N,) ids, followed by (N,) vocabulary + row of the bigrams' table if there are bigrams; and
+        buffers for the same, sorted.
     """
     count, segments = tokens.numel(), vocabulary + (bigram_count or 0)
     # Short keys sort in half the passes.
@@ -37,12 +37,12 @@ def lookup_keys(
         BIGRAM_ROWS=bigram_count,
         BLOCK=BLOCK,
     )
-    return keys, Lookups.room(keys, segments)
+    return keys, Lookups.empty(keys, segments)
 
 
 @triton.jit
 def bigram_rows(tokens, positions, mask, length, BIGRAM_ROWS: tl.constexpr):
-    """The bigram table's rows, as ``reference.bigram_hash``: int32 that wraps, no remainder < 0."""
+    """Return the bigram table's rows, as ``reference.bigram_hash``, in int32 that wraps."""
     inner = mask & (positions % length != 0)
     current = tl.load(tokens + positions, mask=mask, other=0).to(tl.int32)
     previous = tl.load(tokens + positions - 1, mask=inner, other=0).to(tl.int32)
@@ -62,7 +62,7 @@ def lookup_keys_kernel(
     BIGRAM_ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Ids (N,) to keys: the ids, and behind them, where there are bigrams, VOCABULARY + their rows.
+    """Write keys of ids (N,): the ids, followed by VOCABULARY + their bigrams' rows, if any.
 
     393 KB read and 393 KB written at the real size: as long as a launch.
     """

@@ -1,9 +1,11 @@
 """Sums of rows by key, the backward pass of a lookup, with the same bits every time.
 
+    sums[v] = sum of the rows (N, C) whose key is v, (segments, C) fp32
+
 Keys are sorted once (stably, so that rows keep their order), and the sorted order is cut into
-pieces of PIECE lookups, however frequent a key. A program walks through a piece and puts down a
-sum wherever the key changes; that of segment v in piece p has slot ``p + v``, which no other pair
-has, for both only ever grow. A second kernel adds a segment's slots in order.
+pieces of PIECE lookups, however frequent a key is. A program reads one piece in order and stores a
+sum wherever the key changes; the sum of segment v in piece p has slot ``p + v``. No two pairs share
+a slot, because both numbers only grow. A second kernel adds a segment's slots in order.
 """
 
 # pyright: basic, reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false
@@ -14,20 +16,25 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.common.rows import column_indices, load, row_indices, row_tile
+from kernels.common.launch import Launch
+from kernels.common.rows import column_indices, load, row_indices, row_tile, zeros
 
-PIECE, BATCH = 64, 16  # lookups of a program of ``sum_pieces``, and of them loaded at once
-LANES_COLUMNS = 256  # of a warp there: 16 bytes of bf16 a lane
-SLOTS, WARPS = 16, 4  # of ``sum_slots``
+LAUNCH = {
+    # rows: PIECE, lookups of a program; depth: BATCH, lookups loaded at once. 135 registers.
+    # Compiled, not timed: BATCH 8 76 registers; one warp 255 and a stack, 130 with BATCH 8.
+    "pieces": Launch(rows=64, depth=16),
+    "slots": Launch(rows=16, warps=4),
+}
+WARP_COLUMNS = 256  # of ``sum_pieces``: 16 bytes of bf16 a lane
 
 
 class Lookups(NamedTuple):
-    """Which rows each segment sums up, in the order of the segments.
+    """The rows that each segment sums, in the order of the segments.
 
     Attributes:
         keys: (K N,) sorted.
         rows: (K N,) int64, the row of each.
-        starts: (segments + 1,) int32, where each segment's begin.
+        starts: (segments + 1,) int32, the first entry of each segment.
     """
 
     keys: Tensor
@@ -35,14 +42,14 @@ class Lookups(NamedTuple):
     starts: Tensor
 
     @classmethod
-    def room(cls, keys: Tensor, segments: int) -> "Lookups":
-        """For what ``sort`` finds."""
+    def empty(cls, keys: Tensor, segments: int) -> "Lookups":
+        """Return buffers for what ``sort`` writes."""
         rows = torch.empty(keys.shape, dtype=torch.int64, device=keys.device)
         starts = torch.empty(segments + 1, dtype=torch.int32, device=keys.device)
         return cls(torch.empty_like(keys), rows, starts)
 
     def sort(self, keys: Tensor, count: int) -> None:
-        """Fill it for ``keys`` (K N,), integers in [0, segments): K lists for the N rows.
+        """Sort ``keys`` (K N,), integers in [0, segments): K lists for the N = ``count`` rows.
 
         Allocates nothing that is needed afterwards, so it may run on a side stream.
         """
@@ -53,9 +60,10 @@ class Lookups(NamedTuple):
 
 
 def segment_sum(rows: Tensor, lookups: Lookups) -> Tensor:
-    """``sums[v] = sum of the rows (N, C) that segment v looked up``, (segments, C) fp32."""
+    """Return the sums of the rows (N, C) that each segment looked up, (segments, C) fp32."""
     width, total, segments = rows.size(1), len(lookups.keys), len(lookups.starts) - 1
-    pieces = triton.cdiv(total, PIECE)
+    launch = LAUNCH["pieces"]
+    pieces = triton.cdiv(total, launch.rows)
     parts = torch.empty((pieces + segments, width), dtype=torch.float32, device=rows.device)
     padded = triton.next_power_of_2(width)
     sum_pieces[(pieces,)](
@@ -64,16 +72,16 @@ def segment_sum(rows: Tensor, lookups: Lookups) -> Tensor:
         lookups.rows,
         parts,
         total,
-        PIECE=PIECE,
-        BATCH=BATCH,
+        PIECE=launch.rows,
+        BATCH=launch.depth,
         C=width,
         PADDED=padded,
-        num_warps=max(1, padded // LANES_COLUMNS),
+        num_warps=max(1, padded // WARP_COLUMNS),
     )
     sums = torch.empty((segments, width), dtype=torch.float32, device=rows.device)
-    sum_slots[(segments,)](
-        parts, lookups.starts, sums, PIECE=PIECE, ROWS=SLOTS, num_warps=WARPS, **row_tile(width)
-    )
+    slots = LAUNCH["slots"]
+    tile = row_tile(width, slots.rows)
+    sum_slots[(segments,)](parts, lookups.starts, sums, launch.rows, tile, **slots.options)
     return sums
 
 
@@ -106,46 +114,37 @@ def sum_pieces(
     key = tl.load(keys + piece * PIECE).to(tl.int32)
     summed = tl.zeros((PADDED,), tl.float32)
     for first in range(piece * PIECE, (piece + 1) * PIECE, BATCH):
-        found, own, loaded = (), (), ()
+        sources_of, keys_of, loaded = (), (), ()
         for i in tl.static_range(BATCH):
             valid = first + i < total
-            found += (tl.load(sources + first + i, mask=valid, other=0),)
-            own += (tl.load(keys + first + i, mask=valid, other=-1).to(tl.int32),)
+            sources_of += (tl.load(sources + first + i, mask=valid, other=0),)
+            keys_of += (tl.load(keys + first + i, mask=valid, other=-1).to(tl.int32),)
         for i in tl.static_range(BATCH):
-            mask = inside & (own[i] >= 0)
-            loaded += (tl.load(rows + found[i] * C + columns, mask=mask, other=0.0),)
+            mask = inside & (keys_of[i] >= 0)
+            loaded += (tl.load(rows + sources_of[i] * C + columns, mask=mask, other=0.0),)
         for i in tl.static_range(BATCH):
-            if (own[i] != key) & (own[i] >= 0):
+            if (keys_of[i] != key) & (keys_of[i] >= 0):
                 tl.store(parts + (piece + key).to(tl.int64) * C + columns, summed, mask=inside)
                 summed = tl.zeros((PADDED,), tl.float32)
-                key = own[i]
+                key = keys_of[i]
             summed += loaded[i].to(tl.float32)
     tl.store(parts + (piece + key).to(tl.int64) * C + columns, summed, mask=inside)
 
 
 @triton.jit
-def sum_slots(
-    parts,
-    starts,
-    sums,
-    PIECE: tl.constexpr,
-    C: tl.constexpr,
-    ROWS: tl.constexpr,
-    CHUNKS: tl.constexpr,
-    CHUNK: tl.constexpr,
-):
+def sum_slots(parts, starts, sums, PIECE: tl.constexpr, tile):
     """``sums[v] = sum of the parts of segment v``, in their order; zero where it has none.
 
     12.6 MB of parts, from the L2 cache, and 6.3 MB written at the embedding's real size: 3 us. A
-    key that is a tenth of all has 154 parts, ten turns of 16: as long as the rest takes.
+    key that is a tenth of all has 154 parts, ten iterations of 16: as long as the rest takes.
     """
     segment = tl.program_id(0)
     begin, end = tl.load(starts + segment), tl.load(starts + segment + 1)
     stop = segment + tl.where(end > begin, (end + PIECE - 1) // PIECE, 0)
-    columns = column_indices(CHUNKS, CHUNK)
-    total = tl.zeros((ROWS, CHUNKS, CHUNK), dtype=tl.float32)
-    for first in range(segment + begin // PIECE, stop, ROWS):
-        slots = row_indices(first, ROWS)
-        total += load(parts, slots * C + columns, (slots < stop) & (columns < C))
+    columns = column_indices(tile)
+    total = zeros(tile)
+    for first in range(segment + begin // PIECE, stop, tile.ROWS):
+        slots = row_indices(first, tile)
+        total += load(parts, slots * tile.C + columns, (slots < stop) & (columns < tile.C))
     summed = tl.sum(total, axis=0, keep_dims=True)
-    tl.store(sums + segment.to(tl.int64) * C + columns, summed, mask=columns < C)
+    tl.store(sums + segment.to(tl.int64) * tile.C + columns, summed, mask=columns < tile.C)

@@ -1,13 +1,16 @@
-"""A layer's entry, U-net skip, mix with the input and RMSNorm, in one pass each way.
+"""A layer's entry: U-net skip, mix with the input and RMSNorm, in one pass each way.
 
-Rows are read once, in the compute dtype; arithmetic is fp32. The backward pass recomputes what it
-needs from tensors that are alive anyway, adds the gradients that come for the stream and for x0
-from later layers, and sums the vectors' gradients over rows inside a persistent grid, each program
-its own share, which ``column_sums`` then adds in a fixed order.
+    value = mix[0] (stream + skip_weight skip) + mix[1] x0
+    mixed, normed = value, scale value / sqrt(mean(value^2) + eps)
+
+Rows (N, C) are read once, in the compute dtype; arithmetic is fp32. The backward pass recomputes
+``value`` from its inputs, which are alive anyway. It adds the gradients that later layers return
+for the stream and for x0. It sums the vectors' gradients over rows in a persistent grid, a partial
+sum a program, which ``column_sums`` then adds in a fixed order.
 """
 
 # pyright: basic, reportCallIssue=false, reportArgumentType=false
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -15,9 +18,9 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from kernels.common.launch import Launch
 from kernels.common.reduce import column_sums
 from kernels.common.rows import (
-    Launch,
     column_indices,
     load,
     load_row_values,
@@ -28,13 +31,55 @@ from kernels.common.rows import (
     store,
     store_column_sums,
     store_row_values,
+    zeros,
 )
+from kernels.norm.norm import normed_gradient
 
-FORWARD = Launch(rows=8, warps=4)
-# As many as fit at once: 3 programs a multiprocessor, 2 in the form with a skip. More make a
-# second, partial wave: 93 % of copy speed became 45 % at 4 a multiprocessor.
-BACKWARD = Launch(rows=4, warps=4, programs=3 * 132)
-BACKWARD_WITH_SKIP = Launch(rows=4, warps=4, programs=2 * 132)
+# Programs: as many as run at once, 3 a multiprocessor, 2 with a skip. Share of a copy's speed.
+LAUNCH = {
+    "forward": Launch(rows=8, warps=4),  # 71 registers, with a skip 94; 4 rows: 56, 61
+    # 93 % (H200); 528 programs, a second and partial wave: 45 %. Compiled, not timed, in registers
+    # of entry and with skip: 8 warps, a row over two and a barrier an iteration, 106, 124; 8 rows
+    # spill; num_stages=2 on the loop 167, 212 and 10 barriers.
+    "backward": Launch(rows=4, warps=4, programs=3 * 132),  # 166 registers
+    "backward with skip": Launch(rows=4, warps=4, programs=2 * 132),  # 88 %, 215 registers
+}
+
+
+class Inputs(NamedTuple):
+    """Tensors (N, C) in the compute dtype and vectors in fp32."""
+
+    stream: Any
+    skip: Any
+    """None: there is no skip."""
+    x0: Any
+    skip_weight: Any
+    """(C,), None without a skip."""
+    mix: Any
+    """(2, C)."""
+
+
+class Gradients(NamedTuple):
+    """Gradients (N, C) of ``mix_norm``'s results; None is zero, and not read."""
+
+    mixed: Any
+    normed: Any
+    stream: Any
+    x0: Any
+
+
+class InputGradients(NamedTuple):
+    """Gradients (N, C) of the inputs, to be written."""
+
+    stream: Any
+    skip: Any
+    """None without a skip."""
+    x0: Any
+    """None: x0 is the stream, whose gradient includes x0's."""
+    partial: Any
+    """(2 or 3, programs, C) fp32: each program's sums for mix[0], mix[1] and skip_weight."""
+    vector_size: Any
+    """Elements from one vector's sums to the next's."""
 
 
 def mix_norm(
@@ -61,10 +106,10 @@ class MixNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, stream, x0, mix, skip, skip_weight, scale, eps) -> tuple[Tensor, ...]:
-        tensors = [None if t is None else t.contiguous() for t in (stream, skip, x0)]
-        vectors = [None if t is None else t.contiguous() for t in (skip_weight, mix)]
-        mixed, normed, inverse_rms = launch_forward(*tensors, *vectors, scale, eps)
-        ctx.save_for_backward(*tensors, *vectors, inverse_rms)
+        given = (stream, skip, x0, skip_weight, mix)
+        inputs = Inputs(*(None if t is None else t.contiguous() for t in given))
+        mixed, normed, inverse_rms = launch_forward(inputs, scale, eps)
+        ctx.save_for_backward(*inputs, inverse_rms)
         ctx.set_materialize_grads(False)
         ctx.one_input, ctx.scale = x0 is stream, scale
         return mixed, normed, stream, x0
@@ -72,213 +117,165 @@ class MixNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        given = [None if gradient is None else gradient.contiguous() for gradient in gradients]
-        return *launch_backward(ctx, *ctx.saved_tensors, *given), None, None
+        given = (None if gradient is None else gradient.contiguous() for gradient in gradients)
+        *inputs, inverse_rms = ctx.saved_tensors
+        return *launch_backward(ctx, Inputs(*inputs), inverse_rms, Gradients(*given)), None, None
 
 
-def launch_forward(stream, skip, x0, skip_weight, mix, scale, eps):
-    """mixed and normed as stream, 1/rms (N,) fp32."""
+def launch_forward(inputs: Inputs, scale: float, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mixed and normed as the stream, and 1/rms (N,) fp32."""
+    stream, launch = inputs.stream, LAUNCH["forward"]
     rows = row_count(stream)
     mixed, normed = torch.empty_like(stream), torch.empty_like(stream)
     inverse_rms = torch.empty(rows, dtype=torch.float32, device=stream.device)
-    mix_norm_forward[(triton.cdiv(rows, FORWARD.rows),)](
-        stream,
-        skip,
-        x0,
-        skip_weight,
-        mix,
+    mix_norm_forward[(triton.cdiv(rows, launch.rows),)](
+        inputs,
         mixed,
         normed,
         inverse_rms,
         rows,
         scale,
         eps,
-        ROWS=FORWARD.rows,
-        **row_tile(stream.size(-1)),
-        num_warps=FORWARD.warps,
+        row_tile(stream.size(-1), launch.rows),
+        **launch.options,
     )
     return mixed, normed, inverse_rms
 
 
-def launch_backward(ctx: Any, stream, skip, x0, skip_weight, mix, inverse_rms, *gradients):
-    """Gradients of stream, x0, mix, skip and skip_weight."""
+def launch_backward(
+    ctx: Any, inputs: Inputs, inverse_rms: Tensor, gradients: Gradients
+) -> tuple[Tensor | None, ...]:
+    """Return gradients of stream, x0, mix, skip and skip_weight."""
+    stream, has_skip = inputs.stream, inputs.skip is not None
     rows, width = row_count(stream), stream.size(-1)
-    launch = BACKWARD if skip is None else BACKWARD_WITH_SKIP
+    launch = LAUNCH["backward with skip" if has_skip else "backward"]
     programs = min(triton.cdiv(rows, launch.rows), launch.programs)
-    into_stream = torch.empty_like(stream)
-    # x0's gradient rides in the stream's where they are one tensor.
-    into_x0 = None if ctx.one_input else torch.empty_like(stream)
-    into_skip = None if skip is None else torch.empty_like(stream)
-    vectors = 2 if skip is None else 3  # mix[0], mix[1], skip_weight
-    partial = torch.empty((vectors, programs, width), dtype=torch.float32, device=stream.device)
-    mix_norm_backward[(programs,)](
-        stream,
-        skip,
-        x0,
-        skip_weight,
-        mix,
-        inverse_rms,
-        *gradients,
-        into_stream,
-        into_skip,
-        into_x0,
-        partial,
+    vectors = 3 if has_skip else 2
+    into = InputGradients(
+        torch.empty_like(stream),
+        torch.empty_like(stream) if has_skip else None,
+        None if ctx.one_input else torch.empty_like(stream),
+        torch.empty((vectors, programs, width), dtype=torch.float32, device=stream.device),
         programs * width,
+    )
+    mix_norm_backward[(programs,)](
+        inputs,
+        inverse_rms,
+        gradients,
+        into,
         rows,
         ctx.scale,
-        ROWS=launch.rows,
-        **row_tile(width),
-        num_warps=launch.warps,
+        row_tile(width, launch.rows),
+        **launch.options,
     )
-    sums = column_sums(partial)
-    return into_stream, into_x0, sums[:2], into_skip, None if skip is None else sums[2]
+    sums = column_sums(into.partial)
+    return into.stream, into.x0, sums[:2], into.skip, sums[2] if has_skip else None
 
 
 @triton.jit
-def mix_norm_forward(
-    stream,
-    skip,
-    x0,
-    skip_weight,
-    mix,
-    mixed,
-    normed,
-    inverse_rms,
-    rows_total,
-    scale,
-    eps,
-    C: tl.constexpr,
-    ROWS: tl.constexpr,
-    CHUNKS: tl.constexpr,
-    CHUNK: tl.constexpr,
-):
-    """``mix_norm``'s formula on (N, C) activations, vectors fp32, skip and its weight None or not.
+def mix_norm_forward(inputs, mixed, normed, inverse_rms, rows_total, scale, eps, tile):
+    """``mix_norm``'s formula: ``Inputs`` to mixed and normed (N, C) and inverse_rms (N,) fp32.
 
     At the real size, N = 98304 and C = 512 in bf16, a tensor is 100.7 MB, 23.5 us of an H200's
     4275 GB/s. Moved: 4 tensors (94 us), 5 with a skip (118), 3 where x0 is the stream (71). A dozen
     FLOPs an element are 0.6 GFLOP: nothing.
 
     A tile of 8 rows, 2 a warp, spreads the vectors' 4 to 6 KB over 16 to 24 KB of rows. Everything
-    is loaded once into registers, 71 a thread, 94 with a skip. Shared memory, 2 KB, turns the
-    vectors' layout into the rows'.
+    is loaded once into registers. Shared memory, 2 KB, converts the vectors' layout to the rows'.
     """
-    rows, columns = row_indices(tl.program_id(0) * ROWS, ROWS), column_indices(CHUNKS, CHUNK)
-    inside = columns < C
-    offsets, mask = rows * C + columns, (rows < rows_total) & inside
-    value = load(stream, offsets, mask)
-    if skip is not None:
-        value += load(skip_weight, columns, inside) * load(skip, offsets, mask)
-    value *= load(mix, columns, inside)
-    value += load(mix + C, columns, inside) * load(x0, offsets, mask)
+    rows, columns = row_indices(tl.program_id(0) * tile.ROWS, tile), column_indices(tile)
+    inside = columns < tile.C
+    offsets, mask = rows * tile.C + columns, (rows < rows_total) & inside
+    value = load(inputs.stream, offsets, mask)
+    if inputs.skip is not None:
+        value += load(inputs.skip_weight, columns, inside) * load(inputs.skip, offsets, mask)
+    value *= load(inputs.mix, columns, inside)
+    value += load(inputs.mix + tile.C, columns, inside) * load(inputs.x0, offsets, mask)
     store(mixed, offsets, value, mask)
-    by_rms = tl.rsqrt(row_mean(value * value, C) + eps)
+    by_rms = tl.rsqrt(row_mean(value * value, tile) + eps)
     store(normed, offsets, value * (by_rms * scale), mask)
     store_row_values(inverse_rms, rows, by_rms, rows_total)
 
 
 @triton.jit
-def mix_norm_backward(
-    stream,
-    skip,
-    x0,
-    skip_weight,
-    mix,
-    inverse_rms,
-    grad_mixed,
-    grad_normed,
-    grad_stream,
-    grad_x0,
-    into_stream,
-    into_skip,
-    into_x0,
-    partial,
-    vector_size,
-    rows_total,
-    scale,
-    C: tl.constexpr,
-    ROWS: tl.constexpr,
-    CHUNKS: tl.constexpr,
-    CHUNK: tl.constexpr,
-):
-    """One pass backward, with each program's share of the vectors' gradients.
+def mix_norm_backward(inputs, inverse_rms, grads, into, rows_total, scale, tile):
+    """One pass backward over ``Gradients``, to ``InputGradients``.
 
         u       = stream + skip_weight * skip,  value = mix[0] u + mix[1] x0,  r = inverse_rms
-        d_value = grad_mixed + scale r (grad_normed - value r^2 mean(grad_normed value))
+        d_value = grads.mixed + scale r (grads.normed - value r^2 mean(grads.normed value))
         d_u     = mix[0] d_value
 
-        into_stream = d_u + grad_stream,  into_skip = skip_weight d_u
-        into_x0     = mix[1] d_value + grad_x0
+        into.stream = d_u + grads.stream,  into.skip = skip_weight d_u
+        into.x0     = mix[1] d_value + grads.x0
 
-    and the sums over rows of d_value u, d_value x0 and d_u skip, to partial (2 or 3, programs, C)
-    fp32, vector_size elements apart. Where into_x0 is None, x0 is the stream, whose gradient takes
-    x0's in. Incoming gradients that are None are zero and not read. Activations are (N, C).
+    and the program's sums over rows of d_value u, d_value x0 and d_u skip to ``into.partial``.
 
-    At the real size, by 100.7 MB tensors of 23.5 us: 5 in (stream, x0, grad_mixed, grad_normed,
-    grad_x0) and 2 out, 165 us; with the stream's gradient 8 (188), with a skip 9 (212); where x0 is
-    the stream 5 (118). 1.6 MB for each vector's shares is written, and read once more. 25 FLOPs an
-    element: 1.3 GFLOP.
+    At the real size, by 100.7 MB tensors of 23.5 us: 5 in (stream, x0, grads.mixed, grads.normed,
+    grads.x0) and 2 out, 165 us; with the stream's gradient 8 (188), with a skip 9 (212); where x0
+    is the stream 5 (118). 1.6 MB of each vector's partial sums is written, and read once more. 25
+    FLOPs an element: 1.3 GFLOP.
 
-    One row a warp and turn, so that the running sums, 16 registers for each vector, are the lane's
-    own for the whole loop and no barrier is in it: 166 registers, 12 warps a multiprocessor, with
-    60 KB of rows in flight where latency asks for about 25; with a skip 215, 8 warps and 48 KB. A
-    turn is 360 instructions a row, a quarter of its time at full bandwidth. Shared memory: 8 KB,
-    for the sums over a program's warps.
+    A warp has one row an iteration, so that the running sums, 16 registers for each vector, stay in
+    the lane for the whole loop, without a barrier: 166 registers, 12 warps a multiprocessor, with
+    60 KB of rows in flight where latency needs about 25; with a skip 215, 8 warps and 48 KB. An
+    iteration is 360 instructions a row, a quarter of its time at full bandwidth. Shared memory:
+    8 KB, for the sums over a program's warps.
     """
-    columns = column_indices(CHUNKS, CHUNK)
-    inside = columns < C
-    by_stream, by_x0 = load(mix, columns, inside), load(mix + C, columns, inside)
-    sum_stream = tl.zeros((ROWS, CHUNKS, CHUNK), dtype=tl.float32)
-    sum_x0 = tl.zeros((ROWS, CHUNKS, CHUNK), dtype=tl.float32)
-    if skip is not None:
-        by_skip = load(skip_weight, columns, inside)
-        sum_skip = tl.zeros((ROWS, CHUNKS, CHUNK), dtype=tl.float32)
+    columns = column_indices(tile)
+    inside = columns < tile.C
+    by_stream, by_x0 = load(inputs.mix, columns, inside), load(inputs.mix + tile.C, columns, inside)
+    sum_stream = zeros(tile)
+    sum_x0 = zeros(tile)
+    if inputs.skip is not None:
+        by_skip = load(inputs.skip_weight, columns, inside)
+        sum_skip = zeros(tile)
 
-    for first in range(tl.program_id(0) * ROWS, rows_total, tl.num_programs(0) * ROWS):
-        rows = row_indices(first, ROWS)
-        offsets, mask = rows * C + columns, (rows < rows_total) & inside
+    for first in range(tl.program_id(0) * tile.ROWS, rows_total, tl.num_programs(0) * tile.ROWS):
+        rows = row_indices(first, tile)
+        offsets, mask = rows * tile.C + columns, (rows < rows_total) & inside
         # All loads first: the more bytes in flight, the fewer warps hide the memory's latency.
-        mixed_in = load(stream, offsets, mask)
-        x0_tile = load(x0, offsets, mask)
-        grad = tl.zeros((ROWS, CHUNKS, CHUNK), dtype=tl.float32)
-        if grad_normed is not None:
-            grad = load(grad_normed, offsets, mask)
-        if grad_mixed is not None:
-            grad_mixed_tile = load(grad_mixed, offsets, mask)
-        if skip is not None:
-            skip_tile = load(skip, offsets, mask)
-        if grad_stream is not None:
-            grad_stream_tile = load(grad_stream, offsets, mask)
-        if grad_x0 is not None:
-            grad_x0_tile = load(grad_x0, offsets, mask)
+        mixed_in = load(inputs.stream, offsets, mask)
+        x0_tile = load(inputs.x0, offsets, mask)
+        grad = zeros(tile)
+        if grads.normed is not None:
+            grad = load(grads.normed, offsets, mask)
+        if grads.mixed is not None:
+            grad_mixed_tile = load(grads.mixed, offsets, mask)
+        if inputs.skip is not None:
+            skip_tile = load(inputs.skip, offsets, mask)
+        if grads.stream is not None:
+            grad_stream_tile = load(grads.stream, offsets, mask)
+        if grads.x0 is not None:
+            grad_x0_tile = load(grads.x0, offsets, mask)
 
-        if skip is not None:
+        if inputs.skip is not None:
             mixed_in += by_skip * skip_tile
-        if grad_normed is not None:
+        if grads.normed is not None:
             value = by_stream * mixed_in + by_x0 * x0_tile
             by_rms = load_row_values(inverse_rms, rows, rows_total)
-            along = row_mean(grad * value, C) * by_rms * by_rms
-            grad = (grad - value * along) * (by_rms * scale)
-        if grad_mixed is not None:
+            projection = row_mean(grad * value, tile) * by_rms * by_rms
+            grad = normed_gradient(grad, value, projection, by_rms * scale)
+        if grads.mixed is not None:
             grad += grad_mixed_tile
         sum_stream += grad * mixed_in
         sum_x0 += grad * x0_tile
 
         to_x0 = by_x0 * grad
-        if grad_x0 is not None:
+        if grads.x0 is not None:
             to_x0 += grad_x0_tile
-        if into_x0 is not None:
-            store(into_x0, offsets, to_x0, mask)
+        if into.x0 is not None:
+            store(into.x0, offsets, to_x0, mask)
         grad = by_stream * grad
-        if skip is not None:
+        if inputs.skip is not None:
             sum_skip += grad * skip_tile
-            store(into_skip, offsets, by_skip * grad, mask)
-        if grad_stream is not None:
+            store(into.skip, offsets, by_skip * grad, mask)
+        if grads.stream is not None:
             grad += grad_stream_tile
-        if into_x0 is None:
+        if into.x0 is None:
             grad += to_x0
-        store(into_stream, offsets, grad, mask)
+        store(into.stream, offsets, grad, mask)
 
-    store_column_sums(partial, sum_stream, C, CHUNKS, CHUNK)
-    store_column_sums(partial + vector_size, sum_x0, C, CHUNKS, CHUNK)
-    if skip is not None:
-        store_column_sums(partial + 2 * vector_size, sum_skip, C, CHUNKS, CHUNK)
+    store_column_sums(into.partial, sum_stream, tile)
+    store_column_sums(into.partial + into.vector_size, sum_x0, tile)
+    if inputs.skip is not None:
+        store_column_sums(into.partial + 2 * into.vector_size, sum_skip, tile)

@@ -1,5 +1,6 @@
 """The embedding kernels against the reference, in all optional forms."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,8 +8,11 @@ import torch
 from torch import Tensor
 
 from kernels.common import streams
-from kernels.embed.autograd import BACKWARD, SORT_LANE, embed
+from kernels.common.launch import Launch
+from kernels.embed.autograd import SORT_LANE, embed
+from kernels.embed.backward import LAUNCH
 from kernels.embed.reference import embed as reference
+from kernels.embed.segment_sum import LAUNCH as SUMS
 from tests.kernels.tools.compare import random_tensors, relative_error
 from tests.kernels.tools.simulated_streams import MAIN, simulated
 from tests.kernels.tools.twins import DEVICE, FP32_SUMS, cast, check_twins, results
@@ -72,10 +76,8 @@ def of(operation: Any, tokens: Tensor, bos_id: int | None, *, bf16: bool = False
 @pytest.fixture
 def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """So few that each runs several turns of its loop, and pieces that keys must be cut into."""
-    few = type(BACKWARD)(rows=BACKWARD.rows, warps=BACKWARD.warps, programs=3)
-    monkeypatch.setattr("kernels.embed.autograd.BACKWARD", few)
-    monkeypatch.setattr("kernels.embed.segment_sum.PIECE", 8)
-    monkeypatch.setattr("kernels.embed.segment_sum.BATCH", 4)
+    monkeypatch.setattr("kernels.embed.backward.LAUNCH", replace(LAUNCH, programs=3))
+    monkeypatch.setitem(SUMS, "pieces", Launch(rows=8, depth=4))
 
 
 @pytest.mark.usefixtures("few_programs")
@@ -122,7 +124,7 @@ def test_sorting_beside_the_backward_pass_is_over_before_it_is_needed(
 ) -> None:
     given = cast(inputs_of(bigram=True, width=48), torch.float32)
     call = of(embed, tokens_of((3, 37)), BOS)
-    with simulated(monkeypatch, embed_backward="keys") as launches:
+    with simulated(monkeypatch, embed_backward="text.ids") as launches:
         results(call, given, 1)
     assert launches.races == []
     assert launches.names() == {MAIN, f"lane {SORT_LANE}"}

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.embed import segment_sum as module
-from kernels.embed.segment_sum import Lookups, segment_sum
+from kernels.common.launch import Launch
+from kernels.embed.segment_sum import LAUNCH, Lookups, segment_sum
 from tests.kernels.tools.compare import random_tensors, relative_error
 from tests.kernels.tools.twins import DEVICE, FP32_SUMS, poisoned
 
@@ -18,7 +18,7 @@ def summed(rows: Tensor, keys: Tensor, segments: int) -> Tensor:
 
 def by_kernels(rows: Tensor, keys: Tensor, segments: int) -> Tensor:
     with poisoned():
-        lookups = Lookups.room(keys, segments)
+        lookups = Lookups.empty(keys, segments)
         lookups.sort(keys, len(rows))
         return segment_sum(rows, lookups)
 
@@ -48,9 +48,8 @@ KINDS = ["even", "one key heavy", "all one key", "absent first and last"]
 def test_sums(
     kind: str, count: int, segments: int, lists: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PIECE", 8)
-    monkeypatch.setattr(module, "BATCH", 4)
-    monkeypatch.setattr(module, "SLOTS", 2)
+    monkeypatch.setitem(LAUNCH, "pieces", Launch(rows=8, depth=4))
+    monkeypatch.setitem(LAUNCH, "slots", Launch(rows=2))
     rows = random_tensors(count, rows=(count, 24))["rows"].float().to(DEVICE)
     keys = random_keys(kind, lists * count, segments).to(DEVICE, torch.int16)
     got = by_kernels(rows, keys, segments)

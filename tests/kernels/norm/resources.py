@@ -1,50 +1,81 @@
 """What the model's calls of ``norm`` and ``mix_norm`` compile to: width 512, bf16, fp32 vectors."""
 
-from kernels.common.reduce import COLUMNS, ROWS, WARPS, column_sums_kernel
-from kernels.common.rows import Launch, row_tile
+from kernels.common.launch import Launch
+from kernels.common.reduce import LAUNCH as REDUCE
+from kernels.common.reduce import column_sums_kernel
+from kernels.common.rows import row_tile
 from kernels.norm import mix_norm, norm
 from tests.kernels.tools.ahead_of_time import Variant
 
-SCALARS = {"rows_total": "i32", "vector_size": "i32", "scale": "fp32", "eps": "fp32"}
-FP32 = {"inverse_rms", "skip_weight", "mix", "partial"}
+SCALARS = {"rows_total": "i32", "scale": "fp32"}
+INPUTS = mix_norm.Inputs("*bf16", "*bf16", "*bf16", "*fp32", "*fp32")
+GRADIENTS = mix_norm.Gradients("*bf16", "*bf16", "*bf16", "*bf16")
+INTO = mix_norm.InputGradients("*bf16", "*bf16", "*bf16", "*fp32", "i32")
 
 
-def variant(kernel, name: str, launch: Launch, *absent: str) -> Variant:
-    """All arguments given but those ``absent``."""
-    constants = row_tile(512) | {"ROWS": launch.rows} | dict.fromkeys(absent)
-    given = [argument for argument in kernel.arg_names if argument not in constants]
-    signature = {
-        argument: SCALARS.get(argument, "*fp32" if argument in FP32 else "*bf16")
-        for argument in given
-    }
+def variant(kernel, name: str, launch: Launch, arguments: dict, **constants: None) -> Variant:
+    """At the launch's tile."""
+    signature = SCALARS | arguments | {"tile": row_tile(512, launch.rows)}
     return Variant(f"{kernel.__name__} {name}", kernel, signature, constants, launch.warps)
 
 
+def norm_backward(name: str, *absent: str) -> Variant:
+    given = {"normed", "grad_x", "grad_normed", "into_x"} - set(absent)
+    arguments = dict.fromkeys(given, "*bf16") | {"inverse_rms": "*fp32"}
+    return variant(
+        norm.norm_backward, name, norm.LAUNCH["backward"], arguments, **dict.fromkeys(absent)
+    )
+
+
 def entry(name: str, *absent: str) -> Variant:
-    return variant(mix_norm.mix_norm_forward, name, mix_norm.FORWARD, *absent)
+    return variant(
+        mix_norm.mix_norm_forward,
+        name,
+        mix_norm.LAUNCH["forward"],
+        {
+            "inputs": INPUTS._replace(**dict.fromkeys(absent)),
+            **dict.fromkeys(("mixed", "normed"), "*bf16"),
+            "inverse_rms": "*fp32",
+            "eps": "fp32",
+        },
+    )
 
 
-def entry_backward(name: str, *absent: str) -> Variant:
-    return variant(mix_norm.mix_norm_backward, name, mix_norm.BACKWARD, *absent)
+def entry_backward(name: str, gradients: dict, into: dict, *absent: str) -> Variant:
+    """All members given but the inputs ``absent``, and those that are None."""
+    arguments = {
+        "inputs": INPUTS._replace(**dict.fromkeys(absent)),
+        "inverse_rms": "*fp32",
+        "grads": GRADIENTS._replace(**gradients),
+        "into": INTO._replace(**into),
+    }
+    launch = mix_norm.LAUNCH["backward"]
+    return variant(mix_norm.mix_norm_backward, name, launch, arguments)
 
 
 SKIP = ("skip", "skip_weight")
+NO_SKIP, NO_X0, NO_STREAM = {"skip": None}, {"x0": None}, {"stream": None}
 VARIANTS = [
-    variant(norm.norm_forward, "middle", norm.FORWARD),
-    variant(norm.norm_backward, "middle", norm.BACKWARD),
-    variant(norm.norm_backward, "final", norm.BACKWARD, "grad_x"),
+    variant(
+        norm.norm_forward,
+        "middle",
+        norm.LAUNCH["forward"],
+        {"x": "*bf16", "normed": "*bf16", "inverse_rms": "*fp32", "eps": "fp32"},
+    ),
+    norm_backward("middle"),
+    norm_backward("final", "grad_x"),
     entry("entry", *SKIP),
     entry("entry with skip"),
-    entry_backward("first layer", *SKIP, "into_skip", "grad_stream", "into_x0"),
-    entry_backward("entry", *SKIP, "into_skip", "grad_stream"),
-    entry_backward("entry of a kept stream", *SKIP, "into_skip"),
-    entry_backward("entry with skip", "grad_stream"),
-    entry_backward("all"),
+    entry_backward("first layer", NO_STREAM, NO_SKIP | NO_X0, *SKIP),
+    entry_backward("entry", NO_STREAM, NO_SKIP, *SKIP),
+    entry_backward("entry of a kept stream", {}, NO_SKIP, *SKIP),
+    entry_backward("entry with skip", NO_STREAM, {}),
+    entry_backward("all", {}, {}),
     Variant(
         "column_sums_kernel",
         column_sums_kernel,
         {"partial": "*fp32", "sums": "*fp32", "programs": "i32", "width": "i32"},
-        {"ROWS": ROWS, "COLUMNS": COLUMNS},
-        WARPS,
+        {"ROWS": REDUCE.rows, "COLUMNS": REDUCE.columns},
+        REDUCE.warps,
     ),
 ]

@@ -1,12 +1,13 @@
 """The norm kernels against the reference, in every form in which the model calls them."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from kernels.norm.mix_norm import BACKWARD, mix_norm
+from kernels.norm.mix_norm import LAUNCH, mix_norm
 from kernels.norm.norm import norm
 from kernels.norm.reference import mix_norm as mix_norm_reference
 from kernels.norm.reference import norm as norm_reference
@@ -18,11 +19,11 @@ SHAPES = {
     "one row": (1, 1, 64),
     "rows no multiple of a tile, width no power of two": (3, 5, 48),
     "width of two chunks and a masked rest": (1, 6, 320),
-    "more rows than programs of one turn": (2, BACKWARD.rows * 9 + 1, 16),
+    "more rows than programs of one turn": (2, LAUNCH["backward"].rows * 9 + 1, 16),
 }
 SCALE, EPS = 0.6, 1e-3
 # So few that each runs several turns of its loop at sizes that the interpreter can bear.
-FEW_PROGRAMS = type(BACKWARD)(rows=BACKWARD.rows, warps=BACKWARD.warps, programs=3)
+FEW_PROGRAMS = replace(LAUNCH["backward"], programs=3)
 
 skips = pytest.mark.parametrize("skip", [False, True], ids=["plain", "skip"])
 shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
@@ -57,7 +58,7 @@ def middle_twin(x: Tensor) -> tuple[Tensor, ...]:
 def test_entry_and_its_gradients(
     skip: bool, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kernels.norm.mix_norm.BACKWARD", FEW_PROGRAMS)
+    monkeypatch.setitem(LAUNCH, "backward", FEW_PROGRAMS)
     seed = len(shape) + shape[1]
     check_twins(entry, entry_twin, entry_inputs(skip, shape, seed), fp32=VECTORS, seed=seed)
 

@@ -132,7 +132,7 @@ class Launches(TorchDispatchMode):
         given = dict(zip(inspect.signature(executor.fn).parameters, args, strict=False)) | kwargs
         touched = [
             (getattr(value, "base", value), argument != self.only_read.get(name))
-            for argument, value in given.items()
+            for argument, value in members(given)
         ]
         self.add(name, [(tensor, writes) for tensor, writes in touched if is_tensor(tensor)])
         self.interpreting = True
@@ -141,6 +141,16 @@ class Launches(TorchDispatchMode):
 
 
 RUN = GridExecutor.__call__
+
+
+def members(arguments: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """All arguments of a launch by name, a NamedTuple's members as ``"inputs.x"``."""
+    for name, value in arguments.items():
+        if isinstance(value, tuple) and hasattr(value, "_asdict"):
+            fields = value._asdict()  # pyright: ignore[reportAttributeAccessIssue]
+            yield from members({f"{name}.{field}": of for field, of in fields.items()})
+        else:
+            yield name, value
 
 
 def is_tensor(value: Any) -> bool:
@@ -159,7 +169,8 @@ def simulated(monkeypatch: pytest.MonkeyPatch, **only_read: str) -> Iterator[Lau
     """``kernels.common.streams`` has streams within, on CPU tensors and in the interpreter.
 
     Args:
-        only_read: by a Triton kernel's name, the argument that it does not write.
+        only_read: by a Triton kernel's name, the argument that it does not write; a member of a
+            NamedTuple as ``"inputs.x"``.
     """
     launches = Launches(only_read)
     with monkeypatch.context() as patch, launches:

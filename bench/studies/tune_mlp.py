@@ -15,19 +15,19 @@ from torch import Tensor
 
 from bench.harness.sizes import MLP_WIDTH, TOKENS, WIDTH, random
 from kernels.common import stationary as strips
+from kernels.common.launch import Launch
 from kernels.mlp import products as mlp_products
 from kernels.mlp import products_hopper as mlp_stationary
-from kernels.mlp.products import Tile
 
 SLOPE = 0.75
 STAGES = (4, 5, 6)
 # Without spills; a tile of 64 rows or of 128 columns leaves room for a second block.
 TILES = (
-    Tile(128, 256, 64, warps=8, stages=3),
-    Tile(128, 256, 64, warps=8, stages=4),
-    Tile(128, 256, 32, warps=8, stages=4),
-    Tile(64, 256, 64, warps=4, stages=2),
-    Tile(128, 128, 64, warps=8, stages=2),
+    Launch(128, 256, 64, warps=8, stages=3),
+    Launch(128, 256, 64, warps=8, stages=4),
+    Launch(128, 256, 32, warps=8, stages=4),
+    Launch(64, 256, 64, warps=4, stages=2),
+    Launch(128, 128, 64, warps=8, stages=2),
 )
 Call = Callable[[], Tensor]
 Result = TypeVar("Result")
@@ -38,10 +38,9 @@ def stationary(call: Callable[[], Result], stages: int) -> Result:
         return call()
 
 
-def tiled(call: Callable[[], Result], tile: Tile) -> Result:
+def tiled(call: Callable[[], Result], tile: Launch) -> Result:
     with (
-        patch.object(mlp_products, "UP_TILES", {2: tile}),
-        patch.object(mlp_products, "GRADIENT_TILES", {2: tile}),
+        patch.object(mlp_products, "LAUNCH", {2: tile}),
         patch.object(strips, "fits", lambda x, hidden: False),
     ):
         return call()

@@ -13,5 +13,7 @@ def is_hopper(device: torch.device) -> bool:
 
 @cache
 def multiprocessors(device: torch.device) -> int:
-    """Return how many multiprocessors a GPU has: programs of a persistent grid."""
+    """Return how many multiprocessors a GPU has: programs of a persistent grid. 1 elsewhere."""
+    if device.type != "cuda":
+        return 1  # the interpreter
     return torch.cuda.get_device_properties(device).multi_processor_count

@@ -2,48 +2,32 @@
 
 from kernels.common import stationary
 from kernels.mlp import products_hopper as mlp_stationary
-from kernels.mlp.products import (
-    GRADIENT_TILES,
-    SIGN_COLUMNS,
-    UP_TILES,
-    Tile,
-    gradient_kernel,
-    up_kernel,
-)
+from kernels.mlp.products import LAUNCH, SIGN_COLUMNS, Signs, product_kernel
 from tests.kernels.tools.ahead_of_time import Variant
 
-SCALARS = {"rows": "i32", "hidden": "i32", "width": "i32", "slope": "fp32"}
+TILE = LAUNCH[2]
 
 
 def descriptor(rows: int, columns: int) -> str:
     return f"tensordesc<bf16[{rows}, {columns}]>"
 
 
-def sizes(tile: Tile) -> dict[str, int]:
-    return {"ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": tile.depth}
-
-
-def up_variant(tile: Tile) -> Variant:
+def tiled(name: str, weight: str, dh: str | None) -> Variant:
+    result = descriptor(TILE.rows, SIGN_COLUMNS)
     signature = {
-        "x_NC": descriptor(tile.rows, tile.depth),
-        "up_MC": descriptor(tile.columns, tile.depth),
-        "activated_NM": descriptor(tile.rows, SIGN_COLUMNS),
-        "signs": "*i16",
-        **SCALARS,
+        "x_NC": descriptor(TILE.rows, TILE.depth),
+        "weight": weight,
+        "activated_NM": result,
+        "signs": Signs("*i16", "i32", "i32"),
+        "width": "i32",
+        "slope": "fp32",
     }
-    return Variant("mlp up", up_kernel, signature, sizes(tile), tile.warps, tile.stages)
-
-
-def gradient_variant(tile: Tile) -> Variant:
-    signature = {
-        "dy_NC": descriptor(tile.rows, tile.depth),
-        "down_CM": descriptor(tile.depth, tile.columns),
-        "activated_NM": descriptor(tile.rows, SIGN_COLUMNS),
-        "signs": "*i16",
-        "dh_NM": descriptor(tile.rows, SIGN_COLUMNS),
-        **SCALARS,
-    }
-    return Variant("mlp gradient", gradient_kernel, signature, sizes(tile), tile.warps, tile.stages)
+    constants = {"ROWS": TILE.rows, "COLUMNS": TILE.columns, "DEPTH": TILE.depth}
+    if dh:
+        signature["dh_NM"] = dh
+    else:
+        constants["dh_NM"] = None
+    return Variant(name, product_kernel, signature, constants, TILE.warps, TILE.stages)
 
 
 def stationary_variants() -> list[Variant]:
@@ -68,7 +52,11 @@ def stationary_variants() -> list[Variant]:
 
 
 VARIANTS = [
-    up_variant(UP_TILES[2]),
-    gradient_variant(GRADIENT_TILES[2]),
+    tiled("mlp up", descriptor(TILE.columns, TILE.depth), None),
+    tiled(
+        "mlp gradient",
+        descriptor(TILE.depth, TILE.columns),
+        descriptor(TILE.rows, SIGN_COLUMNS),
+    ),
     *stationary_variants(),
 ]

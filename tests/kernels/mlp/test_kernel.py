@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kernels.common.launch import Launch
 from kernels.mlp import autograd as kernel
 from kernels.mlp import products, reference
 from tests.kernels.tools.compare import FP32, random_tensors, relative_error
@@ -66,9 +67,7 @@ def test_agrees_with_the_reference(seed: int, shape: tuple[int, ...], hidden: in
 @pytest.mark.parametrize("hidden", [256, 300, 120], ids=["even", "three blocks", "half a tile"])
 def test_tiles_of_two_blocks_of_signs(monkeypatch: pytest.MonkeyPatch, hidden: int) -> None:
     """256 columns a tile, as in bf16: the epilogue takes it in halves."""
-    wide = {4: products.Tile(32, 256, 16, warps=8, stages=2)}
-    monkeypatch.setattr(products, "UP_TILES", wide)
-    monkeypatch.setattr(products, "GRADIENT_TILES", wide)
+    monkeypatch.setitem(products.LAUNCH, 4, Launch(32, 256, 16, warps=8, stages=2))
     given = inputs(8, (1, 40, 24), hidden)
     ours = run(kernel.mlp, given, torch.float32, 0.75)
     exact = run(reference.mlp, given, torch.float64, 0.75)

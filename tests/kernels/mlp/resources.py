@@ -22,7 +22,11 @@ def tiled(name: str, weight: str, dh: str | None) -> Variant:
         "width": "i32",
         "slope": "fp32",
     }
-    constants = {"ROWS": TILE.rows, "COLUMNS": TILE.columns, "DEPTH": TILE.depth}
+    constants: dict[str, int | None] = {
+        "ROWS": TILE.rows,
+        "COLUMNS": TILE.columns,
+        "DEPTH": TILE.depth,
+    }
     if dh:
         signature["dh_NM"] = dh
     else:

@@ -12,9 +12,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.common.pinned import DeviceTable
+
 ALIGNMENT = 16  # bytes: of the widest load
-# The host may run this many updates ahead of the device before a pinned block is written again.
-BLOCKS_IN_FLIGHT = 8
 
 
 class Addresses:
@@ -30,12 +30,8 @@ class Addresses:
     """
 
     def __init__(self, tensors: Sequence[Tensor | None], device: torch.device) -> None:
-        self.table = torch.zeros(len(tensors), dtype=torch.int64, device=device)
-        pinned = device.type == "cuda"
-        self._blocks = torch.zeros(
-            BLOCKS_IN_FLIGHT, len(tensors), dtype=torch.int64, pin_memory=pinned
-        )
-        self._updates = 0
+        self._ring = DeviceTable(len(tensors), torch.int64, device)
+        self.table = self._ring.values
         self._known: list[int] = []
         self.aligned = True
         self.update(tensors)
@@ -50,10 +46,7 @@ class Addresses:
             return
         self._known = addresses
         self.aligned = all(address % ALIGNMENT == 0 for address in addresses)
-        block = self._blocks[self._updates % BLOCKS_IN_FLIGHT]
-        block.copy_(torch.tensor(addresses, dtype=torch.int64))
-        self.table.copy_(block, non_blocking=True)
-        self._updates += 1
+        self._ring.update(addresses)
 
 
 def sizes(tensors: Sequence[Tensor], device: torch.device) -> Tensor:

@@ -144,18 +144,21 @@ class Run:
         """
         from artifact.quantisation.calibration import Calibration
         from training.loop import Loop
-        from training.resuming import take_up
+        from training.resuming import load_checkpoint
+        from training.snapshots import holding
         from training.summary import facts
+        from training.warm_up import warm_up
 
         resumed, step, elapsed = self.settings.resume, 0, 0.0
         if resumed:
-            step, elapsed = take_up(resumed, trainer, self.steering, self.folder)
+            step, elapsed = load_checkpoint(resumed, trainer, self.steering, self.folder)
         if self.steering and self.folder:
             self.steering.log_to(self.folder.decisions)
         self.progress.phase("warming up")
-        trainer.warm_up(self.settings.warmup_steps)
-        calibration = Calibration(trainer)
-        calibration.reserve()
+        warm_up(trainer, self.settings.warmup_steps)
+        tokens = self.settings.calibration_tokens
+        calibration = Calibration(trainer.model, trainer.loader, self.world, tokens)
+        calibration.reserve(self.settings.wallclock)
         self.startup.done("warm-up")
         if self.folder:
             self.folder.log("startup", **self.startup.seconds, total=self.startup.total)
@@ -176,7 +179,9 @@ class Run:
         self.summary["warm_up_seconds"] = self.startup.seconds["warm-up"]
         self.progress.phase("calibrating")
         loop.budget.start()
-        self.hessians = calibration.hessians(self.chosen(trainer.averaging.weights()))
+        chosen = self.chosen(trainer.averaging.weights())
+        with holding(trainer.model, chosen, self.world):
+            self.hessians = calibration.hessians()
         loop.budget.stop()
         self.summary |= {"train_seconds": loop.budget.elapsed(), "calibration": calibration.facts}
         if self.folder:
@@ -192,27 +197,29 @@ class Run:
 
     def score(self, trainer: "Trainer", step: int, elapsed: float) -> None:
         """Score the weights as trained, as averaged, and as the artifact gives them back."""
-        score = trainer.model.score
+        from training.snapshots import holding
+
+        model, score = trainer.model, trainer.model.score
         self.scores.final(score, "raw", step, elapsed)
         averaged = trainer.averaging.weights()
-        with trainer.holding(averaged):
+        with holding(model, averaged, self.world):
             if averaged:
                 self.scores.final(score, "averaged", step, elapsed)
         chosen = self.chosen(averaged)
         self.summary["exported_weights"] = "averaged" if chosen else "raw"
-        with trainer.holding(chosen):
+        with holding(model, chosen, self.world):
             roundtrip = self.export(trainer)
-        with trainer.holding(roundtrip):
+        with holding(model, roundtrip, self.world):
             self.scores.final(score, "roundtrip", step, elapsed)
             backend = trainer.backends.backend
-            self.scores.adapting(trainer.model, backend, "roundtrip", step, elapsed)
+            self.scores.adapting(model, backend, "roundtrip", step, elapsed)
 
     def export(self, trainer: "Trainer") -> "Mapping[str, Tensor]":
         """Write the artifact on rank 0; returns the weights as it gives them back."""
         from artifact.export import export, load
         from artifact.quantisation.recipe import Recipe
         from artifact.submission.code_size import code_bytes
-        from training.trainer import exported
+        from model.parameters import exported
 
         if self.folder is None:
             return {}

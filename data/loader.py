@@ -148,6 +148,12 @@ class BatchLoader:
         self.close()
         self._position = windows
 
+    @property
+    def micro_batch_tokens(self) -> int:
+        """Tokens of a micro-batch over all ranks."""
+        _, _, rows, seq_len = self._shape
+        return rows * seq_len * self._world_size
+
     def next_step(self) -> list[tuple[Tensor, Tensor]]:
         """The next step's micro-batches: (inputs, targets), each (rows, seq_len) int32 on device.
 

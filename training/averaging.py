@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-# From each rank's own parts of tensors, by name, to whole ones; ``dict`` where all is one's own.
+from settings import Settings
+
+# Gathers whole tensors, by name, from each rank's parts; ``dict`` on one rank.
 Join = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
@@ -13,37 +15,37 @@ class Averaging:
     """No averaging; the base of the two that do."""
 
     def update(self, step: int) -> None:
-        """Take the weights after ``step`` (from 1) into account."""
+        """Add the weights after ``step`` (from 1)."""
 
     @property
     def exponential(self) -> dict[str, Tensor]:
-        """Live averages by name that an optimizer may move itself, in place of ``update``; empty
-        where they are of another kind."""
+        """Live averages by name that an optimizer may update itself, in place of ``update``; empty
+        for another kind of average."""
         return {}
 
     def weights(self) -> dict[str, Tensor]:
-        """The averaged weights by name, whole, so all ranks must ask; empty where there are none
-        yet."""
+        """Return the averaged weights by name, whole, so all ranks must call it; empty if there are
+        none yet."""
         return {}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Live state tensors by name, for checkpoints."""
+        """Return live state tensors by name, for checkpoints."""
         return {}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take back what ``tensors`` gave."""
+        """Restore what ``tensors`` returned."""
 
-    def begin_anew(self) -> None:
-        """Forget the weights so far; the live ones are the first."""
+    def restart(self) -> None:
+        """Discard the averages; the live weights are the first to be averaged."""
 
 
 class ExponentialAverage(Averaging):
     """``average <- decay * average + (1 - decay) * weight`` after each step.
 
     Args:
-        weights: live parameters by name, (any shape) fp32, or parts that are this rank's own.
+        weights: live parameters by name, (any shape) fp32, or this rank's parts of them.
         decay: a step.
-        join: makes parts whole.
+        join: gathers whole tensors from the ranks' parts.
     """
 
     def __init__(self, weights: Mapping[str, Tensor], decay: float, join: Join = dict) -> None:
@@ -70,7 +72,7 @@ class ExponentialAverage(Averaging):
             tensor.copy_(tensors[f"average.{name}"])
 
     @torch.no_grad()
-    def begin_anew(self) -> None:
+    def restart(self) -> None:
         torch._foreach_copy_(list(self._average.values()), self._live)
 
 
@@ -80,10 +82,10 @@ class LatestAverage(Averaging):
     Kaddour 2022, arXiv:2209.14981.
 
     Args:
-        weights: live parameters by name, or parts that are this rank's own.
-        count: snapshots kept.
+        weights: live parameters by name, or this rank's parts of them.
+        count: number of snapshots.
         every: steps between snapshots.
-        join: makes parts whole.
+        join: gathers whole tensors from the ranks' parts.
     """
 
     def __init__(
@@ -125,5 +127,19 @@ class LatestAverage(Averaging):
             for index in sorted(indices)
         ]
 
-    def begin_anew(self) -> None:
+    def restart(self) -> None:
         self._snapshots = []
+
+
+def make_averaging(settings: Settings, weights: Mapping[str, Tensor], join: Join) -> Averaging:
+    """Return the averaging of a run.
+
+    Args:
+        settings: the kind, and its parameters.
+        weights, join: as ``ExponentialAverage`` takes them.
+    """
+    if settings.averaging == "ema":
+        return ExponentialAverage(weights, settings.ema_decay, join)
+    if settings.averaging == "lawa":
+        return LatestAverage(weights, settings.lawa_k, settings.lawa_freq, join)
+    return Averaging()

@@ -1,8 +1,8 @@
-"""Levers: the numbers that steer a step, in one small block of device memory.
+"""The levers in device memory: one small block of fp32 numbers that steer a step.
 
-The step reads them on the device, so changing one neither waits for the GPU, nor recompiles, nor
-asks Python to branch. Those that the swarm steers: ``swarm.levers.LeverValues``; those that
-follow from schedule and settings: ``kernels.optimizer.step_levers.StepLevers``.
+A step reads them on the device. So a new value needs no wait for the GPU, no compilation and no
+branch in Python. The swarm steers ``swarm.levers.LeverValues``; schedule and settings determine
+``kernels.optimizer.step_levers.StepLevers``.
 """
 
 from collections.abc import Mapping
@@ -10,62 +10,54 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from kernels.common.pinned import DeviceTable
 from kernels.optimizer.step_levers import StepLevers
 from swarm.levers import LeverValues
 
 NAMES = tuple(dict.fromkeys((*LeverValues._fields, *StepLevers._fields)))
-# The host may run this many pushes ahead of the device before a pinned block is written again.
-BLOCKS_IN_FLIGHT = 8
 
 
-class Levers:
-    """``set`` or ``decide`` on the host, ``push`` before a step, ``levers["qat"]`` on the device.
+class DeviceLevers:
+    """The value of every lever on the host, and as a tensor on the device.
 
-    Settings and schedule set levers at every step; what the swarm decided stands over that.
+    ``push`` copies the values to the device; ``levers["qat"]`` is the tensor that kernels read.
     """
 
     def __init__(self, device: torch.device) -> None:
-        pinned = device.type == "cuda"
-        self._set: dict[str, float] = dict.fromkeys(NAMES, 0.0) | LeverValues()._asdict()
+        self._scheduled: dict[str, float] = dict.fromkeys(NAMES, 0.0) | LeverValues()._asdict()
         self._decided: dict[str, float] = {}
-        self._blocks = torch.zeros(BLOCKS_IN_FLIGHT, len(NAMES), pin_memory=pinned)
-        self._pushes = 0
-        self._device = torch.zeros(len(NAMES), device=device)
-        self._views: dict[str, Tensor] = dict(zip(NAMES, self._device.unbind(), strict=True))
+        self._table = DeviceTable(len(NAMES), torch.float32, device)
+        self._views: dict[str, Tensor] = dict(zip(NAMES, self._table.values.unbind(), strict=True))
 
-    def set(self, **values: float) -> None:
-        """Set levers by name.
+    def value(self, name: str) -> float:
+        """Return a lever's value in force: the swarm's decision, or else the scheduled value."""
+        return self._decided.get(name, self._scheduled[name])
+
+    def schedule(self, **values: float) -> None:
+        """Set the values of levers by settings and schedule, which hold unless decided otherwise.
 
         Raises:
-            KeyError: no such lever.
+            KeyError: there is no such lever.
         """
         _check(values)
-        self._set |= values
+        self._scheduled |= values
 
     def decide(self, **values: float) -> None:
-        """Set levers by name to what holds from now on, whatever ``set`` says.
+        """Set the values of levers by the swarm's decision.
 
         Raises:
-            KeyError: no such lever.
+            KeyError: there is no such lever.
         """
         _check(values)
         self._decided |= values
 
     def push(self) -> None:
-        """Copy all levers to the device, in stream order, without waiting."""
-        block = self._blocks[self._pushes % BLOCKS_IN_FLIGHT]
-        block.copy_(torch.tensor(list(self.values.values())))
-        self._device.copy_(block, non_blocking=True)
-        self._pushes += 1
+        """Copy the values in force to the device, in stream order, without waiting."""
+        self._table.update([self.value(name) for name in NAMES])
 
     def __getitem__(self, name: str) -> Tensor:
-        """The lever as a () fp32 tensor on the device, a view that later pushes change."""
+        """Return the lever as a () fp32 tensor on the device, a view that pushes change."""
         return self._views[name]
-
-    @property
-    def values(self) -> dict[str, float]:
-        """What the next push copies."""
-        return self._set | self._decided
 
 
 def _check(values: Mapping[str, float]) -> None:

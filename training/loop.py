@@ -1,4 +1,4 @@
-"""The loop: steps while they fit the budget, with log, validation and checkpoints between them."""
+"""The training loop: steps until the budget is spent; log, validation, checkpoints in between."""
 
 import gc
 import math
@@ -102,9 +102,9 @@ class Loop:
         self.progress, self.validate, self.steering = progress, validate, steering
         if steering:
             trainer.levers.decide(**steering.decided)
-            trainer.make_room()
-            if steering.kept is not None:  # a resumed run returns to where it was resumed
-                trainer.keep()
+            trainer.snapshots.allocate_buffers()
+            if steering.kept is not None:  # checkpoints hold no snapshot: take one of this state
+                trainer.snapshots.take()
         self.step = step
         self.budget = Budget(settings.wallclock, settings.iterations, elapsed, reserved)
         self.metrics = Metrics(trainer.update.groups, trainer.outgoing)
@@ -166,9 +166,9 @@ class Loop:
         self.trainer.levers.decide(**steering.decided)
         if cycle.rollback:
             self._land()
-            self.trainer.roll_back()
+            self.trainer.snapshots.restore()
         elif cycle.keep:
-            self.trainer.keep()
+            self.trainer.snapshots.take()
         for lever, value in cycle.changed.items():
             if self.folder and lever != KEEP:
                 self.folder.log("decision", step=self.step, lever=lever, value=value)
@@ -193,10 +193,10 @@ class Loop:
     def _save(self, elapsed: float) -> None:
         """Write a checkpoint on rank 0; a full disk costs the checkpoint, not the run."""
         self.saved_at = elapsed
-        tensors = self.trainer.tensors()
+        tensors = self.trainer.state.tensors()
         if self.folder is None:
             return
-        state = self.trainer.state() | {"step": self.step, "elapsed": elapsed}
+        state = self.trainer.state.numbers() | {"step": self.step, "elapsed": elapsed}
         if self.steering:
             state["swarm"] = self.steering.state()
         try:

@@ -1,4 +1,4 @@
-"""A run's folder, new or taken up again, and what is taken up."""
+"""A new run's folder, or that of a resumed run with its checkpoint."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from training.trainer import Trainer
 
 
 def open_folder(settings: Settings) -> RunFolder:
-    """A new run's folder, or the one that is resumed.
+    """Return the folder of a new run, or of the run that is resumed.
 
     Raises:
         InputError: it cannot be made, or is no run folder.
@@ -27,10 +27,10 @@ def open_folder(settings: Settings) -> RunFolder:
     return RunFolder.create(settings.run_dir, f"{settings.preset}-seed{settings.seed}", kept)
 
 
-def take_up(
+def load_checkpoint(
     run: Path, trainer: Trainer, steering: Steering | None, folder: RunFolder | None
 ) -> tuple[int, float]:
-    """Load the newest checkpoint of ``run``; returns its step and its seconds of training.
+    """Load the newest checkpoint of ``run``; return its step and its seconds of training.
 
     Raises:
         InputError: there is none, it is damaged, or does not fit.
@@ -39,7 +39,7 @@ def take_up(
     if path is None:
         raise InputError(f"{run} has no checkpoint to go on from; start a new run")
     tensors, state = checkpoint.load(path, trainer.world.device)
-    trainer.load(tensors, state)
+    trainer.state.load(tensors, state)
     if steering and "swarm" in state:
         steering.load(state["swarm"])
     if folder:

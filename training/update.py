@@ -1,48 +1,48 @@
-"""What follows the backward pass: clip, optimizer, averages. On a GPU a few kernels, replayed."""
+"""The update after the backward pass: clip, optimizer, averages; on a GPU one graph."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from runtime.graphs import CAPTURE_MODE
+from runtime.graphs import Captured, capture
 from training.averaging import Averaging
-from training.device_levers import Levers
+from training.device_levers import DeviceLevers
 from training.fused_optimizer import FusedOptimizer
 from training.optimizer import Optimizer, clip_
 from training.parallel import Shards
 
 
 class Update:
-    """Applies the gradients in ``.grad``, launching each PyTorch operation from the host.
+    """Applies the gradients in ``.grad``, one PyTorch operation after the other.
 
     A step whose gradient norm is not finite, or above the lever ``skip_norm``, changes nothing but
     ``skipped``.
 
     Args:
-        optimizer: of what this rank learns.
-        averaging: moved after each step that is applied.
-        levers: the learning-rate scale and the momentum are the host's, the clip the device's.
-        shards: what this rank learns, the norm over all ranks; the banks' gradients are reduced.
+        optimizer: of this rank's parameters.
+        averaging: updated after each step that is applied.
+        levers: learning-rate scale and momentum are read on the host, the others on the device.
+        shards: this rank's parameters; the banks' gradients are already reduced over ranks.
     """
 
     groups: tuple[str, ...] = ()
 
     def __init__(
-        self, optimizer: Optimizer, averaging: Averaging, levers: Levers, shards: Shards
+        self, optimizer: Optimizer, averaging: Averaging, levers: DeviceLevers, shards: Shards
     ) -> None:
         self.optimizer, self.averaging, self.levers = optimizer, averaging, levers
         self.shards = shards
         self.skipped = torch.zeros((), dtype=torch.int32)
 
-    def __call__(self, nats: Tensor, step: int, steady: bool = False) -> Tensor:
-        """Sum over ranks what is not yet, and apply the gradients.
+    def __call__(self, nats: Tensor, step: int, fixed: bool = False) -> Tensor:
+        """Sum the small gradients and the nats over ranks, and apply all gradients.
 
         Args:
-            nats: () fp32, of the batch's mean what this rank has.
-            step: that is taken, from 1.
-            steady: gradients and ``nats`` lie where they will in every further call.
+            nats: () fp32, this rank's part of the batch's mean.
+            step: number of this step, from 1.
+            fixed: whether gradients and ``nats`` keep these addresses from now on, so that the
+                update can be captured.
 
         Returns:
             (3 + 6 groups,) fp32: ``nats``, the gradients' global norm before the clip, steps
@@ -52,8 +52,8 @@ class Update:
         gradients = [p.grad for p in self.optimizer.parameters if p.grad is not None]
         norm = clip_(gradients, self.levers["clip"], self.shards.norm())
         if norm <= self.levers["skip_norm"]:
-            values = self.levers.values
-            self.optimizer.step(values["lr_scale"], values["momentum"])
+            value = self.levers.value
+            self.optimizer.step(value("lr_scale"), value("momentum"))
             self.averaging.update(step)
         else:
             self.skipped += 1
@@ -61,21 +61,21 @@ class Update:
         return torch.stack((nats, norm, self.skipped.to(norm)))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Live state by name, for checkpoints."""
+        """Return live state by name, for checkpoints."""
         return self.optimizer.tensors()
 
     def close(self) -> None:
-        """Let go of what only further steps would need."""
+        """Release what only further steps need."""
 
 
 class FusedUpdate:
-    """The same by ``FusedOptimizer``; from the second call with ``steady`` gradients on a replay.
+    """The same by ``FusedOptimizer``; replays a graph from the second call with fixed addresses on.
 
     Args:
-        optimizer: moves exponential averages itself.
-        averaging: any other is asked after each step.
+        optimizer: updates exponential averages itself.
+        averaging: any other kind is updated after each step.
         shards: as ``Update``'s.
-        pool: of the graphs' memory; None: never replay.
+        pool: memory pool of the graphs; None: never capture.
     """
 
     def __init__(
@@ -84,23 +84,20 @@ class FusedUpdate:
         self.optimizer, self.averaging = optimizer, averaging
         self.shards, self.pool = shards, pool
         self.groups = optimizer.groups
-        self._replay: Callable[[], None] | None = None
-        self._settled = False
-        self._numbers = torch.empty(0)
+        self._captured: Captured | None = None
+        self._knows_addresses = False
 
-    def __call__(self, nats: Tensor, step: int, steady: bool = False) -> Tensor:
-        """As ``Update``."""
-        if not (steady and self.pool):
+    def __call__(self, nats: Tensor, step: int, fixed: bool = False) -> Tensor:
+        """As ``Update``; a replay writes its numbers where the last one did."""
+        if not (fixed and self.pool):
             numbers = self._launch(nats)
-        elif self._replay is None and not self._settled:
-            # The optimizer learns where the gradients lie, which no graph could.
-            self._settled, numbers = True, self._launch(nats)
+        elif self._captured is None and not self._knows_addresses:
+            # The first launch copies the gradients' addresses to the device; a graph cannot.
+            self._knows_addresses, numbers = True, self._launch(nats)
         else:
-            if self._replay is None:
-                self._capture(nats)
-            assert self._replay is not None
-            self._replay()
-            numbers = self._numbers
+            if self._captured is None:
+                self._captured = capture(lambda: self._launch(nats), self.pool)
+            numbers = self._captured.replay()
         if not self.averaging.exponential:
             self.averaging.update(step)
         return numbers
@@ -113,17 +110,10 @@ class FusedUpdate:
         counted = torch.stack((nats, optimizer.norm, optimizer.skipped.to(nats)))
         return torch.cat((counted, optimizer.statistics.flatten()))
 
-    def _capture(self, nats: Tensor) -> None:
-        graph = torch.cuda.CUDAGraph()
-        torch.cuda.synchronize()
-        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode=CAPTURE_MODE):
-            self._numbers = self._launch(nats)
-        self._replay = graph.replay
-
     def tensors(self) -> dict[str, Tensor]:
-        """Live state by name, for checkpoints."""
+        """Return live state by name, for checkpoints."""
         return self.optimizer.tensors()
 
     def close(self) -> None:
-        """Let the graph go; further steps would be launched."""
-        self._replay = self.pool = None
+        """Release the graph; further steps launch every kernel."""
+        self._captured = self.pool = None

@@ -3,55 +3,56 @@
 import math
 import statistics
 import time
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from artifact.quantisation.hessians import collect
+from data.loader import BatchLoader
 from errors import InputError
+from model.gpt import GPT
+from runtime.ranks import World
 
-if TYPE_CHECKING:
-    from training.trainer import Trainer
-
-REHEARSALS = 3  # of one micro-batch: a host that does something else once must not count
-MARGIN = 1.25  # over the time that was measured: a batch may come late, ranks wait for each other
+REHEARSALS = 3  # of one micro-batch; their median ignores a host that was busy once
+MARGIN = 1.25  # over the measured time: a batch may come late, ranks wait for each other
 
 
 class Calibration:
-    """What comes after the last step and still reads training data, so the budget must hold it.
+    """Collects Hessians after the last step, in time that the budget reserves for it.
 
     Args:
-        trainer: whose model and batches it takes; ranks share the batches as they do in training.
+        model: whose inputs of matrices are collected.
+        loader: of training's batches; ranks share them as they do in training.
+        world: the ranks.
+        tokens: over all ranks; rounded up to a whole micro-batch of every rank.
 
     Attributes:
-        tokens: over all ranks: ``calibration_tokens``, up to a whole micro-batch a rank.
-        reserved, seconds: as measured before training, and as it was; 0 until then.
+        tokens: the rounded number.
+        reserved: seconds that it will take, as measured before training; 0: not measured.
+        seconds: seconds that it took; 0 before ``hessians``.
     """
 
-    def __init__(self, trainer: "Trainer") -> None:
-        settings = trainer.settings
-        self.trainer = trainer
-        at_once = settings.train_batch_tokens // settings.accumulation(trainer.world.size)
-        self.micro_batches = math.ceil(settings.calibration_tokens / at_once)
-        self.tokens = self.micro_batches * at_once
+    def __init__(self, model: GPT, loader: BatchLoader, world: World, tokens: int) -> None:
+        self.model, self.loader, self.world = model, loader, world
+        self.micro_batches = math.ceil(tokens / loader.micro_batch_tokens)
+        self.tokens = self.micro_batches * loader.micro_batch_tokens
         self.reserved = self.seconds = 0.0
 
     @property
     def facts(self) -> dict[str, float]:
-        """For log and summary."""
+        """Numbers for log and summary."""
         return {"tokens": self.tokens, "reserved": self.reserved, "seconds": self.seconds}
 
-    def reserve(self) -> None:
-        """Measure what it will take by one micro-batch; leaves no trace in the trainer.
+    def reserve(self, wallclock: float) -> None:
+        """Measure the time of one micro-batch, and reserve that of all; changes nothing else.
 
-        A run that counts iterations has nothing to reserve seconds from.
+        Args:
+            wallclock: seconds of the run; 0: a run that counts iterations reserves nothing.
 
         Raises:
-            InputError: that is all that the run has.
+            InputError: the calibration takes the whole wallclock.
         """
-        wallclock = self.trainer.settings.wallclock
         if not wallclock or not self.micro_batches:
             return
         self.reserved = self._rehearse()
@@ -62,46 +63,41 @@ class Calibration:
             )
 
     def _rehearse(self) -> float:
-        loader = self.trainer.loader
-        position = loader.position
-        self._collect({}, 1)  # compiles what there is to compile
+        position = self.loader.position
+        self._collect(1)  # compiles kernels
         once = statistics.median(self._seconds_of_one() for _ in range(REHEARSALS))
         seconds = MARGIN * self.micro_batches * once
-        loader.position = position
-        return self.trainer.world.agree(seconds, False)[0]
+        self.loader.position = position
+        return self.world.agree(seconds, False)[0]
 
     def _seconds_of_one(self) -> float:
         begin = time.perf_counter()
-        self._collect({}, 1)
+        self._collect(1)
         return time.perf_counter() - begin
 
-    def hessians(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The Hessians of ``artifact.quantisation.hessians.collect`` over all ranks' batches.
+    def hessians(self) -> dict[str, Tensor]:
+        """Return the Hessians of ``artifact.quantisation.hessians.collect`` over all ranks.
 
         A matrix whose inputs overflow has none, so that it is rounded to nearest.
 
-        Args:
-            weights: that will be exported, as ``Trainer.holding`` takes them.
-
         Returns:
-            by parameter, fp32 on the device; none where ``calibration_tokens`` is 0.
+            by parameter, fp32 on the device; empty if there are no tokens.
         """
         if not self.micro_batches:
             return {}
         begin = time.perf_counter()
-        found = self._collect(weights, self.micro_batches)
+        found = self._collect(self.micro_batches)
         self.seconds = time.perf_counter() - begin
         return found
 
-    def _collect(self, weights: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
-        with self.trainer.holding(weights):
-            found = collect(self.trainer.model, self._batches(count))
-        sums = {name: self.trainer.world.sum_(hessian) for name, hessian in found.items()}
-        # Asking a GPU for an answer also waits for it, so the clock sees all of the work.
+    def _collect(self, count: int) -> dict[str, Tensor]:
+        found = collect(self.model, self._batches(count))
+        sums = {name: self.world.sum_(hessian) for name, hessian in found.items()}
+        # Reading the answer also waits for the GPU, so the clock counts all of its work.
         return {name: total for name, total in sums.items() if torch.isfinite(total).all()}
 
     def _batches(self, count: int) -> Iterator[Tensor]:
         while count > 0:
-            step = self.trainer.loader.next_step()[:count]
+            step = self.loader.next_step()[:count]
             yield from (tokens for tokens, _ in step)
             count -= len(step)

@@ -14,6 +14,7 @@ from settings.load import load_settings
 from swarm.steering import Steering
 from training.loop import Loop
 from training.trainer import Trainer
+from training.warm_up import warm_up
 
 SHARD_TOKENS = 8 * 2**20
 # No clock: all steps are of the constant phase, whatever they are stopped for.
@@ -47,7 +48,7 @@ class Rig:
         if world.is_main:
             self.folder = RunFolder.create(folder / "run", "rig", {"rig": True})
         self.step, self.elapsed = 0, 0.0
-        self.trainer.warm_up(self.settings.warmup_steps)
+        warm_up(self.trainer, self.settings.warmup_steps)
 
     def steering(self, every: int) -> Steering:
         """A swarm of all five agents, with a cycle every so many steps."""

@@ -6,11 +6,11 @@ from torch import Tensor
 from bench.harness.network import make_model
 from model.config import Architecture
 from model.gpt import GPT
+from model.parameters import exported
 from settings import Settings
 from training.averaging import ExponentialAverage
 from training.fused_optimizer import FusedOptimizer
 from training.optimizer import Optimizer, clip_
-from training.trainer import exported
 
 LEVERS = {
     "lr_scale": 1.0,

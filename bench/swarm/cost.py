@@ -86,13 +86,13 @@ def keep_cost(rig: Rig) -> tuple[float, float]:
     error. Neighbours are compared, for a device's clock may drift by more; their median, for some
     steps take half a millisecond longer whatever runs beside them."""
     steering, first = Steering([Keeper()], rig.steering(OFTEN).levers, OFTEN), rig.step
-    keep = rig.trainer.keep
+    snapshots, take = rig.trainer.snapshots, rig.trainer.snapshots.take
 
-    def keep_often() -> None:
+    def take_often() -> None:
         for _ in range(COPIES):
-            keep()
+            take()
 
-    with mock.patch.object(rig.trainer, "keep", keep_often):
+    with mock.patch.object(snapshots, "take", take_often):
         times = step_times(rig, KEEPING + 1, steering)
     # Time i is of step first + 1 + i.
     kept = [time for i, time in enumerate(times) if steering.due(first + 1 + i)]

@@ -22,7 +22,7 @@ from evaluation.ttt.learner import Learner
 from evaluation.windows import cut, score_windows
 from model.config import Architecture
 from model.gpt import GPT
-from runtime.graphs import CapturedMicroBatches, MicroBatches
+from runtime.micro_batches import CapturedMicroBatches, MicroBatches
 from runtime.ranks import World
 from settings import Settings
 

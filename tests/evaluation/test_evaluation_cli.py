@@ -17,8 +17,8 @@ from evaluation import __main__ as cli
 from evaluation.subject import Subject
 from kernels.attention.reference import scaled_dot_product
 from model.gpt import GPT
+from model.parameters import exported
 from tests.evaluation.network import LENGTH, fresh, small_settings
-from training.trainer import exported
 
 VOCAB = 300
 TEXT = "the dog and the fox; the fox and the bird: each of them watches the other. "

@@ -15,7 +15,7 @@ LOST, STEPS = 30, 60
 def check_it_costs_itself_alone(make: Callable[[], Trainer]) -> None:
     """Weights, moments and averages are as if there had been no such step; it is counted."""
     trainer = make()
-    backward, losses, skipped = trainer.micro_batches.all, [], []
+    backward, losses, skipped = trainer.micro_batches.accumulate, [], []
 
     def poisoned_once(batches):
         nats = backward(batches)
@@ -25,13 +25,13 @@ def check_it_costs_itself_alone(make: Callable[[], Trainer]) -> None:
             gradient[3] = float("nan")
         return nats
 
-    trainer.micro_batches.all = poisoned_once
+    trainer.micro_batches.accumulate = poisoned_once
     for step in range(STEPS):
-        before = {name: t.clone() for name, t in trainer.tensors().items()}
+        before = {name: t.clone() for name, t in trainer.state.tensors().items()}
         loss, _, count = trainer.step(step, STEADY)[:3].tolist()
         losses.append(loss)
         skipped.append(count)
-        after = trainer.tensors()
+        after = trainer.state.tensors()
         unchanged = all(torch.equal(before[name], after[name]) for name in before)
         assert unchanged == (step == LOST)
     assert skipped == [0] * LOST + [1] * (STEPS - LOST)

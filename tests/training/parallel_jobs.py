@@ -56,7 +56,7 @@ def train(
     result = {
         "numbers": numbers,
         "own": {name: tensor.numel() for name, tensor in own.items()},
-        "whole": arrays(trainer.tensors()),
+        "whole": arrays(trainer.state.tensors()),
         "averaged": arrays(trainer.averaging.weights()),
         "model": arrays(dict(trainer.model.named_parameters())),
     }
@@ -68,13 +68,13 @@ def save(world: World, tokens: Path, folder: Path, changes: dict[str, Any]) -> A
     """A checkpoint after some steps; returns all state after as many again."""
     trainer = make_trainer(world, tokens, **changes)
     steps(trainer, 0, STEPS)
-    whole = trainer.tensors()
+    whole = trainer.state.tensors()
     if world.is_main:
-        checkpoint.save(folder, STEPS, whole, trainer.state())
+        checkpoint.save(folder, STEPS, whole, trainer.state.numbers())
     world.barrier()
     steps(trainer, STEPS, 2 * STEPS)
     trainer.close()
-    return arrays(trainer.tensors())
+    return arrays(trainer.state.tensors())
 
 
 def resume(world: World, tokens: Path, folder: Path, changes: dict[str, Any]) -> list[Arrays]:
@@ -82,11 +82,11 @@ def resume(world: World, tokens: Path, folder: Path, changes: dict[str, Any]) ->
     path = checkpoint.latest(folder)
     assert path is not None
     trainer = make_trainer(world, tokens, **changes)
-    trainer.load(*checkpoint.load(path, "cpu"))
-    taken_up = arrays(trainer.tensors())
+    trainer.state.load(*checkpoint.load(path, "cpu"))
+    taken_up = arrays(trainer.state.tensors())
     steps(trainer, STEPS, 2 * STEPS)
     trainer.close()
-    return [taken_up, arrays(trainer.tensors())]
+    return [taken_up, arrays(trainer.state.tensors())]
 
 
 def refuse(world: World, tokens: Path, folder: Path, changes: dict[str, Any]) -> str:
@@ -98,7 +98,7 @@ def refuse(world: World, tokens: Path, folder: Path, changes: dict[str, Any]) ->
     name = "muon.momentum.qo_bank"
     tensors[name] = tensors[name][: len(trainer.shards.own["qo_bank"])]
     try:
-        trainer.load(tensors, state)
+        trainer.state.load(tensors, state)
     except InputError as error:
         return str(error)
     finally:
@@ -113,7 +113,7 @@ def poison(world: World, tokens: Path, changes: dict[str, Any]) -> tuple[list[fl
     """
     trainer = make_trainer(world, tokens, **changes)
     steps(trainer, 0, 2)
-    before = arrays(trainer.tensors())
+    before = arrays(trainer.state.tensors())
 
     def poisoned(gradient: Tensor) -> Tensor:
         gradient = gradient.clone()
@@ -124,20 +124,20 @@ def poison(world: World, tokens: Path, changes: dict[str, Any]) -> tuple[list[fl
         trainer.model.qo_bank.register_hook(poisoned)
     numbers = trainer.step(2, STEADY).tolist()
     trainer.close()
-    return numbers, same(before, arrays(trainer.tensors()))
+    return numbers, same(before, arrays(trainer.state.tensors()))
 
 
-def keep_and_return(world: World, tokens: Path, changes: dict[str, Any]) -> bool:
-    """Whether ``roll_back`` brings weights and moments back, the model's copies of other ranks'
-    included, and averages begin anew from them."""
+def snapshot_and_restore(world: World, tokens: Path, changes: dict[str, Any]) -> bool:
+    """Whether ``restore`` brings weights and moments back, the model's copies of other ranks'
+    included, and averages restart from them."""
     trainer = make_trainer(world, tokens, **changes)
     steps(trainer, 0, 2)
-    trainer.keep()
-    before = arrays(trainer.tensors()), arrays(dict(trainer.model.named_parameters()))
+    trainer.snapshots.take()
+    before = arrays(trainer.state.tensors()), arrays(dict(trainer.model.named_parameters()))
     steps(trainer, 2, 4)
-    trainer.roll_back()
+    trainer.snapshots.restore()
     trainer.close()
-    after = arrays(trainer.tensors()), arrays(dict(trainer.model.named_parameters()))
+    after = arrays(trainer.state.tensors()), arrays(dict(trainer.model.named_parameters()))
     expected = {name: before[0][name.replace("average.", "model.")] for name in before[0]}
     return all(map(same, (expected, before[1]), after))
 
@@ -227,7 +227,7 @@ def story(
         "again": train(world, tokens, changes),
         "latest": train(world, tokens, changes | LATEST),
         "poisoned": poison(world, tokens, changes),
-        "returned": keep_and_return(world, tokens, changes),
+        "returned": snapshot_and_restore(world, tokens, changes),
         "reduced early": reduced_early(world, tokens, {}),
         "collectives": collectives(world, tokens, changes),
     }

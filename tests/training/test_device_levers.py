@@ -1,15 +1,16 @@
-"""Levers reach the device in order, decisions stand over settings, a wrong name is refused."""
+"""Levers reach the device in order, decisions stand over the schedule, wrong names are refused."""
 
 import pytest
 import torch
 
-from training.device_levers import BLOCKS_IN_FLIGHT, Levers
+from kernels.common.pinned import BLOCKS
+from training.device_levers import DeviceLevers
 
 
 def test_a_pushed_lever_is_seen_through_views_taken_before():
-    levers = Levers(torch.device("cpu"))
+    levers = DeviceLevers(torch.device("cpu"))
     qat = levers["qat"]
-    levers.set(qat=1.0, clip=0.3)
+    levers.schedule(qat=1.0, clip=0.3)
     assert qat.item() == 0.0
     levers.push()
     assert qat.item() == 1.0
@@ -17,24 +18,25 @@ def test_a_pushed_lever_is_seen_through_views_taken_before():
 
 
 def test_blocks_in_flight_wrap_around():
-    levers = Levers(torch.device("cpu"))
-    for value in range(3 * BLOCKS_IN_FLIGHT):
-        levers.set(mtp_weight=float(value))
+    levers = DeviceLevers(torch.device("cpu"))
+    for value in range(3 * BLOCKS):
+        levers.schedule(mtp_weight=float(value))
         levers.push()
         assert levers["mtp_weight"].item() == value
 
 
-def test_a_decision_stands_over_what_is_set_after_it_and_over_nothing_else():
-    levers = Levers(torch.device("cpu"))
-    levers.set(clip=0.3, mtp_weight=0.1)
+def test_a_decision_stands_over_what_is_scheduled_after_it_and_over_nothing_else():
+    levers = DeviceLevers(torch.device("cpu"))
+    levers.schedule(clip=0.3, mtp_weight=0.1)
     levers.decide(clip=0.15)
-    levers.set(clip=0.3, mtp_weight=0.2)
+    levers.schedule(clip=0.3, mtp_weight=0.2)
+    assert (levers.value("clip"), levers.value("mtp_weight")) == (0.15, 0.2)
     levers.push()
     assert levers["clip"].item() == pytest.approx(0.15)
     assert levers["mtp_weight"].item() == pytest.approx(0.2)
 
 
-@pytest.mark.parametrize("how", ["set", "decide"])
+@pytest.mark.parametrize("how", ["schedule", "decide"])
 def test_an_unknown_lever_is_refused(how):
     with pytest.raises(KeyError, match="mtp_weight"):
-        getattr(Levers(torch.device("cpu")), how)(mpt_weight=1.0)
+        getattr(DeviceLevers(torch.device("cpu")), how)(mpt_weight=1.0)

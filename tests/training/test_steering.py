@@ -52,7 +52,7 @@ class Watched:
         done = (0, 0.0)
         if checkpointed:
             tensors, state = checkpointed
-            trainer.load(tensors, state)
+            trainer.state.load(tensors, state)
             assert self.steering
             self.steering.load(state["swarm"])
             done = state["step"], state["elapsed"]
@@ -122,7 +122,7 @@ def assert_parts_at(step: int, with_agent: Watched, without: Watched) -> None:
 
 def spike(trainer: Trainer, *steps: int) -> None:
     """Let gradients be a hundred times their size in these steps."""
-    backward, calls = trainer.micro_batches.all, []
+    backward, calls = trainer.micro_batches.accumulate, []
 
     def spiked(batches):
         nats = backward(batches)
@@ -133,7 +133,7 @@ def spike(trainer: Trainer, *steps: int) -> None:
         calls.append(nats)
         return nats
 
-    trainer.micro_batches.all = spiked
+    trainer.micro_batches.accumulate = spiked
 
 
 def norm(gradients: Weights) -> float:
@@ -242,12 +242,12 @@ def test_in_a_run_that_the_clock_ends_each_agent_decides(make, one_token, agent,
     assert run.first(lever) > 1
 
 
-def test_room_for_a_copy_of_the_state_is_made_before_the_first_step(make):
+def test_buffers_of_a_snapshot_are_allocated_before_the_first_step(make):
     steered, plain = make("health"), make("")
     for trainer in (steered, plain):
         Watched(trainer)
-    assert steered._room.keys() == steered._weights_and_moments().keys()
-    assert not plain._room
+    assert steered.snapshots._buffers.keys() == steered.state.weights_and_moments().keys()
+    assert not plain.snapshots._buffers
 
 
 def test_a_run_that_diverges_returns_to_the_state_that_was_kept(make):
@@ -265,24 +265,24 @@ def diverging(trainer: Trainer) -> tuple[Watched, list[bool]]:
     weights and moments were as they had been when they were kept."""
     kept: list[Weights] = []
     returns: list[bool] = []
-    keep, roll_back = trainer.keep, trainer.roll_back
+    take, restore = trainer.snapshots.take, trainer.snapshots.restore
 
-    def noted_keep() -> None:
-        keep()
+    def noted_take() -> None:
+        take()
         kept.append(
-            {name: tensor.clone() for name, tensor in trainer._weights_and_moments().items()}
+            {name: tensor.clone() for name, tensor in trainer.state.weights_and_moments().items()}
         )
 
-    def noted_return() -> None:
-        roll_back()
+    def noted_restore() -> None:
+        restore()
         trainer.levers.decide(lr_scale=1.0)
-        returns.append(same(kept[-1], trainer._weights_and_moments()))
+        returns.append(same(kept[-1], trainer.state.weights_and_moments()))
 
     def meddle(step: int) -> None:
         if step == 56:
             trainer.levers.decide(lr_scale=20.0)
 
-    trainer.keep, trainer.roll_back = noted_keep, noted_return
+    trainer.snapshots.take, trainer.snapshots.restore = noted_take, noted_restore
     return Watched(trainer, meddle).run(), returns
 
 
@@ -317,6 +317,6 @@ def test_a_resumed_run_is_steered_on_bit_for_bit(make, tmp_path):
     resumed = Watched(make(agents, **changes), checkpointed=checkpoint.load(newest, "cpu")).run()
     assert resumed.losses == straight.losses[45:]
     assert resumed.decided == straight.decided[45:]
-    assert same(straight.trainer.tensors(), resumed.trainer.tensors())
+    assert same(straight.trainer.state.tensors(), resumed.trainer.state.tensors())
     assert straight.steering and resumed.steering
     assert resumed.steering.state() == straight.steering.state()

@@ -65,14 +65,14 @@ def test_steps_and_decisions_of_all_agents_cause_no_sync(make_wide, monkeypatch)
     assert steering.levers.qat == 1  # a lever was turned
 
 
-def test_a_copy_of_the_state_takes_pinned_memory_of_the_hosts_and_none_of_the_devices(make_wide):
+def test_a_snapshot_takes_pinned_host_memory_and_no_device_memory(make_wide):
     trainer: Trainer = make_wide(backend="kernels")
     trainer.step(0, STEADY)
     before = torch.cuda.memory_allocated()
-    trainer.make_room()
-    trainer.keep()
+    trainer.snapshots.allocate_buffers()
+    trainer.snapshots.take()
     assert torch.cuda.memory_allocated() == before
-    assert all(tensor.is_pinned() for tensor in trainer._kept.values())
+    assert all(tensor.is_pinned() for tensor in trainer.snapshots._buffers.values())
 
 
 def test_what_is_kept_beside_a_step_comes_back_bit_for_bit(make_wide):
@@ -81,13 +81,13 @@ def test_what_is_kept_beside_a_step_comes_back_bit_for_bit(make_wide):
         trainer.step(step, STEADY)
     for first in range(SETTLED, SETTLED + 20, 4):
         torch.cuda.synchronize()
-        kept = {name: tensor.clone() for name, tensor in trainer.tensors().items()}
-        trainer.keep()
+        kept = {name: tensor.clone() for name, tensor in trainer.state.tensors().items()}
+        trainer.snapshots.take()
         for step in range(first, first + 4):
             trainer.step(step, STEADY)
-        moved = trainer.tensors()
+        moved = trainer.state.tensors()
         assert not torch.equal(moved["model.qo_bank"], kept["model.qo_bank"])
-        trainer.roll_back()
-        for name, tensor in trainer.tensors().items():
-            source = name.replace("average.", "model.")  # averages begin anew
+        trainer.snapshots.restore()
+        for name, tensor in trainer.state.tensors().items():
+            source = name.replace("average.", "model.")  # averages restart
             assert torch.equal(tensor, kept[source]), name

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from runtime import graphs as captured
+from runtime import micro_batches
 from tests.training.lost_step import check_it_costs_itself_alone
 from training.schedule import Moment
 from training.trainer import Trainer
+from training.warm_up import warm_up
 
 pytestmark = pytest.mark.gpu
 STEADY = Moment(progress=0.0, lr_scale=1.0, momentum=0.95, qat=False)
@@ -23,7 +24,7 @@ def losses(trainer: Trainer, steps: range) -> list[float]:
 
 
 def same(one: Trainer, other: Trainer) -> bool:
-    mine, theirs = one.tensors(), other.tensors()
+    mine, theirs = one.state.tensors(), other.state.tensors()
     return all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
@@ -34,7 +35,7 @@ def test_replays_train_bit_for_bit_as_launches_do(make_wide, monkeypatch, change
     replayed = make_wide(backend="kernels", **changes)
     found = losses(replayed, range(50))
     assert len(replayed.micro_batches.graphs) == (2 if changes else 1)
-    monkeypatch.setattr(captured, "EAGER_CALLS", 10**9)
+    monkeypatch.setattr(micro_batches, "EAGER_CALLS", 10**9)
     launched = make_wide(backend="kernels", **changes)
     assert losses(launched, range(50)) == found
     assert not launched.micro_batches.graphs
@@ -44,7 +45,7 @@ def test_replays_train_bit_for_bit_as_launches_do(make_wide, monkeypatch, change
 def test_warm_up_leaves_no_trace(make_wide):
     """Nor do its kernels that were noted instead of launched."""
     cold, warm = make_wide(backend="kernels"), make_wide(backend="kernels")
-    warm.warm_up(SETTLED)
+    warm_up(warm, SETTLED)
     assert losses(warm, range(SETTLED)) == losses(cold, range(SETTLED))
     assert same(warm, cold)
 

@@ -6,6 +6,8 @@ from torch import Tensor
 
 from tests.training.lost_step import check_it_costs_itself_alone
 from training.schedule import Moment
+from training.snapshots import holding
+from training.warm_up import warm_up
 
 STEADY = Moment(progress=0.0, lr_scale=1.0, momentum=0.95, qat=False)
 
@@ -95,7 +97,7 @@ def test_clip_bounds_the_gradient_over_all_parameters(make_trainer):
     from training.optimizer import clip_
 
     trainer = make_trainer()
-    trainer.micro_batches.all(trainer.loader.next_step())
+    trainer.micro_batches.accumulate(trainer.loader.next_step())
     gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
     expected = torch.cat([g.double().flatten() for g in gradients]).norm()
     norm = clip_(gradients, torch.tensor(0.05))
@@ -110,11 +112,11 @@ def test_warm_up_leaves_no_trace(make_trainer, averaging):
     cold, warm = make_trainer(**changes), make_trainer(**changes)
     torch.manual_seed(5)
     random_before = torch.get_rng_state()
-    warm.warm_up(5)
+    warm_up(warm, 5)
     assert torch.equal(torch.get_rng_state(), random_before)
-    assert warm.state() == cold.state()
+    assert warm.state.numbers() == cold.state.numbers()
     assert run(cold, 6) == run(warm, 6)
-    cold_state, warm_state = cold.tensors(), warm.tensors()
+    cold_state, warm_state = cold.state.tensors(), warm.state.tensors()
     assert cold_state.keys() == warm_state.keys()
     assert same(cold_state, warm_state)
 
@@ -124,10 +126,12 @@ def test_state_taken_back_continues_bit_for_bit(make_trainer):
     run(straight, 8)
     for step in range(5):
         first.step(step, STEADY)
-    second.load({name: t.clone() for name, t in first.tensors().items()}, first.state())
+    second.state.load(
+        {name: t.clone() for name, t in first.state.tensors().items()}, first.state.numbers()
+    )
     for step in range(5, 8):
         second.step(step, STEADY)
-    assert same(straight.tensors(), second.tensors())
+    assert same(straight.state.tensors(), second.state.tensors())
 
 
 def test_holding_other_weights_is_undone(make_trainer):
@@ -136,7 +140,7 @@ def test_holding_other_weights_is_undone(make_trainer):
     before = weights(trainer)
     tokens = torch.randint(0, 64, (2, 16), dtype=torch.int32)
     raw = trainer.model.score(tokens, tokens)
-    with trainer.holding(trainer.averaging.weights()):
+    with holding(trainer.model, trainer.averaging.weights(), trainer.world):
         assert not torch.equal(trainer.model.score(tokens, tokens), raw)
     assert same(before, weights(trainer))
 
@@ -145,17 +149,17 @@ def test_a_gradient_that_is_not_finite_costs_its_step_alone(make_trainer):
     check_it_costs_itself_alone(lambda: make_trainer(averaging="ema"))
 
 
-def test_what_was_kept_last_comes_back_and_averages_begin_anew_from_it(make_trainer):
+def test_what_was_kept_last_comes_back_and_averages_restart_from_it(make_trainer):
     trainer = make_trainer(averaging="ema")
-    trainer.keep()
+    trainer.snapshots.take()
     run(trainer, 3)
-    trainer.keep()
-    kept = {name: t.clone() for name, t in trainer.tensors().items()}
+    trainer.snapshots.take()
+    kept = {name: t.clone() for name, t in trainer.state.tensors().items()}
     for step in range(3, 8):
         trainer.step(step, STEADY)
     position = trainer.loader.position
-    trainer.roll_back()
-    for name, tensor in trainer.tensors().items():
+    trainer.snapshots.restore()
+    for name, tensor in trainer.state.tensors().items():
         source = name.replace("average.", "model.")
         assert torch.equal(tensor, kept[source]), name
     assert trainer.loader.position == position
@@ -163,30 +167,33 @@ def test_what_was_kept_last_comes_back_and_averages_begin_anew_from_it(make_trai
 
 def test_snapshots_of_weights_that_are_left_are_averaged_no_more(make_trainer):
     trainer = make_trainer(averaging="lawa", lawa_freq=2)
-    trainer.keep()
+    trainer.snapshots.take()
     run(trainer, 3)
     assert trainer.averaging.weights()
-    trainer.roll_back()
+    trainer.snapshots.restore()
     assert not trainer.averaging.weights()
 
 
-def test_there_is_no_return_to_room_that_nothing_was_kept_in(make_trainer):
+def test_there_is_nothing_to_restore_before_the_first_snapshot(make_trainer):
     trainer = make_trainer()
     before = weights(trainer)
-    trainer.make_room()
+    trainer.snapshots.allocate_buffers()
     with pytest.raises(KeyError):
-        trainer.roll_back()
+        trainer.snapshots.restore()
     assert same(before, weights(trainer))
 
 
-def test_keeping_takes_no_memory_but_what_was_made_for_it(make_trainer):
+def test_snapshots_use_the_buffers_allocated_before_them(make_trainer):
     trainer = make_trainer(averaging="ema")
-    trainer.make_room()
-    places = [tensor.data_ptr() for tensor in trainer._room.values()]
-    trainer.keep()
+    trainer.snapshots.allocate_buffers()
+    addresses = [tensor.data_ptr() for tensor in trainer.snapshots._buffers.values()]
+    trainer.snapshots.take()
     run(trainer, 2)
-    trainer.keep()
-    assert [tensor.data_ptr() for tensor in trainer._kept.values()] == places
+    trainer.snapshots.take()
+    live = trainer.state.weights_and_moments()
+    assert [tensor.data_ptr() for tensor in trainer.snapshots._buffers.values()] == addresses
+    for name, tensor in live.items():
+        assert torch.equal(trainer.snapshots._buffers[name], tensor), name
 
 
 def test_a_gradient_above_the_skip_lever_costs_its_step_alone(make_trainer):

@@ -10,6 +10,7 @@ from tests.training.conftest import small_settings
 from training.loop import Loop
 from training.schedule import Moment
 from training.trainer import Trainer
+from training.warm_up import warm_up
 
 pytestmark = pytest.mark.gpu
 STEADY = Moment(progress=0.0, lr_scale=1.0, momentum=0.95, qat=False)
@@ -62,7 +63,7 @@ def test_levers_act_without_recompilation(make_on):
 def test_warm_up_leaves_no_trace_on_a_gpu(make_on):
     cold, warm = make_on("cuda", backend="reference"), make_on("cuda", backend="reference")
     before = torch.cuda.get_rng_state()
-    warm.warm_up(4)
+    warm_up(warm, 4)
     assert torch.equal(torch.cuda.get_rng_state(), before)
     assert losses(cold, 6) == losses(warm, 6)
 
@@ -71,7 +72,7 @@ def test_warm_up_leaves_no_trace_on_a_gpu(make_on):
 def test_the_budget_is_kept_while_the_host_runs_ahead(make_on, seconds):
     changes = {"wallclock": seconds, "iterations": 10**6, "backend": "reference"}
     trainer = make_on("cuda", **changes)
-    trainer.warm_up(3)
+    warm_up(trainer, 3)
     loop = Loop(
         trainer, trainer.settings, None, Progress(None, None, enabled=False), lambda *_: 0.0
     )

@@ -1,6 +1,7 @@
 """Hessians of training's next batches, in the time that the budget leaves to them."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,14 @@ from artifact.quantisation.hessians import collect
 from artifact.quantisation.recipe import Recipe, Role
 from data.shards import TokenStream, write_shard
 from errors import InputError
+from model.parameters import exported
 from runtime.progress import Progress
 from runtime.ranks import World
 from settings import Settings
 from training.loop import Loop
-from training.trainer import Trainer, exported
+from training.snapshots import holding
+from training.trainer import Trainer
+from training.warm_up import warm_up
 
 VOCAB = 64
 
@@ -73,13 +77,24 @@ def make(tmp_path: Path):
         each.close()
 
 
+def calibration_of(trainer: Trainer) -> Calibration:
+    tokens = trainer.settings.calibration_tokens
+    return Calibration(trainer.model, trainer.loader, trainer.world, tokens)
+
+
+def hessians_of(trainer: Trainer, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Of the model while it holds other weights."""
+    with holding(trainer.model, weights, trainer.world):
+        return calibration_of(trainer).hessians()
+
+
 def test_hessians_are_of_the_batches_that_training_would_take_next(make) -> None:
     trainer, twin = make(), make()
     for each in (trainer, twin):
         each.loader.next_step()
-    calibration = Calibration(trainer)
+    calibration = calibration_of(trainer)
     assert calibration.tokens == 320  # a step of three micro-batches, and two of the next
-    found = calibration.hessians({})
+    found = calibration.hessians()
     batches = [tokens for _ in range(2) for tokens, _ in twin.loader.next_step()][:5]
     expected = collect(twin.model, batches)
     assert found.keys() == expected.keys()
@@ -92,18 +107,18 @@ def test_hessians_are_of_the_weights_that_are_given(make) -> None:
     trainer = make()
     live = {name: p.detach().clone() for name, p in exported(trainer.model).items()}
     other = {"up_bank": 2 * live["up_bank"]}
-    plain, doubled = (Calibration(make()).hessians(w)["down_bank"][0] for w in ({}, other))
+    plain, doubled = (hessians_of(make(), w)["down_bank"][0] for w in ({}, other))
     # The first layer's hidden state is leaky_relu(up x)^2.
     torch.testing.assert_close(doubled, 16 * plain)
-    Calibration(trainer).hessians(other)
+    hessians_of(trainer, other)
     torch.testing.assert_close(exported(trainer.model)["up_bank"].detach(), live["up_bank"])
 
 
 def test_no_tokens_turn_it_off(make) -> None:
     trainer = make(calibration_tokens=0, wallclock=5.0)
-    calibration = Calibration(trainer)
-    calibration.reserve()
-    assert calibration.hessians({}) == {}
+    calibration = calibration_of(trainer)
+    calibration.reserve(5.0)
+    assert calibration.hessians() == {}
     assert calibration.facts == {"tokens": 0, "reserved": 0.0, "seconds": 0.0}
     assert trainer.loader.position == 0
 
@@ -111,18 +126,18 @@ def test_no_tokens_turn_it_off(make) -> None:
 def test_inputs_that_overflow_have_no_hessian(make) -> None:
     trainer = make()
     huge = {"up_bank": torch.full_like(exported(trainer.model)["up_bank"], 1e15)}
-    found = Calibration(trainer).hessians(huge)
+    found = hessians_of(trainer, huge)
     assert "down_bank" not in found
-    assert Calibration(make()).hessians({}).keys() == found.keys() | {"down_bank"}
+    assert calibration_of(make()).hessians().keys() == found.keys() | {"down_bank"}
 
 
 def test_a_rehearsal_leaves_no_trace(make) -> None:
     trainer, twin = make(wallclock=60.0), make()
-    before = {name: tensor.clone() for name, tensor in trainer.tensors().items()}
+    before = {name: tensor.clone() for name, tensor in trainer.state.tensors().items()}
     for each in (trainer, twin):
         each.loader.next_step()
-    Calibration(trainer).reserve()
-    assert all(torch.equal(before[name], t) for name, t in trainer.tensors().items())
+    calibration_of(trainer).reserve(trainer.settings.wallclock)
+    assert all(torch.equal(before[name], t) for name, t in trainer.state.tensors().items())
     (ours, _), (theirs, _) = trainer.loader.next_step()[0], twin.loader.next_step()[0]
     assert torch.equal(ours, theirs)
 
@@ -130,9 +145,9 @@ def test_a_rehearsal_leaves_no_trace(make) -> None:
 def test_steps_and_calibration_end_inside_the_wallclock(make) -> None:
     # A good part of the time is the calibration's: without it, training alone would fill it.
     trainer = make(wallclock=3.0, iterations=100_000, calibration_tokens=12_800)
-    trainer.warm_up(2)
-    calibration = Calibration(trainer)
-    calibration.reserve()
+    warm_up(trainer, 2)
+    calibration = calibration_of(trainer)
+    calibration.reserve(3.0)
     assert 0.1 < calibration.reserved < 2.9
     progress = Progress(None, None, enabled=False)
     loop = Loop(
@@ -148,14 +163,15 @@ def test_steps_and_calibration_end_inside_the_wallclock(make) -> None:
     assert 3.0 - calibration.reserved - 5 * mean < loop.budget.elapsed()
     assert loop.budget.elapsed() < 3.0 - calibration.reserved + 5 * mean
     begin = time.perf_counter()
-    calibration.hessians(trainer.averaging.weights())
+    with holding(trainer.model, trainer.averaging.weights(), trainer.world):
+        calibration.hessians()
     assert loop.budget.elapsed() + time.perf_counter() - begin < 3.0 + 5 * mean
 
 
 def test_a_calibration_longer_than_the_run_is_refused(make) -> None:
-    calibration = Calibration(make(wallclock=0.05, calibration_tokens=786_432))
+    calibration = calibration_of(make(wallclock=0.05, calibration_tokens=786_432))
     with pytest.raises(InputError, match=r"of the wallclock's 0\.1 s; give fewer --calibration"):
-        calibration.reserve()
+        calibration.reserve(0.05)
 
 
 def test_a_trained_model_loses_less_with_than_without(make, tmp_path: Path) -> None:
@@ -163,12 +179,13 @@ def test_a_trained_model_loses_less_with_than_without(make, tmp_path: Path) -> N
     Loop(trainer, trainer.settings, None, Progress(None, None, False), lambda *_: 1.0).run()
     weights = exported(trainer.model)
     recipe = Recipe(Role(3), Role(3))
-    found = Calibration(trainer).hessians({})
+    found = calibration_of(trainer).hessians()
     unseen = [batch for _ in range(8) for batch in trainer.loader.next_step()]
 
     def nats(hessians: dict[str, torch.Tensor]) -> float:
         export(tmp_path / "a", {}, weights, recipe, hessians)
-        with trainer.holding(load(tmp_path / "a")[1]), torch.no_grad():
+        restored = load(tmp_path / "a")[1]
+        with holding(trainer.model, restored, trainer.world), torch.no_grad():
             return sum(trainer.model.score(*batch).mean().item() for batch in unseen) / len(unseen)
 
     assert nats(found) < nats({}) - 0.002

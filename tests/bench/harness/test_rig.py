@@ -47,8 +47,8 @@ def test_a_copys_cost_is_by_how_much_its_step_is_longer_than_its_neighbour(
 ):
     kept: list[int] = []
     copies: list[int] = []
-    keep = rig.trainer.keep
-    monkeypatch.setattr(rig.trainer, "keep", lambda: copies.append(1) or keep())
+    take = rig.trainer.snapshots.take
+    monkeypatch.setattr(rig.trainer.snapshots, "take", lambda: copies.append(1) or take())
 
     def made_up(rig: Rig, steps: int, steering: Steering) -> list[float]:
         """A copy adds 40 us to 1,000; the clock drifts, and some steps take half as long again."""

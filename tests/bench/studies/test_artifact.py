@@ -15,8 +15,8 @@ from bench.studies import artifact as bench_of_artifacts
 from bench.studies.artifact import Bench, main, raw_bytes
 from data.inputs import Inputs
 from evaluation.audit.runs import TokenArray
+from model.parameters import exported
 from tests.evaluation.network import BYTES, LENGTH, fresh, small_settings, tokens_of_documents
-from training.trainer import exported
 
 LABELS = [
     "to the nearest code",

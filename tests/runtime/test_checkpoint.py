@@ -153,7 +153,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(small_disk: Path) -> None:
 
 LIMITED = """
 import pathlib, resource, signal, sys, torch
-from training import checkpoint
+from runtime import checkpoint
 folder = pathlib.Path(sys.argv[1])
 checkpoint.save(folder, 1, {"w": torch.ones(64)}, {"n": 1})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -22,6 +22,7 @@ from evaluation.ttt.learner import Learner
 from evaluation.windows import cut, score_windows
 from model.config import Architecture
 from model.gpt import GPT
+from model.parameters import exported
 from runtime.micro_batches import CapturedMicroBatches, MicroBatches
 from runtime.ranks import World
 from settings import Settings
@@ -101,7 +102,7 @@ class WeightLearner:
         world: World,
     ) -> None:
         self.settings, self.world = settings, world
-        weights = learnable(model)
+        weights = exported(model)
         check_names(settings.ttt_freeze, weights)
         self.parameters = [p for name, p in weights.items() if name not in settings.ttt_freeze]
         self.frozen_rows = {
@@ -178,11 +179,6 @@ def learning_weights(
             for parameter, (value, required) in before.items():
                 parameter.copy_(value)
                 parameter.requires_grad_(required).grad = None
-
-
-def learnable(model: GPT) -> dict[str, torch.nn.Parameter]:
-    """Return the parameters that a score depends on: all but the MTP heads."""
-    return {name: p for name, p in model.named_parameters() if not name.startswith("mtp")}
 
 
 def check_names(names: list[str], weights: dict[str, torch.nn.Parameter]) -> None:

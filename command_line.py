@@ -1,6 +1,7 @@
 """The command line of every program: options, ``--help``, one line for an error, exit codes."""
 
 import difflib
+import inspect
 import os
 import sys
 from collections.abc import Sequence
@@ -21,11 +22,11 @@ def program(name: str, about: str) -> App:
 
     Args:
         name: as it is started, for the usage line.
-        about: the text of ``--help``.
+        about: the text of ``--help``; indented lines stay as they are.
     """
     return App(
         name=name,
-        help=about,
+        help=paragraphs(about),
         help_format="plaintext",
         version_flags=(),
         result_action="return_value",
@@ -62,6 +63,8 @@ def call(app: App, arguments: Sequence[str]) -> Any:
     Raises:
         InputError: an option or command is unknown, or lacks its value; one line.
     """
+    if not arguments and app.default_command is None:
+        raise InputError(f"name a command: {', '.join(commands(app))}")
     try:
         return app(list(arguments), exit_on_error=False, print_error=False)
     except CycloptsError as error:
@@ -72,10 +75,21 @@ def describe(error: CycloptsError) -> str:
     """Return what is wrong with a command line as one line."""
     if isinstance(error, UnknownCommandError) and error.app and error.unused_tokens:
         # Its own text would import every command.
-        name, known = error.unused_tokens[0], [name for name in error.app if name[0] != "-"]
+        name, known = error.unused_tokens[0], commands(error.app)
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         return f"no command {name!r}; there are: {', '.join(known)}{hint}"
     error.verbose = False
     text = " ".join(str(error).split())
     return text[:1].lower() + text[1:]
+
+
+def commands(app: App) -> list[str]:
+    """Return the names of a program's commands; imports none of them."""
+    return [name for name in app if not name.startswith("-")]
+
+
+def paragraphs(text: str) -> str:
+    """Return a docstring with each paragraph in one line, so that the terminal's width wraps it."""
+    parts = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(part if part.startswith(" ") else " ".join(part.split()) for part in parts)

@@ -1,102 +1,46 @@
-"""What an artifact holds, and a contest folder of runs: ``python -m artifact inspect|submit``."""
+"""``python -m artifact``: what an artifact holds, and a contest folder of runs."""
 
-import argparse
-import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from rich.console import Console
-from rich.table import Table
+import command_line
 
-from artifact.format.container import Stored, read_with_sizes
-from artifact.submission.code_size import LIMIT
-from artifact.submission.submit import submit
-from errors import InputError
+app = command_line.program(
+    "python -m artifact", "Look into an artifact, or make a contest folder of finished runs."
+)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns the exit code: 2, after one line, for what is not an artifact."""
-    parser = argparse.ArgumentParser(prog="python -m artifact", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    inspect = commands.add_parser("inspect", help="list the tensors of an artifact")
-    inspect.add_argument("file", type=Path)
-    contest = commands.add_parser("submit", help="write a contest folder of finished runs")
-    contest.add_argument("runs", type=Path, nargs="+", help="run folders that differ in their seed")
-    contest.add_argument("--out", type=Path, required=True, help="the folder to make")
-    contest.add_argument("--against", type=float, help="bits per byte to beat")
-    contest.add_argument("--name", help="of the submission; by default that of the folder")
-    options = parser.parse_args(arguments)
-    try:
-        if options.command == "inspect":
-            _inspect(options.file, Console())
-        else:
-            print(submit(options.runs, options.out, options.against, options.name))
-            print(f"contest folder: {options.out}")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+def main(arguments: Sequence[str]) -> int:
+    """Run a command; returns the exit code: 2, after one line, for what is not an artifact."""
+    return command_line.run(app, arguments)
 
 
-def _inspect(path: Path, console: Console) -> None:
-    architecture, tensors, sizes = read_with_sizes(path)
-    console.print(json.dumps(architecture), markup=False, soft_wrap=True)
-    console.print(_tensors(path.name, tensors, sizes))
-    console.print(_parts(sizes))
-    size, values = path.stat().st_size, sum(stored.values.numel() for stored in tensors.values())
-    console.print(
-        f"{len(tensors)} tensors, {values:,} values; {size:,} bytes in the file, "
-        f"{size / LIMIT:.2%} of {LIMIT:,}",
-        highlight=False,
-        soft_wrap=True,
-    )
+@app.command
+def inspect(file: Path, /) -> None:
+    """List the tensors of an artifact."""
+    from rich.console import Console
+
+    from artifact.inspection import show
+
+    show(file, Console())
 
 
-def _tensors(title: str, tensors: Mapping[str, Stored], sizes: Mapping[str, int]) -> Table:
-    """A line a tensor. Its bytes are its share of the streams that it is in, by entropy."""
-    table = Table("name", "shape", "role", "kind", title=title)
-    for heading in ("error", "bits a value", "bytes"):
-        table.add_column(heading, justify="right")
-    bits = {name: entropy_bits(stored) for name, stored in tensors.items()}
-    streams: dict[str, float] = {}
-    for of_streams in bits.values():
-        for stream, of_stream in of_streams.items():
-            streams[stream] = streams.get(stream, 0.0) + of_stream
-    for name, stored in tensors.items():
-        size = sum(
-            sizes[stream] * of_stream / streams[stream]
-            for stream, of_stream in bits[name].items()
-            if streams[stream]
-        )
-        shape = " x ".join(map(str, stored.values.shape)) or "scalar"
-        each = f"{8 * size / max(1, stored.values.numel()):.2f}"
-        error = f"{stored.error:.3%}"
-        table.add_row(name, shape, stored.role, stored.kind, error, each, f"{size:,.0f}")
-    return table
+@app.command
+def submit(*runs: Path, out: Path, against: float | None = None, name: str | None = None) -> None:
+    """Write a contest folder of finished runs.
 
+    Args:
+        runs: run folders that differ in their seed
+        out: the folder to make
+        against: bits per byte to beat
+        name: of the submission; by default that of the folder
+    """
+    from artifact.submission import submit
 
-def _parts(sizes: Mapping[str, int]) -> Table:
-    table = Table("part")
-    table.add_column("bytes", justify="right")
-    for part, size in sizes.items():
-        table.add_row(part, f"{size:,}")
-    return table
-
-
-def entropy_bits(stored: Stored) -> dict[str, float]:
-    """What a tensor's numbers would take at least, each by itself, by stream."""
-    parts = {f"{stored.role} {stored.kind}": stored.values}
-    if stored.scale is not None:
-        parts["steps fp16"] = stored.scale
-    found = {}
-    for stream, numbers in parts.items():
-        _, counts = torch.unique(numbers, return_counts=True)
-        share = counts.double() / max(1, numbers.numel())
-        found[stream] = -(counts * share.log2()).sum().item()
-    return found
+    print(submit.submit(runs, out, against, name))
+    print(f"contest folder: {out}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

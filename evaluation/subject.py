@@ -1,6 +1,5 @@
 """An artifact and the data to score it on, opened and checked together."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,8 @@ from runtime.device import choose, device_type
 from runtime.ranks import World
 from runtime.run_folder import SETTINGS
 from settings import Settings
-from settings.load import describe, load_settings
+from settings.load import describe, merge
+from settings.options import Given
 
 
 @dataclass(frozen=True)
@@ -39,20 +39,20 @@ class Subject:
     world: World
 
     @classmethod
-    def open(cls, artifact: Path, arguments: Sequence[str]) -> "Subject":
+    def open(cls, artifact: Path, given: Given) -> "Subject":
         """Rebuild the network, choose what computes it, map the data.
 
         Args:
             artifact: the file. If it lies in a run's folder, the run's settings are the defaults.
-            arguments: settings as train.py takes them on its command line, ``--data`` among them.
-                The network's settings come from the artifact.
+            given: settings by name, ``data`` among them, as `settings.load.merge` takes them. The
+                network's settings come from the artifact.
 
         Raises:
             InputError: artifact, data and settings are missing, impossible or do not fit together.
         """
         run_settings = artifact.parent / SETTINGS
-        of_run = ["--config", str(run_settings)] if run_settings.is_file() else []
-        settings = load_settings([*of_run, *arguments])
+        of_run = {"config": str(run_settings)} if run_settings.is_file() else {}
+        settings = merge({**of_run, **given})
         world = World.start(device_type(settings.device))
         try:
             model = restore(artifact, settings.eval_seq_len, world.device)

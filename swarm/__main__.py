@@ -1,15 +1,18 @@
 """``python -m swarm``: recompute a run's decisions, or try a swarm without a GPU."""
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
+from cyclopts import Parameter
 from rich.console import Console
 
+import command_line
 from errors import InputError
-from settings.load import load_settings
+from settings.load import merge
+from settings.options import NOTHING, Given
 from swarm.decision_log import NAME, Record, read
 from swarm.replay import replay
 from swarm.report import decisions_table
@@ -17,40 +20,25 @@ from swarm.simulate import KINDS, SyntheticRun, recorded, simulate
 from swarm.steering import Steering
 
 SHOWN = 10  # differences; one wrong state makes all cycles after it differ
+app = command_line.program(
+    "python -m swarm", "Recompute a run's decisions, or try a swarm without a GPU."
+)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code: 1 where a replay differs, 2 for bad input."""
-    given, rest = build_parser().parse_known_args(arguments)
+    return command_line.run(app, arguments)
+
+
+@app.command(name="replay")
+def replay_run(run: Path, /) -> int:
+    """Recompute every decision of a run; the exit code is 1 if one differs.
+
+    Args:
+        run: run folder, or its decision log
+    """
+    path = run / NAME if run.is_dir() else run
     console = Console()
-    try:
-        if given.command == "simulate":
-            console.print(decisions_table(_simulate(given.trace, given.trace_seed, rest)))
-            return 0
-        if rest:
-            raise InputError(f"replay knows no {rest[0]}; it takes a run folder, nothing else")
-        return _replay(given.run / NAME if given.run.is_dir() else given.run, console)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The commands and their flags."""
-    parser = argparse.ArgumentParser(prog="python -m swarm", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    again = commands.add_parser(
-        "replay", help="recompute every decision of a run; 1 if one differs"
-    )
-    again.add_argument("run", type=Path, help="run folder, or its decision log")
-    trial = commands.add_parser("simulate", help="let a swarm steer a made-up or recorded run")
-    trial.add_argument("trace", help=f"run folder, or one of: {', '.join(KINDS)}")
-    trial.add_argument("--trace-seed", type=int, default=0, help="of a made-up run's noise")
-    trial.epilog = "All else is settings, as train.py takes them: --preset, --agents-off, ..."
-    return parser
-
-
-def _replay(path: Path, console: Console) -> int:
     records = list(read(path))
     count, differences = replay(path, records)
     console.print(decisions_table(records))
@@ -63,10 +51,27 @@ def _replay(path: Path, console: Console) -> int:
     return 0
 
 
-def _simulate(trace: str, seed: int, rest: Sequence[str]) -> list[Record]:
+@app.command(name="simulate")
+def simulate_run(
+    trace: Annotated[str, Parameter(help=f"run folder, or one of: {', '.join(KINDS)}")],
+    /,
+    *,
+    trace_seed: Annotated[int, Parameter(help="of a synthetic run's noise")] = 0,
+    given: Given = NOTHING,
+) -> None:
+    """Let a swarm steer a synthetic or recorded run, with settings as train.py takes them."""
+    Console().print(decisions_table(simulated(trace, trace_seed, given)))
+
+
+def simulated(trace: str, seed: int, given: Given) -> list[Record]:
+    """Return the decisions of a swarm in a recorded run or in a synthetic one of this seed.
+
+    Raises:
+        InputError: there is no such run, or its log is damaged.
+    """
     if trace in KINDS:
         made_up = SyntheticRun(trace, seed)
-        return simulate(_steering(rest), made_up, made_up.obey)
+        return simulate(_steering(given), made_up, made_up.obey)
     log, settings = Path(trace) / "log.jsonl", Path(trace) / "settings.toml"
     if not log.is_file():
         raise InputError(f"{trace} is no run folder, and none of: {', '.join(KINDS)}")
@@ -75,11 +80,11 @@ def _simulate(trace: str, seed: int, rest: Sequence[str]) -> list[Record]:
         rows = list(recorded(json.loads(line) for line in lines if line.endswith("\n")))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{log} is damaged ({error!r}); restore the file") from None
-    return simulate(_steering(["--config", str(settings), *rest]), rows)
+    return simulate(_steering({"config": str(settings), **given}), rows)
 
 
-def _steering(arguments: Sequence[str]) -> Steering:
-    steering = Steering.of(load_settings(arguments))
+def _steering(given: Given) -> Steering:
+    steering = Steering.of(merge(given))
     if steering is None:
         raise InputError("these settings have no swarm; give --swarm, and fewer --agents-off")
     return steering

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from artifact.__main__ import entropy_bits, main
+from artifact.__main__ import main
 from artifact.export import export
 from artifact.format.container import Stored
+from artifact.inspection import entropy_bits
 
 
 def test_lists_tensors_and_totals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

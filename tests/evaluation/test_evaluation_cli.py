@@ -144,10 +144,14 @@ def test_a_run_s_kernels_are_what_scores(folder: Path):
     """The artifact's network computes by the operations that the settings choose."""
     subject = Subject.open(
         folder / "artifact.bin",
-        (
-            f"--data {folder} --eval-seq-len 16 --eval-stride 4 --attention-backend sdpa "
-            "--dtype bfloat16 --device cpu"
-        ).split(),
+        {
+            "data": folder,
+            "eval_seq_len": 16,
+            "eval_stride": 4,
+            "attention_backend": "sdpa",
+            "dtype": "bfloat16",
+            "device": "cpu",
+        },
     )
     assert subject.model.dtype == torch.bfloat16
     chosen = subject.model.ops.attention

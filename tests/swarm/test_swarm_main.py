@@ -64,7 +64,7 @@ def test_simulate_takes_a_run_s_log(run, capsys):
     ("arguments", "words"),
     [
         (["replay", "/no/run"], "cannot read /no/run"),
-        (["replay", "/no/run", "--preset", "tiny"], "replay knows no --preset"),
+        (["replay", "/no/run", "--preset", "tiny"], "unknown option: --preset"),
         (["simulate", "/no/run"], "no run folder, and none of: calm, spike"),
         (["simulate", "calm", "--no-swarm"], "have no swarm"),
         (["simulate", "calm", "--agents-off", "x"], "no agent 'x'"),

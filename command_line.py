@@ -30,6 +30,7 @@ def program(name: str, about: str) -> App:
         help_format="plaintext",
         version_flags=(),
         result_action="return_value",
+        suppress_keyboard_interrupt=False,
         default_parameter=Parameter(negative_iterable=(), consume_multiple=True),
     )
 

@@ -1,45 +1,42 @@
-"""``python -m bench``: the commands that measure, or one of them by name."""
+"""``python -m bench``: the commands that measure, one module each."""
 
 import ast
-import runpy
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import command_line
+
 FOLDER = Path(__file__).parent
+COMMANDS = {  # and their folders
+    "ablate": "studies",
+    "artifact": "studies",
+    "artifact_fuzz": "studies",
+    "budget": "step",
+    "decisions": "swarm",
+    "hold_out": "studies",
+    "knowledge": "studies",
+    "parallel": "step",
+    "profile": "step",
+    "sprint": "studies",
+    "startup": "step",
+    "tune_mlp": "studies",
+    "tune_ttt": "studies",
+}
 
 
-def main(arguments: list[str]) -> int:
-    """Run the command that is named first; without one list them all. 2 for one unknown."""
-    known = commands()
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print("python -m bench COMMAND [--help]")
-        for name, about in known.items():
-            print(f"  {name:14} {about}")
-        return 0
-    name = arguments[0]
-    if name not in known:
-        print(f"error: no command {name!r}; there are: {', '.join(known)}", file=sys.stderr)
-        return 2
-    sys.argv = [f"bench.{name}", *arguments[1:]]
-    runpy.run_module(places()[name], run_name="__main__")
-    return 0
+def main(arguments: Sequence[str]) -> int:
+    """Run the command that is named first; without one list them all."""
+    app = command_line.program("python -m bench", "Measure, check and compare.")
+    for name, folder in COMMANDS.items():
+        text = command_line.paragraphs(about(FOLDER / folder / f"{name}.py"))
+        app.command(f"bench.{folder}.{name}:main", name=name, help=text)
+    return command_line.run(app, arguments or ["--help"])
 
 
-def places() -> dict[str, str]:
-    """Modules by the command's name."""
-    files = sorted(FOLDER.glob("*/[!_]*.py"), key=lambda path: path.stem)
-    return {path.stem: f"bench.{path.parent.name}.{path.stem}" for path in files}
-
-
-def commands() -> dict[str, str]:
-    """By name, what each measures; nothing is imported for it."""
-    found = {}
-    for path in sorted(FOLDER.glob("*/[!_]*.py"), key=lambda path: path.stem):
-        source = path.read_text(encoding="utf-8")
-        if '__name__ == "__main__"' in source:
-            about = ast.get_docstring(ast.parse(source)) or ""
-            found[path.stem] = about.partition("\n")[0].partition(": ``python")[0]
-    return found
+def about(path: Path) -> str:
+    """Return a module's docstring without importing the module, which would take seconds."""
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
 
 
 if __name__ == "__main__":

@@ -2,10 +2,14 @@
 
 import platform
 from datetime import UTC, datetime
+from typing import Annotated
 
 import torch
+from cyclopts import Parameter
 
 from runtime.run_folder import environment
+
+Commit = Annotated[str | None, Parameter(help="of the code, if it is no git checkout")]
 
 
 def provenance(commit: str | None = None) -> dict[str, str]:

@@ -1,11 +1,9 @@
-"""How near runs end to their budget: ``python -m bench budget [--runs 20] [--seconds 10]``.
+"""How near runs end to their budget.
 
 Each run is a loop of its own over preset ``sprint``'s steps, timed from outside: from its start to
 when the device is done. Exits with 1 where one ends more than a step before or after its budget.
 """
 
-import argparse
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -13,29 +11,28 @@ from pathlib import Path
 import torch
 
 from bench.harness.figures import Figure, figures_table
-from bench.harness.record import provenance
+from bench.harness.record import Commit, provenance
 from bench.harness.rig import Rig
 from runtime.ranks import World
 
 SETTLING = 10  # steps
 
 
-def main(arguments: list[str]) -> int:
-    """Make the runs, print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench budget", description=__doc__)
-    parser.add_argument("--runs", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--commit", help="of the code, where it is no git checkout")
-    parser.add_argument("settings", nargs="*", help="over preset sprint, after --")
-    options = parser.parse_args(arguments)
+def main(*settings: str, runs: int = 20, seconds: float = 10.0, commit: Commit = None) -> int:
+    """Make the runs, print the table.
+
+    Args:
+        settings: over preset sprint, after --
+        seconds: the budget of each run
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as folder:
-        rig = Rig(Path(folder), World.single(device), options.settings)
+        rig = Rig(Path(folder), World.single(device), settings)
         step = rig.run(SETTLING) / SETTLING
-        ends = [timed(rig, options.seconds) - options.seconds for _ in range(options.runs)]
+        ends = [timed(rig, seconds) - seconds for _ in range(runs)]
         rig.close()
-    print("\n".join(f"{name}: {value}" for name, value in provenance(options.commit).items()))
-    found = figures(ends, step, options.seconds)
+    print("\n".join(f"{name}: {value}" for name, value in provenance(commit).items()))
+    found = figures(ends, step, seconds)
     print(figures_table(found))
     return int(any(not figure.met for figure in found))
 
@@ -57,7 +54,3 @@ def figures(ends: list[float], step: float, seconds: float) -> list[Figure]:
         Figure("earliest end, after the budget", 1e3 * min(ends), "ms", least=-1e3 * step),
         Figure("latest end, after the budget", 1e3 * max(ends), "ms", most=1e3 * step),
     ]
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

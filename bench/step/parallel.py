@@ -1,11 +1,10 @@
-"""Two GPUs against one: ``python -m bench parallel``.
+"""Two GPUs against one.
 
 Steps of 98,304 tokens a GPU, on one and on all of them in turn; of the trace of some steps it says
 what the ranks' collectives take and how much of that is hidden under kernels. Exits with 1 below
 the bar. ``--rank`` is what torchrun starts it with.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -16,30 +15,31 @@ from typing import Any
 import torch
 
 from bench.harness.figures import Figure, figures_table
-from bench.harness.record import provenance
+from bench.harness.record import Commit, provenance
 from bench.harness.sizes import TOKENS
+from errors import InputError
 from files import PROJECT
 
 SETTLING, TIMED, TRACED = 10, 150, 8  # steps
 LEAST = 0.93  # of so many times one GPU's tokens/s
 
 
-def main(arguments: list[str]) -> int:
-    """Measure one GPU and all, print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench parallel", description=__doc__)
-    parser.add_argument("--rank", type=Path, help="measure as a rank; rank 0 writes to this file")
-    parser.add_argument("--gpus", type=int, default=max(2, torch.cuda.device_count()))
-    parser.add_argument("--commit", help="of the code, where it is no git checkout")
-    options = parser.parse_args(arguments)
-    if options.rank:
-        measure_rank(options.rank)
+def main(*, rank: Path | None = None, gpus: int | None = None, commit: Commit = None) -> int:
+    """Measure one GPU and all, print the table.
+
+    Args:
+        rank: measure as a rank; rank 0 writes to this file
+        gpus: by default all, and at least 2
+    """
+    if rank:
+        measure_rank(rank)
         return 0
-    if torch.cuda.device_count() < options.gpus:
-        found = torch.cuda.device_count()
-        print(f"error: {options.gpus} GPUs are wanted, there are {found}", file=sys.stderr)
-        return 2
-    found = figures(measure(1), measure(options.gpus), options.gpus)
-    print("\n".join(f"{name}: {value}" for name, value in provenance(options.commit).items()))
+    there = torch.cuda.device_count()
+    gpus = gpus or max(2, there)
+    if there < gpus:
+        raise InputError(f"{gpus} GPUs are wanted, there are {there}")
+    found = figures(measure(1), measure(gpus), gpus)
+    print("\n".join(f"{name}: {value}" for name, value in provenance(commit).items()))
     print(figures_table(found))
     return int(any(not figure.met for figure in found))
 
@@ -49,7 +49,7 @@ def measure(gpus: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "measured.json"
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc_per_node={gpus}", "-m", "bench.step.parallel", "--rank", str(file)]
+        command += [f"--nproc_per_node={gpus}", "-m", "bench", "parallel", "--rank", str(file)]
         subprocess.run(command, cwd=PROJECT, check=True)
         return json.loads(file.read_text(encoding="utf-8"))
 
@@ -89,7 +89,3 @@ def figures(one: dict[str, Any], all_of_them: dict[str, Any], gpus: int) -> list
         Figure("reductions hidden under kernels", all_of_them["reductions_hidden"], ""),
         Figure("kernels launched outside of replays", all_of_them["launches"], "a step"),
     ]
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,17 +1,17 @@
-"""Where a step's device time goes: ``python -m bench profile [--backend kernels]``.
+"""Where a step's device time goes.
 
 Prints, of one forward and backward pass of 98,304 tokens with preset ``seed``, the device time of
 every kernel by the profiler, greatest first, and how long the device was busy at all.
 """
 
-import argparse
 from collections import defaultdict
+from typing import Literal
 
 import torch
 from torch.autograd import DeviceType
 
 from bench.harness.network import make_model, step
-from bench.harness.record import provenance
+from bench.harness.record import Commit, provenance
 from bench.harness.sizes import TIME, WINDOWS, random_tokens
 
 STEPS = 3
@@ -36,23 +36,20 @@ def device_times(call) -> dict[str, tuple[int, float]]:
     return {name: (launches[name] // STEPS, microseconds[name] / STEPS) for name in launches}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench profile", description=__doc__)
-    parser.add_argument(
-        "--backend", choices=("kernels", "compiled", "reference"), default="kernels"
-    )
-    parser.add_argument("--commit", help="of the code, where it is no git checkout")
-    options = parser.parse_args()
-    if options.backend == "kernels":
+def main(
+    *, backend: Literal["kernels", "compiled", "reference"] = "kernels", commit: Commit = None
+) -> None:
+    """Profile one pass, print a row a kernel."""
+    if backend == "kernels":
         model = make_model("kernels")
     else:
         model = make_model("reference", attention="cudnn")
-    forward = torch.compile(model, dynamic=False) if options.backend == "compiled" else model
+    forward = torch.compile(model, dynamic=False) if backend == "compiled" else model
     call = step(model, forward, random_tokens(WINDOWS, TIME + 1))
     times = device_times(call)
     total = sum(microseconds for _, microseconds in times.values())
-    print("\n".join(f"{name}: {value}" for name, value in provenance(options.commit).items()))
-    print(f"{options.backend}: {total / 1000:.2f} ms on the device, {len(times)} kernels\n")
+    print("\n".join(f"{name}: {value}" for name, value in provenance(commit).items()))
+    print(f"{backend}: {total / 1000:.2f} ms on the device, {len(times)} kernels\n")
     print("| kernel | launches | us each | ms | share |\n|---|---|---|---|---|")
     for name, (launches, us) in sorted(times.items(), key=lambda item: -item[1][1]):
         each = us / max(launches, 1)
@@ -64,7 +61,3 @@ def main() -> None:
             f"{us / total:.1%}",
         )
         print("| " + " | ".join(map(str, cells)) + " |")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,19 +1,19 @@
-"""From a process's start to its first step: ``python -m bench startup [--data DIR]``.
+"""From a process's start to its first step.
 
 Starts preset ``sprint`` on the kernels twice, with an empty Triton cache and with the one that the
 first left, and ends each run after warm-up. Prints where the time went; exits with 1 above a bar.
 """
 
-import argparse
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from bench.harness.record import provenance
+from bench.harness.record import Commit, provenance
 from files import PROJECT
 from runtime.run_folder import read_log
 
@@ -21,21 +21,19 @@ BARS = {"cold": 60.0, "warm": 20.0}  # seconds
 GIVE_UP = 300.0
 
 
-def main(arguments: list[str]) -> int:
-    """Measure both, print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench startup", description=__doc__)
-    parser.add_argument("--data", type=Path, help="folder of shards; by default it is generated")
-    parser.add_argument("--commit", help="of the code, where it is no git checkout")
-    parser.add_argument("settings", nargs="*", help="for train.py, after --")
-    options = parser.parse_args(arguments)
+def main(*settings: str, data: Path | None = None, commit: Commit = None) -> int:
+    """Measure both, print the table.
+
+    Args:
+        settings: for train.py, after --
+        data: folder of shards; by default it is generated
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        data = options.data or generate(folder / "data")
+        data = data or generate(folder / "data")
         environment = os.environ | {"TRITON_CACHE_DIR": str(folder / "triton")}
-        measured = {
-            cache: startup(data, folder / cache, environment, options.settings) for cache in BARS
-        }
-    print("\n".join(f"{name}: {value}" for name, value in provenance(options.commit).items()))
+        measured = {cache: startup(data, folder / cache, environment, settings) for cache in BARS}
+    print("\n".join(f"{name}: {value}" for name, value in provenance(commit).items()))
     print(table(measured))
     return int(any(measured[cache]["total"] > bar for cache, bar in BARS.items()))
 
@@ -48,7 +46,7 @@ def generate(folder: Path) -> Path:
 
 
 def startup(
-    data: Path, run: Path, environment: dict[str, str], settings: list[str]
+    data: Path, run: Path, environment: dict[str, str], settings: Sequence[str]
 ) -> dict[str, float]:
     """Seconds of each phase of one run, and in all.
 
@@ -88,7 +86,3 @@ def table(measured: dict[str, dict[str, float]]) -> str:
         met = "met" if seconds["total"] <= BARS[cache] else "missed"
         lines.append(f"| {cache} | " + " | ".join(cells) + f" | {met} ({BARS[cache]:.0f}) |")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -7,17 +7,18 @@ run at a time, and a process for all of its runs, so that only the first one com
 finished are not run again, so an ablation that was stopped goes on where it was.
 """
 
-import argparse
 import shlex
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
+from cyclopts import Parameter
 from rich.progress import Progress
 from scipy.stats import ttest_rel
 
-from bench.harness.record import provenance
+from bench.harness.record import Commit, provenance
 from bench.harness.runs import Summary, summaries_of
 from errors import InputError
 from files import write_text
@@ -38,34 +39,46 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 }
 
 
-def main(arguments: list[str]) -> int:
+def main(
+    *settings: str,
+    data: Path,
+    seeds: int = 3,
+    variants: Annotated[list[str] | None, Parameter(choices=tuple(VARIANTS))] = None,
+    runs: Path = Path("runs/ablate"),
+    out: Path | None = None,
+    commit: Commit = None,
+) -> int:
     """Run what is not finished, print the table, write it where ``--out`` says.
 
+    Args:
+        settings: for train.py, after --
+        data: the sprint's corpus as shards
+        seeds: runs of each, from 1337 on
+        variants: compared with "on"; all of them unless given
+        runs: for run folders
+        out: file for the table
+
     Returns:
-        0; 2 for bad input; 130 where it was interrupted, with a table of what was finished.
+        0; 130 where it was interrupted, with a table of what was finished.
     """
-    cut = arguments.index("--") if "--" in arguments else len(arguments)
-    options, given = parser().parse_args(arguments[:cut]), arguments[cut + 1 :]
     found: dict[str, list[Summary]] = {}
     status = 0
+    base = [*BASE, "--data", str(data), *settings]
     try:
-        make(plan(options, given), found)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        make(plan(base, seeds, variants or list(VARIANTS), runs), found)
     except KeyboardInterrupt:
         status = 130
     if not found.get("on"):
         print("no run is finished", file=sys.stderr)
         return status
     print(table(found))
-    if options.out:
-        command = f"python -m bench ablate --data DIR --seeds {options.seeds} "
-        if options.variants != list(VARIANTS):
-            command += f"--variants {shlex.join(options.variants)} "
-        command += shlex.join(arguments[cut:])
-        about = [f"{name}: {value}" for name, value in provenance(options.commit).items()]
-        write_text(options.out, "\n".join([command.strip(), *about, "", table(found), ""]))
+    if out:
+        command = f"python -m bench ablate --data DIR --seeds {seeds} "
+        if variants:
+            command += f"--variants {shlex.join(variants)} "
+        command += shlex.join(("--", *settings)) if settings else ""
+        about = [f"{name}: {value}" for name, value in provenance(commit).items()]
+        write_text(out, "\n".join([command.strip(), *about, "", table(found), ""]))
     return status
 
 
@@ -79,49 +92,32 @@ def make(runs: Sequence[tuple[str, Path, list[str]]], found: dict[str, list[Summ
             progress.console.print(line, soft_wrap=True, highlight=False)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The options before ``--``."""
-    made = argparse.ArgumentParser(prog="python -m bench ablate", description=__doc__)
-    made.add_argument("--data", type=Path, required=True, help="the sprint's corpus as shards")
-    made.add_argument("--seeds", type=int, default=3, help=f"runs of each, from {FIRST_SEED} on")
-    made.add_argument(
-        "--variants",
-        nargs="+",
-        choices=VARIANTS,
-        default=list(VARIANTS),
-        metavar="NAME",
-        help='compared with "on"; all of them unless given: ' + ", ".join(VARIANTS),
-    )
-    made.add_argument("--runs", type=Path, default=Path("runs/ablate"), help="for run folders")
-    made.add_argument("--out", type=Path, help="file for the table")
-    made.add_argument("--commit", help="of the code, where it is no git checkout")
-    return made
+def plan(
+    base: Sequence[str], seeds: int, variants: Sequence[str], runs: Path
+) -> list[tuple[str, Path, list[str]]]:
+    """Return variant, folder and settings of each run, seed by seed: a stop leaves whole rounds.
 
-
-def plan(options: argparse.Namespace, given: Sequence[str]) -> list[tuple[str, Path, list[str]]]:
-    """Variant, folder and settings of each run; seed by seed, so that a stop leaves whole rounds.
-
-    A variant that is the same run as "on", for the options have switched off what it does without,
-    is left out.
+    A variant that is the same run as "on", because ``base`` switches off what it does without, is
+    left out.
 
     Raises:
         InputError: settings that no run can have, or a folder that holds a run of other ones.
     """
-    if options.seeds < 1:
-        raise InputError(f"--seeds {options.seeds}: it takes at least one run of each")
-    runs = []
-    for seed in range(FIRST_SEED, FIRST_SEED + options.seeds):
-        base = [*BASE, "--data", str(options.data), *given, "--seed", str(seed)]
-        on = load_settings(base)
-        for name in dict.fromkeys(["on", *options.variants]):
+    if seeds < 1:
+        raise InputError(f"--seeds {seeds}: it takes at least one run of each")
+    planned = []
+    for seed in range(FIRST_SEED, FIRST_SEED + seeds):
+        seeded = [*base, "--seed", str(seed)]
+        on = load_settings(seeded)
+        for name in dict.fromkeys(["on", *variants]):
             without = VARIANTS[name]
-            settings = load_settings([*base, *without])
+            settings = load_settings([*seeded, *without])
             if without and settings == on:
                 continue
-            folder = options.runs / f"{name.replace(' ', '-')}-{seed}"
+            folder = runs / f"{name.replace(' ', '-')}-{seed}"
             check(folder, settings)
-            runs.append((name, folder, [*base, *without]))
-    return runs
+            planned.append((name, folder, [*seeded, *without]))
+    return planned
 
 
 def check(folder: Path, settings: Settings) -> None:
@@ -196,7 +192,3 @@ def differing(ours: Sequence[float], theirs: Sequence[float]) -> tuple[str, str]
         return spread(less, "+.4f"), "-"
     _, p = ttest_rel(ours, theirs)
     return spread(less, "+.4f"), f"{p:.3f}"
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -15,7 +15,6 @@ runs beside the rows that follow, up to three threads while they are timed; on a
 than four cores each row waits for its own, and nothing runs beside what is timed.
 """
 
-import argparse
 import lzma
 import os
 import sys
@@ -36,7 +35,7 @@ from artifact.format import container
 from artifact.format.container import Stored
 from artifact.quantisation.hessians import collect
 from artifact.quantisation.recipe import Recipe, quantise
-from bench.harness.record import provenance
+from bench.harness.record import Commit, provenance
 from data.inputs import Inputs, open_inputs
 from data.shards import TokenStream
 from errors import InputError
@@ -289,27 +288,21 @@ def print_row(row: Row, _: Future[int]) -> None:
     print(f"{row}\n", end="", flush=True)
 
 
-def main(arguments: list[str]) -> int:
-    """Print the table; 1 where GPTQ misses a bar, 2 for what is no run or does not fit its data."""
-    parser = argparse.ArgumentParser(prog="python -m bench artifact", description=__doc__)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--limit", type=int, default=PUBLIC_BYTES, help="of the last row's file")
-    parser.add_argument("--commit", help="of the code, where it is no git checkout")
-    options = parser.parse_args(arguments)
+def main(run: Path, /, *, data: Path, limit: int = PUBLIC_BYTES, commit: Commit = None) -> int:
+    """Print the table; 1 where GPTQ misses a bar.
+
+    Args:
+        run: folder with a checkpoint
+        limit: bytes of the last row's file
+
+    Raises:
+        InputError: ``run`` is no run, or does not fit its data.
+    """
     found: list[Row] = []
-    try:
-        with ThreadPoolExecutor(max(1, threads())) as beside:
-            bench = Bench.open(options.run, options.data, beside)
-            print_head(bench, options.run.name, options.commit)
-            for row in rows(bench, options.limit):
-                found.append(row)
-                row.plain.add_done_callback(partial(print_row, row))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    with ThreadPoolExecutor(max(1, threads())) as beside:
+        bench = Bench.open(run, data, beside)
+        print_head(bench, run.name, commit)
+        for row in rows(bench, limit):
+            found.append(row)
+            row.plain.add_done_callback(partial(print_row, row))
     return int(found[-1].misses)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

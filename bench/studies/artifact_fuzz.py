@@ -7,13 +7,11 @@ here is done behind it: bytes, sizes and the header's claims are changed and the
 Counts what else than `errors.InputError` comes up, and the longest time and most memory of all.
 """
 
-import argparse
 import hashlib
 import json
 import random
 import resource
 import signal
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -138,24 +136,14 @@ def fuzz(count: int, seed: int, tell: Callable[[int], object]) -> tuple[Counter[
     return outcomes, longest
 
 
-def main(arguments: list[str]) -> int:
+def main(*, count: int = 10_000, seed: int = 0) -> int:
     """Print what came up; 1 if anything but a sound reading or an InputError did."""
-    parser = argparse.ArgumentParser(prog="python -m bench artifact_fuzz", description=__doc__)
-    parser.add_argument("--count", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
     with Progress(None, None) as progress:
         outcomes, longest = fuzz(
-            options.count,
-            options.seed,
-            lambda done: done % 500 or progress.phase(f"{done} of {options.count} files"),
+            count, seed, lambda done: done % 500 or progress.phase(f"{done} of {count} files")
         )
     for name, times in outcomes.most_common():
         print(f"{times:7,}  {name}")
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"longest {longest:.2f} s, most memory {memory:.2f} GiB")
     return int(bool(set(outcomes) - {"read", "InputError"}))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -7,9 +7,7 @@ place: those of five authors who are then nowhere else in it, and more that may 
 to neither side. They were found by clusters of documents that share rare names, read by a person.
 """
 
-import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,37 +18,30 @@ from files import write_text
 LIST = Path(__file__).with_name("held_out.json")
 
 
-def main(arguments: list[str]) -> int:
-    """Write both files; 2 for bad input."""
-    options = parser().parse_args(arguments)
-    try:
-        held, dropped = places(LIST)
-        absent = held | dropped
-        corpus = Corpus((options.documents,))
-        corpus.check()
-        texts = list(corpus.documents())
-        if max(absent) >= len(texts):
-            raise InputError(
-                f"{options.documents} has {len(texts)} documents, but the list names number "
-                f"{max(absent)}; it is of the sprint's training file"
-            )
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def main(documents: Path, /, *, train: Path, held: Path) -> None:
+    """Write both files.
+
+    Args:
+        documents: the sprint's training file
+        train: file for what stays
+        held: file for what is held out
+    """
+    listed, dropped = places(LIST)
+    absent = listed | dropped
+    corpus = Corpus((documents,))
+    corpus.check()
+    texts = list(corpus.documents())
+    if max(absent) >= len(texts):
+        raise InputError(
+            f"{documents} has {len(texts)} documents, but the list names number "
+            f"{max(absent)}; it is of the sprint's training file"
+        )
     kept = [text for place, text in enumerate(texts) if place not in absent]
-    write_text(options.train, as_lines(kept))
-    write_text(options.held, as_lines([texts[place] for place in sorted(held)]))
-    print(f"{len(kept):,} documents to train on, {len(held):,} held out, {len(dropped):,} dropped")
-    return 0
-
-
-def parser() -> argparse.ArgumentParser:
-    """What is read, and what is written."""
-    made = argparse.ArgumentParser(prog="python -m bench hold_out", description=__doc__)
-    made.add_argument("documents", type=Path, help="the sprint's training file")
-    made.add_argument("--train", type=Path, required=True, help="file for what stays")
-    made.add_argument("--held", type=Path, required=True, help="file for what is held out")
-    return made
+    write_text(train, as_lines(kept))
+    write_text(held, as_lines([texts[place] for place in sorted(listed)]))
+    print(
+        f"{len(kept):,} documents to train on, {len(listed):,} held out, {len(dropped):,} dropped"
+    )
 
 
 def places(path: Path) -> tuple[set[int], set[int]]:
@@ -62,7 +53,3 @@ def places(path: Path) -> tuple[set[int], set[int]]:
 def as_lines(texts: Sequence[str]) -> str:
     """Documents as JSON, one a line, as ``python -m data prepare`` reads them."""
     return "".join(json.dumps({FIELD: text}, ensure_ascii=False) + "\n" for text in texts)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

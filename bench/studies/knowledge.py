@@ -1,4 +1,4 @@
-"""Time and memory of distilling generated graphs: ``python -m bench knowledge``.
+"""Time and memory of distilling generated graphs.
 
 Runs ``python -m knowledge distil`` on each graph in a process of its own and prints a row;
 exits with 1 above a bar.
@@ -7,7 +7,6 @@ exits with 1 above a bar.
 # Arrow makes its compute functions at import.
 # pyright: reportAttributeAccessIssue=false
 
-import argparse
 import os
 import subprocess
 import sys
@@ -21,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from bench.harness.record import provenance
+from bench.harness.record import Commit, provenance
 from data.tokenizer import train_tokenizer
 from files import PROJECT
 from knowledge.relations import TYPES
@@ -49,12 +48,9 @@ SIZES = (
 )
 
 
-def main(arguments: list[str]) -> int:
+def main(*, commit: Commit = None) -> int:
     """Measure each size, print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench knowledge", description=__doc__)
-    parser.add_argument("--commit", help="of the code, where it is no git checkout")
-    options = parser.parse_args(arguments)
-    print("\n".join(f"{name}: {value}" for name, value in provenance(options.commit).items()))
+    print("\n".join(f"{name}: {value}" for name, value in provenance(commit).items()))
     print(f"cores: {len(os.sched_getaffinity(0))}\n")
     print("| nodes | edges | seconds (bar) | peak GiB (bar) |\n|---|---|---|---|")
     missed = False
@@ -130,7 +126,3 @@ def write(path: Path, **columns: pa.Array) -> None:
     """Write columns as TSV."""
     options = csv.WriteOptions(delimiter="\t", quoting_style="none", quoting_header="none")
     csv.write_csv(pa.table(columns), path, options)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -5,14 +5,14 @@
 What follows ``--`` goes to train.py, after ``--preset sprint``. DIR holds the sprint's corpus.
 """
 
-import argparse
 import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from bench.harness.record import provenance
+from bench.harness.record import Commit, provenance
 from files import PROJECT, write_text
 
 COLUMNS = (
@@ -48,46 +48,47 @@ PUBLIC = {
 }
 
 
-def main(arguments: list[str]) -> int:
-    """Run every seed, print the table, write it where ``--out`` says."""
-    cut = arguments.index("--") if "--" in arguments else len(arguments)
-    options = parser().parse_args(arguments[:cut])
+def main(
+    *settings: str,
+    data: Path,
+    label: str = "",
+    seeds: Sequence[int] = (1337,),
+    runs: Path = Path("runs"),
+    out: Path | None = None,
+    commit: Commit = None,
+) -> None:
+    """Run every seed, print the table, write it where ``--out`` says.
+
+    Args:
+        settings: for train.py, after --
+        data: the sprint's corpus as shards
+        label: what these runs are, for the table
+        runs: where run folders go
+        out: file for the table
+    """
     rows = [PUBLIC]
-    for seed in options.seeds:
-        rows.append(sprint(options, seed, arguments[cut + 1 :]))
+    for seed in seeds:
+        folder = runs / f"sprint-{label.replace(' ', '-')}-{seed}"
+        options = ["--data", str(data), "--run-dir", str(folder), "--seed", str(seed), *settings]
+        rows.append(sprint(label, seed, folder, options))
         print(table(rows), flush=True)
-    about = [f"{name}: {value}" for name, value in provenance(options.commit).items()]
+    about = [f"{name}: {value}" for name, value in provenance(commit).items()]
     # Where things lay on the machine that ran it is nobody's business, and nobody's elsewhere.
-    seeds = " ".join(map(str, options.seeds))
-    command = f"python -m bench sprint --data DIR --label {shlex.quote(options.label)}"
-    command += f" --seeds {seeds} {shlex.join(arguments[cut:])}"
-    if options.out:
-        write_text(options.out, "\n".join([command, *about, "", table(rows), ""]))
-    return 0
+    command = f"python -m bench sprint --data DIR --label {shlex.quote(label)}"
+    command += f" --seeds {' '.join(map(str, seeds))} "
+    command += shlex.join(("--", *settings)) if settings else ""
+    if out:
+        write_text(out, "\n".join([command, *about, "", table(rows), ""]))
 
 
-def parser() -> argparse.ArgumentParser:
-    """The options before ``--``."""
-    made = argparse.ArgumentParser(prog="python -m bench sprint", description=__doc__)
-    made.add_argument("--data", type=Path, required=True, help="the sprint's corpus as shards")
-    made.add_argument("--label", default="", help="what these runs are, for the table")
-    made.add_argument("--seeds", type=int, nargs="+", default=[1337])
-    made.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go")
-    made.add_argument("--out", type=Path, help="file for the table")
-    made.add_argument("--commit", help="of the code, where it is no git checkout")
-    return made
-
-
-def sprint(options: argparse.Namespace, seed: int, overrides: list[str]) -> dict[str, object]:
-    """One run; its row."""
-    folder = options.runs / f"sprint-{options.label.replace(' ', '-')}-{seed}"
-    command = [sys.executable, str(PROJECT / "train.py"), "--preset", "sprint"]
-    command += ["--data", str(options.data), "--run-dir", str(folder), "--seed", str(seed)]
-    subprocess.run([*command, *overrides], check=True)
+def sprint(label: str, seed: int, folder: Path, options: Sequence[str]) -> dict[str, object]:
+    """Make one run; return its row."""
+    command = [sys.executable, str(PROJECT / "train.py"), "--preset", "sprint", *options]
+    subprocess.run(command, check=True)
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     scores = summary["scores"]
     sliding = scores.get("roundtrip, sliding", {}).get("seconds")
-    row = {"label": options.label, "seed": seed, "sliding_seconds": sliding}
+    row = {"label": label, "seed": seed, "sliding_seconds": sliding}
     return summary | row | {name: score["bpb"] for name, score in scores.items()}
 
 
@@ -103,7 +104,3 @@ def table(rows: list[dict[str, object]]) -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

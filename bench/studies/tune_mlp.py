@@ -1,4 +1,4 @@
-"""Time the MLP's two products by each way of making them: ``python -m bench tune_mlp``.
+"""Time the MLP's two products by each way of making them.
 
 Prints microseconds beside PyTorch's product of the same shape, and the error against fp64 over that
 of PyTorch in bf16: the stationary kernels by buffers in the ring, the tiled ones by tile.
@@ -100,12 +100,9 @@ def compare(given: tuple[Tensor, ...], gradient: bool) -> None:
 
 
 def main() -> None:
+    """Time both products."""
     x, dy = random(TOKENS, WIDTH), random(TOKENS, WIDTH)
     up = random(MLP_WIDTH, WIDTH, scale=WIDTH**-0.5)
     down = random(WIDTH, MLP_WIDTH, scale=WIDTH**-0.5)
     for gradient in (False, True):
         compare((x, up, down, dy), gradient)
-
-
-if __name__ == "__main__":
-    main()

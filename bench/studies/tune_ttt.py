@@ -9,15 +9,13 @@ The split must be of authors that the artifact was not trained on, as the contes
 be the one whose score is reported. Each setting in turn takes its best value, others as they are.
 """
 
-import argparse
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from bench.harness.record import provenance
+from bench.harness.record import Commit, provenance
 from errors import InputError
 from evaluation.score import Scoring
 from evaluation.subject import Subject
@@ -35,36 +33,32 @@ AXES: tuple[tuple[str, Sequence[float]], ...] = (
 )
 
 
-def main(arguments: list[str]) -> int:
-    """Print a line a trial and the best choice; 2 for bad input."""
-    options = parser().parse_args(arguments)
-    ends = time.monotonic() + options.seconds
-    try:
-        fixed = ["--data", str(options.data), "--eval-stride", str(options.stride), "--ttt-enabled"]
-        subject = Subject.open(options.artifact, fixed)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for name, value in provenance(options.commit).items():
+def main(
+    artifact: Path,
+    /,
+    *,
+    data: Path,
+    stride: int = 512,
+    seconds: float = 300.0,
+    commit: Commit = None,
+) -> None:
+    """Print a line a trial and the best choice.
+
+    Args:
+        data: the development split as shards
+        stride: of the windows that score
+        seconds: no trial begins later
+    """
+    ends = time.monotonic() + seconds
+    subject = Subject.open(artifact, {"data": data, "eval_stride": stride, "ttt_enabled": True})
+    for name, value in provenance(commit).items():
         print(f"{name}: {value}")
-    plain = subject.score(subject.split, options.stride, Scoring(subject.world))
-    print(f"sliding, stride {options.stride}: {plain.bpb:.5f}, {plain.seconds:.1f} s", flush=True)
+    plain = subject.score(subject.split, stride, Scoring(subject.world))
+    print(f"sliding, stride {stride}: {plain.bpb:.5f}, {plain.seconds:.1f} s", flush=True)
     start = {axis: getattr(subject.settings, axis) for axis, _ in AXES}
     gain = partial(gained, subject, plain.bpb)
     print("best:", shown(descend(gain, start, AXES, lambda: time.monotonic() < ends)))
     subject.world.stop()
-    return 0
-
-
-def parser() -> argparse.ArgumentParser:
-    """What is tuned, on what, and for how long."""
-    made = argparse.ArgumentParser(prog="python -m bench tune_ttt", description=__doc__)
-    made.add_argument("artifact", type=Path)
-    made.add_argument("--data", type=Path, required=True, help="the development split as shards")
-    made.add_argument("--stride", type=int, default=512, help="of the windows that score")
-    made.add_argument("--seconds", type=float, default=300.0, help="no trial begins later")
-    made.add_argument("--commit", help="of the code, where it is no git checkout")
-    return made
 
 
 def gained(subject: Subject, before: float, choice: Choice) -> float:
@@ -112,7 +106,3 @@ def descend(
 def shown(choice: Choice) -> str:
     """A choice as one reads it."""
     return " ".join(f"{axis.removeprefix('ttt_')}={value:g}" for axis, value in choice.items())
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

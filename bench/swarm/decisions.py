@@ -1,19 +1,17 @@
-"""Host time of the swarm's decision cycles, warm and cold: ``python -m bench decisions``.
+"""Host time of the swarm's decision cycles, warm and cold.
 
 Five agents steer made-up runs of each kind; a cycle's time is what a run's decision log has, from
 telemetry to decision. Between cycles a training loop leaves little of the caches to the agents, so
 before each cycle so many MB are read. Exits with 1 where warm cycles are above the bar.
 """
 
-import argparse
 import os
 import statistics
-import sys
 from collections.abc import Sequence
 
 import numpy as np
 
-from bench.harness.record import provenance
+from bench.harness.record import Commit, provenance
 from settings.load import load_settings
 from swarm.mesh import Cycle
 from swarm.simulate import KINDS, SyntheticRun, simulate
@@ -24,12 +22,9 @@ READ = (0, 4, 64)  # MB
 BAR = (30.0, 60.0)  # microseconds, p50 and p99
 
 
-def main(arguments: list[str]) -> int:
+def main(*, commit: Commit = None) -> int:
     """Measure each amount, print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench decisions", description=__doc__)
-    parser.add_argument("--commit", help="of the code, where it is no git checkout")
-    options = parser.parse_args(arguments)
-    print("\n".join(f"{name}: {value}" for name, value in provenance(options.commit).items()))
+    print("\n".join(f"{name}: {value}" for name, value in provenance(commit).items()))
     cores, busy = len(os.sched_getaffinity(0)), os.getloadavg()[0]
     print(f"cores: {cores}, load: {busy:.1f}\n")
     print(f"| MB read before | cycles | p50 us ({BAR[0]:g}) | p99 us ({BAR[1]:g}) |")
@@ -62,7 +57,3 @@ def percentiles(taken: Sequence[float]) -> tuple[float, float]:
     """p50 and p99."""
     shares = statistics.quantiles(taken, n=100, method="inclusive")
     return shares[49], shares[98]
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

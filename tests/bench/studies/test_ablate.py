@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.__main__ import main as bench
 from bench.studies import ablate
 from errors import InputError
 from files import PROJECT
@@ -30,9 +31,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def planned(*arguments: str, seeds: int = 1):
-    options = ablate.parser().parse_args(["--data", "nowhere", "--seeds", str(seeds)])
-    return ablate.plan(options, arguments)
+def planned(*arguments: str, seeds: int = 1, variants: list[str] | None = None):
+    base = [*ablate.BASE, "--data", "nowhere", *arguments]
+    return ablate.plan(base, seeds, variants or list(ablate.VARIANTS), Path("runs"))
 
 
 def test_each_variant_lacks_one_thing_and_on_lacks_none():
@@ -64,25 +65,19 @@ def test_what_the_options_switched_off_is_not_switched_off_again():
 
 
 def test_some_variants_alone_are_compared_with_on():
-    options = ablate.parser().parse_args(
-        ["--data", "nowhere", "--seeds", "2", "--variants", "swarm off"]
-    )
-    assert [name for name, _, _ in ablate.plan(options, [])] == ["on", "swarm off"] * 2
+    runs = planned(seeds=2, variants=["swarm off"])
+    assert [name for name, _, _ in runs] == ["on", "swarm off"] * 2
 
 
 def test_a_variant_named_twice_and_on_itself_are_run_once():
     """Two runs in one folder at once would write over each other."""
     named = ["swarm off", "on", "swarm off"]
-    options = ablate.parser().parse_args(
-        ["--data", "nowhere", "--seeds", "1", "--variants", *named]
-    )
-    assert [name for name, _, _ in ablate.plan(options, [])] == ["on", "swarm off"]
+    assert [name for name, _, _ in planned(variants=named)] == ["on", "swarm off"]
 
 
 def test_a_variant_that_is_none_is_refused(capsys):
-    with pytest.raises(SystemExit):
-        ablate.parser().parse_args(["--data", "nowhere", "--variants", "agent x off"])
-    assert "invalid choice: 'agent x off'" in capsys.readouterr().err
+    assert bench(["ablate", "--data", "nowhere", "--variants", "agent x off"]) == 2
+    assert 'invalid value "agent x off"' in capsys.readouterr().err
 
 
 def test_no_seeds_are_refused():
@@ -118,7 +113,7 @@ def test_an_interruption_leaves_a_table_of_what_is_finished(tmp_path, monkeypatc
 
     monkeypatch.setattr(ablate, "summaries_of", stopped)
     out = tmp_path / "table.md"
-    assert ablate.main(["--data", "nowhere", "--out", str(out)]) == 130
+    assert bench(["ablate", "--data", "nowhere", "--out", str(out)]) == 130
     assert "| on | 1 | 10 | 2.50 | 1.2500 | - | - |" in out.read_text(encoding="utf-8")
 
 
@@ -130,7 +125,7 @@ def test_a_stopped_ablation_goes_on_and_a_foreign_run_is_refused(
     monkeypatch.setattr(ablate, "VARIANTS", few)
     out, runs = tmp_path / "table.md", tmp_path / "runs"
     command = ["--data", str(corpus), "--runs", str(runs), "--out", str(out), "--seeds", "1"]
-    assert ablate.main([*command, "--", *SMALL.split()]) == 0
+    assert bench(["ablate", *command, "--", *SMALL.split()]) == 0
     first = out.read_text(encoding="utf-8")
     assert str(tmp_path) not in first
     rows = [line for line in first.splitlines() if line.startswith(("| on", "| KG"))]
@@ -138,8 +133,8 @@ def test_a_stopped_ablation_goes_on_and_a_foreign_run_is_refused(
     cut_off, finished = runs / "on-1337" / "summary.json", runs / "KG-init-off-1337"
     cut_off.unlink()
     before = (finished / "summary.json").stat().st_mtime_ns
-    assert ablate.main([*command, "--", *SMALL.split()]) == 0
+    assert bench(["ablate", *command, "--", *SMALL.split()]) == 0
     assert cut_off.exists()
     assert (finished / "summary.json").stat().st_mtime_ns == before
-    assert ablate.main([*command, "--", *SMALL.split(), "--matrix-lr", "0.5"]) == 2
+    assert bench(["ablate", *command, "--", *SMALL.split(), "--matrix-lr", "0.5"]) == 2
     assert "holds another run" in capsys.readouterr().err

@@ -11,8 +11,9 @@ from artifact.export import export
 from artifact.format import container
 from artifact.quantisation.hessians import collect
 from artifact.quantisation.recipe import Recipe
+from bench.__main__ import main
 from bench.studies import artifact as bench_of_artifacts
-from bench.studies.artifact import Bench, main, raw_bytes
+from bench.studies.artifact import Bench, raw_bytes
 from data.inputs import Inputs
 from evaluation.audit.runs import TokenArray
 from model.parameters import exported
@@ -24,7 +25,7 @@ LABELS = [
     "GPTQ, 3 corrections",
     "GPTQ, 20,000 bytes",
 ]
-ARGUMENTS = ["run", "--data", "data", "--limit", "20000", "--commit", "0"]
+ARGUMENTS = ["artifact", "run", "--data", "data", "--limit", "20000", "--commit", "0"]
 
 
 @pytest.fixture

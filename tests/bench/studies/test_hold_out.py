@@ -5,6 +5,7 @@ import lzma
 
 import pytest
 
+from bench.__main__ import main as bench
 from bench.studies import hold_out
 
 
@@ -17,7 +18,7 @@ def test_documents_go_to_one_side_or_none(tmp_path, monkeypatch, suffix):
     source = tmp_path / f"documents{suffix}"
     source.write_bytes(lzma.compress(b"".join(lines)) if suffix.endswith("xz") else b"".join(lines))
     train, held = tmp_path / "train.jsonl", tmp_path / "held.jsonl"
-    assert hold_out.main([str(source), "--train", str(train), "--held", str(held)]) == 0
+    assert bench(["hold_out", str(source), "--train", str(train), "--held", str(held)]) == 0
     assert train.read_bytes() == lines[0] + lines[3] + lines[5]
     assert held.read_bytes() == lines[1] + lines[4]
 
@@ -27,7 +28,7 @@ def test_another_file_than_the_list_is_of_is_refused(tmp_path, capsys):
     short.write_text('{"text": "a"}\n')
     train, held = tmp_path / "train.jsonl", tmp_path / "held.jsonl"
     for source, problem in ((short, "has 1 documents"), (tmp_path / "none.jsonl", "no such file")):
-        assert hold_out.main([str(source), "--train", str(train), "--held", str(held)]) == 2
+        assert bench(["hold_out", str(source), "--train", str(train), "--held", str(held)]) == 2
         assert problem in capsys.readouterr().err
     assert not train.exists()
 

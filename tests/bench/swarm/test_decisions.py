@@ -11,7 +11,7 @@ def test_a_warm_cycle_above_the_bar_is_1(bar, code, monkeypatch, capsys):
     monkeypatch.setattr(decisions, "RUNS", 1)
     monkeypatch.setattr(decisions, "READ", (0, 1))
     monkeypatch.setattr(decisions, "KINDS", ("calm",))
-    assert decisions.main([]) == code
+    assert decisions.main() == code
     warm, cold = capsys.readouterr().out.splitlines()[-2:]
     assert warm.startswith("| 0 | 39 |")
     assert cold.startswith("| 1 | 39 |")

@@ -48,7 +48,7 @@ class GPT(nn.Module):
         self._make_heads(config)
         table = ops.rope_table(max_seq_len, config.rope_dims, config.rope_base, torch.device("cpu"))
         self.register_buffer("rope", table, persistent=False)
-        initialise(self, seed, embedding_gain)
+        initialise(self, config, seed, embedding_gain)
 
     def _make_embeddings(self, config: Architecture) -> None:
         width = config.model_dim

@@ -2,13 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from model.gpt import GPT
+from model.config import Architecture
 
 VALUE_TABLE_STD = 0.01
 BIGRAM_SCALE = 0.05
@@ -17,7 +15,9 @@ GATE_BIAS = 4.0
 
 
 @torch.no_grad()
-def initialise(model: "GPT", seed: int, embedding_gain: Tensor | None = None) -> None:
+def initialise(
+    model: nn.Module, config: Architecture, seed: int, embedding_gain: Tensor | None = None
+) -> None:
     """Give every parameter of ``model`` its initial value.
 
     Matrices that read the residual stream start orthogonal, those that write to it start at zero,
@@ -26,10 +26,13 @@ def initialise(model: "GPT", seed: int, embedding_gain: Tensor | None = None) ->
     declares them zero, and its later pass over all linear layers makes them orthogonal.)
 
     Args:
-        embedding_gain: (V,) fp32, what each token's embedding is multiplied by; None: one.
+        model: a ``model.gpt.GPT``.
+        config: its architecture.
+        seed: of the random numbers.
+        embedding_gain: (V,) fp32, factor on each token's embedding; None: one.
     """
     with one_thread():
-        fill(model, torch.Generator().manual_seed(seed), embedding_gain)
+        fill(model, config, torch.Generator().manual_seed(seed), embedding_gain)
 
 
 @contextmanager
@@ -44,9 +47,14 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def fill(model: "GPT", generator: torch.Generator, embedding_gain: Tensor | None) -> None:
-    """``initialise`` by a generator."""
-    config, layers = model.config, model.config.num_layers
+def fill(
+    model: nn.Module,
+    config: Architecture,
+    generator: torch.Generator,
+    embedding_gain: Tensor | None,
+) -> None:
+    """Do what ``initialise`` does, with a generator."""
+    layers = config.num_layers
     constants = {
         "smear_gate": 0.0,
         "bigram_table": 0.0,

@@ -9,7 +9,7 @@ from data.shards import TokenStream
 from kernels import operations
 from model.gpt import GPT
 from model.parameters import exported
-from runtime.device import choose
+from runtime.device import Backends
 from runtime.micro_batches import CapturedMicroBatches, MicroBatches
 from runtime.ranks import World
 from settings import Settings
@@ -36,9 +36,10 @@ class Trainer:
             update waits for; None on a CPU.
 
     Args:
-        settings: of the run; ``backend`` and ``dtype`` may be "auto".
+        settings: of the run.
         stream: the training tokens.
         world: the ranks.
+        backends: of `runtime.device.choose`.
         scores: (V,) fp32, the knowledge graph's scores of tokens; None: no graph.
     """
 
@@ -47,10 +48,10 @@ class Trainer:
         settings: Settings,
         stream: TokenStream,
         world: World,
+        backends: Backends,
         scores: np.ndarray | None = None,
     ) -> None:
-        self.settings, self.world = settings, world
-        self.backends = choose(settings, world.device)
+        self.settings, self.world, self.backends = settings, world, backends
         torch.manual_seed(settings.seed)
         self.model = self._make_model(scores)
         self.scores = None if scores is None else torch.from_numpy(scores).to(world.device)

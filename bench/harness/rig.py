@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from data.shards import TokenStream, shard_name, write_shard
+from runtime.device import choose
 from runtime.progress import Progress
 from runtime.ranks import World
 from runtime.run_folder import RunFolder
@@ -43,7 +44,9 @@ class Rig:
         write_shard(folder / shard_name("train", 0), tokens)
         stream = TokenStream.open(folder, "train", vocabulary)
         scores = draw.random(vocabulary, dtype=np.float32)
-        self.trainer = Trainer(self.settings, stream, world, scores)
+        self.trainer = Trainer(
+            self.settings, stream, world, choose(self.settings, world.device), scores
+        )
         self.folder = None
         if world.is_main:
             self.folder = RunFolder.create(folder / "run", "rig", {"rig": True})

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from data.shards import TokenStream, write_shard
+from runtime.device import choose
 from runtime.ranks import World
 from settings import Settings
 from tests.small import NETWORK, TABLES
@@ -68,7 +69,8 @@ def make_trainer(token_folder: Path):
     def make(**changes: object) -> Trainer:
         settings = small_settings(**changes)
         stream = TokenStream.open(token_folder, "train", settings.vocab_size)
-        made.append(Trainer(settings, stream, World.single(torch.device("cpu"))))
+        world = World.single(torch.device("cpu"))
+        made.append(Trainer(settings, stream, world, choose(settings, world.device)))
         return made[-1]
 
     yield make
@@ -110,7 +112,7 @@ def make_wide(wide_stream):
         values = {"train_seq_len": 2048, "train_batch_tokens": 16_384} | changes
         settings = Settings(**values)  # pyright: ignore[reportArgumentType]
         world = World.single(torch.device("cuda"))
-        made.append(Trainer(settings, wide_stream, world, scores))
+        made.append(Trainer(settings, wide_stream, world, choose(settings, world.device), scores))
         return made[-1]
 
     yield make

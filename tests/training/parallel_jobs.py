@@ -13,6 +13,7 @@ from data.shards import TokenStream
 from errors import InputError
 from model.gpt import GPT
 from runtime import checkpoint
+from runtime.device import choose
 from runtime.ranks import World
 from tests.kernels.tools.levers import make_levers
 from tests.kernels.tools.twins import DEVICE
@@ -38,7 +39,8 @@ def arrays(tensors: Mapping[str, Tensor]) -> Arrays:
 
 def make_trainer(world: World, tokens: Path, **changes: object) -> Trainer:
     settings = small_settings(**{"averaging": "ema", "ema_decay": 0.9} | changes)
-    return Trainer(settings, TokenStream.open(tokens, "train", settings.vocab_size), world)
+    stream = TokenStream.open(tokens, "train", settings.vocab_size)
+    return Trainer(settings, stream, world, choose(settings, world.device))
 
 
 def steps(trainer: Trainer, first: int, last: int) -> list[list[float]]:

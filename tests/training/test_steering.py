@@ -13,6 +13,7 @@ from torch import Tensor
 
 from data.shards import TokenStream, write_shard
 from runtime import checkpoint
+from runtime.device import choose
 from runtime.progress import Progress
 from runtime.ranks import World
 from runtime.run_folder import RunFolder
@@ -100,7 +101,8 @@ def make(token_folder: Path):
         steered = {"agents_off": off, "kg_scores": "wordnet", "val_loss_every": 1}
         settings = small_settings(**(steered | {"iterations": 32, "swarm_every": 8} | changes))
         stream = TokenStream.open(folder, "train", settings.vocab_size)
-        made.append(Trainer(settings, stream, World.single(torch.device("cpu")), SCORES))
+        world = World.single(torch.device("cpu"))
+        made.append(Trainer(settings, stream, world, choose(settings, world.device), SCORES))
         return made[-1]
 
     yield make_one

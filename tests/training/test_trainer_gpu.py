@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from data.shards import TokenStream
+from runtime.device import choose
 from runtime.progress import Progress
 from runtime.ranks import World
 from tests.training.conftest import small_settings
@@ -23,7 +24,8 @@ def make_on(token_folder):
     def make(device: str, **changes: object) -> Trainer:
         settings = small_settings(device=device, **changes)
         stream = TokenStream.open(token_folder, "train", settings.vocab_size)
-        made.append(Trainer(settings, stream, World.single(torch.device(device))))
+        world = World.single(torch.device(device))
+        made.append(Trainer(settings, stream, world, choose(settings, world.device)))
         return made[-1]
 
     yield make

@@ -15,6 +15,7 @@ from artifact.quantisation.recipe import Recipe, Role
 from data.shards import TokenStream, write_shard
 from errors import InputError
 from model.parameters import exported
+from runtime.device import choose
 from runtime.progress import Progress
 from runtime.ranks import World
 from settings import Settings
@@ -69,7 +70,8 @@ def make(tmp_path: Path):
         }
         settings = Settings(**(values | changes))  # pyright: ignore[reportArgumentType]
         stream = TokenStream.open(tmp_path, "train", VOCAB)
-        made.append(Trainer(settings, stream, World.single(torch.device("cpu"))))
+        world = World.single(torch.device("cpu"))
+        made.append(Trainer(settings, stream, world, choose(settings, world.device)))
         return made[-1]
 
     yield trainer

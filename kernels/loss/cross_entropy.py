@@ -1,39 +1,60 @@
-"""Softcap and cross-entropy of a block of logits, which become their own gradients where they lie.
+"""Softcap and cross-entropy of a block of logits, whose gradients overwrite them.
 
     y    = softcap tanh(z / softcap)
     nats = log sum exp(y) - y[target]
     dz   = factor (exp(y) / sum exp(y) - onehot) (1 - tanh^2)
 
-The softcap bounds y, so no maximum is taken out before the exponential; the target's own logit is
-read, and its gradient written, by itself, so that no logit is compared with the target.
+Logits z (rows, H V) in the compute dtype, the rest fp32; 604 MB are read and written at the real
+size. The softcap bounds y, so the exponential needs no maximum. The target's logit is read, and its
+gradient written, separately, so that no logit is compared with the target.
 """
 
 # Pyright takes a launch for a call of the kernel, and knows nothing of what kernels return.
 # pyright: reportArgumentType=false, reportCallIssue=false
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
-import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.common.launch import Launch
+from kernels.common.math import LOG2_E
+
 LOGITS_A_WARP = 1024  # 32 a thread
-PROGRAMS = 11 * 128  # a head: of 3 heads, at one warp each, all that 132 multiprocessors hold
+# Programs a head, each of one row at a time: of 3 heads, at one warp each, all that 132
+# multiprocessors hold. Both directions on three streams, H100, commit 72db346.
+LAUNCH = Launch(rows=1, programs=11 * 128)  # 1,726 us; 704 programs 1,763; 4,096 1,728
 # Up to this softcap 2^16 terms exp(y) neither overflow nor vanish in fp32 as they are.
 GREATEST_BOUND = 64.0
-BITS_A_NAT = tl.constexpr(math.log2(math.e))
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What the heads are held to, and what each target counts."""
+    """The targets of all heads, and their weights."""
 
     targets: Tensor  # (B, T) contiguous
     target_weight: Tensor | None  # (V,) fp32
     heads: int
+
+
+class Targets(NamedTuple):
+    """What ``cross_entropy_kernel`` compares positions ``first`` to ``first + rows - 1`` with."""
+
+    targets: Any
+    """(positions,) integers."""
+    target_weight: Any
+    """(V,) fp32; None: every target weighs one."""
+    factors: Any
+    """(H,) fp32."""
+    first: Any
+    rows: Any
+    positions: Any
+    """B T."""
+    time: Any
+    """T."""
 
 
 def cross_entropy(
@@ -57,16 +78,12 @@ def cross_entropy(
         learning: gradients too; in bf16 with an approximate tanh, as the kernel says.
     """
     vocabulary = logits.size(1) // batch.heads
-    cross_entropy_kernel[(min(len(logits), PROGRAMS), batch.heads)](
+    positions, time = batch.targets.numel(), batch.targets.size(1)
+    sizes = (first, len(logits), positions, time)
+    cross_entropy_kernel[(min(len(logits), LAUNCH.programs), batch.heads)](
         logits,
-        batch.targets,
-        batch.target_weight,
-        factors,
+        Targets(batch.targets, batch.target_weight, factors, *sizes),
         nats,
-        first,
-        len(logits),
-        batch.targets.numel(),
-        batch.targets.size(1),
         softcap,
         LEARNING=learning,
         APPROXIMATE=learning and logits.dtype == torch.bfloat16,
@@ -76,7 +93,7 @@ def cross_entropy(
 
 
 def entropy_tile(vocabulary: int) -> dict[str, Any]:
-    """Constants and warps of ``cross_entropy_kernel``: a row is a program's."""
+    """Return constants and warps of ``cross_entropy_kernel``: a program has whole rows."""
     padded = triton.next_power_of_2(vocabulary)
     warps = min(max(padded // LOGITS_A_WARP, 1), 32)
     return {"VOCABULARY": vocabulary, "PADDED": padded, "num_warps": warps}
@@ -85,14 +102,8 @@ def entropy_tile(vocabulary: int) -> dict[str, Any]:
 @triton.jit
 def cross_entropy_kernel(
     logits,
-    targets,
-    target_weight,
-    factors,
+    batch,
     nats,
-    first,
-    rows,
-    positions,
-    time,
     softcap,
     VOCABULARY: tl.constexpr,
     PADDED: tl.constexpr,
@@ -102,14 +113,14 @@ def cross_entropy_kernel(
 ):
     """Nats of one head for every ``num_programs``-th row; if LEARNING, z becomes dz in place.
 
-    logits (rows, H, V) in the compute dtype, rows being positions ``first`` and following; targets
-    (B, T) integers, head k's lying k further on; factors (H,), nats (H, BT) fp32. A position whose
-    target lies outside its window gets dz = 0 and no nats.
+    logits (rows, H, V) in the compute dtype, batch ``Targets``, nats (H, B T) fp32. The target of
+    head k is k positions further on; a position whose target is outside its window gets dz = 0 and
+    no nats.
 
     APPROXIMATE takes tanh from one special function, tanh.approx.f32, with a relative error of at
-    most 2^-11, where rounding z to bf16 has made one of up to 2^-9. Whatever the signs of that
-    error, a gradient's grows at most 1.15 times by it, and the loss is off by less than 1e-3. What
-    scores must not be: without gradients, as in fp32, tanh is exact.
+    most 2^-11; rounding z to bf16 has an error of up to 2^-9. It increases a gradient's error at
+    most 1.15 times, and changes the loss by less than 1e-3. Scores must be exact, so without
+    gradients, and in fp32, tanh is exact.
 
     At 98,304 positions and 3 heads of 1,024 in bf16: reads and writes 604 MB, 283 us on an H200
     unless the L2 cache still holds them. 67 special functions a row and lane are 151 us at 16 a
@@ -119,15 +130,17 @@ def cross_entropy_kernel(
     head, heads = tl.program_id(1), tl.num_programs(1)
     column = tl.arange(0, PADDED)
     there = None if PADDED == VOCABULARY else column < VOCABULARY
-    factor = tl.load(factors + head)
-    for row in range(tl.program_id(0), rows, tl.num_programs(0)):
-        position = first + row
-        predicts = position % time + head < time
-        # Read whether it counts or not, so that no load has to wait for the remainder.
-        target = tl.load(targets + tl.minimum(position + head, positions - 1))
+    factor = tl.load(batch.factors + head)
+    for row in range(tl.program_id(0), batch.rows, tl.num_programs(0)):
+        position = batch.first + row
+        predicts = position % batch.time + head < batch.time
+        # Loaded unconditionally, so that no load waits for the remainder.
+        target = tl.load(batch.targets + tl.minimum(position + head, batch.positions - 1))
         start = logits + (row * heads + head) * VOCABULARY
         at_target = tl.load(start + target).to(tl.float32)
-        weight = factor if target_weight is None else factor * tl.load(target_weight + target)
+        weight = factor
+        if batch.target_weight is not None:
+            weight *= tl.load(batch.target_weight + target)
         z = tl.load(start + column, mask=there).to(tl.float32)
 
         y, slope = softcapped(z, softcap, APPROXIMATE)
@@ -137,15 +150,15 @@ def cross_entropy_kernel(
         if not BOUNDED:
             largest = tl.max(y)
             y, target_y = y - largest, target_y - largest
-        chance = tl.exp2(y)
-        total = tl.sum(chance)
-        surprise = (tl.log2(total) - target_y) * (1.0 / BITS_A_NAT)
-        tl.store(nats + head * positions + position, surprise, mask=predicts)
+        exponential = tl.exp2(y)
+        total = tl.sum(exponential)
+        target_nats = (tl.log2(total) - target_y) * (1.0 / LOG2_E)
+        tl.store(nats + head * batch.positions + position, target_nats, mask=predicts)
         if LEARNING:
             weight = tl.where(predicts, weight, 0.0)
-            share = weight / total
-            dz = chance * slope * share
-            target_dz = (tl.exp2(target_y) * share - weight) * target_slope
+            normalised = weight / total
+            dz = exponential * slope * normalised
+            target_dz = (tl.exp2(target_y) * normalised - weight) * target_slope
             tl.debug_barrier()  # every thread has read the target's logit
             tl.store(start + column, dz.to(logits.dtype.element_ty), mask=there)
             tl.debug_barrier()  # the thread that holds the target has written it
@@ -154,15 +167,15 @@ def cross_entropy_kernel(
 
 @triton.jit
 def softcapped(z, softcap, APPROXIMATE: tl.constexpr):
-    """``y = softcap tanh(z / softcap)`` in bits, and dy / dz = 1 - tanh^2."""
+    """Return ``y = softcap tanh(z / softcap)`` in bits, and dy / dz = 1 - tanh^2."""
     if APPROXIMATE:
         tanh = tl.inline_asm_elementwise(
             "tanh.approx.f32 $0, $1;", "=f,f", [z * (1.0 / softcap)], tl.float32, True, 1
         )
         slope = 1.0 - tanh * tanh
     else:
-        decay = tl.exp2(tl.abs(z) * (-2.0 * BITS_A_NAT / softcap))
+        decay = tl.exp2(tl.abs(z) * (-2.0 * LOG2_E / softcap))
         inverse = 1.0 / (1.0 + decay)
         tanh = tl.where(z < 0, decay - 1.0, 1.0 - decay) * inverse
         slope = 4.0 * decay * inverse * inverse  # exact where tanh is near 1
-    return tanh * (softcap * BITS_A_NAT), slope
+    return tanh * (softcap * LOG2_E), slope

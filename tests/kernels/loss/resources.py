@@ -7,33 +7,27 @@ from kernels.loss.autograd import (
     scaled_sum_kernel,
     weighted_sums_kernel,
 )
-from kernels.loss.cross_entropy import cross_entropy_kernel, entropy_tile
+from kernels.loss.cross_entropy import Targets, cross_entropy_kernel, entropy_tile
 from tests.kernels.tools.ahead_of_time import Variant
 
 
 def entropy_variant(
     name: str, vocabulary: int, *, learning: bool, weighted: bool = False, bounded: bool = True
 ) -> Variant:
+    target_weight = "*fp32" if weighted else None
     signature = {
         "logits": "*bf16",
-        "targets": "*i32",
-        "factors": "*fp32",
+        "batch": Targets("*i32", target_weight, "*fp32", "i32", "i32", "i32", "i32"),
         "nats": "*fp32",
-        **dict.fromkeys(("first", "rows", "positions", "time"), "i32"),
         "softcap": "fp32",
     }
-    constants: dict[str, int | None] = {
+    constants: dict[str, int] = {
         "LEARNING": learning,
         "APPROXIMATE": learning,
         "BOUNDED": bounded,
         **entropy_tile(vocabulary),
     }
     warps = constants.pop("num_warps")
-    assert warps
-    if weighted:
-        signature["target_weight"] = "*fp32"
-    else:
-        constants["target_weight"] = None
     return Variant(f"loss entropy {name}", cross_entropy_kernel, signature, constants, warps)
 
 

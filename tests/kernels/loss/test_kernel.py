@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kernels.common.launch import Launch
 from kernels.loss import autograd as kernel
 from kernels.loss import chunks as loss_chunks
 from kernels.loss import reference
@@ -148,7 +149,7 @@ def test_softcaps_that_leave_exponents_far_from_zero(softcap: float, offset: flo
 
 
 def test_more_rows_than_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kernels.loss.cross_entropy.PROGRAMS", 4)
+    monkeypatch.setattr("kernels.loss.cross_entropy.LAUNCH", Launch(programs=4))
     given, targets = inputs(15, (3, 7), 24, heads=2), targets_of(15, (3, 7), 24)
     agree(given, targets=targets, softcap=3.0)
 

@@ -11,6 +11,7 @@ class Launch:
         rows: of a program's tile.
         columns: of a program's tile, or keys of an attention tile.
         depth: how much of the sum a step of a product takes.
+        elements: of a program's tile or chunk, if it is not cut into rows and columns.
         warps: of a program.
         stages: of the software pipeline; 3 is Triton's default.
         programs: of a persistent grid. A constant, not the GPU's number of multiprocessors, where
@@ -20,6 +21,7 @@ class Launch:
     rows: int = 0
     columns: int = 0
     depth: int = 0
+    elements: int = 0
     warps: int = 4
     stages: int = 3
     programs: int = 0

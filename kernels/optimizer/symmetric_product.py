@@ -10,7 +10,8 @@ modded-nanogpt's Triton kernels and from Dao-AILab's quack and Gram Newton-Schul
 # Pyright takes a launch for a call of the kernel.
 # pyright: basic, reportArgumentType=false, reportCallIssue=false
 # pyright: reportGeneralTypeIssues=false, reportIndexIssue=false, reportAttributeAccessIssue=false
-from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -18,30 +19,57 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-ALIGNED = 8  # elements that rows begin at a multiple of: the TMA asks for 16 bytes
+from kernels.common.launch import Launch
+
+ALIGNED = 8  # rows begin at a multiple of so many elements, because the TMA needs 16 bytes
 EPS = tl.constexpr(1e-7)
 
+# By bytes an element: rows and columns of the product, depth of the sum. Times in us of A of
+# 512 x 1536, A of 512 x 512 and its polynomial, 22 matrices: H100, commit febceab.
+LAUNCH = {
+    # 27.4, 11.3, 12.5. cuBLAS 26.3, 10.8, 14.1; depth 32 with 6 stages 26.3, 12.8, 13.8; 8 warps
+    # 26.4, 11.0, 16.7; pairs of tiles that share a strip, 8 warps, 29.6, 13.7, 15.4.
+    2: Launch(rows=128, columns=128, depth=64, warps=4, stages=3),
+    # fp32 is for tests: it has no tensor core product of its precision.
+    4: Launch(rows=32, columns=32, depth=32, warps=4, stages=2),
+}
+# Up to this side in bf16, because 22 matrices of 256 have only 66 tiles of 128 for 132
+# multiprocessors. A of 256 x 512 and its polynomial 5.4, 4.8; tiles of 128 8.9, 7.4; cuBLAS 5.3,
+# 4.4. For larger sides tiles of 64 take 31.0, 12.9, 14.2.
+SMALL_SIDE = 256
+SMALL = Launch(rows=64, columns=64, depth=64, warps=4, stages=4)
 
-@dataclass(frozen=True)
-class Tile:
-    """Of the product ``side`` rows and columns, ``depth`` of the sum at a time."""
 
-    side: int
-    depth: int
-    warps: int
-    stages: int
+class Polynomial(NamedTuple):
+    """P = a I + b M + c M M^T."""
+
+    a: Any
+    b: Any
+    c: Any
 
 
-# By bytes an element. fp32 is for tests: it has no tensor core product of its precision.
-TILES = {2: Tile(128, 64, warps=4, stages=3), 4: Tile(32, 32, warps=4, stages=2)}
-# Of 22 matrices of 256, tiles of 128 would be 66 for 132 multiprocessors: 8.9 us, these 5.4.
-SMALL_SIDE, SMALL_TILE = 256, Tile(64, 64, warps=4, stages=4)
+class Norms(NamedTuple):
+    """What products are divided by: (sqrt(sum of a matrix's parts) + 1e-7)^POWER."""
+
+    parts: Any
+    """(n, PARTS) fp32, None if POWER is 0."""
+    POWER: Any
+    PARTS: Any
+    PADDED: Any
+    """PARTS, to a power of two."""
+
+
+@cache
+def norm_constants(power: int, parts: int) -> tuple[Any, Any, Any]:
+    """Return POWER, PARTS and PADDED as constants of the kernel."""
+    power_of_two = triton.next_power_of_2(parts)
+    return tl.constexpr(power), tl.constexpr(parts), tl.constexpr(power_of_two)
 
 
 class SymmetricProduct:
-    """``products = (a I + b M + c M M^T) / norm^power`` of matrices that stay where they are.
+    """``products = (a I + b M + c M M^T) / norm^power`` of matrices at fixed addresses.
 
-    So their descriptors are made once, and a launch can be captured.
+    Descriptors are made once, so a launch can be captured.
 
     Args:
         matrices: M (n, side, width), as ``aligned_empty`` makes them.
@@ -50,14 +78,14 @@ class SymmetricProduct:
 
     def __init__(self, matrices: Tensor, products: Tensor) -> None:
         self.count, side, self.width = matrices.shape
-        self.tile = tile = tile_of(side, matrices.element_size())
-        square = [1, tile.side, tile.side]
-        self._strips = TensorDescriptor.from_tensor(matrices, [1, tile.side, tile.depth])
+        self.launch = launch = launch_of(side, matrices.element_size())
+        square = [1, launch.rows, launch.columns]
+        self._strips = TensorDescriptor.from_tensor(matrices, [1, launch.rows, launch.depth])
         self._squares = (
             TensorDescriptor.from_tensor(matrices, square) if side == self.width else None
         )
         self._products = TensorDescriptor.from_tensor(products, square)
-        rows = triton.cdiv(side, tile.side)
+        rows = triton.cdiv(side, launch.rows)
         self.tiles = rows * (rows + 1) // 2
 
     def __call__(
@@ -77,64 +105,46 @@ class SymmetricProduct:
             self._strips,
             self._squares if b else None,
             self._products,
-            norms,
+            Norms(norms, *norm_constants(power, parts)),
             self.width,
-            a,
-            b,
-            c,
-            POWER=power,
-            PARTS=parts,
-            PADDED=triton.next_power_of_2(parts),
-            SIDE=self.tile.side,
-            DEPTH=self.tile.depth,
-            num_warps=self.tile.warps,
-            num_stages=self.tile.stages,
+            Polynomial(a, b, c),
+            SIDE=self.launch.rows,
+            DEPTH=self.launch.depth,
+            **self.launch.options,
         )
 
 
-def tile_of(side: int, element_size: int) -> Tile:
-    """Of products of ``side`` rows, by the bytes of an element."""
-    return SMALL_TILE if element_size == 2 and side <= SMALL_SIDE else TILES[element_size]
+def launch_of(side: int, element_size: int) -> Launch:
+    """Return the launch for products of ``side`` rows, by the bytes of an element."""
+    return SMALL if element_size == 2 and side <= SMALL_SIDE else LAUNCH[element_size]
 
 
 def aligned_empty(
     count: int, rows: int, columns: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """(count, rows, columns) whose rows are ``pitch(columns)`` apart."""
+    """Return a tensor (count, rows, columns) whose rows are ``pitch(columns)`` apart."""
     padded = torch.empty(count, rows, pitch(columns), dtype=dtype, device=device)
     return padded[..., :columns]
 
 
 def pitch(columns: int) -> int:
-    """Elements from one row to the next: all of them at real sizes."""
+    """Return how many elements rows are apart: ``columns`` at real sizes."""
     return -(-columns // ALIGNED) * ALIGNED
 
 
 @triton.jit
 def symmetric_product(
-    strips,
-    squares,
-    products,
-    norms,
-    width,
-    a,
-    b,
-    c,
-    POWER: tl.constexpr,
-    PARTS: tl.constexpr,
-    PADDED: tl.constexpr,
-    SIDE: tl.constexpr,
-    DEPTH: tl.constexpr,
+    strips, squares, products, norms, width, polynomial, SIDE: tl.constexpr, DEPTH: tl.constexpr
 ):
     """``P = (a I + b M + c M M^T) / (|M| + 1e-7)^POWER`` of each matrix, one tile a program.
 
     TMA descriptors of one dtype: M (n, side, width) by (SIDE, DEPTH) in ``strips`` and by
-    (SIDE, SIDE) in ``squares`` (None: b is 0), P (n, side, side). norms (n, PARTS) fp32, the parts
-    of |M|^2; None: POWER is 0. Sums in fp32, rounded once.
+    (SIDE, SIDE) in ``squares`` (None: b is 0), P (n, side, side). norms ``Norms``, the parts of
+    |M|^2; polynomial ``Polynomial``. Sums in fp32, rounded once.
 
     22 matrices of 512 x 1536 in bf16, tiles of 128: 10 of 16 tiles, 11.1 of 17.7 GFLOP, 16 us at
-    672 TFLOP/s; in and out once 46 MB, 11 us at 4275 GB/s, most of it in the L2 cache. What a tile
-    on the diagonal asks of L2 are one strip's rows, else two: 138 MB, 23 us at 6 TB/s. A product of
+    672 TFLOP/s; in and out once 46 MB, 11 us at 4275 GB/s, most of it in the L2 cache. A tile on
+    the diagonal reads one strip's rows from L2, another two: 138 MB, 23 us at 6 TB/s. A product of
     512 x 512: 3.7 of 5.9 GFLOP, 5.5 us; from L2 53 MB with b M, 9 us.
 
     A sum of 128 x 128 takes 128 registers a thread on 4 warps, 3 stages 96 KB, in which the result
@@ -143,7 +153,7 @@ def symmetric_product(
 
     Mirrored bits are copies, on the diagonal as well, whatever the order of a tensor core's sums.
     """
-    row, column = place_of(tl.program_id(0))
+    row, column = tile_at(tl.program_id(0))
     row, column, matrix = row * SIDE, column * SIDE, tl.program_id(1)
     sums = tl.zeros((SIDE, SIDE), tl.float32)
     if row == column:
@@ -155,36 +165,37 @@ def symmetric_product(
             rows = strips.load([matrix, row, depth]).reshape(SIDE, DEPTH)
             columns = strips.load([matrix, column, depth]).reshape(SIDE, DEPTH)
             sums = tl.dot(rows, columns.T, sums, input_precision="ieee")
-    share = 1.0
-    if POWER > 0:
-        share /= power_of_norm(norms + matrix * PARTS, POWER, PARTS, PADDED)
+    factor = 1.0
+    if norms.POWER > 0:
+        factor /= power_of_norm(norms, matrix)
     i, j = row + tl.arange(0, SIDE)[:, None], column + tl.arange(0, SIDE)[None, :]
-    value = share * c * sums + tl.where(i == j, share * a, 0.0)
+    value = factor * polynomial.c * sums + tl.where(i == j, factor * polynomial.a, 0.0)
     if squares is not None:
-        value += share * b * squares.load([matrix, row, column]).reshape(SIDE, SIDE).to(tl.float32)
+        weight = factor * polynomial.b
+        value += weight * squares.load([matrix, row, column]).reshape(SIDE, SIDE).to(tl.float32)
     store_twice(value.to(products.dtype), products, matrix, row, column)
 
 
 @triton.jit
-def place_of(tile):
-    """Row and column of a tile; those on and below the diagonal are counted row by row."""
+def tile_at(tile):
+    """Return row and column of a tile; tiles on and below the diagonal are counted row by row."""
     row = ((tl.sqrt_rn((8 * tile + 1).to(tl.float32)) - 1) / 2).to(tl.int32)
     return row, tile - row * (row + 1) // 2
 
 
 @triton.jit
-def power_of_norm(squares, POWER: tl.constexpr, PARTS: tl.constexpr, PADDED: tl.constexpr):
-    """A norm to the power of 1 or 2, from the parts of its square."""
-    part = tl.arange(0, PADDED)
-    norm = tl.sqrt_rn(tl.sum(tl.load(squares + part, mask=part < PARTS, other=0.0))) + EPS
-    return norm * norm if POWER == 2 else norm
+def power_of_norm(norms, matrix):
+    """Return a matrix's norm to the power of 1 or 2, from the parts of its square."""
+    part, first = tl.arange(0, norms.PADDED), norms.parts + matrix * norms.PARTS
+    norm = tl.sqrt_rn(tl.sum(tl.load(first + part, mask=part < norms.PARTS, other=0.0))) + EPS
+    return norm * norm if norms.POWER == 2 else norm
 
 
 @triton.jit
 def store_twice(tile, products, matrix, row, column):
-    """Store a tile whose corner is (row, column), and what mirrors it; no element is written twice.
+    """Store a tile whose corner is (row, column), and its mirror image; each element once.
 
-    Of a tile on the diagonal what lies below counts.
+    Of a tile on the diagonal, the half below is mirrored.
     """
     SIDE: tl.constexpr = tile.shape[0]
     if row == column:

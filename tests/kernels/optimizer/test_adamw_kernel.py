@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.optimizer.adamw import CHUNK, FusedAdamW
+from kernels.optimizer.adamw import LAUNCH, FusedAdamW
 from kernels.optimizer.gradient_norm import GradientNorm
 from tests.kernels.tools.compare import relative_error
 from tests.kernels.tools.levers import make_levers
 from tests.kernels.tools.twins import DEVICE
 
 # One that does not learn here, one element, one short of a chunk, a chunk, one more, several.
-SHAPES = [(4,), (), (CHUNK - 1,), (CHUNK,), (CHUNK + 1,), (3, 700)]
+SHAPES = [(4,), (), (LAUNCH.elements - 1,), (LAUNCH.elements,), (LAUNCH.elements + 1,), (3, 700)]
 RATES = {1: 0.02, 2: 0.03, 3: 0.01, 4: 0.05, 5: 0.04}
 AVERAGED = (1, 3, 5)
 BETAS, EPS, DECAY = (0.9, 0.95), 1e-8, 0.04
@@ -158,7 +158,9 @@ def test_statistics_are_of_each_chunks_step():
     rows = iter(run.adamw.statistics.tolist())
     for i in RATES:
         pairs = zip(
-            before[i].flatten().split(CHUNK), run.parameters[i].flatten().split(CHUNK), strict=True
+            before[i].flatten().split(LAUNCH.elements),
+            run.parameters[i].flatten().split(LAUNCH.elements),
+            strict=True,
         )
         for old, new in pairs:
             update, weight, int6_error = next(rows)

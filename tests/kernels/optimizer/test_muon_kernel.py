@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from kernels.optimizer.gradient_norm import GradientNorm
-from kernels.optimizer.muon import TILE, Bank, FusedMuon, launch_beside
+from kernels.optimizer.muon import Bank, FusedMuon, launch_concurrently
+from kernels.optimizer.muon_passes import LAUNCH
 from kernels.quant.reference import grid_change
 from tests.kernels.tools.compare import relative_error
 from tests.kernels.tools.levers import make_levers
@@ -23,7 +24,7 @@ SHAPES = [
     (3, 10, 24),
     (1, 5, 7),
     (2, 9, 9),
-    (2, 2 * TILE // 128 + 3, 100),
+    (2, 2 * LAUNCH.elements // 128 + 3, 100),
     (1, 100, 67),
 ]
 RATE, DECAY, MIN_STEP, MEAN = 0.1, 0.05, 0.02, 0.75
@@ -166,7 +167,7 @@ def test_what_follows_waits_for_all_chains(
     given, results = torch.ones(3), [torch.zeros(3) for _ in range(4)]
     with simulated(monkeypatch) as launches:
         given.mul_(2)
-        launch_beside(given.device, [partial(result.add_, given) for result in results])
+        launch_concurrently(given.device, [partial(result.add_, given) for result in results])
         given.add_(sum(results))
     assert launches.races == []
     assert launches.names() == {MAIN} | {f"lane {lane}" for lane in lanes if lane is not None}

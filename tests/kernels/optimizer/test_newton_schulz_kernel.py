@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from kernels.optimizer.newton_schulz import Batch, Coefficients
-from kernels.optimizer.symmetric_product import TILES
+from kernels.optimizer.symmetric_product import LAUNCH
 from tests.kernels.tools.compare import relative_error
 from tests.kernels.tools.twins import DEVICE, SHARE_OF_BF16, poisoned
 
@@ -14,7 +14,7 @@ COEFFICIENTS = [(3.4445, -4.7750, 2.0315), (1.875, -1.25, 0.375)]
 # The three batches of preset seed: (matrices, short, long).
 REAL = [(22, 512, 512), (22, 256, 512), (22, 512, 1536)]
 # One row; odd sizes; a sum of several steps; rows that begin as the TMA wants them; several tiles.
-SIDE = TILES[4].side
+SIDE = LAUNCH[4].rows
 SHAPES = {
     "row": (3, 1, 9),
     "odd": (2, 5, 7),

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.optimizer.symmetric_product import TILES, SymmetricProduct, aligned_empty
+from kernels.optimizer.symmetric_product import LAUNCH, SymmetricProduct, aligned_empty
 from tests.kernels.tools.compare import relative_error
 from tests.kernels.tools.twins import DEVICE, FP32_SUMS, SHARE_OF_BF16, poisoned
 
-SIDE = TILES[4].side
+SIDE = LAUNCH[4].rows
 # One element; odd; less than a tile; a tile; one more; several, the last not full; many small ones.
 SIDES = [1, 7, SIDE - 8, SIDE, SIDE + 1, 3 * SIDE - 5]
 # Depths: less than a step; a step; not a multiple; that of a short sum under a larger product.

@@ -1,0 +1,141 @@
+"""Muon's two passes over whole rows of its banks, around the Newton-Schulz products.
+
+    momentum <- beta momentum + g,  matrices = g + beta momentum
+    weight   <- (1 - rate decay) weight - rate stretch update,  then its average
+
+Banks (n, ROWS, COLUMNS) fp32, matrices and update (n, short, long) in the compute dtype. At the
+real size, 25.95 M weights, 363 and 467 MB.
+"""
+
+# pyright: basic, reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false
+from functools import cache
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+
+from kernels.common.launch import Launch
+from kernels.optimizer.gradient_norm import APPLIED, COEFFICIENT
+from kernels.optimizer.symmetric_product import pitch
+from kernels.quant.autograd import on_grid
+
+# Elements of whole rows, 16 a thread: three or four programs a multiprocessor. Compiled, not timed,
+# in registers of the update of 1536 x 512 and 512 x 1536 (here 74, 64): 8,192 elements 140, 128,
+# and one program a multiprocessor; the same with 16 warps 78, 76; 4 warps 130, 127.
+LAUNCH = Launch(elements=4_096, warps=8)
+EPS = tl.constexpr(1e-7)
+
+
+class WholeRows(NamedTuple):
+    """Constants of a tile of whole rows of a bank's matrices, each a ``tl.constexpr``."""
+
+    ROWS: Any
+    """Of a matrix."""
+    COLUMNS: Any
+    """Of a matrix."""
+    PADDED: Any
+    """COLUMNS, to a power of two."""
+    TILE: Any
+    """Rows of the tile."""
+    PITCH: Any
+    """Elements from one row of the batch to the next."""
+
+
+class Rule(NamedTuple):
+    """Numbers of the update that stay the same in every step."""
+
+    rate: Any
+    weight_decay: Any
+    stretch: Any
+    """sqrt(max(1, rows / columns))."""
+    min_step: Any
+    """Floor of the int6 grid's step, not 0."""
+
+
+@cache
+def whole_rows(rows: int, columns: int) -> WholeRows:
+    """Return the tile of a program on matrices of this shape."""
+    padded = triton.next_power_of_2(columns)
+    tile = max(1, LAUNCH.elements // padded)
+    return WholeRows(*map(tl.constexpr, (rows, columns, padded, tile, pitch(max(rows, columns)))))
+
+
+@triton.jit
+def nesterov(
+    gradient,
+    momentum,
+    matrices,
+    squares,
+    decision,
+    levers,
+    tile,
+    SQUARES: tl.constexpr,
+    ROW_NORM: tl.constexpr,
+):
+    """``momentum <- beta momentum + g``; matrices get ``g + beta momentum``; g is clipped.
+
+    gradient and momentum (n, ROWS, COLUMNS) fp32, matrices (n, short, long) in the compute dtype,
+    squares (n, SQUARES) fp32: of the matrices as rounded, a number a program. At the real size,
+    banks of 25.95 M weights: 363 MB, 85 us at 4275 GB/s.
+    """
+    if tl.load(decision + APPLIED) > 0:
+        offsets, wide, mask = row_offsets(tile)
+        decay = tl.load(levers.momentum)
+        value = tl.load(gradient + offsets, mask=mask, other=0.0)
+        value *= tl.load(decision + COEFFICIENT)
+        moved = decay * tl.load(momentum + offsets, mask=mask, other=0.0) + value
+        tl.store(momentum + offsets, moved, mask=mask)
+        step = value + decay * moved
+        if ROW_NORM:
+            step /= tl.sqrt_rn(tl.sum(step * step, axis=1, keep_dims=True)) + EPS
+        matrix = step.to(matrices.dtype.element_ty)
+        tl.store(matrices + wide, matrix, mask=mask)
+        rounded = matrix.to(tl.float32)
+        slot = tl.program_id(1) * SQUARES + tl.program_id(0)
+        tl.store(squares + slot, tl.sum(rounded * rounded))
+
+
+@triton.jit
+def apply_update(weight, average, update, levers, decision, statistics, rule, tile):
+    """``weight <- (1 - rate * decay) weight - rate * stretch * update``, and the average after it.
+
+    weight and average (n, ROWS, COLUMNS) fp32, update (n, short, long) in the compute dtype,
+    statistics (n * programs, 3). At the real size 467 MB, 109 us at 4275 GB/s; the int6 grid's
+    divisions are 27 us of issue slots under them.
+    """
+    if tl.load(decision + APPLIED) > 0:
+        offsets, wide, mask = row_offsets(tile)
+        step = rule.rate * tl.load(levers.lr_scale)
+        before = tl.load(weight + offsets, mask=mask, other=0.0)
+        change = tl.load(update + wide, mask=mask, other=0.0).to(tl.float32)
+        decayed = 1 - step * rule.weight_decay * tl.load(levers.decay_factor)
+        after = decayed * before - step * rule.stretch * change
+        tl.store(weight + offsets, after, mask=mask)
+        if average is not None:
+            mean = tl.load(average + offsets, mask=mask, other=0.0)
+            mean += (1 - tl.load(levers.averaging_decay)) * (after - mean)
+            tl.store(average + offsets, mean, mask=mask)
+        program = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+        results = statistics + 3 * program
+        moved, error = after - before, on_grid(after, rule.min_step) - after
+        tl.store(results, tl.sum(moved * moved))
+        tl.store(results + 1, tl.sum(after * after))
+        tl.store(results + 2, tl.sum(error * error))
+
+
+@triton.jit
+def row_offsets(tile):
+    """Return this program's elements of matrix ``program_id(1)``: offsets in the bank and in the
+    batch, and a mask.
+
+    Matrices of the batch are wide, so tall ones are transposed; rows are PITCH apart there.
+    """
+    rows = (tl.program_id(0) * tile.TILE + tl.arange(0, tile.TILE))[:, None]
+    columns = tl.arange(0, tile.PADDED)[None, :]
+    matrix = tl.program_id(1).to(tl.int64)
+    offsets = matrix * (tile.ROWS * tile.COLUMNS) + rows * tile.COLUMNS + columns
+    if tile.ROWS > tile.COLUMNS:
+        wide = matrix * (tile.COLUMNS * tile.PITCH) + columns * tile.PITCH + rows
+    else:
+        wide = matrix * (tile.ROWS * tile.PITCH) + rows * tile.PITCH + columns
+    return offsets, wide, (rows < tile.ROWS) & (columns < tile.COLUMNS)

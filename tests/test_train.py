@@ -159,7 +159,7 @@ def test_code_bytes_count_every_module_of_the_run(straight):
         "train.py",
         "settings/optimizer.py",
         "model/gpt.py",
-        "training/muon.py",
+        "kernels/optimizer/reference.py",
         "training/device_levers.py",
     ):
         assert module in summary["code_files"]

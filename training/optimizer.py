@@ -5,9 +5,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from kernels.optimizer.reference import AdamW, Muon, newton_schulz
 from settings import Settings
-from training.adamw import AdamW
-from training.muon import Muon, newton_schulz
 
 TABLES = {"tok_emb", "bigram_table", "value_table"}
 HEADS = {"head", "mtp_heads"}

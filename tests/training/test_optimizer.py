@@ -1,4 +1,4 @@
-"""Every parameter in exactly one group; AdamW is PyTorch's; state comes back."""
+"""Every parameter in exactly one group; settings reach the update; state comes back."""
 
 import pytest
 import torch
@@ -6,7 +6,6 @@ import torch
 from kernels import operations
 from model.gpt import GPT
 from tests.training.conftest import small_settings
-from training.adamw import AdamW
 from training.optimizer import Optimizer
 
 EVERYTHING = {
@@ -38,22 +37,6 @@ def test_every_parameter_is_in_exactly_one_group(changes):
         assert "mtp_heads" in optimizer.adamw.groups["head"]
 
 
-def test_adamw_is_torchs():
-    torch.manual_seed(0)
-    ours = {"a": torch.randn(5, 3).requires_grad_(), "b": torch.randn(7).requires_grad_()}
-    theirs = [p.detach().clone().requires_grad_() for p in ours.values()]
-    mine = AdamW({"g": ours}, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.04)
-    reference = torch.optim.AdamW(theirs, lr=0.02, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.04)
-    for _ in range(6):
-        for p, q in zip(ours.values(), theirs, strict=True):
-            p.grad = torch.randn_like(p)
-            q.grad = p.grad.clone()
-        mine.step({"g": 0.02})
-        reference.step()
-    for p, q in zip(ours.values(), theirs, strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-7)
-
-
 def test_adamw_goes_on_from_its_tensors():
     """Its count of steps is among them, for that decides the next one's size."""
     settings = small_settings()
@@ -76,3 +59,19 @@ def test_adamw_goes_on_from_its_tensors():
     for each in (optimizer, resumed):
         each.step(1.0, 0.9)
     assert torch.equal(model.tok_emb, other.tok_emb)
+
+
+@pytest.mark.parametrize(
+    "change", [{"muon_coefficients": "polar_express"}, {"muon_row_norm": True}]
+)
+def test_settings_reach_the_update(change):
+    found = []
+    for settings in (small_settings(), small_settings(**change)):
+        torch.manual_seed(0)
+        model, bank = torch.nn.Module(), torch.nn.Parameter(torch.zeros(2, 6, 8))
+        model.register_parameter("a_bank", bank)
+        optimizer = Optimizer(model, settings, torch.float32)
+        bank.grad = torch.randn(2, 6, 8)
+        optimizer.step(1.0, 0.9)
+        found.append(bank.detach())
+    assert (found[0] - found[1]).norm() > 0.05 * found[0].norm()

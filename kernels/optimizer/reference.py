@@ -1,18 +1,23 @@
-"""Muon: momentum, orthogonalised, for banks of matrices (Jordan et al. 2024)."""
+"""The optimizers in plain PyTorch: Muon on banks of matrices, AdamW on all else.
+
+Muon is momentum, orthogonalised (Jordan et al. 2024); AdamW is Loshchilov & Hutter 2017,
+arXiv:1711.05101, by PyTorch's own function. All tensors fp32, but for Muon's products.
+"""
 
 from collections.abc import Mapping, Sequence
 from itertools import chain, islice, repeat
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 Coefficients = Sequence[tuple[float, float, float]]
 
 # Of the quintic iteration, from Keller Jordan's Muon: they push all singular values towards one
 # fast, rather than to it exactly.
 CLASSIC = (3.4445, -4.7750, 2.0315)
-# Polar Express (Amsel et al. 2025, arXiv:2505.16932, algorithm 1): each polynomial is the best for
-# what those before it made of [0.001, 1]; from the last on, they stay the same.
+# Polar Express (Amsel et al. 2025, arXiv:2505.16932, algorithm 1): each polynomial is optimal for
+# the image of [0.001, 1] under those before it; from the last one on, they stay the same.
 POLAR_EXPRESS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
@@ -29,7 +34,7 @@ ROW_EPS = 1e-7
 
 
 def newton_schulz(kind: str, steps: int) -> Coefficients:
-    """(a, b, c) of each of ``steps`` iterations; ``kind`` is classic or polar_express."""
+    """Return (a, b, c) of each of ``steps`` iterations; ``kind`` is classic or polar_express."""
     if kind == "classic":
         return [CLASSIC] * steps
     safe = [(a / MARGIN, b / MARGIN**3, c / MARGIN**5) for a, b, c in POLAR_EXPRESS]
@@ -37,7 +42,7 @@ def newton_schulz(kind: str, steps: int) -> Coefficients:
 
 
 def orthogonalise(matrices: Tensor, coefficients: Coefficients, dtype: torch.dtype) -> Tensor:
-    """The nearest semi-orthogonal matrix to each, roughly: singular values land near one.
+    """Return about the nearest semi-orthogonal matrix to each: singular values come near one.
 
     Newton-Schulz: ``X <- a X + (b A + c A A) X`` with ``A = X X^T``, on the wide orientation, from
     ``X = G / |G|``.
@@ -104,3 +109,71 @@ class Muon:
             update = orthogonalise(nesterov, self.coefficients, self.dtype)
             stretch = max(1.0, bank.size(-2) / bank.size(-1)) ** 0.5
             bank.mul_(1 - lr * self.weight_decay).add_(update.to(bank.dtype), alpha=-lr * stretch)
+
+
+class AdamW:
+    """AdamW over groups that share all but the learning rate; its state exists from the start.
+
+    Attributes:
+        count: () int64 on the host, steps taken.
+
+    Args:
+        groups: group name to parameters by name.
+        betas: decays of the two moments.
+        eps: added to the root of the second moment.
+        weight_decay: decoupled.
+    """
+
+    def __init__(
+        self,
+        groups: Mapping[str, Mapping[str, Tensor]],
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+    ) -> None:
+        self.groups = {group: dict(parameters) for group, parameters in groups.items()}
+        everything = {n: p for parameters in self.groups.values() for n, p in parameters.items()}
+        self.first = {name: torch.zeros_like(p) for name, p in everything.items()}
+        self.second = {name: torch.zeros_like(p) for name, p in everything.items()}
+        self.count = torch.zeros((), dtype=torch.int64)
+        self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
+
+    @property
+    def steps(self) -> int:
+        """Steps taken."""
+        return int(self.count)
+
+    @steps.setter
+    def steps(self, taken: int) -> None:
+        self.count.fill_(taken)
+
+    @torch.no_grad()
+    def step(self, lr: Mapping[str, float]) -> None:
+        """Apply the gradients in ``grad``, with each group's learning rate."""
+        self.steps += 1
+        for group, parameters in self.groups.items():
+            gradients = {n: p.grad for n, p in parameters.items() if p.grad is not None}
+            if gradients:
+                live = [parameters[name] for name in gradients]
+                self._step_group(live, list(gradients.values()), list(gradients), lr[group])
+
+    def _step_group(
+        self, parameters: list[Tensor], gradients: list[Tensor], names: list[str], lr: float
+    ) -> None:
+        adamw(
+            parameters,
+            gradients,
+            [self.first[name] for name in names],
+            [self.second[name] for name in names],
+            [],
+            # PyTorch counts a step before it uses the count.
+            [torch.tensor(float(self.steps - 1)) for _ in names],
+            foreach=True,
+            amsgrad=False,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            lr=lr,
+            weight_decay=self.weight_decay,
+            eps=self.eps,
+            maximize=False,
+        )

@@ -14,9 +14,9 @@ def warm_up(trainer: Trainer, steps: int) -> None:
     moment = Moment(progress=0.0, lr_scale=1.0, momentum=0.9, qat=False)
     if steps and on_gpu:
         # Imported here, because it needs Triton, which a CPU can do without.
-        from kernels.common.compiling import side_by_side
+        from kernels.common.compiling import compile_in_parallel
 
-        with side_by_side():
+        with compile_in_parallel():
             trainer.step(0, moment)
     for step in range(steps):
         trainer.step(step, moment)

@@ -1,12 +1,13 @@
-"""Compile what a stretch of work needs side by side, before it runs.
+"""Compile all kernels of a piece of work in parallel, before it runs.
 
-    with side_by_side():
-        ...  # launches no kernel that is not compiled yet, and notes it instead
-    ...      # all are compiled, and loaded on the current device
+    with compile_in_parallel():
+        ...  # launches whose kernel is not compiled yet are recorded instead
+    ...      # all recorded kernels are compiled, and loaded on the current device
 
-Triton compiles a kernel when it is first launched, one after the other: half a minute of one core
-for a training step. Threads do four of its five parts at once, for MLIR, LLVM, the assembler and
-the C compiler need no Python. What the stretch computes is worthless, since kernels did not run.
+Triton compiles a kernel at its first launch, so one after the other: half a minute of one core for
+a training step. Threads run four fifths of that work concurrently, because MLIR, LLVM, the
+assembler and the C compiler release Python's lock. Results computed within the context are
+meaningless, because the recorded kernels did not run.
 """
 
 import json
@@ -19,15 +20,18 @@ from typing import Any
 import torch
 from triton import knobs
 
-MOST = 16  # threads; more gain nothing beside the part that is Python's
+MAX_THREADS = 16  # more gain nothing, because a fifth of the work holds Python's lock
 
 
 @contextmanager
-def side_by_side() -> Iterator[None]:
-    """For launches of any thread; the compiled kernels are kept for this process and on disk."""
+def compile_in_parallel() -> Iterator[None]:
+    """Record launches of all threads; compile the recorded kernels when the context ends.
+
+    Compiled kernels stay in this process and in Triton's cache on disk.
+    """
     recorded: dict[tuple[Any, str], dict[str, Any]] = {}
 
-    def record(*, fn: Any, compile: Any, **_: object) -> bool:
+    def record(*, fn: Any, compile: dict[str, Any], **_: object) -> bool:
         recorded[fn.jit_function, compile["key"]] = compile
         return True
 
@@ -37,35 +41,42 @@ def side_by_side() -> Iterator[None]:
     finally:
         knobs.runtime.jit_cache_hook = before
 
-    def make(function: Any, launch: dict[str, Any]) -> None:
-        # A failure is repeated by the kernel's first launch, whose error says where it came from.
+    def build(function: Any, launch: dict[str, Any]) -> None:
+        # A kernel that fails here fails again at its first launch, where the error has a traceback.
         with suppress(Exception):
-            _ = compiled(function, launch).run  # the property loads it
+            compile_recorded(function, launch)
 
-    # A new thread's device is the first one, whatever this one's is.
-    here = (torch.cuda.current_device(),)
-    with ThreadPoolExecutor(threads(), initializer=torch.cuda.set_device, initargs=here) as pool:
+    # The device of a new thread is the first one, whatever this thread's is.
+    device = (torch.cuda.current_device(),)
+    with ThreadPoolExecutor(threads(), initializer=torch.cuda.set_device, initargs=device) as pool:
         for (function, _), launch in recorded.items():
-            pool.submit(make, function, launch)
+            pool.submit(build, function, launch)
 
 
-def compiled(function: Any, launch: dict[str, Any]) -> Any:
-    """Compile a kernel for a recorded launch, and keep it where further launches find it.
+def compile_recorded(function: Any, launch: dict[str, Any]) -> None:
+    """Compile and load what Triton's hook was passed.
 
-    As ``JITFunction.preload``, which reads the signature from JSON: there a NamedTuple has become a
-    list, and a kernel cannot name the members of its arguments.
+    ``JITFunction.preload`` does the same from ``specialization_data``, but that is JSON, in which a
+    NamedTuple argument has lost the names of its fields.
     """
     backend = function.device_caches[launch["device"]][3]
-    given = json.loads(launch["specialization_data"])["options"]
-    options = backend.parse_options(
-        {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    options = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in json.loads(launch["specialization_data"])["options"].items()
+    }
+    kernel = function._do_compile(
+        launch["key"],
+        launch["signature"],
+        launch["device"],
+        launch["constants"],
+        backend.parse_options(options),
+        launch["configs"][0],
+        warmup=True,
     )
-    attributes = launch["configs"][0]
-    arguments = (launch["key"], launch["signature"], launch["device"], launch["constants"])
-    return function._do_compile(*arguments, options, attributes, warmup=True)
+    _ = kernel.run  # the property loads it
 
 
 def threads() -> int:
-    """This rank's share of the cores."""
+    """Return this rank's share of the cores."""
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(MOST, len(os.sched_getaffinity(0)) // ranks))
+    return max(1, min(MAX_THREADS, len(os.sched_getaffinity(0)) // ranks))

@@ -1,26 +1,26 @@
-"""Launches beside the current stream's, on side streams that it waits for again.
+"""Side streams, whose launches overlap with the current stream's, and which it joins again.
 
     with Side(device) as side:
-        with side.launches():  # after all that the current stream has been given so far
+        with side.launches():  # runs after everything launched on the current stream so far
             ...
-        ...                    # meanwhile
-    ...                        # after both
+        ...                    # overlaps with it
+    ...                        # runs after both
 
-A kernel leaves multiprocessors idle while it starts, in its last wave, and where it has fewer
-blocks than the GPU multiprocessors; another that needs nothing from it can have them. Streams
-change when a kernel runs and nothing else: results are those of ``serial``, bit for bit. cuBLAS
-promises that only where each stream has its own workspace, as PyTorch gives it.
+A kernel leaves multiprocessors idle while it starts, in its last wave, and if it has fewer blocks
+than the GPU has multiprocessors; an independent kernel can use them. Streams change only when a
+kernel runs: results equal those of ``serial`` bit for bit. cuBLAS guarantees that only if each
+stream has its own workspace, which PyTorch provides.
 
-Fork and join are events, so a CUDA graph captures them as its edges. Both lie within one context,
-so callers, autograd and the allocator know of one stream only:
+Fork and join are events, so a CUDA graph captures them as its edges. Both are in one context, so
+callers, autograd and the allocator see one stream only:
 
-- Memory that is used after the join must be allocated on the current stream, before the launch: the
-  allocator hands memory out again in the order of the stream that it was allocated on. What
-  a block of ``launches`` allocates may not leave it.
-- What a side stream reads must live until the join, or the allocator may give it to a launch of
-  the current stream's. ``Side.product`` sees to both.
+- Memory that is used after the join must be allocated on the current stream, before the launch,
+  because the allocator reuses memory in the order of the stream that it was allocated on. Memory
+  that a block of ``launches`` allocates must not be used outside it.
+- Memory that a side stream reads must stay allocated until the join, or else the allocator may
+  reuse it for a launch on the current stream. ``Side.product`` ensures both.
 
-A CPU has no streams: there, all is launched in the order of the code.
+A CPU has no streams: launches run in the order of the code.
 """
 
 from collections.abc import Iterator
@@ -30,19 +30,20 @@ from functools import cache
 import torch
 from torch import Tensor
 
-# Before the current stream's, which has 0: what is launched beside is shorter, or one wave of long
-# blocks. The other's many blocks fill what it leaves; begun after them, it would leave that empty.
+# Above the current stream's 0, because side launches are shorter, or one wave of long blocks. The
+# current stream's many blocks fill the multiprocessors that they leave; in the other order those
+# would stay idle.
 PRIORITY = -1
 
-_apart = True
+_concurrent = True
 
 
 class Side:
-    """A side stream of ``device``, joined to the current stream where the context ends.
+    """A side stream of ``device``, joined to the current stream when the context ends.
 
     Args:
-        lane: which of the device's side streams; those of two lanes run beside each other too.
-            None: the current stream itself.
+        lane: index of a side stream of the device; lanes overlap with each other, too. None is the
+            current stream itself.
     """
 
     def __init__(self, device: torch.device, lane: int | None = 0) -> None:
@@ -60,7 +61,7 @@ class Side:
 
     @contextmanager
     def launches(self) -> Iterator[None]:
-        """What is launched within goes beside, after all that the current stream has so far."""
+        """Launch on the side stream, after everything launched on the current stream so far."""
         if self.stream is None or self.main is None:
             yield
             return
@@ -70,13 +71,13 @@ class Side:
             yield
 
     def mark(self) -> torch.Event | None:
-        """Where the side stream stands now, for ``join``."""
+        """Return an event of the side stream's launches so far, for ``join``."""
         return None if self.stream is None else self.stream.record_event()
 
     def join(self, mark: torch.Event | None = None) -> None:
-        """Let the current stream wait for the side's, up to the mark if there is one.
+        """Let the current stream wait for the side stream, up to ``mark`` if it is given.
 
-        Before any launch there is nothing to wait for: a capture would not know that stream.
+        Without a launch before, it does nothing, because a capture would not know the side stream.
         """
         if self.stream is None or self.main is None or not self.forked:
             return
@@ -86,7 +87,7 @@ class Side:
             self.main.wait_event(mark)
 
     def product(self, left: Tensor, right: Tensor) -> Tensor:
-        """``left @ right``, matrices, made beside; to be read after the join."""
+        """Return ``left @ right`` of matrices, made on the side stream; read it after the join."""
         result = left.new_empty(left.size(0), right.size(1))
         self.operands += left, right
         with self.launches():
@@ -96,21 +97,21 @@ class Side:
 
 @contextmanager
 def serial() -> Iterator[None]:
-    """No side streams within, in any thread: to compare with."""
-    global _apart
-    before, _apart = _apart, False
+    """Use no side streams within, in any thread, for comparisons."""
+    global _concurrent
+    before, _concurrent = _concurrent, False
     try:
         yield
     finally:
-        _apart = before
+        _concurrent = before
 
 
 def side_stream(device: torch.device, lane: int) -> torch.cuda.Stream | None:
-    """The device's side stream of this number, or None where there is none."""
-    return made(device, lane, PRIORITY) if _apart and device.type == "cuda" else None
+    """Return the device's side stream of this index, or None if there are no streams."""
+    return make_stream(device, lane, PRIORITY) if _concurrent and device.type == "cuda" else None
 
 
 @cache
-def made(device: torch.device, lane: int, priority: int) -> torch.cuda.Stream:
-    """Kept for good, as the workspace is that PyTorch gives cuBLAS for every stream, 32 MB."""
+def make_stream(device: torch.device, lane: int, priority: int) -> torch.cuda.Stream:
+    """Return a stream, kept for the process, as is the 32 MB workspace that cuBLAS has for it."""
     return torch.cuda.Stream(device, priority=priority)

@@ -87,7 +87,7 @@ class Projections(torch.autograd.Function):
     def backward(ctx: Any, *parts: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight, lookup, lookup_weight = ctx.saved_tensors
         needed = (*ctx.needs_input_grad[:2], *ctx.needs_input_grad[3:])
-        joint = side_by_side([None if part is None else rows(part) for part in parts], ctx.sizes, x)
+        joint = joint_matrix([None if part is None else rows(part) for part in parts], ctx.sizes, x)
         found = projection_gradients(joint, x, weight, lookup, lookup_weight, needed)
         return *found[:2], None, *found[2:]
 
@@ -128,9 +128,12 @@ def rows(x: Tensor) -> Tensor:
     return x.reshape(-1, x.size(-1))
 
 
-def side_by_side(parts: Sequence[Tensor | None], sizes: Sequence[int], like: Tensor) -> Tensor:
-    """The matrix (N, sum(sizes)) whose columns are ``parts`` (N, size): the one that they are views
-    of, or else a new one. None stands for zeros; ``like`` (..., in) has N rows."""
+def joint_matrix(parts: Sequence[Tensor | None], sizes: Sequence[int], like: Tensor) -> Tensor:
+    """Return the matrix (N, sum(sizes)) whose columns are ``parts`` (N, size).
+
+    It is the one that they are views of, or else a new one. None stands for zeros; ``like``
+    (..., in) has N rows.
+    """
     count, width = like.numel() // like.size(-1), sum(sizes)
     given = [
         like.new_zeros(count, size) if part is None else part

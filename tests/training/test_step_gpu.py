@@ -43,7 +43,7 @@ def test_replays_train_bit_for_bit_as_launches_do(make_wide, monkeypatch, change
 
 
 def test_warm_up_leaves_no_trace(make_wide):
-    """Nor do its kernels that were noted instead of launched."""
+    """Nor do its kernels that were recorded instead of launched."""
     cold, warm = make_wide(backend="kernels"), make_wide(backend="kernels")
     warm_up(warm, SETTLED)
     assert losses(warm, range(SETTLED)) == losses(cold, range(SETTLED))

@@ -1,4 +1,4 @@
-"""Kernels of a stretch of work are compiled side by side, before any of them is launched."""
+"""Kernels of a piece of work are compiled in parallel, before any of them is launched."""
 
 import json
 
@@ -10,14 +10,14 @@ from tests.kernels.tools.compiling_process import printed_by
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict:
     cache = str(tmp_path_factory.mktemp("cache"))
-    return json.loads(printed_by("tests.kernels.tools.noted_launches", TRITON_CACHE_DIR=cache))
+    return json.loads(printed_by("tests.kernels.tools.recorded_launches", TRITON_CACHE_DIR=cache))
 
 
-def test_nothing_is_compiled_or_launched_while_noted(found):
-    assert found["noted"] == [[], []]
+def test_nothing_is_compiled_or_launched_while_recorded(found):
+    assert found["recorded"] == [[], []]
 
 
-def test_every_variant_is_compiled_once_where_the_stretch_ends(found):
+def test_every_variant_is_compiled_once_where_the_context_ends(found):
     assert found["after"] == ["double"] * 2 + ["grouped"] * 2 + ["triple"]
 
 

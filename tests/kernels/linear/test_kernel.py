@@ -133,7 +133,7 @@ def test_projections_are_views_of_one_product() -> None:
 def test_gradients_are_copied_only_where_they_must_be(make: Any, joined: bool) -> None:
     joint = torch.randn(5, 14)
     parts = make(joint)
-    found = kernel.side_by_side(parts, SIZES, torch.empty(5, 3))
+    found = kernel.joint_matrix(parts, SIZES, torch.empty(5, 3))
     wanted = [torch.zeros(5, 4) if part is None else part for part in parts]
     assert torch.equal(found, torch.cat(wanted, dim=1))
     assert (found.data_ptr() == joint.data_ptr()) == joined

@@ -1,7 +1,7 @@
-"""What ``kernels.common.compiling`` does with launches, told as JSON by a process that can compile.
+"""Print as JSON what ``kernels.common.compiling`` does with launches, in a process that compiles.
 
-Run as ``python -m tests.kernels.tools.noted_launches``. Where there is no GPU, its driver stands in
-for CUDA's: kernels are compiled for sm_90, and what is launched is written down.
+Run as ``python -m tests.kernels.tools.recorded_launches``. A driver of its own stands in for
+CUDA's, so that no GPU is needed: kernels are compiled for sm_90, and launches are only listed.
 """
 
 import json
@@ -117,11 +117,11 @@ def main() -> None:
         for kernel, first, others in launches:
             kernel[(1,)](first, **others)
 
-    with compiling.side_by_side():
+    with compiling.compile_in_parallel():
         work()
         work()
         broken[(1,)](x)
-        noted = list(compiled), list(driver.launched)
+        recorded = list(compiled), list(driver.launched)
     after = sorted(name.rpartition(".")[2] for name in compiled)
     work()
     try:
@@ -132,7 +132,7 @@ def main() -> None:
     source = kernel_source(GROUPED)
     named = specialisation(source.signature, source.constants, [source.attrs])
     found = {
-        "noted": noted,
+        "recorded": recorded,
         "named as launched": named in specialised,
         "after": after,
         "later": len(compiled) - len(after),

@@ -31,7 +31,7 @@ def compile_in_parallel() -> Iterator[None]:
     """
     recorded: dict[tuple[Any, str], dict[str, Any]] = {}
 
-    def record(*, fn: Any, compile: dict[str, Any], **_: object) -> bool:
+    def record(*, fn: Any, compile: Any, **_: object) -> bool:
         recorded[fn.jit_function, compile["key"]] = compile
         return True
 

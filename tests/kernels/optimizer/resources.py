@@ -13,7 +13,7 @@ BANKS = ((512, 512), (256, 512), (1536, 512), (512, 1536))
 LEVERS = StepLevers._make(["*fp32"] * len(StepLevers._fields))
 MAPS = {"sizes": "*i32", "chunks": "*i32", "statistics": "*fp32"}
 ADAMW = {
-    "tables": adamw.Tables(*["*i64"] * 5, "*fp32", "*i32"),
+    "tables": adamw.Tables._make([*["*i64"] * 5, "*fp32", "*i32"]),
     "rule": adamw.Rule(*["fp32"] * 6),
     "levers": LEVERS,
     "chunks": "*i32",

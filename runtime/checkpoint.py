@@ -26,13 +26,13 @@ def save(
 ) -> Path:
     """Write ``folder/step_000123``, then remove all but the newest ``keep`` checkpoints.
 
-    The step's folder is made under a hidden name, flushed to the disk and renamed, so whenever
-    the process dies, what ``latest`` finds is whole. One process at a time may save to a folder.
-    A step that is there already is replaced; a kill in that very moment leaves the one before.
+    The step's folder is made under a hidden name, flushed to the disk and renamed. So ``latest``
+    finds a whole checkpoint, whenever the process dies. One process at a time may save to a
+    folder. A checkpoint of the same step is replaced; a kill meanwhile leaves the one before.
 
     Args:
-        tensors: any dense tensors of any shape, stride and device; shared memory is saved twice.
-        state: what JSON can hold; floats come back exactly, tuples as lists.
+        tensors: dense tensors of any shape, stride and device; shared memory is saved twice.
+        state: plain JSON; floats are restored exactly, tuples as lists.
 
     Raises:
         OSError: the disk is full or the folder not writable; earlier checkpoints are untouched
@@ -60,16 +60,16 @@ def save(
 
 
 def latest(folder: Path) -> Path | None:
-    """The checkpoint of the highest step in ``folder``, or None; half-written ones are not seen."""
+    """Return the checkpoint of the highest step in ``folder``; None if there is no whole one."""
     steps = _steps(Path(folder))
     return steps[-1] if steps else None
 
 
 def load(path: Path, device: torch.device | str) -> tuple[dict[str, Tensor], dict]:
-    """Read one checkpoint: (tensors on ``device``, state), bit for bit what was saved.
+    """Return tensors on ``device`` and state of a checkpoint, bit for bit as saved.
 
     Raises:
-        InputError: ``path`` is no checkpoint, is of another version, or was cut or altered.
+        InputError: ``path`` is no checkpoint, has another version, or was truncated or altered.
     """
     path = Path(path)
     record = _read_record(path)

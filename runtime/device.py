@@ -1,4 +1,4 @@
-"""What a run computes with: its settings' "auto" resolved, the impossible refused."""
+"""Device, backend and dtype of a run: resolves "auto", refuses what the machine does not have."""
 
 import os
 from dataclasses import dataclass
@@ -7,9 +7,8 @@ import torch
 
 from errors import InputError
 from kernels.attention.peers import attention_by
+from kernels.common.device import is_hopper
 from settings import Settings
-
-HOPPER = 9  # compute capability's first number: what the kernels are written for
 
 
 @dataclass(frozen=True)
@@ -22,10 +21,10 @@ class Backends:
 
 
 def device_type(wanted: str) -> str:
-    """cuda or cpu; where ``wanted`` is "auto", cuda if there is.
+    """Return "cuda" or "cpu"; if ``wanted`` is "auto", "cuda" if there is a GPU.
 
     Raises:
-        InputError: cuda, and there is none.
+        InputError: "cuda" is wanted, and there is no GPU.
     """
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
@@ -36,10 +35,10 @@ def device_type(wanted: str) -> str:
 
 
 def choose(settings: Settings, device: torch.device) -> Backends:
-    """The backends of a run on ``device``.
+    """Return the backends of a run on ``device``.
 
     Raises:
-        InputError: the device lacks what was asked for, or a package is not installed.
+        InputError: the device cannot run what the settings want, or a package is not installed.
     """
     on_gpu = device.type == "cuda"
     name = settings.dtype if settings.dtype != "auto" else ("bfloat16" if on_gpu else "float32")
@@ -53,17 +52,19 @@ def choose(settings: Settings, device: torch.device) -> Backends:
 
 
 def fastest(settings: Settings, device: torch.device, dtype: torch.dtype) -> str:
-    """The kernels where they fit GPU, dtype and network; else what torch.compile makes."""
-    hopper = torch.cuda.get_device_capability(device)[0] == HOPPER
+    """Return "kernels" if they fit GPU, dtype and network, else "compiled"."""
     try:
         settings.check_kernels()
     except ValueError:
         return "compiled"
-    return "kernels" if hopper and dtype == torch.bfloat16 else "compiled"
+    return "kernels" if is_hopper(device) and dtype == torch.bfloat16 else "compiled"
 
 
 def choose_attention(wanted: str, backend: str, on_gpu: bool) -> str:
-    """Whose attention: "own" is the kernels'; cuDNN's is the fastest on Hopper that torch has."""
+    """Return the attention's name for ``kernels.operations``: "own" is the kernels' attention.
+
+    Without the kernels, "auto" is cuDNN's, the fastest on Hopper GPUs that torch has.
+    """
     if wanted == "kernels" and backend != "kernels":
         raise InputError(f"--attention-backend kernels needs --backend kernels, not {backend}")
     if wanted == "kernels" or (wanted == "auto" and backend == "kernels"):

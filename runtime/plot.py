@@ -22,9 +22,9 @@ MARKERS = {"plain": "o", "sliding": "s"}
 def plot_run(log: Path, out: Path) -> None:
     """Draw ``log`` (a run's log.jsonl) to ``out`` (PNG), whole or not at all.
 
-    Events that it shows: "step" (step, elapsed in seconds, loss, lr_scale), "validation"
-    (elapsed, bpb, weights, method) and "decision" (step, lever, value: a number). A log that
-    holds none of them gives empty axes.
+    It shows the events "step" (step, elapsed in seconds, loss, lr_scale), "validation" (elapsed,
+    bpb, weights, method) and "decision" (step, lever, value: a number). A log without them gives
+    empty axes.
     """
     from matplotlib.figure import Figure
 
@@ -60,7 +60,7 @@ def _draw_loss(axes: Axes, steps: list[dict]) -> None:
     settled = loss[len(loss) // 20 :]
     settled = settled[np.isfinite(settled)]
     if settled.size > 1:
-        # The fall of the first steps would flatten all that matters; spikes may leave the picture.
+        # Scale to the settled losses; the first steps and spikes may leave the picture.
         low, high = np.min(settled), np.percentile(settled, 99.5)
         margin = 0.05 * (high - low) + 1e-3
         axes.set_ylim(low - margin, high + margin)
@@ -113,7 +113,7 @@ def _mark_decisions(panels: tuple[Axes, ...], decisions: list[dict], steps: list
 
 
 def smoothed(values: np.ndarray, radius: int) -> np.ndarray:
-    """Mean of the finite values within ``radius`` places of each; nan where there is none."""
+    """Return the mean of the finite values within ``radius`` indices of each; NaN without any."""
     if not values.size:
         return values
     finite = np.isfinite(values)

@@ -1,4 +1,4 @@
-"""What a person sees of a run: one live line on a terminal, a plain line now and then elsewhere."""
+"""The progress line of a run: live on a terminal, a plain line every few seconds elsewhere."""
 
 import math
 import re
@@ -13,16 +13,16 @@ LIVE_INTERVAL = 0.2
 
 
 class Progress:
-    """Shows where a run is; a context manager, so the terminal is restored whatever happens.
+    """Shows a run's progress; a context manager, so that the terminal is always restored.
 
     On a terminal one line is kept up to date. Elsewhere a line is printed and flushed every
-    ``PLAIN_INTERVAL`` seconds, and at once for what is rare: a new bpb, a new phase, the end.
-    No thread draws it, so it takes time from the host inside these calls only.
+    ``PLAIN_INTERVAL`` seconds, and at once for rare events: a new bpb, a new phase, the end.
+    No thread draws it, so it takes host time only within these calls.
 
     Args:
         total_seconds: the budget of training time, if the clock ends the run.
         total_steps: the number of steps, if their count ends it.
-        enabled: False on all ranks but one; then every call does nothing.
+        enabled: False on all ranks but one: every call does nothing.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Progress:
         seconds_left: float | None = None,
         bpb: float | None = None,
     ) -> None:
-        """Tell of one step; ``bpb`` is the last one measured, and may be given each time."""
+        """Show a step; ``bpb`` is the latest measurement."""
         if not self._enabled:
             return
         parts = [
@@ -74,9 +74,9 @@ class Progress:
             self._show()
 
     def phase(self, text: str) -> None:
-        """Announce what is done beside steps, as "warm-up" or "evaluating 34 %".
+        """Show a phase without steps, for example "warm-up" or "evaluating 34 %".
 
-        A phase that differs from the one before in digits only is shown at the pace of steps.
+        A phase that differs from the one before in digits only is shown as often as steps are.
         """
         if not self._enabled:
             return

@@ -19,8 +19,8 @@ ALL_GATHER = getattr(dist, "all_gather_single", None) or dist.all_gather_into_te
 class World:
     """One rank's view of all ranks.
 
-    ``control`` is a gloo group for host-side values (the clock, a signal), so that agreeing on
-    them never waits for the GPU; None stands for the default group, which is gloo on a CPU.
+    ``control`` is a gloo group for values on the host (the clock, a signal), so that agreeing on
+    them never waits for the GPU. None is the default group, which is gloo on a CPU.
     """
 
     rank: int
@@ -30,12 +30,12 @@ class World:
 
     @classmethod
     def single(cls, device: torch.device) -> "World":
-        """One process, no process group."""
+        """Return the world of one process, without a process group."""
         return cls(rank=0, size=1, device=device)
 
     @classmethod
     def start(cls, device_type: str) -> "World":
-        """Join the ranks that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK), or stand alone.
+        """Join the ranks that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK), if it did.
 
         Args:
             device_type: "cuda" (NCCL, one GPU a rank) or "cpu" (gloo).
@@ -63,13 +63,13 @@ class World:
         return self.rank == 0
 
     def sum_(self, tensor: Tensor) -> Tensor:
-        """Sum ``tensor`` over all ranks, in place; returns it."""
+        """Sum ``tensor`` over all ranks in place; return it."""
         if self.size > 1:
             dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
         return tensor
 
     def reduce_scatter(self, own: Tensor, parts: Tensor) -> Tensor:
-        """This rank's part of the sum of ``parts`` over all ranks into ``own``; returns it.
+        """Write this rank's part of the sum of ``parts`` over all ranks to ``own``; return it.
 
         Args:
             own: (n, ...).
@@ -79,23 +79,23 @@ class World:
         return own
 
     def all_gather(self, parts: Tensor, own: Tensor) -> Tensor:
-        """Every rank's ``own`` (n, ...) into ``parts`` (size * n, ...), in order; returns it.
+        """Write every rank's ``own`` (n, ...) to ``parts`` (size * n, ...), in order; return it.
 
-        ``own`` may be its own place in ``parts``, which saves a copy.
+        ``own`` may be this rank's slice of ``parts``, which saves a copy.
         """
         ALL_GATHER(parts, own)
         return parts
 
     def broadcast_(self, tensor: Tensor) -> Tensor:
-        """Rank 0's values into ``tensor`` on every rank; returns it."""
+        """Write rank 0's values to ``tensor`` on every rank; return it."""
         if self.size > 1:
             dist.broadcast(tensor, src=0)
         return tensor
 
     def agree(self, elapsed: float, interrupted: bool) -> tuple[float, bool]:
-        """Rank 0's clock, and whether any rank was interrupted: the same answer on every rank.
+        """Return rank 0's clock, and whether any rank was interrupted; the same on every rank.
 
-        It goes through the host: no GPU work, and no wait for it.
+        The hosts communicate; nothing waits for a GPU.
         """
         if self.size == 1:
             return elapsed, interrupted

@@ -1,4 +1,4 @@
-"""The folder of one run: what was asked, on what it ran, what happened, what came out."""
+"""The folder of one run: its settings, environment, log, decisions, results."""
 
 import json
 import math
@@ -30,11 +30,11 @@ SETTINGS, ENVIRONMENT, LOG, DECISIONS, SUMMARY = (
 
 
 class RunFolder:
-    """One run's files. Rank 0 alone makes one: the caller guards, as it does for all writing.
+    """The files of one run. Only rank 0 makes one; the caller checks the rank.
 
-    ``settings.toml`` can be given back to the program; ``environment.json`` says what ran it;
-    ``log.jsonl`` and the swarm's ``decisions.jsonl`` grow by one JSON object a line;
-    ``summary.json`` is written at the end.
+    ``settings.toml`` can be passed to the program again (``--config``). ``environment.json`` has
+    the commit, versions and devices. ``log.jsonl`` and the swarm's ``decisions.jsonl`` have one
+    JSON object a line. ``summary.json`` is written at the end.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,11 +53,11 @@ class RunFolder:
 
         Args:
             path: the folder; None means ``runs/<date-time>-<name>`` under the working directory.
-            name: what tells this run from others, as ``tiny-seed1337``.
+            name: part of the folder's name, for example ``tiny-seed1337``.
             settings: flat; strings, paths, numbers, booleans and lists of them. None is left out.
 
         Raises:
-            InputError: the folder holds something already, or can not be made.
+            InputError: the folder is not empty, or cannot be made.
         """
         try:
             folder = _new_folder(name) if path is None else _empty_folder(Path(path))
@@ -72,10 +72,10 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, path: Path) -> "RunFolder":
-        """Open the folder of an earlier run, to go on with it; a torn last log line is dropped.
+        """Open the folder of an earlier run to resume it; a torn last log line is dropped.
 
         Raises:
-            InputError: ``path`` is not a run folder, or can not be written to.
+            InputError: ``path`` is not a run folder, or cannot be written to.
         """
         if not (Path(path) / SETTINGS).is_file():
             raise InputError(f"{path} is not a run folder: it has no {SETTINGS}")
@@ -87,16 +87,16 @@ class RunFolder:
             raise InputError(f"cannot write to run folder {path}: {error.strerror}") from None
 
     def log(self, kind: str, **fields: object) -> None:
-        """Append one event; it is in the file when this returns.
+        """Append one event, and flush it to the file.
 
-        JSON has no NaN or infinity: such a number becomes null, and ``<field>_nonfinite`` says
-        "nan", "inf" or "-inf" (of the first one, in a field that holds several).
+        JSON has no NaN or infinity: such a number becomes null, and ``<field>_nonfinite`` is
+        "nan", "inf" or "-inf" (the first one, in a field with several numbers).
         """
         self._log.write(json.dumps(_finite({"kind": kind} | fields), default=str) + "\n")
         self._log.flush()
 
     def truncate_log(self, step: float = math.inf) -> None:
-        """Drop the events after ``step``, which a run resumed from there logs once more."""
+        """Drop the events after ``step``, because a run that resumes there logs them again."""
         self._log.close()
         with atomic_write(self.log_file) as file:
             for event in read_log(self.log_file):
@@ -114,7 +114,7 @@ class RunFolder:
 
 
 def read_log(path: Path) -> Iterator[dict]:
-    """Each event of a ``log.jsonl``, passing over a line that a kill left torn."""
+    """Yield each event of a ``log.jsonl``; a line that a kill left torn is skipped."""
     with path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
             try:
@@ -141,7 +141,7 @@ def to_toml(settings: Mapping[str, object]) -> str:
 
 
 def environment() -> dict[str, object]:
-    """What a run ran on: commit, versions, devices, ranks, command line, time."""
+    """Return commit, versions, devices, number of ranks, command line and time."""
     commit = _git("rev-parse", "HEAD")
     cuda = torch.cuda.is_available()
     return {
@@ -210,7 +210,7 @@ def _pretty(fields: Mapping[str, object]) -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says about the project; None without git, or where the project is no checkout."""
+    """Return git's output on the project; None without git, or if the project is no checkout."""
     try:
         prefix = _output("git", "-C", str(PROJECT), "rev-parse", "--show-prefix")
         return None if prefix else _output("git", "-C", str(PROJECT), *arguments)

@@ -1,4 +1,4 @@
-"""Where the time from a process's start to its first step goes."""
+"""Measures the phases from a process's start to its first step."""
 
 import os
 import time
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class Startup:
-    """Seconds of each phase, the first one counted from when the process began.
+    """Seconds of each phase; the first one begins with the process.
 
     Attributes:
         seconds: by phase, in order.
@@ -16,7 +16,7 @@ class Startup:
         self.seconds: dict[str, float] = {}
 
     def done(self, phase: str) -> None:
-        """The phase ends now; it began where the last one ended."""
+        """End a phase, which began at the end of the last one."""
         self.seconds[phase] = since_process_began() - self.total
 
     @property
@@ -26,7 +26,7 @@ class Startup:
 
 
 def since_process_began() -> float:
-    """Seconds, to a hundredth; the interpreter's own start and its imports are in it (Linux)."""
+    """Return seconds, to a hundredth; they include the interpreter's start and imports (Linux)."""
     after_name = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2]
     ticks = int(after_name.split()[19])
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")

@@ -1,4 +1,4 @@
-"""The wallclock budget of a run: what is counted, and which step is the last that fits."""
+"""The wallclock budget of a run: counts training time, and says whether a step still fits."""
 
 import time
 from collections.abc import Iterator
@@ -6,13 +6,13 @@ from contextlib import contextmanager
 
 
 class Budget:
-    """Counts seconds of training, from after warm-up; evaluation and export are not training.
+    """Counts seconds of training after the warm-up, without evaluation and export.
 
     Args:
         seconds: of training; 0: no limit.
-        iterations: most steps.
-        elapsed: seconds that an earlier part of a resumed run has spent.
-        reserved: seconds of the budget that steps leave to what comes after them.
+        iterations: largest number of steps.
+        elapsed: seconds that the run spent before it was resumed.
+        reserved: seconds at the end of the budget that are not for steps.
     """
 
     def __init__(
@@ -23,32 +23,32 @@ class Budget:
         self._since: float | None = None
 
     def start(self) -> None:
-        """Let the clock run."""
+        """Start the clock."""
         self._since = time.perf_counter()
 
     def stop(self) -> None:
-        """Halt the clock; what was spent stays spent."""
+        """Stop the clock; spent seconds stay spent."""
         self._spent, self._since = self.elapsed(), None
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Halt the clock around work that is not training."""
+        """Stop the clock during work that is not training."""
         self.stop()
         yield
         self.start()
 
     def elapsed(self) -> float:
-        """Seconds of training so far."""
+        """Return seconds of training so far."""
         running = 0.0 if self._since is None else time.perf_counter() - self._since
         return self._spent + running
 
     def fits(self, step: int, elapsed: float, pending: int) -> bool:
-        """Whether step number ``step`` (from 0) still ends inside the budget.
+        """Return whether step number ``step`` (from 0) still ends inside the budget.
 
         Args:
-            step: to be launched.
+            step: the next one to be launched.
             elapsed: seconds so far, as the ranks agreed.
-            pending: steps launched before that the device has not finished.
+            pending: launched steps that the device has not finished.
         """
         if step >= self.iterations:
             return False
@@ -58,6 +58,6 @@ class Budget:
         return end <= self.seconds - self.reserved
 
     def mean_step(self, step: int, elapsed: float, pending: int) -> float:
-        """Mean seconds of the steps that are done; 0 before the first is."""
+        """Return the mean seconds of the finished steps; 0 before the first one."""
         done = step - pending
         return elapsed / done if done > 0 else 0.0

@@ -21,15 +21,15 @@ from training.metrics import Finished, Metrics
 from training.schedule import Moment, moment
 from training.trainer import Trainer
 
-# Steps that the host launches ahead, so that the GPU never waits for it; on a CPU there is no such
-# thing. The budget counts them.
+# Steps queued ahead, so that the GPU never waits for the host; 0 on a CPU. The budget includes
+# them.
 AHEAD_ON_GPU = 1
-COLLECT_EVERY = 50  # steps
-REHEARSALS = 3
+COLLECT_EVERY = 50  # steps between collections of garbage
+REHEARSALS = 3  # of a cycle of the swarm
 
 
 class Interruption(Exception):  # noqa: N818 - it is no error
-    """SIGTERM or SIGINT came; a checkpoint of ``step`` has been written."""
+    """Raised after SIGTERM or SIGINT, when a checkpoint of ``step`` has been written."""
 
     def __init__(self, step: int, signal_number: int) -> None:
         super().__init__(f"interrupted after step {step}")
@@ -37,7 +37,7 @@ class Interruption(Exception):  # noqa: N818 - it is no error
 
 
 class Signals:
-    """Notes SIGTERM and SIGINT for the loop to act on between two steps, while entered."""
+    """Records SIGTERM and SIGINT in its context, so that the loop reacts between two steps."""
 
     def __init__(self) -> None:
         self.received = 0
@@ -54,13 +54,13 @@ class Signals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        # A second one ends the process the ordinary way: somebody is in a hurry.
+        # A second signal ends the process at once.
         signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """No collection of garbage at a moment of Python's choice, and none of what is there by now."""
+    """Disable the automatic collection of garbage, and exempt all present objects from it."""
     was = gc.isenabled()
     gc.freeze()
     gc.disable()
@@ -73,17 +73,18 @@ def no_collection() -> Iterator[None]:
 
 
 class Loop:
-    """One run's steps.
+    """The training loop of one run.
 
     Args:
-        trainer: what is stepped.
+        trainer: takes the steps.
         settings: of the run.
-        folder: where rank 0 writes; None on other ranks.
-        progress: the line that a person sees.
-        validate: bpb of the live weights, called off the clock every ``val_loss_every`` steps.
+        folder: of rank 0, which writes it; None on other ranks.
+        progress: the progress line.
+        validate: returns the live weights' bpb; called off the clock every ``val_loss_every``
+            steps.
         steering: the swarm; None: settings and schedule alone.
-        step, elapsed: where a resumed run goes on.
-        reserved: seconds of the wallclock that steps leave to what comes after them.
+        step, elapsed: of the checkpoint of a resumed run.
+        reserved: seconds at the end of the wallclock that are not for steps.
     """
 
     def __init__(
@@ -134,7 +135,7 @@ class Loop:
 
     def _step_if_it_fits(self, signals: Signals) -> bool:
         if self.step % COLLECT_EVERY == 0:
-            gc.collect()  # where the host is about to wait
+            gc.collect()  # here, because the host is about to wait
         self._report(self.metrics.collect(self.ahead))
         pending = len(self.metrics)
         elapsed, interrupted = self.trainer.world.agree(self.budget.elapsed(), signals.received > 0)
@@ -159,8 +160,8 @@ class Loop:
         self.step += 1
 
     def _steer(self, steering: Steering, now: Moment) -> None:
-        """Let the swarm decide before the next step, and obey; no wait unless all is lost."""
-        for _ in range(REHEARSALS if self.ahead else 0):  # the host has a step's time to spare
+        """Run a cycle of the swarm before the next step, and obey; only a restore waits."""
+        for _ in range(REHEARSALS if self.ahead else 0):  # the host would wait for the GPU anyway
             steering.rehearse(self.step, now.progress, now.lr_scale)
         cycle = steering.cycle(self.step, now.progress, now.lr_scale)
         self.trainer.levers.decide(**steering.decided)
@@ -191,7 +192,7 @@ class Loop:
             torch.cuda.synchronize()
 
     def _save(self, elapsed: float) -> None:
-        """Write a checkpoint on rank 0; a full disk costs the checkpoint, not the run."""
+        """Write a checkpoint on rank 0; a full disk loses the checkpoint, not the run."""
         self.saved_at = elapsed
         tensors = self.trainer.state.tensors()
         if self.folder is None:

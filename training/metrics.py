@@ -1,4 +1,4 @@
-"""A step's numbers on their way from the device to the host, without stopping the device."""
+"""Copies each step's numbers from the device to the host without stopping the device."""
 
 import math
 from collections import deque
@@ -15,15 +15,15 @@ COUNTED = 3  # numbers before the groups' statistics: loss, gradient norm, skipp
 
 @dataclass(frozen=True)
 class Finished:
-    """A step that the device has done.
+    """The numbers of a step that the device has finished.
 
     Attributes:
         step: from 0.
         loss: the main head's mean nats over all ranks.
         gradient_norm: the global norm before the clip.
-        skipped: steps so far that changed nothing, for their gradients were not finite.
-        groups: statistics of each group of parameters by name, as ``step_statistics.FIELDS``;
-            empty where the optimizer has none.
+        skipped: steps so far that changed nothing, because their gradients were not finite.
+        groups: statistics of each group of parameters by name, as
+            ``kernels.optimizer.statistics.FIELDS``; empty if the optimizer has none.
     """
 
     step: int
@@ -34,33 +34,33 @@ class Finished:
 
     @property
     def int6_error(self) -> float | None:
-        """Norm of the banks' int6 rounding error over their norm; None where it is unknown."""
+        """Norm of the banks' int6 rounding error over their norm; None: not measured."""
         banks = [of for name, of in self.groups.items() if name.endswith("_bank")]
         weight = sum(of["weight"] for of in banks)
         return math.sqrt(sum(of["int6_error"] for of in banks) / weight) if weight else None
 
 
 class Metrics:
-    """Steps in flight. The host may run ahead of the device, but only as far as it says.
+    """The numbers of the steps that the host launched and the device has not finished.
 
     Args:
-        groups: whose statistics follow the counted numbers.
-        outgoing: stream that they leave by, beside the next step; None on a CPU.
+        groups: names of the groups whose statistics follow the counted numbers.
+        outgoing: stream of the copies, which overlap with the next step; None on a CPU.
     """
 
     def __init__(
         self, groups: Sequence[str] = (), outgoing: torch.cuda.Stream | None = None
     ) -> None:
         self._groups, self._outgoing = groups, outgoing
-        # With the numbers on the device, which must not be freed while they are copied.
+        # The device's tensors are kept too, because they must not be freed during the copy.
         self._flight: deque[tuple[int, Tensor, Tensor, torch.Event | None]] = deque()
 
     def __len__(self) -> int:
-        """Steps in flight."""
+        """Return the number of unfinished steps."""
         return len(self._flight)
 
     def push(self, step: int, numbers: Tensor) -> None:
-        """Take a step's numbers, (3 + 6 groups,) fp32 on the device, as ``Update`` has them."""
+        """Start copying a step's numbers, (3 + 6 groups,) fp32 on the device, of ``Update``."""
         host, event = numbers, None
         if self._outgoing:
             self._outgoing.wait_stream(torch.cuda.current_stream())
@@ -71,7 +71,7 @@ class Metrics:
         self._flight.append((step, numbers, host, event))
 
     def collect(self, pending: int) -> list[Finished]:
-        """Wait until at most ``pending`` steps are in flight; return those that landed."""
+        """Wait until at most ``pending`` steps are unfinished; return the finished ones."""
         finished = []
         while len(self._flight) > pending:
             step, _, host, event = self._flight.popleft()

@@ -1,11 +1,11 @@
-"""Parallel Muon: each rank learns its own matrices of each bank, and all the small parameters.
+"""Parallel Muon: each rank updates its part of every bank, and all small parameters.
 
-A step's gradients of a bank are reduce-scattered as soon as the backward pass has them, beside
-what it does next, so a rank gets the sum of its own matrices alone; momentum, averages and the
-steps of a matrix exist on its owner, which sends the new weights to all others. Small gradients
-are summed in one all-reduce, and every rank learns them alike. The
-partition of the optimizer's state is ZeRO's (Rajbhandari et al. 2019, arXiv:1910.02054), over whole
-matrices for Muon as in Moonlight's distributed Muon (Liu et al. 2025, arXiv:2502.16982).
+A bank's gradients are reduce-scattered as soon as they are complete, concurrently with the rest of
+the backward pass. So a rank gets the sums of its local matrices only. Momentum and averages of a
+matrix exist on its owner, which sends the new weights to all other ranks. Small gradients are
+summed in one all-reduce, and every rank applies them. The partition of the optimizer's state is
+ZeRO's (Rajbhandari et al. 2019, arXiv:1910.02054), over whole matrices for Muon as in Moonlight's
+distributed Muon (Liu et al. 2025, arXiv:2502.16982).
 """
 
 import math
@@ -22,11 +22,11 @@ ALIGNMENT = 4  # elements: kernels that read a packed gradient load 16 bytes at 
 
 
 class BankShard:
-    """A bank's matrices, dealt in order, equally many to each rank; the last ones may get fewer.
+    """A bank's matrices, partitioned in order and evenly; the last ranks may get fewer.
 
     Attributes:
-        pieces: of each rank, a view (its matrices, rows, cols) of the parameter.
-        own: this rank's; ``reduce`` gives it its gradient.
+        pieces: each rank's part, a view (matrices, rows, cols) of the parameter.
+        own: this rank's part; ``reduce`` sets its gradient.
 
     Args:
         parameter: (n, rows, cols) fp32, contiguous, whole on every rank.
@@ -41,7 +41,7 @@ class BankShard:
         self.start, self.own = starts[world.rank], self.pieces[world.rank]
         matrix = parameter.shape[1:]
         self._gradient = parameter.new_zeros(self.share, *matrix)
-        # Collectives want as much from each rank: matrices that are missing are zeros.
+        # Collectives need equally many from each rank: zeros stand for missing matrices.
         missing = self.share * world.size - len(parameter)
         self._padded = parameter.new_zeros(len(parameter) + missing, *matrix) if missing else None
 
@@ -62,12 +62,12 @@ class BankShard:
         self.own.grad = self._gradient[: len(self.own)]
 
     def cut(self, whole: Tensor) -> Tensor:
-        """This rank's matrices of (n, rows, cols)."""
+        """Return this rank's matrices of (n, rows, cols)."""
         return self._cut(whole, self.start)
 
     @torch.no_grad()
     def gather(self, own: Tensor, whole: Tensor) -> Tensor:
-        """Every rank's ``own`` (its matrices, rows, cols) into ``whole`` (n, ...); returns it."""
+        """Gather every rank's ``own`` (matrices, rows, cols) into ``whole`` (n, ...); return it."""
         target = whole if self._padded is None else self._padded
         mine = self._cut(target, self.start)
         mine[: len(own)].copy_(own)
@@ -79,7 +79,7 @@ class Packed:
     """Gradients of many parameters, and one number, in one buffer.
 
     Args:
-        parameters: fp32; one that never has a gradient leaves its place empty.
+        parameters: fp32; the slot of one that never has a gradient stays empty.
     """
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
@@ -94,7 +94,7 @@ class Packed:
 
     @torch.no_grad()
     def sum_(self, number: Tensor, world: World) -> Tensor:
-        """Let each ``grad`` be its sum over ranks; returns that of ``number``, () fp32."""
+        """Replace each ``grad`` by its sum over ranks; return the sum of ``number``, () fp32."""
         gradients = [parameter.grad for parameter in self.parameters]
         live = [place for place, gradient in enumerate(gradients) if gradient is not None]
         torch._foreach_copy_([self.views[i] for i in live], [g for g in gradients if g is not None])
@@ -106,17 +106,17 @@ class Packed:
 
 
 class Shards:
-    """What of a model this rank learns. On one rank that is everything, and nothing is moved.
+    """The part of a model that this rank updates: on one rank all of it, without communication.
 
     All ranks must make the same calls in the same order.
 
     Attributes:
         own: by parameter name, in the model's order: this rank's matrices of a bank, as a view, and
-            everything else whole.
+            all other parameters whole.
 
     Args:
         model: parameters fp32, the same on all ranks.
-        world: this rank's place.
+        world: the ranks.
     """
 
     def __init__(self, model: nn.Module, world: World) -> None:
@@ -130,12 +130,12 @@ class Shards:
         self.own = parameters | {name: bank.own for name, bank in self.banks.items()}
         small = [p for name, p in parameters.items() if name not in self.banks]
         self._small = Packed(small) if world.size > 1 else None
-        # Reductions run on it; None: where the backward pass does.
-        self._beside = torch.cuda.Stream(world.device) if world.device.type == "cuda" else None
-        self._meet()
+        # Stream of the reductions; None: that of the backward pass.
+        self._side = torch.cuda.Stream(world.device) if world.device.type == "cuda" else None
+        self._connect()
 
-    def _meet(self) -> None:
-        """Make each kind of call once: a graph cannot capture what a first call sets up."""
+    def _connect(self) -> None:
+        """Call each collective once, because a graph cannot capture the setup of a first call."""
         for bank in self.banks.values():
             bank.parameter.grad = torch.zeros_like(bank.parameter)
             bank.reduce()
@@ -143,22 +143,22 @@ class Shards:
         self.gather()
 
     def pieces(self, name: str) -> list[Tensor]:
-        """Each rank's part of a bank."""
+        """Return each rank's part of a bank."""
         return self.banks[name].pieces if self.banks else [self.own[name]]
 
     @contextmanager
     def reducing(self) -> Iterator[None]:
-        """Sum the banks' gradients over ranks while a backward pass is in it: each of ``own``'s
-        banks has its ``grad`` at the end.
+        """Sum the banks' gradients over ranks during a backward pass in this context.
 
-        A bank is reduced once its gradient is whole, beside what the backward pass still does.
+        A bank is reduced once its gradient is complete, concurrently with the rest of the backward
+        pass. At the end each bank of ``own`` has its ``grad``.
         """
         waiting = dict(self.banks)
 
         def reduce(name: str) -> None:
-            if self._beside:
-                self._beside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self._beside):
+            if self._side:
+                self._side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._side):
                 waiting.pop(name).reduce()
 
         hooks = [
@@ -170,13 +170,13 @@ class Shards:
         finally:
             for hook in hooks:
                 hook.remove()
-        for name in [*waiting]:  # no gradient came
+        for name in [*waiting]:  # those without a gradient
             reduce(name)
-        if self._beside:
-            torch.cuda.current_stream().wait_stream(self._beside)
+        if self._side:
+            torch.cuda.current_stream().wait_stream(self._side)
 
     def reduce_small(self, nats: Tensor) -> Tensor:
-        """Sum over ranks the gradients of all but the banks, in one buffer, and ``nats``.
+        """Sum all gradients but the banks', and ``nats``, over ranks in one buffer.
 
         Args:
             nats: () fp32; its sum is returned.
@@ -184,24 +184,24 @@ class Shards:
         return nats if self._small is None else self._small.sum_(nats, self.world)
 
     def norm(self) -> Tensor:
-        """() fp32: the global norm of all ranks' gradients, the same bits on each of them."""
+        """Return the global norm of all ranks' gradients, () fp32, the same bits on every rank."""
         gradients = {name: p.grad for name, p in self.own.items() if p.grad is not None}
         norms = torch.stack(torch._foreach_norm(list(gradients.values())))
         if self.banks:
-            dealt = [place for place, name in enumerate(gradients) if name in self.banks]
-            norms[dealt] = self.world.sum_(norms[dealt].square()).sqrt()
+            local = [index for index, name in enumerate(gradients) if name in self.banks]
+            norms[local] = self.world.sum_(norms[local].square()).sqrt()
         return norms.norm()
 
     def gather(self) -> None:
-        """Let the model hold what each rank made of its own."""
+        """Gather every rank's updated matrices into the model."""
         for bank in self.banks.values():
             bank.gather(bank.own, bank.parameter.detach())
 
     def join(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Whole tensors of every rank's own.
+        """Return whole tensors, gathered from every rank's parts.
 
         Args:
-            own: by name, of which the last part is a parameter's: shaped as that of ``own``.
+            own: this rank's parts, by names that end in a parameter's name.
         """
         whole = dict(own)
         for name, tensor in own.items():
@@ -210,7 +210,7 @@ class Shards:
         return whole
 
     def cut(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """This rank's own of whole tensors; what has a bank's name, not its shape, is left out."""
+        """Return this rank's parts of whole tensors; drop a bank's tensor of another shape."""
         own = dict(whole)
         for name, tensor in whole.items():
             if bank := self._bank(name):

@@ -1,4 +1,4 @@
-"""What a run's steps took, in numbers."""
+"""The training part of a run's summary."""
 
 import torch
 
@@ -6,12 +6,12 @@ from training.trainer import Trainer
 
 
 def facts(trainer: Trainer, steps: int, seconds: float) -> dict[str, object]:
-    """For the summary: backends, steps, tokens, their pace, and GiB of rank 0's GPU.
+    """Return backends, steps, tokens, their rates, and the peak memory of rank 0's GPU in GiB.
 
     Args:
-        trainer: that took them.
-        steps: so many.
-        seconds: of the budget, for all of them.
+        trainer: of the run.
+        steps: number of steps.
+        seconds: of the budget that all steps took.
     """
     tokens = steps * trainer.settings.train_batch_tokens
     on_gpu = trainer.world.device.type == "cuda"

@@ -1,4 +1,4 @@
-"""What a run does with token scores: larger initial embeddings, heavier targets in the loss."""
+"""The knowledge graph's scores in training: initial embeddings, and weights in the loss."""
 
 import numpy as np
 import torch
@@ -6,7 +6,9 @@ from torch import Tensor
 
 
 def embedding_gain(scores: np.ndarray, strength: float) -> Tensor:
-    """Factors (V,) fp32 of the initial embedding's rows: ``1 + strength * score``, as PR #1081.
+    """Return factors (V,) fp32 of the initial embedding's rows: ``1 + strength * score``.
+
+    As parameter-golf PR #1081.
 
     Args:
         scores: (V,) fp32 in [0, 1], of ``scores.scores_for``.
@@ -15,10 +17,10 @@ def embedding_gain(scores: np.ndarray, strength: float) -> Tensor:
 
 
 def target_weight(scores: Tensor, kg_weight: Tensor) -> Tensor:
-    """Weights (V,) fp32 of target tokens, ``1 + kg_weight * score``, for the loss operation.
+    """Return weights (V,) fp32 of target tokens for the loss: ``1 + kg_weight * score``.
 
-    That one divides by the weights' mean over the targets it sees, so that a batch's mean weight is
-    one whatever the lever says. No sync; a captured step reads the lever anew.
+    The loss divides by the weights' mean over its targets, so a batch's mean weight is 1 for any
+    value of the lever. Nothing waits; a captured step reads the lever in every replay.
 
     Args:
         scores: (V,) fp32 on the device.

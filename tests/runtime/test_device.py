@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from errors import InputError
+from kernels.common.device import is_hopper
 from runtime.device import choose, device_type
 from tests.training.conftest import small_settings
 
@@ -20,9 +21,11 @@ def capability(monkeypatch):
 
     def pretend(major: int) -> None:
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (major, 0))
+        is_hopper.cache_clear()
 
     pretend(9)
-    return pretend
+    yield pretend
+    is_hopper.cache_clear()
 
 
 def chosen(device: torch.device, **changes: object) -> tuple[str, str]:

@@ -8,7 +8,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from artifact.format.container import Stored, read_with_sizes
+from artifact.format.container import read_with_sizes
+from artifact.stored import Stored
 from artifact.submission.code_size import LIMIT
 
 

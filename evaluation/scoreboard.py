@@ -5,7 +5,7 @@ from dataclasses import asdict
 from artifact import ROUNDTRIP
 from evaluation.score import Score, ScoreFunction, Scoring, Split
 from evaluation.ttt.methods import score_adapting
-from evaluation.windows import evaluate
+from evaluation.windows import WindowPlan, evaluate
 from model.gpt import GPT
 from runtime.progress import Progress
 from runtime.ranks import World
@@ -63,15 +63,8 @@ class Scoreboard:
         elapsed: float,
     ) -> Score:
         """Score once, and log it; arguments as in ``final``, with a name for the method."""
-        settings = self.settings
-        score = evaluate(
-            score_fn,
-            self.split,
-            self._scoring(weights, method),
-            seq_len=settings.eval_seq_len,
-            stride=stride,
-            batch_windows=max(1, settings.val_batch_size // settings.eval_seq_len),
-        )
+        plan = WindowPlan.of(self.settings, stride)
+        score = evaluate(score_fn, self.split, plan, self._scoring(weights, method))
         self._log(score, weights, method, step, elapsed)
         return score
 

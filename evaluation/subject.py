@@ -11,7 +11,7 @@ from errors import InputError
 from evaluation.score import Score, ScoreFunction, Scoring, Split
 from evaluation.ttt.learner import Watch, unwatched
 from evaluation.ttt.methods import score_adapting, scoring_function
-from evaluation.windows import evaluate
+from evaluation.windows import WindowPlan, evaluate
 from kernels import operations
 from model.gpt import GPT
 from runtime.device import choose, device_type
@@ -77,15 +77,7 @@ class Subject:
 
     def score(self, split: Split, stride: int, scoring: Scoring) -> Score:
         """Score by windows; arguments as for `evaluation.windows.evaluate`."""
-        seq_len = self.settings.eval_seq_len
-        return evaluate(
-            self.score_fn,
-            split,
-            scoring,
-            seq_len=seq_len,
-            stride=stride,
-            batch_windows=max(1, self.settings.val_batch_size // seq_len),
-        )
+        return evaluate(self.score_fn, split, WindowPlan.of(self.settings, stride), scoring)
 
     def adapt(self, split: Split, scoring: Scoring, watch: Watch = unwatched) -> Score:
         """Score by test-time training; as `evaluation.ttt.methods.score_adapting`."""

@@ -10,6 +10,7 @@ last window ends with the split, with as much context as any other. Plain evalua
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -26,6 +27,29 @@ from evaluation.score import (
     Tokens,
     to_device,
 )
+from settings.evaluation import EvaluationSettings
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """How a split is cut into windows, and how many of them are scored at once.
+
+    Attributes:
+        seq_len: T, tokens of context.
+        stride: targets that a window scores, 1 to ``seq_len``.
+        batch: windows a call, or all windows of a rank if it has fewer.
+    """
+
+    seq_len: int
+    stride: int
+    batch: int
+
+    @classmethod
+    def of(cls, settings: EvaluationSettings, stride: int = 0) -> Self:
+        """Return the plan of the settings, with another stride if one is given."""
+        seq_len = settings.eval_seq_len
+        stride = stride or settings.eval_stride or seq_len
+        return cls(seq_len, stride, max(1, settings.val_batch_size // seq_len))
 
 
 @dataclass(frozen=True)
@@ -55,15 +79,7 @@ class Windows:
         return np.where(indices == 0, 0, self.seq_len + (indices - 1) * self.stride)
 
 
-def evaluate(
-    score_fn: ScoreFunction,
-    split: Split,
-    scoring: Scoring,
-    *,
-    seq_len: int,
-    stride: int,
-    batch_windows: int,
-) -> Score:
+def evaluate(score_fn: ScoreFunction, split: Split, plan: WindowPlan, scoring: Scoring) -> Score:
     """Score a split; every rank calls it, and every rank gets the same result.
 
     The ranks share the windows and exchange only the sums of three numbers.
@@ -71,38 +87,36 @@ def evaluate(
     Args:
         score_fn: (inputs (B, T) int32, targets (B, S) int32) -> nats (B, S) of the last S <= T
             positions, from a causal model on the device of ``scoring.world``. It sees two shapes:
-            (batch_windows, T), with S = T for the first windows and S = stride for the others.
+            (batch, T), with S = T for the first windows and S = stride for the others.
         split: what to score.
+        plan: the windows.
         scoring: the ranks; ``progress`` counts the windows of this rank.
-        seq_len: T, tokens of context.
-        stride: 1 to ``seq_len``.
-        batch_windows: windows a call, or all windows of a rank if it has fewer.
 
     Raises:
         InputError: an impossible stride or batch, a split without a target, or targets without
             bytes of text.
     """
-    windows = cut(split, seq_len, stride, batch_windows)
+    windows = cut(split, plan)
     tally = Tally(split.byte_table, scoring)
-    batch = min(batch_windows, math.ceil(len(windows) / scoring.world.size))
+    batch = min(plan.batch, math.ceil(len(windows) / scoring.world.size))
     span = (0, len(windows))
     score_windows(score_fn, split.stream, windows, span, batch, tally, scoring.progress)
     return tally.score()
 
 
-def cut(split: Split, seq_len: int, stride: int, batch_windows: int) -> Windows:
-    """Return the windows of a split; see ``evaluate``."""
-    if not 1 <= stride <= seq_len or batch_windows < 1 or split.max_tokens < 0:
+def cut(split: Split, plan: WindowPlan) -> Windows:
+    """Return the windows of a split; raises as ``evaluate``."""
+    if not 1 <= plan.stride <= plan.seq_len or plan.batch < 1 or split.max_tokens < 0:
         raise InputError(
-            f"evaluation with stride {stride}, {batch_windows} windows a batch and at most "
-            f"{split.max_tokens} tokens: choose a stride of 1 to {seq_len} (the sequence length), "
-            "a batch of 1 or more and a limit of 0 (none) or more"
+            f"evaluation with stride {plan.stride}, {plan.batch} windows a batch and at most "
+            f"{split.max_tokens} tokens: choose a stride of 1 to {plan.seq_len} (the sequence "
+            "length), a batch of 1 or more and a limit of 0 (none) or more"
         )
     if len(split.stream) < 2:
         raise InputError(
             f"a split of {len(split.stream)} tokens has nothing to score; give a longer one"
         )
-    return Windows(split.targets, seq_len, stride)
+    return Windows(split.targets, plan.seq_len, plan.stride)
 
 
 @torch.inference_mode()

@@ -19,19 +19,17 @@ import math
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from artifact.format import codes
 from artifact.format.coding import from_planes, pack, planes, unpack
 from artifact.format.header import DTYPES, MAX_DECODED, MAX_HEADER, Entry, Header, Stream
-from artifact.grid import dequantise
+from artifact.stored import Stored
 from errors import InputError
 from files import atomic_write
 
@@ -40,33 +38,6 @@ VERSION = 2
 PREFIX = struct.Struct("<8sIII")
 SIZE = struct.Struct("<I")
 HEADER_AT = PREFIX.size + hashlib.sha256().digest_size
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A tensor as the file holds it.
-
-    Attributes:
-        kind: ``int2`` ... ``int8``, ``fp16`` or ``fp32``.
-        values: int8 codes (..., rows, cols), or fp16 or fp32 values of any shape.
-        scale: fp16 (..., rows), with integer kinds only.
-        dtype: the tensor's own dtype before it was stored.
-        role: tensors of one role and kind are packed together.
-        error: root mean square error over root mean square of what storing it did.
-    """
-
-    kind: str
-    values: Tensor
-    scale: Tensor | None = None
-    dtype: str = "float32"
-    role: str = "small"
-    error: float = 0.0
-
-    def restore(self) -> Tensor:
-        """The tensor that this stands for, fp32."""
-        if self.scale is None:
-            return self.values.float()
-        return dequantise(self.values, self.scale)
 
 
 class TooLarge(ValueError):  # noqa: N818

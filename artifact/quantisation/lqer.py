@@ -14,9 +14,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from artifact.format.container import Stored
 from artifact.grid import nearest, row_steps
 from artifact.quantisation.gptq import factor
+from artifact.stored import Stored
 
 BITS = 8
 DAMPING = 0.01

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from artifact.format.container import Stored
 from artifact.grid import dequantise, nearest, row_steps
 from artifact.quantisation.gptq import gptq
 from artifact.quantisation.lqer import correct
+from artifact.stored import Stored
 from errors import InputError
 
 if TYPE_CHECKING:
-    from settings import Settings
+    from settings.artifact import ArtifactSettings
 
 LARGEST_SMALL = 65_536  # elements: a 2-D tensor above this is worth coding
 LARGEST_FP16 = torch.finfo(torch.float16).max
@@ -61,7 +61,7 @@ class Recipe:
     corrected: int = 0
 
     @classmethod
-    def of(cls, settings: "Settings") -> "Recipe":
+    def of(cls, settings: "ArtifactSettings") -> "Recipe":
         """The recipe that a run's settings ask for."""
         floor = settings.quant_min_step
         return cls(

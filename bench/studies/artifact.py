@@ -32,15 +32,15 @@ from torch import Tensor
 
 from artifact.export import export, load
 from artifact.format import container
-from artifact.format.container import Stored
 from artifact.quantisation.hessians import collect
 from artifact.quantisation.recipe import Recipe, quantise
+from artifact.stored import Stored
 from bench.harness.record import Commit, provenance
 from data.inputs import Inputs, open_inputs
 from data.shards import TokenStream
 from errors import InputError
 from evaluation.score import Scoring, Split
-from evaluation.windows import evaluate
+from evaluation.windows import WindowPlan, evaluate
 from kernels import operations
 from model.gpt import GPT
 from runtime import checkpoint
@@ -150,16 +150,11 @@ class Bench:
     def bpb(self, weights: Mapping[str, Tensor]) -> float:
         """Bits per byte of the validation split, plain windows."""
         self.load(weights)
-        length, device = self.settings.eval_seq_len, self.model.tok_emb.device
-        inputs = self.inputs
-        return evaluate(
-            self.model.score,
-            Split(inputs.validation, inputs.byte_table, self.settings.val_max_tokens),
-            Scoring(World.single(device)),
-            seq_len=length,
-            stride=length,
-            batch_windows=max(1, self.settings.val_batch_size // length),
-        ).bpb
+        inputs, settings = self.inputs, self.settings
+        split = Split(inputs.validation, inputs.byte_table, settings.val_max_tokens)
+        plan = WindowPlan.of(settings, stride=settings.eval_seq_len)
+        scoring = Scoring(World.single(self.model.tok_emb.device))
+        return evaluate(self.model.score, split, plan, scoring).bpb
 
     def batches(self) -> Iterator[Tensor]:
         """Training windows, evenly spread, on the device."""

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from evaluation.score import Score, ScoreFunction, Scoring, Split, Tally, Tokens, to_device
 from evaluation.ttt.learner import Learner
-from evaluation.windows import cut
-from settings import Settings
+from evaluation.windows import WindowPlan, cut
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,23 @@ class Document:
 EMPTY = Document(0, 0)
 
 
+@dataclass(frozen=True)
+class DocumentPlan:
+    """How documents are found, cut into chunks and scored at once.
+
+    Attributes:
+        bos_id: the token that begins a document.
+        chunk_tokens: targets of a chunk, 1 to ``seq_len``.
+        seq_len: most tokens of context, those of the chunk included.
+        documents: how many form a batch.
+    """
+
+    bos_id: int
+    chunk_tokens: int
+    seq_len: int
+    documents: int
+
+
 def find_documents(stream: Tokens, targets: int, bos_id: int) -> list[Document]:
     """Return the documents of the split's first ``targets`` targets, in order."""
     begins = np.flatnonzero(stream.read(0, targets + 1) == bos_id)
@@ -47,7 +63,7 @@ def score_documents(
     learner: Learner,
     reset: Callable[[], None],
     split: Split,
-    settings: Settings,
+    plan: DocumentPlan,
     scoring: Scoring,
 ) -> Score:
     """Score each document in chunks; the learner is updated on each but the last, once scored.
@@ -55,22 +71,22 @@ def score_documents(
     Documents of about the same length form a batch, one a row. The ranks share the batches.
 
     Args:
-        score_fn, split, settings: as for `evaluation.ttt.weights.score_first`.
+        score_fn, split: as for `evaluation.windows.evaluate`.
         learner: updates each row separately.
         reset: undoes all updates; called before each batch.
+        plan: the documents and their chunks.
         scoring: the ranks; ``progress`` counts the batches of this rank.
     """
-    size, most, world = settings.ttt_lora_chunk, settings.eval_seq_len, scoring.world
-    targets = cut(split, most, size, 1).targets
+    world, size = scoring.world, plan.chunk_tokens
+    targets = cut(split, WindowPlan(plan.seq_len, size, batch=1)).targets
     tally = Tally(split.byte_table, scoring)
-    documents = find_documents(split.stream, targets, settings.bos_id)
-    batches = alike(documents, size, settings.ttt_lora_documents)[world.rank :: world.size]
+    documents = find_documents(split.stream, targets, plan.bos_id)
+    batches = alike(documents, size, plan.documents)[world.rank :: world.size]
     for index, batch in enumerate(batches):
         reset()
         chunks = max(document.chunks(size) for document in batch)
         for chunk in range(chunks):
-            rows = load_chunk(split.stream, batch, chunk, size, most, world.device)
-            tokens, positions, is_new = rows
+            tokens, positions, is_new = load_chunk(split.stream, batch, chunk, plan, world.device)
             with torch.inference_mode():
                 nats = score_fn(tokens[:, :-1].contiguous(), tokens[:, -size:].contiguous())
                 tally.add(tokens, nats, positions, is_new)
@@ -93,16 +109,16 @@ def alike(documents: list[Document], size: int, count: int) -> list[list[Documen
 
 
 def load_chunk(
-    stream: Tokens, batch: list[Document], chunk: int, size: int, most: int, device: torch.device
+    stream: Tokens, batch: list[Document], chunk: int, plan: DocumentPlan, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Load a chunk of each document with at most ``most`` tokens before its last target.
+    """Load a chunk of each document, with as much context as the plan gives its last target.
 
     Returns:
-        tokens (D, T + 1) int32, 0 beyond a document; positions (D, size) of the last ``size``
-        targets; which of them (D, size) belong to the document.
+        tokens (D, T + 1) int32, 0 beyond a document; positions (D, S) of the chunk's S targets;
+        which of them (D, S) belong to the document.
     """
-    end = (chunk + 1) * size
-    begin = max(0, end - most)
+    end = (chunk + 1) * plan.chunk_tokens
+    begin = max(0, end - plan.seq_len)
     tokens = np.zeros((len(batch), end - begin + 1), np.int32)
     for row, document in zip(tokens, batch, strict=True):
         start, stop = document.first + begin, min(document.first + end, document.last) + 1
@@ -112,5 +128,5 @@ def load_chunk(
         to_device(np.array(column), device)[:, None]
         for column in zip(*((d.first, d.last) for d in batch), strict=True)
     )
-    positions = first + torch.arange(end - size + 1, end + 1, device=device)
+    positions = first + torch.arange(end - plan.chunk_tokens + 1, end + 1, device=device)
     return to_device(tokens, device), positions, positions <= last

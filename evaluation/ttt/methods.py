@@ -4,9 +4,10 @@ import torch
 
 from evaluation.score import Score, ScoreFunction, Scoring, Split
 from evaluation.ttt.adapters import document_adapters
-from evaluation.ttt.documents import score_documents
+from evaluation.ttt.documents import DocumentPlan, score_documents
 from evaluation.ttt.learner import Watch, unwatched
 from evaluation.ttt.weights import learning_weights, score_first
+from evaluation.windows import WindowPlan
 from model.gpt import GPT
 from settings import Settings
 
@@ -38,9 +39,16 @@ def score_adapting(
         InputError: the split or the settings are impossible for the network and the ranks.
     """
     if settings.ttt_method == "lora":
+        plan = DocumentPlan(
+            settings.bos_id,
+            settings.ttt_lora_chunk,
+            settings.eval_seq_len,
+            settings.ttt_lora_documents,
+        )
         with document_adapters(model, settings, scoring.world.device) as adapters:
             learner = watch(adapters)
-            return score_documents(model.score, learner, adapters.reset, split, settings, scoring)
-    with learning_weights(model, backend, settings, scoring.world) as weights:
-        score_fn = scoring_function(model, backend)
-        return score_first(score_fn, watch(weights), split, settings, scoring)
+            return score_documents(model.score, learner, adapters.reset, split, plan, scoring)
+    plan = WindowPlan.of(settings)
+    with learning_weights(model, backend, settings, plan.seq_len, scoring.world) as weights:
+        score_fn, chunk = scoring_function(model, backend), settings.ttt_chunk_tokens
+        return score_first(score_fn, watch(weights), split, plan, chunk, scoring)

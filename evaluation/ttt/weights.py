@@ -19,13 +19,13 @@ from torch import Tensor
 from errors import InputError
 from evaluation.score import Score, ScoreFunction, Scoring, Split, Tally, Tokens, to_device
 from evaluation.ttt.learner import Learner
-from evaluation.windows import cut, score_windows
+from evaluation.windows import WindowPlan, cut, score_windows
 from model.config import Architecture
 from model.gpt import GPT
 from model.parameters import exported
 from runtime.micro_batches import CapturedMicroBatches, MicroBatches
 from runtime.ranks import World
-from settings import Settings
+from settings.ttt import TttSettings
 
 HALVES = ("qo_bank", "kv_bank")  # two matrices a layer: all first ones, then all second ones
 STACKED = {"up_bank", "down_bank", "mix", "attn_scale", "mlp_scale", "q_gain"}
@@ -33,35 +33,38 @@ STACKED |= {"gate_weight", "gate_bias", "value_residual"}
 
 
 def score_first(
-    score_fn: ScoreFunction, learner: Learner, split: Split, settings: Settings, scoring: Scoring
+    score_fn: ScoreFunction,
+    learner: Learner,
+    split: Split,
+    plan: WindowPlan,
+    chunk_tokens: int,
+    scoring: Scoring,
 ) -> Score:
     """Score a split in chunks; the learner is updated on each but the last once it is scored.
 
     Args:
-        score_fn: as for `evaluation.windows.evaluate`.
+        score_fn, split, plan: as for `evaluation.windows.evaluate`.
         learner: of the weights that ``score_fn`` reads.
-        split: what to score.
-        settings: windows, batch, chunk.
+        chunk_tokens: of a chunk, a multiple of ``plan.seq_len``.
         scoring: the ranks; ``progress`` counts chunks.
 
     Raises:
         InputError: as ``evaluate``.
     """
-    world, size, length = scoring.world, settings.ttt_chunk_tokens, settings.eval_seq_len
-    stride = settings.eval_stride or length
-    share = math.ceil(math.ceil(size / stride) / world.size)
-    batch = min(share, max(1, settings.val_batch_size // length))
-    windows = cut(split, length, stride, batch)
+    world, length = scoring.world, plan.seq_len
+    windows = cut(split, plan)
+    share = math.ceil(math.ceil(chunk_tokens / plan.stride) / world.size)
+    batch = min(share, plan.batch)
     tally = Tally(split.byte_table, scoring)
-    chunks = math.ceil(windows.targets / size)
+    chunks = math.ceil(windows.targets / chunk_tokens)
     first = 0
     for chunk in range(chunks):
-        end = min((chunk + 1) * size, windows.targets)
-        last = windows.begun_before(end)
+        begin = chunk * chunk_tokens
+        last = windows.begun_before(min(begin + chunk_tokens, windows.targets))
         score_windows(score_fn, split.stream, windows, (first, last), batch, tally)
         if chunk + 1 < chunks:
             lr_scale = 0.5 * (1 + math.cos(math.pi * chunk / (chunks - 1)))
-            rows = chunk_windows(split.stream, chunk * size, size, length, world.device)
+            rows = chunk_windows(split.stream, begin, chunk_tokens, length, world.device)
             learner.update(*rows, lr_scale)
         first = last
         if scoring.progress:
@@ -87,6 +90,7 @@ class WeightLearner:
         forward: the model, or its compiled form.
         captured: whether the step is replayed as a CUDA graph.
         settings: rate, momentum, clip, epochs, batch, what is frozen.
+        seq_len: tokens of a window.
         world: the ranks that share each batch.
 
     Raises:
@@ -98,7 +102,8 @@ class WeightLearner:
         model: GPT,
         forward: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
         captured: bool,
-        settings: Settings,
+        settings: TttSettings,
+        seq_len: int,
         world: World,
     ) -> None:
         self.settings, self.world = settings, world
@@ -110,7 +115,7 @@ class WeightLearner:
             for name, p in weights.items()
             if name not in settings.ttt_freeze
         }
-        windows = settings.ttt_chunk_tokens // settings.eval_seq_len
+        windows = settings.ttt_chunk_tokens // seq_len
         self.batch = min(windows, settings.ttt_batch_seqs)
         if self.batch % world.size:
             raise InputError(
@@ -153,7 +158,7 @@ class WeightLearner:
 
 @contextmanager
 def learning_weights(
-    model: GPT, backend: str, settings: Settings, world: World
+    model: GPT, backend: str, settings: TttSettings, seq_len: int, world: World
 ) -> Iterator[WeightLearner]:
     """Yield a learner of the model's weights; restore them bit for bit when the block ends.
 
@@ -161,6 +166,7 @@ def learning_weights(
         model: on ``world.device``.
         backend: as ``kernels.operations`` takes it; ``compiled`` compiles the forward pass.
         settings: of the method.
+        seq_len: tokens of a window that is learned.
         world: the ranks.
     """
     before = {p: (p.detach().clone(), p.requires_grad) for p in model.parameters()}
@@ -168,7 +174,7 @@ def learning_weights(
     if backend == "compiled":
         forward = torch.compile(model, dynamic=False, fullgraph=True)
     captured = backend == "kernels" and world.device.type == "cuda"
-    learner = WeightLearner(model, forward, captured, settings, world)
+    learner = WeightLearner(model, forward, captured, settings, seq_len, world)
     learning = set(learner.parameters)
     try:
         for parameter in before:

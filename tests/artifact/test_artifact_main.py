@@ -7,8 +7,8 @@ import torch
 
 from artifact.__main__ import main
 from artifact.export import export
-from artifact.format.container import Stored
 from artifact.inspection import entropy_bits
+from artifact.stored import Stored
 
 
 def test_lists_tensors_and_totals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

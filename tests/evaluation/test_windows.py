@@ -15,7 +15,7 @@ from data.shards import TokenStream, write_shard
 from data.tokenizer import ByteTable, Tokenizer, train_tokenizer
 from errors import InputError
 from evaluation.score import Score, Scoring, Split
-from evaluation.windows import Windows, evaluate
+from evaluation.windows import WindowPlan, Windows, evaluate
 from runtime.ranks import World
 from tests.ranks import on_ranks
 
@@ -80,11 +80,13 @@ def stream_of(tokens: np.ndarray, folder: Path, shards: int = 2) -> TokenStream:
 
 
 def score(stream: TokenStream, table: ByteTable, stride: int, **changes: Any) -> Score:
-    """Score with a `TableModel`; ``changes`` are of `evaluate`, `Split` or `Scoring`."""
-    split = Split(stream, table, changes.pop("max_tokens", 0))
-    scoring = Scoring(changes.pop("world", World.single(CPU)), changes.pop("progress", None))
-    arguments = {"score_fn": TableModel(), "seq_len": SEQ_LEN, "batch_windows": 5} | changes
-    return evaluate(split=split, scoring=scoring, stride=stride, **arguments)
+    """Score with a `TableModel` in batches of 5 windows, if nothing else is given."""
+    defaults = {"score_fn": TableModel(), "seq_len": SEQ_LEN, "world": World.single(CPU)}
+    given = defaults | {"max_tokens": 0, "progress": None} | changes
+    split = Split(stream, table, given["max_tokens"])
+    plan = WindowPlan(given["seq_len"], stride, batch=5)
+    scoring = Scoring(given["world"], given["progress"])
+    return evaluate(given["score_fn"], split, plan, scoring)
 
 
 def naive(tokens: np.ndarray, table: ByteTable, seq_len: int, stride: int) -> Score:

@@ -18,13 +18,13 @@ from artifact.format.container import (
     MAGIC,
     PREFIX,
     VERSION,
-    Stored,
     TooLarge,
     encode,
     read,
     read_with_sizes,
     save,
 )
+from artifact.stored import Stored
 from errors import InputError
 
 ARCHITECTURE = {"layers": 3, "rope_base": 1e4, "name": "tiny", "skips": [1, 2]}

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from artifact.format.container import Stored
 from artifact.quantisation.lqer import best_product, correct, output_error, put_back
 from artifact.quantisation.recipe import Recipe, Role, quantise
+from artifact.stored import Stored
 
 
 def residual_and_hessian() -> tuple[torch.Tensor, torch.Tensor]:

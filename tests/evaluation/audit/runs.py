@@ -12,7 +12,7 @@ from evaluation.ttt.documents import find_documents
 from evaluation.ttt.learner import Watch
 from evaluation.ttt.methods import score_adapting
 from evaluation.ttt.weights import chunk_windows, learning_weights
-from evaluation.windows import evaluate
+from evaluation.windows import WindowPlan, evaluate
 from model.gpt import GPT
 from settings import Settings
 from tests.evaluation.network import (
@@ -38,7 +38,7 @@ def windows_run(score_fn: Callable | None = None, changed: Callable = lambda sco
 
     def run(text: Tokens, record: Record, watch: Watch) -> Score:
         split, scoring = Split(text, BYTES), Scoring(CPU, record=record)
-        score = evaluate(score_fn, split, scoring, seq_len=LENGTH, stride=4, batch_windows=5)
+        score = evaluate(score_fn, split, WindowPlan(LENGTH, 4, batch=5), scoring)
         return changed(score)
 
     return run
@@ -80,7 +80,7 @@ def training_first(order: str) -> Run:
     def run(text: Tokens, record: Record, watch: Watch) -> Score:
         model = trained(settings)
         size, targets = settings.ttt_chunk_tokens, len(text) - 1
-        with learning_weights(model, "reference", settings, CPU) as weights:
+        with learning_weights(model, "reference", settings, LENGTH, CPU) as weights:
             learner = watch(weights)
             for begin in range(0, targets, size):
                 whole = begin + size <= targets

@@ -22,7 +22,7 @@ from tests.evaluation.audit.runs import (
     training_first,
     units_of,
 )
-from tests.evaluation.network import BYTES, CPU, trained
+from tests.evaluation.network import BYTES, CPU, LENGTH, trained
 
 
 def test_train_then_score_is_caught_by_its_order_by_poison_and_by_cuts():
@@ -70,7 +70,7 @@ def test_poison_without_an_effect_is_no_proof():
 
     def run(text: Tokens, record: Record, watch: Watch) -> Score:
         def decoy(learner):
-            with learning_weights(other, "reference", SGD, CPU) as shown:
+            with learning_weights(other, "reference", SGD, LENGTH, CPU) as shown:
                 return watch(shown)
 
         return adapting_run(SGD)(text, record, decoy)

@@ -6,7 +6,7 @@ import torch
 
 from evaluation.audit.runs import TokenArray
 from evaluation.score import Record, Score, Scoring
-from evaluation.ttt.documents import Document, alike, find_documents, load_chunk
+from evaluation.ttt.documents import Document, DocumentPlan, alike, find_documents, load_chunk
 from evaluation.ttt.learner import Learner, Watch, unwatched
 from evaluation.ttt.methods import score_adapting
 from settings import Settings
@@ -64,18 +64,18 @@ def test_batches_are_full_and_the_longest_documents_first():
 
 
 def test_a_chunk_s_window_stays_in_its_document():
-    stream = TokenArray(np.arange(100))
+    stream, plan = TokenArray(np.arange(100)), DocumentPlan(BOS, 8, 16, documents=3)
     documents = [Document(10, 37), Document(40, 45), Document(0, 0)]
-    tokens, positions, is_new = load_chunk(stream, documents, 2, 8, 16, CPU.device)
+    tokens, positions, is_new = load_chunk(stream, documents, 2, plan, CPU.device)
     assert tokens[0].tolist() == list(range(18, 35))
     assert positions[0].tolist() == list(range(27, 35))
     assert is_new.any(1).tolist() == [True, False, False]
-    tokens, positions, is_new = load_chunk(stream, documents, 0, 8, 16, CPU.device)
+    tokens, positions, is_new = load_chunk(stream, documents, 0, plan, CPU.device)
     assert tokens[1].tolist() == [40, 41, 42, 43, 44, 45, 0, 0, 0]
     assert positions[1][is_new[1]].tolist() == [41, 42, 43, 44, 45]
     assert not is_new[2].any() and not tokens[2].any()
     at_the_end = [Document(0, 90), Document(90, 99)]
-    tokens, _, is_new = load_chunk(stream, at_the_end, 5, 8, 16, CPU.device)
+    tokens, _, is_new = load_chunk(stream, at_the_end, 5, plan, CPU.device)
     assert tokens[0].tolist() == list(range(32, 49)) and not tokens[1].any()
     assert is_new.all(1).tolist() == [True, False]
 

@@ -11,7 +11,7 @@ from evaluation.score import Score, Scoring, Split
 from evaluation.ttt.learner import Learner, Watch, unwatched
 from evaluation.ttt.methods import score_adapting
 from evaluation.ttt.weights import learning_weights
-from evaluation.windows import evaluate
+from evaluation.windows import WindowPlan, evaluate
 from model.gpt import GPT
 from runtime.ranks import World
 from settings import Settings
@@ -46,10 +46,8 @@ def sliding(settings: Settings, tokens: np.ndarray = TOKENS) -> Score:
     return evaluate(
         trained(settings).score,
         split_of(tokens),
+        WindowPlan(LENGTH, settings.eval_stride, batch=5),
         Scoring(CPU),
-        seq_len=LENGTH,
-        stride=settings.eval_stride,
-        batch_windows=5,
     )
 
 
@@ -156,7 +154,7 @@ def test_what_is_frozen_stays_bit_for_bit_and_all_else_learns():
     model = trained(settings)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     layers = 3
-    with learning_weights(model, "reference", settings, CPU) as learner:
+    with learning_weights(model, "reference", settings, LENGTH, CPU) as learner:
         text = torch.from_numpy(TOKENS[: 4 * 17].astype(np.int32)).view(4, 17)
         learner.update(text, torch.arange(4 * 16).view(4, 16), 1.0)
         after = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -179,7 +177,7 @@ def test_frozen_gradients_do_not_count_in_the_clip():
     settings = small_settings(ttt_freeze=names, ttt_grad_clip=1e-4, ttt_epochs=1, ttt_batch_seqs=4)
     model = trained(settings)
     before = model.smear_gate.detach().clone()
-    with learning_weights(model, "reference", settings, CPU) as learner:
+    with learning_weights(model, "reference", settings, LENGTH, CPU) as learner:
         text = torch.from_numpy(TOKENS[: 4 * 17].astype(np.int32)).view(4, 17)
         learner.update(text, torch.arange(4 * 16).view(4, 16), 1.0)
         moved = (model.smear_gate - before).norm().item()
@@ -215,7 +213,11 @@ def test_ranks_that_cannot_share_a_batch_are_refused():
     with (
         pytest.raises(InputError, match="batch of 2 windows cannot be shared by 3 ranks"),
         learning_weights(
-            trained(small_settings()), "reference", small_settings(), World(0, 3, CPU.device)
+            trained(small_settings()),
+            "reference",
+            small_settings(),
+            LENGTH,
+            World(0, 3, CPU.device),
         ),
     ):
         pass

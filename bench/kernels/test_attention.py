@@ -32,7 +32,7 @@ from kernels import Operations, operations
 from kernels.attention.autograd import attend
 from kernels.attention.peers import attention_by
 from kernels.attention.reference import rope_table, scaled_dot_product
-from kernels.attention.rope import turned
+from kernels.attention.rope import rotated
 
 PRODUCT = 2 * TOKENS * TIME // 2 * QUERY_HEADS * HEAD_DIM  # one causal product, flops
 QUERIES = TOKENS * QUERY_HEADS * HEAD_DIM * BF16
@@ -92,13 +92,13 @@ def test_attention(contest, entry, direction):
 
 
 def test_attention_alone(contest):
-    """Ours of queries and keys that are normed and turned already, as the projection leaves them.
+    """Ours of queries and keys that are normed and rotated already, as the projection leaves them.
 
     Backward there is no such part: what surrounds it is in the kernels of the products.
     """
     inputs = make_inputs(WINDOWS)
     rope = rope_table(TIME, ROPE_DIMS, 10_000.0, torch.device("cuda"))
-    parts = turned(inputs["q"], inputs["k"], rope, EPS, inputs["gain"])
+    parts = rotated(inputs["q"], inputs["k"], rope, EPS, inputs["gain"])
     given = (*parts, inputs["v"], inputs["gain"], rope, None, None, False)
     contest(
         Contest(

@@ -1,31 +1,34 @@
 """Causal grouped-query attention with all that surrounds it between two projections.
 
-    turned                  norm and rotary of queries (with their gain) and keys, once a token
-    attend                  softmax, values; XSA and gate
-    output_gradients        gate, XSA, delta; XSA's share of dv; dgate
-    query_gradients         dq through gain, rotary and norm; dgain
-    key_gradients           dk through rotary and norm; dv
+    rotated                 norm and rotary of queries (with their gain) and keys, once a token
+    forward                 softmax, values; XSA and gate
+    backward_prepare        gate, XSA, delta; XSA's share of dv; dgate
+    backward_dq             dq through gain, rotary and norm; dgain
+    backward_dkv            dk through rotary and norm; dv
 
-Those with products come twice: in Gluon for Hopper (``kernels.hopper``), which is what trains, and
-in Triton for everything else: other head dims, fp32, the interpreter, which is also how the
-formulas are tested on a CPU. Saved for the backward pass are the scaled query and turned key in
+The kernels with products exist twice. The Gluon kernels for Hopper (``*_hopper``) are what trains.
+The Triton kernels do everything else: other head dims, fp32, and the interpreter, in which the
+formulas are tested on a CPU. The scaled query and rotated key are saved for the backward pass in
 place of q and k, so the sum of what is kept does not grow.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from kernels.attention import backward_dkv as attention_key_gradients
-from kernels.attention import backward_dkv_hopper as hopper_key_gradients
-from kernels.attention import backward_dq as attention_query_gradients
-from kernels.attention import backward_dq_hopper as hopper_query_gradients
-from kernels.attention import forward as attention_forward
-from kernels.attention import forward_hopper as hopper_forward
-from kernels.attention.backward_prepare import output_gradients
-from kernels.attention.rope import turned
-from kernels.attention.schedule_hopper import fits
+from kernels.attention import (
+    backward_dkv,
+    backward_dkv_hopper,
+    backward_dq,
+    backward_dq_hopper,
+    forward,
+    forward_hopper,
+)
+from kernels.attention.backward_prepare import Gradients, backward_prepare
+from kernels.attention.rope import rotated
+from kernels.attention.saved import Saved
+from kernels.attention.schedule_hopper import heads_fit_hopper
 
 
 def attention(
@@ -52,13 +55,13 @@ def attention(
 
 
 def check_heads(head_dim: int, dims: int) -> None:
-    """Raises ValueError where there is no kernel for the head dim or the rotary dims."""
+    """Raise ValueError if there is no kernel for the head dim or the rotary dims."""
     if head_dim not in (16, 32, 64, 128) or dims > head_dim or dims & (dims - 1):
         raise ValueError(f"no attention kernel for head dim {head_dim} with {dims} rotary dims")
 
 
 class Attention(torch.autograd.Function):
-    """Saves ``Kept``."""
+    """Saves ``Saved``."""
 
     @staticmethod
     def forward(
@@ -74,39 +77,17 @@ class Attention(torch.autograd.Function):
         xsa: bool,
     ) -> Tensor:
         q, k, v = (rows_of_heads(x) for x in (q, k, v))
-        kept = attend(*turned(q, k, rope, eps, gain), v, gain, rope, gate, documents, xsa)
-        ctx.save_for_backward(*kept)
-        return kept.y
+        saved = attend(*rotated(q, k, rope, eps, gain), v, gain, rope, gate, documents, xsa)
+        ctx.save_for_backward(*saved)
+        return saved.y
 
     @staticmethod
     def backward(ctx: Any, *upstreams: Tensor) -> tuple[Tensor | None, ...]:
-        kept = Kept(*ctx.saved_tensors)
-        joint, dgain, dgate = joint_gradient(kept, upstreams[0])
-        heads, kv_heads = kept.y.size(2), kept.v.size(2)
+        saved = Saved(*ctx.saved_tensors)
+        joint, dgain, dgate = joint_gradient(saved, upstreams[0])
+        heads, kv_heads = saved.y.size(2), saved.v.size(2)
         parts = joint.split((heads, kv_heads, kv_heads), dim=2)
         return *parts, dgain, None, dgate, None, None, None
-
-
-class Kept(NamedTuple):
-    """What the backward pass reads: in the compute dtype query, key, v and y, and fp32 statistics
-    of each row; shapes as the kernels have them."""
-
-    query: Tensor
-    rstd: Tensor
-    key: Tensor
-    key_rstd: Tensor
-    v: Tensor
-    y: Tensor
-    log_sum: Tensor
-    along: Tensor | None
-    gain: Tensor
-    rope: Tensor
-    gate: Tensor | None
-    documents: Tensor | None
-
-    @property
-    def on_hopper(self) -> bool:
-        return fits(self.y, self.v.size(2), self.rope.size(-1))
 
 
 def attend(
@@ -120,46 +101,49 @@ def attend(
     gate: Tensor | None,
     documents: Tensor | None,
     xsa: bool,
-) -> Kept:
-    """Attention of ``turned`` queries and keys, and of v (B, T, G, D)."""
+) -> Saved:
+    """Return attention of ``rotated`` queries and keys and of v (B, T, G, D), as ``y``, with all
+    that the backward pass reads."""
     B, T, G, D = v.shape
     y = torch.empty((B, T, G * query.size(2) // T, D), dtype=query.dtype, device=query.device)
-    along = torch.empty_like(rstd) if xsa else None
+    v_projection = torch.empty_like(rstd) if xsa else None
     gate = None if gate is None else gate.contiguous()
-    statistics = (torch.empty_like(rstd), along)
-    kept = Kept(query, rstd, key, key_rstd, v, y, *statistics, gain, rope, gate, documents)
-    launcher = hopper_forward if kept.on_hopper else attention_forward
-    launcher.attend(query, key, v, gate, documents, y, *statistics)
-    return kept
+    results = y, torch.empty_like(rstd), v_projection
+    saved = Saved(query, rstd, key, key_rstd, v, *results, gain, rope, gate, documents)
+    kernel = forward_hopper if on_hopper(saved) else forward
+    kernel.forward(saved)
+    return saved
 
 
-def joint_gradient(kept: Kept, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """dq, dk and dv side by side (B, T, H + 2 G, D), token by token, as a joint projection wants
-    them; dgain; dgate."""
-    query, rstd, key, key_rstd, v, y, log_sum, along, gain, rope, gate, documents = kept
-    upstream = upstream.contiguous()
-    (B, T, H, D), G = y.shape, v.size(2)
-    joint = torch.empty((B, T, H + 2 * G, D), dtype=y.dtype, device=y.device)
+def joint_gradient(saved: Saved, dy: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return dq, dk and dv side by side (B, T, H + 2 G, D), as a joint projection reads them; dgain
+    (H,); dgate."""
+    dy = dy.contiguous()
+    (B, T, H, D), G = saved.y.shape, saved.v.size(2)
+    joint = torch.empty((B, T, H + 2 * G, D), dtype=dy.dtype, device=dy.device)
     dq, dk, dv = joint.split((H, G, G), dim=2)
-    delta = torch.empty_like(log_sum)
-    dgate = None if gate is None else torch.empty_like(gate)
-    inner = None if gate is None and along is None else torch.empty_like(upstream)
-    output_gradients(upstream, y, v, gate, documents, along, dgate, inner, delta, dv)
-    inner = upstream if inner is None else inner
-    queries, keys = attention_query_gradients, attention_key_gradients
-    if kept.on_hopper:
-        queries, keys = hopper_query_gradients, hopper_key_gradients
-    dgain = queries.query_gradients(
-        inner, delta, query, rstd, key, v, gain, rope, documents, log_sum, dq
-    )
-    xsa = along is not None
-    keys.key_gradients(inner, delta, query, key, key_rstd, v, rope, documents, log_sum, dk, dv, xsa)
+    delta = torch.empty_like(saved.lse)
+    dgate = None if saved.gate is None else torch.empty_like(saved.gate)
+    is_dy = saved.gate is None and saved.v_projection is None
+    dout = None if is_dy else torch.empty_like(dy)
+    backward_prepare(saved, dy, Gradients(dgate, dout, delta, dv))
+    dout = dy if dout is None else dout
+    queries, keys = backward_dq, backward_dkv
+    if on_hopper(saved):
+        queries, keys = backward_dq_hopper, backward_dkv_hopper
+    dgain = queries.backward_dq(saved, dout, delta, dq)
+    keys.backward_dkv(saved, dout, delta, dk, dv)
     return joint, dgain, dgate
 
 
+def on_hopper(saved: Saved) -> bool:
+    """Return whether the Hopper kernels compute this attention."""
+    return heads_fit_hopper(saved.y, saved.v.size(2), saved.rope.size(-1))
+
+
 def rows_of_heads(x: Tensor) -> Tensor:
-    """``x`` (B, T, heads, D), copied unless tokens lie evenly and each one's heads contiguously, as
-    they do in a slice of a joint projection."""
+    """Return x (B, T, heads, D), copied unless tokens are evenly spaced and the heads of each are
+    contiguous, as in a slice of a joint projection."""
     even = x.size(0) == 1 or x.stride(0) == x.size(1) * x.stride(1)
     whole = x.stride(3) == 1 and (x.size(2) == 1 or x.stride(2) == x.size(3))
     return x if even and whole else x.contiguous()

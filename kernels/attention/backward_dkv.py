@@ -1,225 +1,198 @@
-"""Attention's backward pass, third part: gradients of keys and values."""
+"""Attention's backward pass in Triton, third part: gradients of keys and values.
+
+    P = 2^(query key^T - lse);   dscores = P * (dout v^T - delta)
+    dv = P^T dout;   dk = dscores^T query through rotary and norm
+
+    dout (B, T, H, D), query, key, v, and the results dk and dv (B, T, G, D) in one dtype; delta,
+    lse (B, G, padded T * GROUP), rstd (B, G, padded T) fp32. Other shapes as in ``saved.Saved``.
+
+At 98,304 tokens, T = 2048, 8/4 heads of 64: reads query, dout, key, v (302 MB; 50 more with XSA),
+writes dk and dv (101 MB): 94-106 us of traffic under 412 GFLOP (680 us at 606 TFLOP/s) and 805 M
+exponentials (228 us).
+"""
 
 # pyright: basic, reportIndexIssue=false, reportCallIssue=false
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.attention.forward import LN_2, Tiles, load_rows, tiles_for
-from kernels.attention.rope import turn
+from kernels.attention.rope import rope_argument, rotate_back
+from kernels.attention.saved import Saved
+from kernels.attention.visible import (
+    head_keys,
+    keys_argument,
+    launch_for,
+    load_rows,
+    problem_argument,
+    visible_rows,
+)
+from kernels.common.launch import Launch
+from kernels.common.math import LN_2
 
-KEY_TILES = {64: Tiles(32, 64, 4, 3, 168), 128: Tiles(64, 64, 8, 2)}
+# By head dim: the entry of the smallest that holds it.
+LAUNCH = {
+    64: Launch(rows=32, columns=64, warps=4, stages=3, registers=168),
+    128: Launch(rows=64, columns=64, warps=8, stages=2),
+}
 
 
-def key_gradients(
-    inner: Tensor,
-    delta: Tensor,
-    query: Tensor,
-    key: Tensor,
-    key_rstd: Tensor,
-    v: Tensor,
-    rope: Tensor,
-    documents: Tensor | None,
-    log_sum: Tensor,
-    dk: Tensor,
-    dv: Tensor,
-    xsa: bool,
-) -> None:
-    """Launch ``key_gradients_kernel``, which writes dk and dv, (B, T, G, D) of one token stride;
-    with ``xsa`` it adds to what ``output_gradients`` left in dv. The rest as ``query_gradients``
-    takes it."""
-    B, G, rows, D = query.shape
-    T = key.size(2)
-    tiles = tiles_for(KEY_TILES, D)
-    key_gradients_kernel[(triton.cdiv(T, tiles.keys), B * G)](
-        inner,
-        delta,
-        query,
-        key,
-        key_rstd,
-        v,
-        rope,
-        documents,
-        log_sum,
-        dk,
-        dv,
-        T,
-        v.stride(1),
-        dk.stride(1),
-        rope.stride(0),
-        log_sum.size(2),
-        key_rstd.size(2),
-        G=G,
-        GROUP=rows // T,
+class Inputs(NamedTuple):
+    """Of rows: queries, the gradient of the softmax's output, statistics, and elements between
+    groups of these; in a program's copy, those of its window and group."""
+
+    query: Any
+    dout: Any
+    lse: Any
+    delta: Any
+    stats_stride: Any
+
+
+class Statistics(NamedTuple):
+    """1/rms of keys, with ``stride`` elements between groups."""
+
+    rstd: Any
+    stride: Any
+
+
+class Outputs(NamedTuple):
+    """dk and dv, elements between their tokens, and whether XSA's share is in dv already."""
+
+    dk: Any
+    dv: Any
+    stride: Any
+    XSA: Any
+
+
+class OwnKeys(NamedTuple):
+    """A tile of keys: key and value (KEYS, D), each key's position and where its document stops."""
+
+    key: Any
+    value: Any
+    position: Any
+    stop: Any
+
+
+def backward_dkv(saved: Saved, dout: Tensor, delta: Tensor, dk: Tensor, dv: Tensor) -> None:
+    """Launch ``backward_dkv_kernel``, which writes dk and dv.
+
+    Args:
+        saved: the forward pass's operands and results.
+        dout, delta: as ``backward_dq`` takes them.
+        dk, dv: (B, T, G, D) of one token stride; with XSA, dv holds what ``backward_prepare`` wrote
+            and is added to.
+    """
+    (B, G, T, D), key_rstd = saved.key.shape, saved.key_rstd
+    launch = launch_for(LAUNCH, D)
+    backward_dkv_kernel[(triton.cdiv(T, launch.columns), B * G)](
+        Inputs(saved.query, dout, saved.lse, delta, delta.size(2)),
+        keys_argument(saved.key, saved.v),
+        Statistics(key_rstd, key_rstd.size(2)),
+        rope_argument(saved.rope),
+        problem_argument(saved),
+        Outputs(dk, dv, dk.stride(1), tl.constexpr(saved.v_projection is not None)),
         D=D,
-        PAIRS=rope.size(-1),
-        XSA=xsa,
-        ROWS=tiles.rows,
-        KEYS=tiles.keys,
-        num_warps=tiles.warps,
-        num_stages=tiles.stages,
-        maxnreg=tiles.registers,
+        ROWS=launch.rows,
+        KEYS=launch.columns,
+        **launch.options,
     )
 
 
 @triton.jit
-def key_gradients_kernel(
-    inner_ptr,
-    delta_ptr,
-    query_ptr,
-    key_ptr,
-    rstd_ptr,
-    v_ptr,
-    rope_ptr,
-    documents_ptr,
-    log_sum_ptr,
-    dk_ptr,
-    dv_ptr,
-    length,
-    v_stride,
-    dk_stride,
-    rope_stride,
-    stats_stride,
-    rstd_stride,
-    G: tl.constexpr,
-    GROUP: tl.constexpr,
+def backward_dkv_kernel(
+    inputs,
+    keys,
+    statistics,
+    rope,
+    problem,
+    outputs,
     D: tl.constexpr,
-    PAIRS: tl.constexpr,
-    XSA: tl.constexpr,
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
 ):
-    """dk and dv of a tile of keys, summed over all rows that see it: a group's heads included.
+    """Compute dk and dv of KEYS keys, summed over all rows that see them: a group's heads included.
 
     Scores are kept transposed, (KEYS, ROWS), so that probabilities and their gradients leave one
     product's registers as the next one's left operand. The longest tile, that of the first keys,
-    comes first. At 98,304 tokens, T = 2048, 8/4 heads of 64: reads query, dO, key, v (302 MB; 50
-    more with XSA), writes dk and dv (101 MB): 94-106 us of traffic under 412 GFLOP (680 us at 606
-    TFLOP/s) and 805 M exponentials (228 us).
+    comes first.
     """
-    batch, head = tl.program_id(1) // G, tl.program_id(1) % G
-    first_token = batch.to(tl.int64) * length
-    rows = length * GROUP
-    first_row = tl.program_id(1).to(tl.int64) * rows
-    first_stat = tl.program_id(1).to(tl.int64) * stats_stride
-    own = tl.program_id(0) * KEYS + tl.arange(0, KEYS)
-    valid = own < length
-    key_ptr += tl.program_id(1).to(tl.int64) * length * D
-    v_ptr += first_token * v_stride + head * D
-    query_ptr += first_row * D
-    heads = first_token * (G * GROUP) + head * GROUP
-    inner_ptr += heads * D
-    key = load_rows(key_ptr, own, D, length, True, D)
-    value = load_rows(v_ptr, own, v_stride, length, True, D)
-
-    stop, begin, end, whole_begin, whole = seeing_rows(
-        documents_ptr, first_token, own, valid, length, G, GROUP, ROWS, KEYS
+    batch, head = tl.program_id(1) // problem.G, tl.program_id(1) % problem.G
+    first_token = batch.to(tl.int64) * problem.length
+    position = tl.program_id(0) * KEYS + tl.arange(0, KEYS)
+    valid = position < problem.length
+    first_stat = tl.program_id(1).to(tl.int64) * inputs.stats_stride
+    first_row = tl.program_id(1).to(tl.int64) * (problem.length * problem.GROUP)
+    first_line = first_token * (problem.G * problem.GROUP) + head * problem.GROUP
+    rows = Inputs(
+        inputs.query + first_row * D,
+        inputs.dout + first_line * D,
+        inputs.lse + first_stat,
+        inputs.delta + first_stat,
+        inputs.stats_stride,
     )
+    keys = head_keys(keys, problem, D)
+    key = load_rows(keys.key, position, D, problem.length, True, D)
+    value = load_rows(keys.v, position, keys.v_stride, problem.length, True, D)
+
+    stop, begin, end, whole_begin, whole = visible_rows(
+        problem, first_token, position, valid, ROWS, KEYS
+    )
+    own = OwnKeys(key, value, position, stop)
     dk = tl.zeros((KEYS, D), tl.float32)
     dv = tl.zeros((KEYS, D), tl.float32)
     for first in range(begin, end - whole, ROWS):
         first += tl.where(first < whole_begin, 0, whole)
-        dk, dv = take_rows(
-            key, value, dk, dv, query_ptr, inner_ptr, log_sum_ptr + first_stat,
-            delta_ptr + first_stat, first, rows, own, stop, True, G, GROUP, D, ROWS,
-        )  # fmt: skip
+        dk, dv = take_rows(own, dk, dv, rows, first, problem, True, ROWS)
     for first in range(whole_begin, whole_begin + whole, ROWS):
-        dk, dv = take_rows(
-            key, value, dk, dv, query_ptr, inner_ptr, log_sum_ptr + first_stat,
-            delta_ptr + first_stat, first, rows, own, stop, False, G, GROUP, D, ROWS,
-        )  # fmt: skip
+        dk, dv = take_rows(own, dk, dv, rows, first, problem, False, ROWS)
 
-    own_token = (first_token + own) * dk_stride + head * D
-    own_model = own_token[:, None] + tl.arange(0, D)[None, :]
-    if XSA:
-        dv += tl.load(dv_ptr + own_model, mask=valid[:, None], other=0.0).to(tl.float32)
-    tl.store(dv_ptr + own_model, dv.to(dv_ptr.dtype.element_ty), mask=valid[:, None])
-    key_row = tl.program_id(1).to(tl.int64) * rstd_stride + own
-    turned = load_rows(key_ptr, own, D, length, True, D).to(tl.float32)
-    rstd = tl.load(rstd_ptr + key_row, mask=valid, other=0.0)
-    dk = (dk - turned * (tl.sum(dk * turned, 1) / D)[:, None]) * (rstd * LN_2)[:, None]
-    dk = turn(dk, own, valid, rope_ptr, rope_stride, -1.0, D, PAIRS)
-    tl.store(dk_ptr + own_model, dk.to(dk_ptr.dtype.element_ty), mask=valid[:, None])
+    token = (first_token + position) * outputs.stride + head * D
+    offset = token[:, None] + tl.arange(0, D)[None, :]
+    if outputs.XSA:
+        dv += tl.load(outputs.dv + offset, mask=valid[:, None], other=0.0).to(tl.float32)
+    tl.store(outputs.dv + offset, dv.to(outputs.dv.dtype.element_ty), mask=valid[:, None])
+    rotated = load_rows(keys.key, position, D, problem.length, True, D).to(tl.float32)
+    stat = tl.program_id(1).to(tl.int64) * statistics.stride + position
+    rstd = tl.load(statistics.rstd + stat, mask=valid, other=0.0)
+    dk = (dk - rotated * (tl.sum(dk * rotated, 1) / D)[:, None]) * (rstd * LN_2)[:, None]
+    dk = rotate_back(dk, position, valid, rope, D)
+    tl.store(outputs.dk + offset, dk.to(outputs.dk.dtype.element_ty), mask=valid[:, None])
 
 
 @triton.jit
-def seeing_rows(
-    documents_ptr,
-    first_token,
-    own,
-    valid,
-    length,
-    G: tl.constexpr,
-    GROUP: tl.constexpr,
-    ROWS: tl.constexpr,
-    KEYS: tl.constexpr,
-):
-    """Where each key's document stops, and the rows that see a tile of keys, in tiles of ROWS: from
-    begin to end, of which all of the ``whole`` ones from whole_begin see all keys."""
-    first_key = tl.program_id(0) * KEYS
-    last_key = tl.minimum(first_key + KEYS, length) - 1
-    stop = tl.zeros_like(own) + length
-    first_stop = length
-    all_stop = length
-    if documents_ptr is not None:
-        stops_ptr = documents_ptr + first_token + (tl.num_programs(1) // G) * length
-        stop = tl.load(stops_ptr + own, mask=valid, other=0)
-        first_stop = tl.load(stops_ptr + first_key)
-        all_stop = tl.load(stops_ptr + last_key)
-    begin = first_key * GROUP
-    whole_begin = begin + tl.cdiv((last_key - first_key) * GROUP, ROWS) * ROWS
-    whole = tl.maximum(first_stop * GROUP - whole_begin, 0) // ROWS * ROWS
-    return stop, begin, all_stop * GROUP, whole_begin, whole
-
-
-@triton.jit
-def take_rows(
-    key,
-    value,
-    dk,
-    dv,
-    query_ptr,
-    inner_ptr,
-    log_sum_ptr,
-    delta_ptr,
-    first,
-    rows,
-    own,
-    stop,
-    MASKED: tl.constexpr,
-    G: tl.constexpr,
-    GROUP: tl.constexpr,
-    D: tl.constexpr,
-    ROWS: tl.constexpr,
-):
-    """What one tile of rows adds to the gradients of a tile of keys and values."""
+def take_rows(own, dk, dv, rows, first, problem, MASKED: tl.constexpr, ROWS: tl.constexpr):
+    """Return dk and dv with what one tile of rows adds to them."""
+    D: tl.constexpr = dk.shape[1]
+    count = problem.length * problem.GROUP
     row = first + tl.arange(0, ROWS)
-    query = load_rows(query_ptr, row, D, rows, MASKED, D)
-    gradient = load_grouped(inner_ptr, row, rows, MASKED, G, GROUP, D)
+    query = load_rows(rows.query, row, D, count, MASKED, D)
+    dout = load_grouped(rows.dout, row, count, problem, MASKED, D)
     if MASKED:
-        log_sum = tl.load(log_sum_ptr + row, mask=row < rows, other=0.0)
-        delta = tl.load(delta_ptr + row, mask=row < rows, other=0.0)
+        lse = tl.load(rows.lse + row, mask=row < count, other=0.0)
+        delta = tl.load(rows.delta + row, mask=row < count, other=0.0)
     else:
-        log_sum = tl.load(log_sum_ptr + row)
-        delta = tl.load(delta_ptr + row)
-    scores = tl.dot(key, tl.trans(query), input_precision="ieee")
-    weights = tl.exp2(scores - log_sum[None, :])
+        lse = tl.load(rows.lse + row)
+        delta = tl.load(rows.delta + row)
+    scores = tl.dot(own.key, tl.trans(query), input_precision="ieee")
+    weights = tl.exp2(scores - lse[None, :])
     if MASKED:
-        position = row // GROUP
-        visible = (own[:, None] <= position[None, :]) & (position[None, :] < stop[:, None])
+        position = row // problem.GROUP
+        visible = own.position[:, None] <= position[None, :]
+        visible &= position[None, :] < own.stop[:, None]
         weights = tl.where(visible, weights, 0.0)
-    dv = tl.dot(weights.to(value.dtype), gradient, dv, input_precision="ieee")
-    dweights = tl.dot(value, tl.trans(gradient), input_precision="ieee")
+    dv = tl.dot(weights.to(own.value.dtype), dout, dv, input_precision="ieee")
+    dweights = tl.dot(own.value, tl.trans(dout), input_precision="ieee")
     dscores = weights * (dweights - delta[None, :])
     dk = tl.dot(dscores.to(query.dtype), query, dk, input_precision="ieee")
     return dk, dv
 
 
 @triton.jit
-def load_grouped(
-    ptr, row, rows, MASKED: tl.constexpr, G: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr
-):
-    """Rows (position, head of the group) of a (T, H, D) tensor, from the group's first head."""
-    offset = (row // GROUP) * (G * GROUP * D) + (row % GROUP) * D
+def load_grouped(ptr, row, rows, problem, MASKED: tl.constexpr, D: tl.constexpr):
+    """Return rows (position, head of the group) of a (T, H, D) tensor, from the group's first head
+    on."""
+    GROUP: tl.constexpr = problem.GROUP
+    offset = (row // GROUP) * (problem.G * GROUP * D) + (row % GROUP) * D
     ptrs = ptr + offset[:, None] + tl.arange(0, D)[None, :]
     return tl.load(ptrs, mask=(row < rows)[:, None], other=0.0) if MASKED else tl.load(ptrs)

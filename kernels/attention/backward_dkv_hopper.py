@@ -1,7 +1,24 @@
-"""Attention's backward pass on Hopper, third part: gradients of keys and values."""
+"""Attention's backward pass on Hopper, third part: gradients of keys and values.
+
+    P = 2^(query key^T - lse);   dscores = P * (dout v^T - delta)
+    dv = P^T dout;   dk = dscores^T query through rotary and norm
+
+    dout (B, T, H, 64), query, key, v and the results dk and dv (B, T, G, 64) in 16 bits; delta, lse
+    (B, G, padded T * GROUP), rstd (B, G, padded T) fp32. Other shapes as in ``saved.Saved``.
+
+Both are summed over all rows that see a key: a group's heads included. Scores are kept transposed,
+(64 keys, rows), so that probabilities and their gradients leave one product's registers as the next
+one's left operand.
+
+At 98,304 tokens, T = 2048, 8/4 heads of 64: reads query, dout, key, v (302 MB; 50 more with XSA),
+writes dk and dv (101 MB): 94-106 us of traffic under 412 GFLOP (440 us at 940 TFLOP/s) and 805 M
+exponentials (228 us).
+"""
 
 # pyright: basic, reportIndexIssue=false, reportCallIssue=false, reportArgumentType=false
 # pyright: reportAssignmentType=false, reportGeneralTypeIssues=false
+from typing import Any, NamedTuple
+
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -13,474 +30,341 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from kernels.attention.backward_dq_hopper import LN_2
+from kernels.attention.rope import rope_argument
+from kernels.attention.rope_hopper import angles, rotate
+from kernels.attention.saved import Saved
 from kernels.attention.schedule_hopper import (
-    CONSUMER_REGISTERS,
+    ITEM_ROWS,
+    item_count,
+    schedule,
+    unmasked_rows,
+    visible_rows,
+    work_item,
+)
+from kernels.common.hopper import (
     CONSUMERS,
-    LOADER_REGISTERS,
+    REGISTERS,
     WARPGROUP_ROWS,
-    Ring,
-    angles,
-    await_room,
-    await_stage,
     heads_descriptor,
     left_layout,
     load_vector,
     make_barriers,
-    multiprocessors,
-    pass_by,
     product_layout,
     release,
     release_read,
     rows_descriptor,
-    turn,
+    skip,
+    store_layout,
     vector_descriptor,
+    wait_empty,
+    wait_full,
     window_descriptor,
-    work_item,
 )
+from kernels.common.launch import Launch
+from kernels.common.math import LN_2
 
-# 64 rows would need 200 registers a thread, and only two warpgroups have so many.
-ROWS = Ring(rows=32, stages=4)
+# Keys of an item, rows of a tile of the ring, its stages. 64 rows would need 200 registers a
+# thread, and only two warpgroups have so many.
+LAUNCH = Launch(rows=32, columns=ITEM_ROWS, stages=4)
 
 
-def key_gradients(
-    inner: Tensor,
-    delta: Tensor,
-    query: Tensor,
-    key: Tensor,
-    key_rstd: Tensor,
-    v: Tensor,
-    rope: Tensor,
-    documents: Tensor | None,
-    log_sum: Tensor,
-    dk: Tensor,
-    dv: Tensor,
-    xsa: bool,
-) -> None:
-    """Launch ``key_gradients_kernel``: what ``kernels.attention.backward_dkv`` takes and
-    writes."""
-    B, G, rows, D = query.shape
-    T = key.size(2)
-    tiles = -(-T // (CONSUMERS * WARPGROUP_ROWS))
-    total = tiles * B * G
-    key_gradients_kernel[(min(total, multiprocessors(query.device)),)](
-        rows_descriptor(query, ROWS.rows),
-        window_descriptor(inner, ROWS.rows, rows // T),
-        vector_descriptor(log_sum, ROWS.rows),
-        vector_descriptor(delta, ROWS.rows),
+class Inputs(NamedTuple):
+    """TMA descriptors."""
+
+    query: Any
+    dout: Any
+    lse: Any
+    delta: Any
+    key: Any
+    v: Any
+
+
+class Keys(NamedTuple):
+    """Keys and values of an item, 64 for each consumer: a ring of one stage."""
+
+    key: Any
+    value: Any
+    full: Any
+    empty: Any
+
+
+class Rows(NamedTuple):
+    """A ring of rows: queries and gradients, and the numbers lse and delta of each."""
+
+    query: Any
+    dout: Any
+    lse: Any
+    delta: Any
+    full: Any
+    empty: Any
+
+
+class Statistics(NamedTuple):
+    """1/rms of keys, with ``stride`` elements between groups."""
+
+    rstd: Any
+    stride: Any
+
+
+class Outputs(NamedTuple):
+    """dk and dv, elements between their tokens, and whether XSA's share is in dv already."""
+
+    dk: Any
+    dv: Any
+    stride: Any
+    XSA: Any
+
+
+class OwnKeys(NamedTuple):
+    """64 keys in registers: key and value (64, D), each key's position and where its document
+    stops."""
+
+    key: Any
+    value: Any
+    position: Any
+    stop: Any
+
+
+def backward_dkv(saved: Saved, dout: Tensor, delta: Tensor, dk: Tensor, dv: Tensor) -> None:
+    """Launch ``backward_dkv_kernel``. See ``kernels.attention.backward_dkv.backward_dkv``."""
+    query, key, key_rstd = saved.query, saved.key, saved.key_rstd
+    problem, grid = schedule(query, key, saved.documents, key.size(2))
+    backward_dkv_kernel[grid](
+        rows_descriptor(query, LAUNCH.rows),
+        window_descriptor(dout, LAUNCH.rows, saved.group),
+        vector_descriptor(saved.lse, LAUNCH.rows),
+        vector_descriptor(delta, LAUNCH.rows),
         rows_descriptor(key, WARPGROUP_ROWS),
-        heads_descriptor(v, WARPGROUP_ROWS),
-        rope,
-        documents,
-        key_rstd,
-        dk,
-        dv,
-        B,
-        T,
-        dk.stride(1),
-        rope.stride(0),
-        tiles,
-        key_rstd.size(2),
-        G=G,
-        GROUP=rows // T,
-        D=D,
-        PAIRS=rope.size(-1),
-        XSA=xsa,
-        ROWS=ROWS.rows,
-        STAGES=ROWS.stages,
-        CONSUMERS=CONSUMERS,
-        CONSUMER_REGISTERS=CONSUMER_REGISTERS,
-        LOADER_REGISTERS=LOADER_REGISTERS,
-        num_warps=4,
+        heads_descriptor(saved.v, WARPGROUP_ROWS),
+        problem,
+        Statistics(key_rstd, key_rstd.size(2)),
+        rope_argument(saved.rope),
+        Outputs(dk, dv, dk.stride(1), gl.constexpr(saved.v_projection is not None)),
+        STAGES=LAUNCH.stages,
+        num_warps=LAUNCH.warps,
     )
 
 
 @gluon.jit
-def key_gradients_kernel(
+def backward_dkv_kernel(
     query_desc,
-    inner_desc,
-    log_sum_desc,
+    dout_desc,
+    lse_desc,
     delta_desc,
     key_desc,
     v_desc,
-    rope_ptr,
-    documents_ptr,
-    rstd_ptr,
-    dk_ptr,
-    dv_ptr,
-    windows,
-    length,
-    dk_stride,
-    rope_stride,
-    tiles,
-    rstd_stride,
-    G: gl.constexpr,
-    GROUP: gl.constexpr,
-    D: gl.constexpr,
-    PAIRS: gl.constexpr,
-    XSA: gl.constexpr,
-    ROWS: gl.constexpr,
+    problem,
+    statistics,
+    rope,
+    outputs,
     STAGES: gl.constexpr,
-    CONSUMERS: gl.constexpr,
-    CONSUMER_REGISTERS: gl.constexpr,
-    LOADER_REGISTERS: gl.constexpr,
 ):
-    """dk and dv of 192 keys, summed over all rows that see them: a group's heads included.
-
-    Scores are kept transposed, (64 keys, ROWS), so that probabilities and their gradients leave one
-    product's registers as the next one's left operand. Formulas as
-    ``kernels.attention.backward_dkv`` has them.
-
-    At 98,304 tokens, T = 2048, 8/4 heads of 64: reads query, dO, key, v (302 MB; 50 more with
-    XSA), writes dk and dv (101 MB): 94-106 us of traffic under 412 GFLOP (440 us at 940
-    TFLOP/s) and 805 M exponentials (228 us).
-    """
+    """One block: three warpgroups differentiate 64 keys each, one warp loads."""
     dtype: gl.constexpr = query_desc.dtype
-    own_keys = gl.allocate_shared_memory(dtype, [CONSUMERS, 64, D], key_desc.layout)
-    own_values = gl.allocate_shared_memory(dtype, [CONSUMERS, 64, D], v_desc.layout)
-    queries = gl.allocate_shared_memory(dtype, [STAGES, ROWS, D], query_desc.layout)
-    inners = gl.allocate_shared_memory(dtype, [STAGES, ROWS, D], query_desc.layout)
-    log_sums = gl.allocate_shared_memory(gl.float32, [STAGES, 1, ROWS], log_sum_desc.layout)
-    deltas = gl.allocate_shared_memory(gl.float32, [STAGES, 1, ROWS], delta_desc.layout)
-    own_full, own_empty = make_barriers(1, 1), make_barriers(1, CONSUMERS)
-    full, empty = make_barriers(STAGES, 1), make_barriers(STAGES, CONSUMERS)
+    ROWS: gl.constexpr = query_desc.block_type.shape[0]
+    D: gl.constexpr = query_desc.block_type.shape[1]
+    key = gl.allocate_shared_memory(dtype, [CONSUMERS, 64, D], key_desc.layout)
+    value = gl.allocate_shared_memory(dtype, [CONSUMERS, 64, D], v_desc.layout)
+    query = gl.allocate_shared_memory(dtype, [STAGES, ROWS, D], query_desc.layout)
+    dout = gl.allocate_shared_memory(dtype, [STAGES, ROWS, D], query_desc.layout)
+    lse = gl.allocate_shared_memory(gl.float32, [STAGES, 1, ROWS], lse_desc.layout)
+    delta = gl.allocate_shared_memory(gl.float32, [STAGES, 1, ROWS], delta_desc.layout)
+    keys = Keys(key, value, make_barriers(1, 1), make_barriers(1, CONSUMERS))
+    barriers = make_barriers(STAGES, 1), make_barriers(STAGES, CONSUMERS)
+    rows = Rows(query, dout, lse, delta, barriers[0], barriers[1])
     fence_async_shared()
-    total = windows * G * tiles
+    inputs = Inputs(query_desc, dout_desc, lse_desc, delta_desc, key_desc, v_desc)
     gl.warp_specialize(
         [
-            (
-                differentiate_keys,
-                (
-                    0, own_keys, own_values, queries, inners, log_sums, deltas, own_full, own_empty,
-                    full, empty, rope_ptr, documents_ptr, rstd_ptr, dk_ptr, dv_ptr, windows,
-                    length, dk_stride, rope_stride, tiles, rstd_stride, total, G, GROUP, D, PAIRS,
-                    XSA, ROWS, STAGES, CONSUMERS,
-                ),
-            ),
-            (
-                differentiate_keys,
-                (
-                    1, own_keys, own_values, queries, inners, log_sums, deltas, own_full, own_empty,
-                    full, empty, rope_ptr, documents_ptr, rstd_ptr, dk_ptr, dv_ptr, windows,
-                    length, dk_stride, rope_stride, tiles, rstd_stride, total, G, GROUP, D, PAIRS,
-                    XSA, ROWS, STAGES, CONSUMERS,
-                ),
-            ),
-            (
-                differentiate_keys,
-                (
-                    2, own_keys, own_values, queries, inners, log_sums, deltas, own_full, own_empty,
-                    full, empty, rope_ptr, documents_ptr, rstd_ptr, dk_ptr, dv_ptr, windows,
-                    length, dk_stride, rope_stride, tiles, rstd_stride, total, G, GROUP, D, PAIRS,
-                    XSA, ROWS, STAGES, CONSUMERS,
-                ),
-            ),
-            (
-                load_tiles,
-                (
-                    query_desc, inner_desc, log_sum_desc, delta_desc, key_desc, v_desc, own_keys,
-                    own_values, queries, inners, log_sums, deltas, own_full, own_empty, full, empty,
-                    documents_ptr, windows, length, tiles, total, G, GROUP, D, ROWS, STAGES,
-                    CONSUMERS,
-                ),
-            ),
+            (differentiate_items, (0, problem, keys, rows, statistics, rope, outputs)),
+            (differentiate_items, (1, problem, keys, rows, statistics, rope, outputs)),
+            (differentiate_items, (2, problem, keys, rows, statistics, rope, outputs)),
+            (load_tiles, (problem, keys, rows, inputs)),
         ],
         [4, 4, 1],
-        [CONSUMER_REGISTERS, CONSUMER_REGISTERS, LOADER_REGISTERS],
-    )  # fmt: skip
+        REGISTERS,
+    )
 
 
 @gluon.jit
-def rows_of_keys(
-    documents_ptr,
-    windows,
-    batch,
-    length,
-    first_key,
-    KEYS: gl.constexpr,
-    GROUP: gl.constexpr,
-    ROWS: gl.constexpr,
-):
-    """The rows that see one of ``KEYS`` keys from ``first_key`` on: from begin (a multiple of ROWS)
-    to end."""
-    begin = gl.minimum(first_key, length) * GROUP // ROWS * ROWS
-    stop = length
-    if documents_ptr is not None:
-        last = gl.minimum(first_key + KEYS, length) - 1
-        stop = gl.load(documents_ptr + (windows + batch) * length + last)
-    return begin, gl.maximum(stop * GROUP, begin)
-
-
-@gluon.jit
-def load_tiles(
-    query_desc,
-    inner_desc,
-    log_sum_desc,
-    delta_desc,
-    key_desc,
-    v_desc,
-    own_keys,
-    own_values,
-    queries,
-    inners,
-    log_sums,
-    deltas,
-    own_full,
-    own_empty,
-    full,
-    empty,
-    documents_ptr,
-    windows,
-    length,
-    tiles,
-    total,
-    G: gl.constexpr,
-    GROUP: gl.constexpr,
-    D: gl.constexpr,
-    ROWS: gl.constexpr,
-    STAGES: gl.constexpr,
-    CONSUMERS: gl.constexpr,
-):
-    """One warp: keys and values of each piece of work as soon as there is room, then its rows."""
-    dtype: gl.constexpr = query_desc.dtype
-    block: gl.constexpr = inner_desc.block_type.shape
+def load_tiles(problem, keys, rows, inputs):
+    """Load keys and values of each item once they have a buffer, then its rows: one warp."""
+    ROWS: gl.constexpr = rows.query.shape[1]
+    total = item_count(problem)
     index = 0
-    for turn_index in range(gl.cdiv(total, gl.num_programs(0))):
-        item = work_item(turn_index)
+    for turn in range(gl.cdiv(total, gl.num_programs(0))):
+        item = work_item(turn)
         if item < total:
-            head_index, tile = item // tiles, item % tiles
-            batch, head = head_index // G, head_index % G
+            head_index, tile = item // problem.tiles, item % problem.tiles
             first_key = tile * CONSUMERS * 64
-            await_room(own_empty, turn_index, 1)
-            ready = own_full.index(0)
-            mbarrier.expect(ready, 2 * CONSUMERS * key_desc.block_type.nbytes)
-            for each in gl.static_range(CONSUMERS):
-                own = first_key + each * 64
-                tma.async_copy_global_to_shared(
-                    key_desc, [head_index * length + own, 0], ready, own_keys.index(each)
-                )
-                tma.async_copy_global_to_shared(
-                    v_desc, [batch * length + own, head * D], ready, own_values.index(each)
-                )
-            begin, end = rows_of_keys(
-                documents_ptr, windows, batch, length, first_key, CONSUMERS * 64, GROUP, ROWS
-            )
+            load_keys(problem, keys, inputs, turn, head_index, first_key)
+            batch = head_index // problem.G
+            begin, end = visible_rows(problem, batch, first_key, CONSUMERS * 64, ROWS)
             for first in range(begin, end, ROWS):
-                stage = index % STAGES
-                await_room(empty, index, STAGES)
-                ready = full.index(stage)
-                mbarrier.expect(ready, 2 * query_desc.block_type.nbytes + 8 * ROWS)
-                row = head_index * length * GROUP + first
-                tma.async_copy_global_to_shared(query_desc, [row, 0], ready, queries.index(stage))
-                inner = inners.index(stage)._reinterpret(dtype, block, inner_desc.layout)
-                place = [batch, first // GROUP, head * GROUP, 0]
-                tma.async_copy_global_to_shared(inner_desc, place, ready, inner)
-                tma.async_copy_global_to_shared(
-                    log_sum_desc, [head_index, first], ready, log_sums.index(stage)
-                )
-                tma.async_copy_global_to_shared(
-                    delta_desc, [head_index, first], ready, deltas.index(stage)
-                )
+                load_rows(problem, rows, inputs, index, head_index, first)
                 index += 1
 
 
 @gluon.jit
-def differentiate_keys(
-    which: gl.constexpr,
-    own_keys,
-    own_values,
-    queries,
-    inners,
-    log_sums,
-    deltas,
-    own_full,
-    own_empty,
-    full,
-    empty,
-    rope_ptr,
-    documents_ptr,
-    rstd_ptr,
-    dk_ptr,
-    dv_ptr,
-    windows,
-    length,
-    dk_stride,
-    rope_stride,
-    tiles,
-    rstd_stride,
-    total,
-    G: gl.constexpr,
-    GROUP: gl.constexpr,
-    D: gl.constexpr,
-    PAIRS: gl.constexpr,
-    XSA: gl.constexpr,
-    ROWS: gl.constexpr,
-    STAGES: gl.constexpr,
-    CONSUMERS: gl.constexpr,
-):
-    """One warpgroup: keys ``which`` * 64 and following of each piece of work."""
-    layout: gl.constexpr = product_layout(D)
-    scores_keys: gl.constexpr = gl.SliceLayout(1, product_layout(ROWS))
+def load_keys(problem, keys, inputs, turn, head_index, first_key):
+    """Load keys and values of the ``turn``-th item."""
+    D: gl.constexpr = keys.key.shape[2]
+    batch, head = head_index // problem.G, head_index % problem.G
+    wait_empty(keys, turn)
+    full = keys.full.index(0)
+    mbarrier.expect(full, 2 * CONSUMERS * inputs.key.block_type.nbytes)
+    for each in gl.static_range(CONSUMERS):
+        own = first_key + each * 64
+        row, token = head_index * problem.length + own, batch * problem.length + own
+        tma.async_copy_global_to_shared(inputs.key, [row, 0], full, keys.key.index(each))
+        tma.async_copy_global_to_shared(inputs.v, [token, head * D], full, keys.value.index(each))
+
+
+@gluon.jit
+def load_rows(problem, rows, inputs, index, head_index, first):
+    """Load the ``index``-th tile of rows, those from ``first`` on."""
+    dtype: gl.constexpr = inputs.query.dtype
+    block: gl.constexpr = inputs.dout.block_type.shape
+    STAGES: gl.constexpr = rows.query.shape[0]
+    ROWS: gl.constexpr = rows.query.shape[1]
+    GROUP: gl.constexpr = problem.GROUP
+    batch, head = head_index // problem.G, head_index % problem.G
+    stage = index % STAGES
+    wait_empty(rows, index)
+    full = rows.full.index(stage)
+    mbarrier.expect(full, 2 * inputs.query.block_type.nbytes + 8 * ROWS)
+    row = head_index * problem.length * GROUP + first
+    tma.async_copy_global_to_shared(inputs.query, [row, 0], full, rows.query.index(stage))
+    dout = rows.dout.index(stage)._reinterpret(dtype, block, inputs.dout.layout)
+    corner = [batch, first // GROUP, head * GROUP, 0]
+    tma.async_copy_global_to_shared(inputs.dout, corner, full, dout)
+    corner = [head_index, first]
+    tma.async_copy_global_to_shared(inputs.lse, corner, full, rows.lse.index(stage))
+    tma.async_copy_global_to_shared(inputs.delta, corner, full, rows.delta.index(stage))
+
+
+@gluon.jit
+def differentiate_items(which: gl.constexpr, problem, keys, rows, statistics, rope, outputs):
+    """One warpgroup: keys ``which`` * 64 and following of each item."""
+    D: gl.constexpr = keys.key.shape[2]
+    total = item_count(problem)
     index = 0
-    for turn_index in range(gl.cdiv(total, gl.num_programs(0))):
-        item = work_item(turn_index)
+    for turn in range(gl.cdiv(total, gl.num_programs(0))):
+        item = work_item(turn)
         if item < total:
-            head_index, tile = item // tiles, item % tiles
-            batch = head_index // G
-            first_key = tile * CONSUMERS * 64
-            own_key = first_key + which * 64
-            begin, end = rows_of_keys(
-                documents_ptr, windows, batch, length, first_key, CONSUMERS * 64, GROUP, ROWS
-            )
-            own_begin, own_end = rows_of_keys(
-                documents_ptr, windows, batch, length, own_key, 64, GROUP, ROWS
-            )
-            own_begin = gl.minimum(own_begin, gl.cdiv(end, ROWS) * ROWS)
-            own_end = gl.maximum(own_end, own_begin)
-            own = own_key + gl.arange(0, 64, scores_keys)
-            stop = gl.zeros_like(own) + length
-            all_stop = length
-            if documents_ptr is not None:
-                stops_ptr = documents_ptr + (windows + batch) * length
-                stop = gl.load(stops_ptr + own, mask=own < length, other=0)
-                all_stop = gl.load(stops_ptr + gl.minimum(own_key, length - 1))
-            whole_begin = gl.minimum(gl.cdiv((own_key + 63) * GROUP, ROWS) * ROWS, own_end)
-            whole_end = gl.maximum(all_stop * GROUP // ROWS * ROWS, whole_begin)
-            await_stage(own_full, turn_index, 1)
-            key = own_keys.index(which).load(left_layout(ROWS))
-            value = own_values.index(which).load(left_layout(ROWS))
-            release_read(own_empty, turn_index, 1)
-            dk = gl.zeros([64, D], gl.float32, layout)
-            dv = gl.zeros([64, D], gl.float32, layout)
-            skipped = (own_begin - begin) // ROWS
-            index = pass_by(full, empty, index, skipped, STAGES)
-            for first in range(own_begin, whole_begin, ROWS):
-                dk, dv = take_rows(
-                    key, value, dk, dv, queries, inners, log_sums, deltas, full, empty,
-                    index, first, own, stop, True, GROUP, ROWS, STAGES,
-                )  # fmt: skip
-                index += 1
-            for first in range(whole_begin, whole_end, ROWS):
-                dk, dv = take_rows(
-                    key, value, dk, dv, queries, inners, log_sums, deltas, full, empty,
-                    index, first, own, stop, False, GROUP, ROWS, STAGES,
-                )  # fmt: skip
-                index += 1
-            for first in range(whole_end, own_end, ROWS):
-                dk, dv = take_rows(
-                    key, value, dk, dv, queries, inners, log_sums, deltas, full, empty,
-                    index, first, own, stop, True, GROUP, ROWS, STAGES,
-                )  # fmt: skip
-                index += 1
-            left = gl.cdiv(end, ROWS) - gl.cdiv(own_end, ROWS)
-            index = pass_by(full, empty, index, left, STAGES)
-
-            store_keys(dv, head_index, own_key, dv_ptr, length, dk_stride, G, XSA)
-            finish_keys(
-                dk, gl.convert_layout(key, layout), head_index, own_key, rope_ptr, rstd_ptr, dk_ptr,
-                length, dk_stride, rope_stride, rstd_stride, G, D, PAIRS,
-            )  # fmt: skip
+            head_index, tile = item // problem.tiles, item % problem.tiles
+            first_key = tile * CONSUMERS * 64 + which * 64
+            key, dk, dv, index = differentiate_keys(which, problem, keys, rows, turn, item, index)
+            store_keys(dv, outputs.dv, head_index, first_key, problem, outputs.stride, outputs.XSA)
+            key = gl.convert_layout(key, product_layout(D))
+            dk = finish_keys(dk, key, head_index, first_key, problem, statistics, rope)
+            store_keys(dk, outputs.dk, head_index, first_key, problem, outputs.stride, False)
 
 
 @gluon.jit
-def take_rows(
-    key,
-    value,
-    dk,
-    dv,
-    queries,
-    inners,
-    log_sums,
-    deltas,
-    full,
-    empty,
-    index,
-    first,
-    own,
-    stop,
-    MASKED: gl.constexpr,
-    GROUP: gl.constexpr,
-    ROWS: gl.constexpr,
-    STAGES: gl.constexpr,
-):
-    """What one tile of rows adds to the gradients of 64 keys and values."""
+def differentiate_keys(which: gl.constexpr, problem, keys, rows, turn, item, index):
+    """Return key, dkey and dv of 64 keys of the ``turn``-th item, and the next tile's index."""
+    ROWS: gl.constexpr = rows.query.shape[1]
+    D: gl.constexpr = keys.key.shape[2]
+    head_index, tile = item // problem.tiles, item % problem.tiles
+    batch, item_key = head_index // problem.G, tile * CONSUMERS * 64
+    first_key = item_key + which * 64
+    item_begin, item_end = visible_rows(problem, batch, item_key, CONSUMERS * 64, ROWS)
+    begin, end = visible_rows(problem, batch, first_key, 64, ROWS)
+    begin = gl.minimum(begin, gl.cdiv(item_end, ROWS) * ROWS)
+    end = gl.maximum(end, begin)
+    position = first_key + gl.arange(0, 64, gl.SliceLayout(1, product_layout(ROWS)))
+    stop, full_begin, full_end = unmasked_rows(problem, batch, first_key, position, ROWS)
+    full_begin = gl.minimum(full_begin, end)
+    full_end = gl.maximum(full_end, full_begin)
+
+    wait_full(keys, turn)
+    key = keys.key.index(which).load(left_layout(ROWS))
+    value = keys.value.index(which).load(left_layout(ROWS))
+    release_read(keys, turn)
+    own = OwnKeys(key, value, position, stop)
+    dk = gl.zeros([64, D], gl.float32, product_layout(D))
+    dv = gl.zeros([64, D], gl.float32, product_layout(D))
+    index = skip(rows, index, (begin - item_begin) // ROWS)
+    for first in range(begin, full_begin, ROWS):
+        dk, dv = take_rows(own, dk, dv, rows, index, first, problem.GROUP, True)
+        index += 1
+    for first in range(full_begin, full_end, ROWS):
+        dk, dv = take_rows(own, dk, dv, rows, index, first, problem.GROUP, False)
+        index += 1
+    for first in range(full_end, end, ROWS):
+        dk, dv = take_rows(own, dk, dv, rows, index, first, problem.GROUP, True)
+        index += 1
+    index = skip(rows, index, gl.cdiv(item_end, ROWS) - gl.cdiv(end, ROWS))
+    return key, dk, dv, index
+
+
+@gluon.jit
+def take_rows(own, dk, dv, rows, index, first, GROUP: gl.constexpr, MASKED: gl.constexpr):
+    """Return dk and dv with what the ``index``-th tile of rows, from ``first`` on, adds to them."""
+    STAGES: gl.constexpr = rows.query.shape[0]
+    ROWS: gl.constexpr = rows.query.shape[1]
     layout: gl.constexpr = product_layout(ROWS)
     left: gl.constexpr = left_layout(dk.shape[1])
-    await_stage(full, index, STAGES)
+    wait_full(rows, index)
     stage = index % STAGES
-    query, inner = queries.index(stage), inners.index(stage)
+    query, dout = rows.query.index(stage), rows.dout.index(stage)
     zeros = gl.zeros([64, ROWS], gl.float32, layout)
-    scoring = warpgroup_mma(key, query.permute((1, 0)), zeros, use_acc=False, is_async=True)
-    weighing = warpgroup_mma(value, inner.permute((1, 0)), zeros, use_acc=False, is_async=True)
-    log_sum = load_vector(log_sums.index(stage), ROWS, gl.SliceLayout(0, layout))
-    delta = load_vector(deltas.index(stage), ROWS, gl.SliceLayout(0, layout))
+    scoring = warpgroup_mma(own.key, query.permute((1, 0)), zeros, use_acc=False, is_async=True)
+    weighing = warpgroup_mma(own.value, dout.permute((1, 0)), zeros, use_acc=False, is_async=True)
+    lse = load_vector(rows.lse.index(stage), ROWS, gl.SliceLayout(0, layout))
+    delta = load_vector(rows.delta.index(stage), ROWS, gl.SliceLayout(0, layout))
     scores = warpgroup_mma_wait(1, deps=[scoring])
-    weights = gl.exp2(scores - gl.expand_dims(log_sum, 0))
+    weights = gl.exp2(scores - gl.expand_dims(lse, 0))
     if MASKED:
         position = (first + gl.arange(0, ROWS, gl.SliceLayout(0, layout))) // GROUP
         position = gl.expand_dims(position, 0)
-        visible = (gl.expand_dims(own, 1) <= position) & (position < gl.expand_dims(stop, 1))
+        visible = gl.expand_dims(own.position, 1) <= position
+        visible &= position < gl.expand_dims(own.stop, 1)
         weights = gl.where(visible, weights, 0.0)
     narrow = gl.convert_layout(weights.to(query.dtype), left)
-    dv_sum = warpgroup_mma(narrow, inner, dv, is_async=True)
+    dv_sum = warpgroup_mma(narrow, dout, dv, is_async=True)
     dweights = warpgroup_mma_wait(1, deps=[weighing])
     dscores = weights * (dweights - gl.expand_dims(delta, 0))
     if MASKED:
-        # Rows that are not there have any delta.
+        # Rows beyond the window have an arbitrary delta.
         dscores = gl.where(visible, dscores, 0.0)
     narrow = gl.convert_layout(dscores.to(query.dtype), left)
     dk_sum = warpgroup_mma(narrow, query, dk, is_async=True)
     dk, dv = warpgroup_mma_wait(0, deps=[dk_sum, dv_sum])
-    release(empty, index, STAGES)
+    release(rows, index)
     return dk, dv
 
 
 @gluon.jit
-def finish_keys(
-    dk,
-    key,
-    head_index,
-    own_key,
-    rope_ptr,
-    rstd_ptr,
-    dk_ptr,
-    length,
-    dk_stride,
-    rope_stride,
-    rstd_stride,
-    G: gl.constexpr,
-    D: gl.constexpr,
-    PAIRS: gl.constexpr,
-):
-    """Gradient of 64 turned keys (64, D) through norm and rotary."""
-    layout: gl.constexpr = product_layout(D)
-    own = own_key + gl.arange(0, 64, gl.SliceLayout(1, layout))
-    rstd = gl.load(rstd_ptr + head_index * rstd_stride + own, mask=own < length, other=0.0)
-    cos, sin = angles(dk, own_key, length, rope_ptr, rope_stride, 1, PAIRS)
-    turned = key.to(gl.float32)
-    along = gl.sum(dk * turned, 1) / D
-    dk = (dk - turned * gl.expand_dims(along, 1)) * gl.expand_dims(rstd * LN_2, 1)
-    dk = turn(dk, cos, -sin, PAIRS)
-    store_keys(dk, head_index, own_key, dk_ptr, length, dk_stride, G, False)
+def finish_keys(dk, key, head_index, first_key, problem, statistics, rope):
+    """Return the gradient of 64 rotated keys (64, D) taken through norm and rotary."""
+    D: gl.constexpr = dk.shape[1]
+    position = first_key + gl.arange(0, 64, gl.SliceLayout(1, product_layout(D)))
+    rstd_ptr = statistics.rstd + head_index * statistics.stride
+    rstd = gl.load(rstd_ptr + position, mask=position < problem.length, other=0.0)
+    cos, sin = angles(dk, first_key, problem.length, rope, 1)
+    rotated = key.to(gl.float32)
+    projection = gl.sum(dk * rotated, 1) / D
+    dk = (dk - rotated * gl.expand_dims(projection, 1)) * gl.expand_dims(rstd * LN_2, 1)
+    return rotate(dk, cos, -sin, rope.PAIRS)
 
 
 @gluon.jit
-def store_keys(
-    x, head_index, own_key, x_ptr, length, x_stride, G: gl.constexpr, ADDED: gl.constexpr
-):
-    """Store x (64, D) as the rows of 64 keys of a (B, T, G, D), in 16-byte pieces; ADDED to what is
-    there."""
-    layout: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])
+def store_keys(x, out, head_index, first_key, problem, stride, ADD: gl.constexpr):
+    """Store x (64, D) fp32 as the rows of 64 keys of ``out`` (B, T, G, D), in pieces of 16 bytes.
+    If ADD, it is added to the elements there."""
+    layout: gl.constexpr = store_layout()
     D: gl.constexpr = x.shape[1]
-    dtype: gl.constexpr = x_ptr.dtype.element_ty
-    if not ADDED:
+    dtype: gl.constexpr = out.dtype.element_ty
+    if not ADD:
         x = x.to(dtype)
     x = gl.convert_layout(x, layout)
-    own = own_key + gl.arange(0, 64, gl.SliceLayout(1, layout))
+    position = first_key + gl.arange(0, 64, gl.SliceLayout(1, layout))
     dim = gl.expand_dims(gl.arange(0, D, gl.SliceLayout(0, layout)), 0)
-    token = (head_index // G).to(gl.int64) * length + own
-    place = gl.expand_dims(token * x_stride + head_index % G * D, 1) + dim
-    mask = gl.expand_dims(own < length, 1)
-    if ADDED:
-        x = (x + gl.load(x_ptr + place, mask=mask, other=0.0).to(gl.float32)).to(dtype)
-    gl.store(x_ptr + place, x, mask=mask)
+    token = (head_index // problem.G).to(gl.int64) * problem.length + position
+    offset = gl.expand_dims(token * stride + head_index % problem.G * D, 1) + dim
+    mask = gl.expand_dims(position < problem.length, 1)
+    if ADD:
+        x = (x + gl.load(out + offset, mask=mask, other=0.0).to(gl.float32)).to(dtype)
+    gl.store(out + offset, x, mask=mask)

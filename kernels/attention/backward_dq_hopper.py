@@ -1,7 +1,20 @@
-"""Attention's backward pass on Hopper, second part: gradients of queries and gain."""
+"""Attention's backward pass on Hopper, second part: gradients of queries and gain.
+
+    P = 2^(query key^T - lse);   dscores = P * (dout v^T - delta);   dquery = dscores key
+    dq = dquery through gain, rotary and norm;   dgain = the sum of dquery . query over positions
+
+    dout (B, T, H, 64), query, key, v and the result dq (B, T, H, 64) in 16 bits; delta, lse, rstd
+    (B, G, padded T * GROUP), gain, dgain (H,) fp32. Other shapes as in ``saved.Saved``.
+
+An item's queries and gradients arrive while the item before is computed. At 98,304 tokens, T =
+2048, 8/4 heads of 64: reads dout, query, key, v (302 MB), writes dq (101 MB): 94 us of traffic
+under 309 GFLOP (330 us at 940 TFLOP/s) and 805 M exponentials (228 us).
+"""
 
 # pyright: basic, reportIndexIssue=false, reportCallIssue=false, reportArgumentType=false
 # pyright: reportAssignmentType=false, reportGeneralTypeIssues=false
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 from triton.experimental import gluon
@@ -14,445 +27,305 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from kernels.attention.forward_hopper import keys_of_tile
-from kernels.attention.rope import gain_limit
+from kernels.attention.forward_hopper import Keys, load_keys
+from kernels.attention.rope import gain_limit, rope_argument
+from kernels.attention.rope_hopper import angles, query_scale, rotate
+from kernels.attention.saved import Saved
 from kernels.attention.schedule_hopper import (
-    CONSUMER_REGISTERS,
+    ITEM_ROWS,
+    item_count,
+    schedule,
+    unmasked_keys,
+    visible_keys,
+    work_item,
+)
+from kernels.common.hopper import (
     CONSUMERS,
-    LOADER_REGISTERS,
+    REGISTERS,
     WARPGROUP_ROWS,
-    Ring,
-    angles,
-    await_room,
-    await_stage,
     heads_descriptor,
     left_layout,
     make_barriers,
-    multiprocessors,
-    pass_by,
     product_layout,
-    query_scale,
     release,
     release_read,
     rows_descriptor,
-    turn,
+    skip,
+    store_layout,
+    wait_empty,
+    wait_full,
     window_descriptor,
-    work_item,
 )
+from kernels.common.launch import Launch
+from kernels.common.math import LN_2
 
-KEYS = Ring(rows=64, stages=4)
-# Keys of one score product: half a tile's, whose other products run beside these exponentials.
-PART = 32
-LN_2 = gl.constexpr(0.6931471805599453)
+# Rows of an item, keys of a tile of the ring, its stages: 115 KB of shared memory.
+LAUNCH = Launch(rows=ITEM_ROWS, columns=64, stages=4)
+# Keys of one score product: half a tile's, whose other products overlap with these exponentials.
+PART = gl.constexpr(32)
 
 
-def query_gradients(
-    inner: Tensor,
-    delta: Tensor,
-    query: Tensor,
-    rstd: Tensor,
-    key: Tensor,
-    v: Tensor,
-    gain: Tensor,
-    rope: Tensor,
-    documents: Tensor | None,
-    log_sum: Tensor,
-    dq: Tensor,
-) -> Tensor:
-    """Launch ``query_gradients_kernel``: what ``kernels.attention.backward_dq`` takes, writes
-    and returns."""
-    B, G, rows, D = query.shape
-    T = key.size(2)
-    group = rows // T
-    tiles = -(-rows // (CONSUMERS * WARPGROUP_ROWS))
-    total = tiles * B * G
-    parts = (B, G, tiles * CONSUMERS, group)
+class Inputs(NamedTuple):
+    """TMA descriptors."""
+
+    dout: Any
+    query: Any
+    key: Any
+    v: Any
+
+
+class Queries(NamedTuple):
+    """Queries and gradients of an item, 64 rows for each consumer: a ring of one stage."""
+
+    query: Any
+    dout: Any
+    full: Any
+    empty: Any
+
+
+class Statistics(NamedTuple):
+    """Of rows: lse, delta and 1/rms, with ``stride`` elements between groups."""
+
+    lse: Any
+    delta: Any
+    rstd: Any
+    stride: Any
+
+
+class Outputs(NamedTuple):
+    """dq, elements between its tokens, and dgain (items * 3, GROUP), one row a consumer."""
+
+    dq: Any
+    stride: Any
+    dgain: Any
+
+
+class Rows(NamedTuple):
+    """64 rows in registers: query and dout (64, D); of each row lse, delta, its position and where
+    its document starts."""
+
+    query: Any
+    dout: Any
+    lse: Any
+    delta: Any
+    position: Any
+    start: Any
+
+
+def backward_dq(saved: Saved, dout: Tensor, delta: Tensor, dq: Tensor) -> Tensor:
+    """Launch ``backward_dq_kernel``. See ``kernels.attention.backward_dq.backward_dq``."""
+    query, key, v, lse = saved.query, saved.key, saved.v, saved.lse
+    problem, grid = schedule(query, key, saved.documents, query.size(2))
+    parts = (*key.shape[:2], problem.tiles * CONSUMERS.value, saved.group)
     dgain = torch.empty(parts, dtype=torch.float32, device=query.device)
-    query_gradients_kernel[(min(total, multiprocessors(query.device)),)](
-        window_descriptor(inner, WARPGROUP_ROWS, group),
+    backward_dq_kernel[grid](
+        window_descriptor(dout, WARPGROUP_ROWS, saved.group),
         rows_descriptor(query, WARPGROUP_ROWS),
-        rows_descriptor(key, KEYS.rows),
-        heads_descriptor(v, KEYS.rows),
-        delta,
-        rstd,
-        gain,
-        rope,
-        documents,
-        log_sum,
-        dq,
-        dgain,
-        B,
-        T,
-        dq.stride(1),
-        rope.stride(0),
-        tiles,
-        log_sum.size(2),
-        G=G,
-        GROUP=group,
-        D=D,
-        PAIRS=rope.size(-1),
-        KEYS=KEYS.rows,
-        STAGES=KEYS.stages,
-        PART=PART,
-        CONSUMERS=CONSUMERS,
-        CONSUMER_REGISTERS=CONSUMER_REGISTERS,
-        LOADER_REGISTERS=LOADER_REGISTERS,
-        num_warps=4,
+        rows_descriptor(key, LAUNCH.columns),
+        heads_descriptor(v, LAUNCH.columns),
+        problem,
+        Statistics(lse, delta, saved.rstd, lse.size(2)),
+        saved.gain,
+        rope_argument(saved.rope),
+        Outputs(dq, dq.stride(1), dgain),
+        STAGES=LAUNCH.stages,
+        num_warps=LAUNCH.warps,
     )
     return dgain.sum((0, 2)).flatten()
 
 
 @gluon.jit
-def query_gradients_kernel(
-    inner_desc,
+def backward_dq_kernel(
+    dout_desc,
     query_desc,
     key_desc,
     v_desc,
-    delta_ptr,
-    rstd_ptr,
-    gain_ptr,
-    rope_ptr,
-    documents_ptr,
-    log_sum_ptr,
-    dq_ptr,
-    dgain_ptr,
-    windows,
-    length,
-    dq_stride,
-    rope_stride,
-    tiles,
-    stats_stride,
-    G: gl.constexpr,
-    GROUP: gl.constexpr,
-    D: gl.constexpr,
-    PAIRS: gl.constexpr,
-    KEYS: gl.constexpr,
+    problem,
+    statistics,
+    gain,
+    rope,
+    outputs,
     STAGES: gl.constexpr,
-    PART: gl.constexpr,
-    CONSUMERS: gl.constexpr,
-    CONSUMER_REGISTERS: gl.constexpr,
-    LOADER_REGISTERS: gl.constexpr,
 ):
-    """dq and dgain of 192 rows, formulas as ``kernels.attention.backward_dq`` has them.
-
-    A piece's queries and output gradients arrive while the piece before is computed; with a ring of
-    4 tiles of 64 keys and values 115 KB.
-
-    At 98,304 tokens, T = 2048, 8/4 heads of 64: reads dO, query, key, v (302 MB), writes dq (101
-    MB): 94 us of traffic under 309 GFLOP (330 us at 940 TFLOP/s) and 805 M exponentials (228 us).
-    """
+    """One block: three warpgroups differentiate 64 rows each, one warp loads."""
     dtype: gl.constexpr = query_desc.dtype
-    queries = gl.allocate_shared_memory(dtype, [CONSUMERS, 64, D], query_desc.layout)
-    inners = gl.allocate_shared_memory(dtype, [CONSUMERS, 64, D], query_desc.layout)
-    keys = gl.allocate_shared_memory(dtype, [STAGES, KEYS, D], key_desc.layout)
-    values = gl.allocate_shared_memory(dtype, [STAGES, KEYS, D], v_desc.layout)
-    own_full, own_empty = make_barriers(1, 1), make_barriers(1, CONSUMERS)
-    full, empty = make_barriers(STAGES, 1), make_barriers(STAGES, CONSUMERS)
+    D: gl.constexpr = key_desc.block_type.shape[1]
+    KEYS: gl.constexpr = key_desc.block_type.shape[0]
+    query = gl.allocate_shared_memory(dtype, [CONSUMERS, 64, D], query_desc.layout)
+    dout = gl.allocate_shared_memory(dtype, [CONSUMERS, 64, D], query_desc.layout)
+    key = gl.allocate_shared_memory(dtype, [STAGES, KEYS, D], key_desc.layout)
+    value = gl.allocate_shared_memory(dtype, [STAGES, KEYS, D], v_desc.layout)
+    queries = Queries(query, dout, make_barriers(1, 1), make_barriers(1, CONSUMERS))
+    keys = Keys(key, value, make_barriers(STAGES, 1), make_barriers(STAGES, CONSUMERS))
     fence_async_shared()
-    total = windows * G * tiles
+    inputs = Inputs(dout_desc, query_desc, key_desc, v_desc)
     gl.warp_specialize(
         [
-            (
-                differentiate_rows,
-                (
-                    0, queries, inners, keys, values, own_full, own_empty, full, empty,
-                    delta_ptr, rstd_ptr, gain_ptr, rope_ptr, documents_ptr, log_sum_ptr, dq_ptr,
-                    dgain_ptr, length, dq_stride, rope_stride, tiles, stats_stride, total, G, GROUP,
-                    D, PAIRS, KEYS, STAGES, PART, CONSUMERS,
-                ),
-            ),
-            (
-                differentiate_rows,
-                (
-                    1, queries, inners, keys, values, own_full, own_empty, full, empty,
-                    delta_ptr, rstd_ptr, gain_ptr, rope_ptr, documents_ptr, log_sum_ptr, dq_ptr,
-                    dgain_ptr, length, dq_stride, rope_stride, tiles, stats_stride, total, G, GROUP,
-                    D, PAIRS, KEYS, STAGES, PART, CONSUMERS,
-                ),
-            ),
-            (
-                differentiate_rows,
-                (
-                    2, queries, inners, keys, values, own_full, own_empty, full, empty,
-                    delta_ptr, rstd_ptr, gain_ptr, rope_ptr, documents_ptr, log_sum_ptr, dq_ptr,
-                    dgain_ptr, length, dq_stride, rope_stride, tiles, stats_stride, total, G, GROUP,
-                    D, PAIRS, KEYS, STAGES, PART, CONSUMERS,
-                ),
-            ),
-            (
-                load_tiles,
-                (
-                    inner_desc, query_desc, key_desc, v_desc, queries, inners, keys, values,
-                    own_full, own_empty, full, empty, documents_ptr, length, tiles, total, G, GROUP,
-                    D, KEYS, STAGES, CONSUMERS,
-                ),
-            ),
+            (differentiate_items, (0, problem, queries, keys, statistics, gain, rope, outputs)),
+            (differentiate_items, (1, problem, queries, keys, statistics, gain, rope, outputs)),
+            (differentiate_items, (2, problem, queries, keys, statistics, gain, rope, outputs)),
+            (load_tiles, (problem, queries, keys, inputs)),
         ],
         [4, 4, 1],
-        [CONSUMER_REGISTERS, CONSUMER_REGISTERS, LOADER_REGISTERS],
-    )  # fmt: skip
+        REGISTERS,
+    )
 
 
 @gluon.jit
-def load_tiles(
-    inner_desc,
-    query_desc,
-    key_desc,
-    v_desc,
-    queries,
-    inners,
-    keys,
-    values,
-    own_full,
-    own_empty,
-    full,
-    empty,
-    documents_ptr,
-    length,
-    tiles,
-    total,
-    G: gl.constexpr,
-    GROUP: gl.constexpr,
-    D: gl.constexpr,
-    KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
-    CONSUMERS: gl.constexpr,
-):
-    """One warp: rows of each piece of work as soon as there is room, then its keys and values."""
-    dtype: gl.constexpr = query_desc.dtype
-    block: gl.constexpr = inner_desc.block_type.shape
+def load_tiles(problem, queries, keys, inputs):
+    """Load the rows of each item once they have a buffer, then its keys and values: one warp."""
+    KEYS: gl.constexpr = keys.key.shape[1]
+    total = item_count(problem)
     index = 0
-    for turn_index in range(gl.cdiv(total, gl.num_programs(0))):
-        item = work_item(turn_index)
+    for turn in range(gl.cdiv(total, gl.num_programs(0))):
+        item = work_item(turn)
         if item < total:
-            head_index, tile = item // tiles, tiles - 1 - item % tiles
-            batch, head = head_index // G, head_index % G
+            head_index, tile = item // problem.tiles, problem.tiles - 1 - item % problem.tiles
             first_row = tile * CONSUMERS * 64
-            ready = own_full.index(0)
-            await_room(own_empty, turn_index, 1)
-            mbarrier.expect(ready, 2 * CONSUMERS * query_desc.block_type.nbytes)
-            for each in gl.static_range(CONSUMERS):
-                row = first_row + each * 64
-                place = [batch, row // GROUP, head * GROUP, 0]
-                inner = inners.index(each)._reinterpret(dtype, block, inner_desc.layout)
-                tma.async_copy_global_to_shared(inner_desc, place, ready, inner)
-                row += head_index * length * GROUP
-                tma.async_copy_global_to_shared(query_desc, [row, 0], ready, queries.index(each))
-            begin, end = keys_of_tile(
-                documents_ptr, batch, length, first_row, CONSUMERS * 64, GROUP, KEYS
-            )
+            load_rows(problem, queries, inputs, turn, head_index, first_row)
+            batch = head_index // problem.G
+            begin, end = visible_keys(problem, batch, first_row, CONSUMERS * 64, KEYS)
             for first in range(begin, end, KEYS):
-                stage = index % STAGES
-                await_room(empty, index, STAGES)
-                mbarrier.expect(full.index(stage), 2 * key_desc.block_type.nbytes)
-                tma.async_copy_global_to_shared(
-                    key_desc,
-                    [head_index * length + first, 0],
-                    full.index(stage),
-                    keys.index(stage),
-                )
-                tma.async_copy_global_to_shared(
-                    v_desc,
-                    [batch * length + first, head * D],
-                    full.index(stage),
-                    values.index(stage),
-                )
+                load_keys(problem, keys, inputs, index, head_index, first)
                 index += 1
 
 
 @gluon.jit
-def differentiate_rows(
-    which: gl.constexpr,
-    queries,
-    inners,
-    keys,
-    values,
-    own_full,
-    own_empty,
-    full,
-    empty,
-    delta_ptr,
-    rstd_ptr,
-    gain_ptr,
-    rope_ptr,
-    documents_ptr,
-    log_sum_ptr,
-    dq_ptr,
-    dgain_ptr,
-    length,
-    dq_stride,
-    rope_stride,
-    tiles,
-    stats_stride,
-    total,
-    G: gl.constexpr,
-    GROUP: gl.constexpr,
-    D: gl.constexpr,
-    PAIRS: gl.constexpr,
-    KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
-    PART: gl.constexpr,
-    CONSUMERS: gl.constexpr,
+def load_rows(problem, queries, inputs, turn, head_index, first_row):
+    """Load queries and gradients of the ``turn``-th item."""
+    dtype: gl.constexpr = inputs.query.dtype
+    block: gl.constexpr = inputs.dout.block_type.shape
+    GROUP: gl.constexpr = problem.GROUP
+    batch, head = head_index // problem.G, head_index % problem.G
+    full = queries.full.index(0)
+    wait_empty(queries, turn)
+    mbarrier.expect(full, 2 * CONSUMERS * inputs.query.block_type.nbytes)
+    for each in gl.static_range(CONSUMERS):
+        row = first_row + each * 64
+        corner = [batch, row // GROUP, head * GROUP, 0]
+        dout = queries.dout.index(each)._reinterpret(dtype, block, inputs.dout.layout)
+        tma.async_copy_global_to_shared(inputs.dout, corner, full, dout)
+        row += head_index * problem.length * GROUP
+        tma.async_copy_global_to_shared(inputs.query, [row, 0], full, queries.query.index(each))
+
+
+@gluon.jit
+def differentiate_items(
+    which: gl.constexpr, problem, queries, keys, statistics, gain, rope, outputs
 ):
-    """One warpgroup: rows ``which`` * 64 and following of each piece of work."""
-    layout: gl.constexpr = product_layout(D)
-    scores_rows: gl.constexpr = gl.SliceLayout(1, product_layout(PART))
+    """One warpgroup: rows ``which`` * 64 and following of each item."""
+    D: gl.constexpr = keys.key.shape[2]
+    total = item_count(problem)
     index = 0
-    for turn_index in range(gl.cdiv(total, gl.num_programs(0))):
-        item = work_item(turn_index)
+    for turn in range(gl.cdiv(total, gl.num_programs(0))):
+        item = work_item(turn)
         if item < total:
-            head_index, tile = item // tiles, tiles - 1 - item % tiles
-            batch, head = head_index // G, head_index % G
-            tile_row = tile * CONSUMERS * 64
-            own_row = tile_row + which * 64
-            begin, end = keys_of_tile(
-                documents_ptr, batch, length, tile_row, CONSUMERS * 64, GROUP, KEYS
+            head_index, tile = item // problem.tiles, problem.tiles - 1 - item % problem.tiles
+            first_row = tile * CONSUMERS * 64 + which * 64
+            query, dq, index = differentiate_rows(
+                which, problem, queries, keys, statistics, turn, item, index
             )
-            own_begin, own_end = keys_of_tile(
-                documents_ptr, batch, length, own_row, 64, GROUP, KEYS
-            )
-            row = own_row + gl.arange(0, 64, scores_rows)
-            position = row // GROUP
-            valid = row < length * GROUP
-            start = gl.zeros_like(position)
-            whole_begin = own_begin
-            if documents_ptr is not None:
-                starts_ptr = documents_ptr + batch * length
-                start = gl.load(starts_ptr + position, mask=valid, other=0)
-                last = gl.minimum((own_row + 63) // GROUP, length - 1)
-                whole_begin = gl.cdiv(gl.load(starts_ptr + last), KEYS) * KEYS
-            whole_begin = gl.minimum(whole_begin, own_end)
-            whole_end = gl.minimum((own_row // GROUP + 1) // KEYS * KEYS, own_end)
-            whole_end = gl.maximum(whole_begin, whole_end)
-            stats = head_index * stats_stride + row
-            log_sum = gl.load(log_sum_ptr + stats, mask=valid, other=0.0)
-            delta = gl.load(delta_ptr + stats, mask=valid, other=0.0)
-
-            await_stage(own_full, turn_index, 1)
-            query = queries.index(which).load(left_layout(PART))
-            inner = inners.index(which).load(left_layout(PART))
-            release_read(own_empty, turn_index, 1)
-            dq = gl.zeros([64, D], gl.float32, layout)
-            skipped = (own_begin - begin) // KEYS
-            index = pass_by(full, empty, index, skipped, STAGES)
-            if documents_ptr is not None:
-                for first in range(own_begin, whole_begin, KEYS):
-                    dq = take_keys(
-                        query, inner, dq, log_sum, delta, keys, values, full, empty,
-                        index, first, position, start, True, KEYS, STAGES, PART,
-                    )  # fmt: skip
-                    index += 1
-            for first in range(whole_begin, whole_end, KEYS):
-                dq = take_keys(
-                    query, inner, dq, log_sum, delta, keys, values, full, empty,
-                    index, first, position, start, False, KEYS, STAGES, PART,
-                )  # fmt: skip
-                index += 1
-            for first in range(whole_end, own_end, KEYS):
-                dq = take_keys(
-                    query, inner, dq, log_sum, delta, keys, values, full, empty,
-                    index, first, position, start, True, KEYS, STAGES, PART,
-                )  # fmt: skip
-                index += 1
-            left = gl.cdiv(end, KEYS) - gl.cdiv(own_end, KEYS)
-            index = pass_by(full, empty, index, left, STAGES)
-
-            dgain_row = (head_index * tiles * CONSUMERS + own_row // 64) * GROUP
-            finish_rows(
-                dq, gl.convert_layout(query, layout), head_index, own_row, gain_ptr + head * GROUP,
-                rope_ptr, rstd_ptr, dq_ptr, dgain_ptr + dgain_row, length, dq_stride, rope_stride,
-                stats_stride, G, GROUP, D, PAIRS,
-            )  # fmt: skip
+            row = head_index * problem.tiles * CONSUMERS + first_row // 64
+            own = Outputs(outputs.dq, outputs.stride, outputs.dgain + row * problem.GROUP)
+            query = gl.convert_layout(query, product_layout(D))
+            own_gain = gain + head_index % problem.G * problem.GROUP
+            finish_rows(dq, query, head_index, first_row, problem, statistics, own_gain, rope, own)
 
 
 @gluon.jit
-def take_keys(
-    query,
-    inner,
-    dq,
-    log_sum,
-    delta,
-    keys,
-    values,
-    full,
-    empty,
-    index,
-    first,
-    position,
-    start,
-    MASKED: gl.constexpr,
-    KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
-    PART: gl.constexpr,
-):
-    """What one tile of keys and values adds to the gradient of 64 queries.
+def differentiate_rows(which: gl.constexpr, problem, queries, keys, statistics, turn, item, index):
+    """Return query and dquery of 64 rows of the ``turn``-th item, and the next tile's index."""
+    KEYS: gl.constexpr = keys.key.shape[1]
+    D: gl.constexpr = keys.key.shape[2]
+    head_index, tile = item // problem.tiles, problem.tiles - 1 - item % problem.tiles
+    batch, item_row = head_index // problem.G, tile * CONSUMERS * 64
+    first_row = item_row + which * 64
+    item_begin, item_end = visible_keys(problem, batch, item_row, CONSUMERS * 64, KEYS)
+    begin, end = visible_keys(problem, batch, first_row, 64, KEYS)
+    row = first_row + gl.arange(0, 64, gl.SliceLayout(1, product_layout(PART)))
+    position, valid = row // problem.GROUP, row < problem.length * problem.GROUP
+    start, full_begin, full_end = unmasked_keys(problem, batch, first_row, row, begin, KEYS)
+    full_begin = gl.minimum(full_begin, end)
+    full_end = gl.maximum(full_begin, gl.minimum(full_end, end))
+    offset = head_index * statistics.stride + row
+    lse = gl.load(statistics.lse + offset, mask=valid, other=0.0)
+    delta = gl.load(statistics.delta + offset, mask=valid, other=0.0)
 
-    Beside a part's exponentials are in flight its own dO v^T, the sum of the part before, and the
-    two products of the part after. Nothing is, from one tile to the next, or the assembler would
-    serialise every product (its note C7514); four parts do not fit in the registers (C7512).
+    wait_full(queries, turn)
+    query = queries.query.index(which).load(left_layout(PART))
+    dout = queries.dout.index(which).load(left_layout(PART))
+    release_read(queries, turn)
+    rows = Rows(query, dout, lse, delta, position, start)
+    dq = gl.zeros([64, D], gl.float32, product_layout(D))
+    index = skip(keys, index, (begin - item_begin) // KEYS)
+    if problem.documents is not None:
+        for first in range(begin, full_begin, KEYS):
+            dq = take_keys(rows, dq, keys, index, first, True)
+            index += 1
+    for first in range(full_begin, full_end, KEYS):
+        dq = take_keys(rows, dq, keys, index, first, False)
+        index += 1
+    for first in range(full_end, end, KEYS):
+        dq = take_keys(rows, dq, keys, index, first, True)
+        index += 1
+    index = skip(keys, index, gl.cdiv(item_end, KEYS) - gl.cdiv(end, KEYS))
+    return query, dq, index
+
+
+@gluon.jit
+def take_keys(rows, dq, keys, index, first, MASKED: gl.constexpr):
+    """Return dq with what the ``index``-th tile of keys and values, from ``first`` on, adds to it.
+
+    In flight during a part's exponentials are its own dout v^T, the sum of the part before, and the
+    two products of the part after. Nothing is in flight from one tile to the next, because the
+    assembler would serialise every product (its note C7514). Four parts do not fit in the registers
+    (C7512).
     """
     layout: gl.constexpr = product_layout(PART)
     left: gl.constexpr = left_layout(dq.shape[1])
-    parts: gl.constexpr = KEYS // PART
-    await_stage(full, index, STAGES)
-    scoring, weighing = start_part(query, inner, keys, values, index, 0, KEYS, STAGES, PART)
+    parts: gl.constexpr = keys.key.shape[1] // PART
+    wait_full(keys, index)
+    scoring, weighing = start_part(rows, keys, index, 0)
     summing = dq
     for part in gl.static_range(parts):
         if part + 1 < parts:
-            next_scoring, next_weighing = start_part(
-                query, inner, keys, values, index, part + 1, KEYS, STAGES, PART
-            )
+            next_scoring, next_weighing = start_part(rows, keys, index, part + 1)
         scores = warpgroup_mma_wait(younger(part, parts) + 1, deps=[scoring])
-        weights = gl.exp2(scores - gl.expand_dims(log_sum, 1))
+        weights = gl.exp2(scores - gl.expand_dims(rows.lse, 1))
         if MASKED:
             seen = first + part * PART + gl.arange(0, PART, gl.SliceLayout(0, layout))
             seen = gl.expand_dims(seen, 0)
-            visible = (seen <= gl.expand_dims(position, 1)) & (seen >= gl.expand_dims(start, 1))
+            visible = seen <= gl.expand_dims(rows.position, 1)
+            visible &= seen >= gl.expand_dims(rows.start, 1)
             weights = gl.where(visible, weights, 0.0)
         dweights = warpgroup_mma_wait(younger(part, parts), deps=[weighing])
-        dscores = (weights * (dweights - gl.expand_dims(delta, 1))).to(query.dtype)
-        key = part_of(keys, index, part, KEYS, STAGES, PART)
+        dscores = (weights * (dweights - gl.expand_dims(rows.delta, 1))).to(rows.query.dtype)
+        key = part_of(keys.key, index, part)
         summing = warpgroup_mma(gl.convert_layout(dscores, left), key, summing, is_async=True)
         if part + 1 < parts:
             scoring, weighing = next_scoring, next_weighing
     dq = warpgroup_mma_wait(0, deps=[summing])
-    # With no product in flight, this warpgroup's last read of the stage lies behind it.
-    release(empty, index, STAGES)
+    # With no product in flight, this warpgroup's last read of the stage is complete.
+    release(keys, index)
     return dq
 
 
 @gluon.jit
-def start_part(
-    query,
-    inner,
-    keys,
-    values,
-    index,
-    part: gl.constexpr,
-    KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
-    PART: gl.constexpr,
-):
-    """Start query key^T and dO v^T with the ``part``-th PART rows of a tile."""
+def start_part(rows, keys, index, part: gl.constexpr):
+    """Start query key^T and dout v^T with the ``part``-th PART rows of a tile."""
     zeros = gl.zeros([64, PART], gl.float32, product_layout(PART))
-    key = part_of(keys, index, part, KEYS, STAGES, PART).permute((1, 0))
-    value = part_of(values, index, part, KEYS, STAGES, PART).permute((1, 0))
-    scoring = warpgroup_mma(query, key, zeros, use_acc=False, is_async=True)
-    weighing = warpgroup_mma(inner, value, zeros, use_acc=False, is_async=True)
+    key = part_of(keys.key, index, part).permute((1, 0))
+    value = part_of(keys.value, index, part).permute((1, 0))
+    scoring = warpgroup_mma(rows.query, key, zeros, use_acc=False, is_async=True)
+    weighing = warpgroup_mma(rows.dout, value, zeros, use_acc=False, is_async=True)
     return scoring, weighing
 
 
 @gluon.jit
-def part_of(
-    tiles,
-    index,
-    part: gl.constexpr,
-    KEYS: gl.constexpr,
-    STAGES: gl.constexpr,
-    PART: gl.constexpr,
-):
-    """The ``part``-th PART rows of the ``index``-th tile of a ring."""
-    parts: gl.constexpr = KEYS // PART
+def part_of(tiles, index, part: gl.constexpr):
+    """Return the ``part``-th PART rows of the ``index``-th tile of a ring."""
+    STAGES: gl.constexpr = tiles.shape[0]
+    parts: gl.constexpr = tiles.shape[1] // PART
     # Rows lie one after another, and the swizzle repeats every 8 of them.
     pieces = tiles._reinterpret(tiles.dtype, [STAGES * parts, PART, tiles.shape[2]], tiles.layout)
     return pieces.index(index % STAGES * parts + part)
@@ -460,54 +333,45 @@ def part_of(
 
 @gluon.constexpr_function
 def younger(part, parts):
-    """Products started after the ``part``-th dO v^T by when that is waited for: the sum of the part
-    before, two of the part after."""
+    """Return how many products start between the ``part``-th dout v^T and its wait: the sum of the
+    part before, two of the part after."""
     return (part > 0) + 2 * (part + 1 < parts)
 
 
 @gluon.jit
-def finish_rows(
-    dq,
-    query,
-    head_index,
-    own_row,
-    gain_ptr,
-    rope_ptr,
-    rstd_ptr,
-    dq_ptr,
-    dgain_ptr,
-    length,
-    dq_stride,
-    rope_stride,
-    stats_stride,
-    G: gl.constexpr,
-    GROUP: gl.constexpr,
-    D: gl.constexpr,
-    PAIRS: gl.constexpr,
-):
-    """Gradient of 64 scaled queries (64, D) through gain, norm and rotary; gain's share."""
-    layout: gl.constexpr = product_layout(D)
-    row = own_row + gl.arange(0, 64, gl.SliceLayout(1, layout))
+def finish_rows(dq, query, head_index, first_row, problem, statistics, gain, rope, outputs):
+    """Take the gradient of 64 scaled queries (64, D) through gain, norm and rotary; store it and
+    the gain's."""
+    D: gl.constexpr = dq.shape[1]
+    GROUP: gl.constexpr = problem.GROUP
+    row = first_row + gl.arange(0, 64, gl.SliceLayout(1, product_layout(D)))
     member = row % GROUP
-    valid = row < length * GROUP
-    gain = gl.load(gain_ptr + member)
+    valid = row < problem.length * GROUP
+    gain = gl.load(gain + member)
     scale = query_scale(gain, D)
-    rstd = gl.load(rstd_ptr + head_index * stats_stride + row, mask=valid, other=0.0)
-    cos, sin = angles(dq, own_row, length, rope_ptr, rope_stride, GROUP, PAIRS)
+    first_stat = head_index * statistics.stride
+    rstd = gl.load(statistics.rstd + first_stat + row, mask=valid, other=0.0)
+    cos, sin = angles(dq, first_row, problem.length, rope, GROUP)
     # As ``kernels.attention.rope.unscaled``.
-    turned = (query.to(gl.float32) / gl.expand_dims(scale, 1)).to(query.dtype).to(gl.float32)
-    along = gl.where(valid, gl.sum(dq * turned, 1), 0.0)
+    rotated = (query.to(gl.float32) / gl.expand_dims(scale, 1)).to(query.dtype).to(gl.float32)
+    projection = gl.where(valid, gl.sum(dq * rotated, 1), 0.0)
     for each in gl.static_range(GROUP):
         counts = (member == each) & (gl.abs(gain) < gain_limit(D))
-        gl.store(dgain_ptr + each, gl.sum(gl.where(counts, along, 0.0), 0) * D**-0.5)
-    dq = (dq - turned * gl.expand_dims(along / D, 1)) * gl.expand_dims(rstd * scale * LN_2, 1)
-    dq = turn(dq, cos, -sin, PAIRS)
+        gl.store(outputs.dgain + each, gl.sum(gl.where(counts, projection, 0.0), 0) * D**-0.5)
+    dq = (dq - rotated * gl.expand_dims(projection / D, 1)) * gl.expand_dims(rstd * scale * LN_2, 1)
+    store_rows(rotate(dq, cos, -sin, rope.PAIRS), head_index, first_row, problem, outputs)
 
-    store: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])
-    row = own_row + gl.arange(0, 64, gl.SliceLayout(1, store))
-    dim = gl.expand_dims(gl.arange(0, D, gl.SliceLayout(0, store)), 0)
-    token = (head_index // G).to(gl.int64) * length + row // GROUP
-    line = token * dq_stride + (head_index % G * GROUP + row % GROUP) * D
-    dq = gl.convert_layout(dq.to(dq_ptr.dtype.element_ty), store)
-    valid = gl.expand_dims(row < length * GROUP, 1)
-    gl.store(dq_ptr + gl.expand_dims(line, 1) + dim, dq, mask=valid)
+
+@gluon.jit
+def store_rows(dq, head_index, first_row, problem, outputs):
+    """Store 64 rows of dq (64, D) in pieces of 16 bytes."""
+    D: gl.constexpr = dq.shape[1]
+    GROUP: gl.constexpr = problem.GROUP
+    layout: gl.constexpr = store_layout()
+    row = first_row + gl.arange(0, 64, gl.SliceLayout(1, layout))
+    dim = gl.expand_dims(gl.arange(0, D, gl.SliceLayout(0, layout)), 0)
+    token = (head_index // problem.G).to(gl.int64) * problem.length + row // GROUP
+    line = token * outputs.stride + (head_index % problem.G * GROUP + row % GROUP) * D
+    dq = gl.convert_layout(dq.to(outputs.dq.dtype.element_ty), layout)
+    valid = gl.expand_dims(row < problem.length * GROUP, 1)
+    gl.store(outputs.dq + gl.expand_dims(line, 1) + dim, dq, mask=valid)

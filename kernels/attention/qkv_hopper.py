@@ -2,23 +2,33 @@
 
     q, k, v = x @ weight.T;   query, key = rotate(rmsnorm(q)) * scale, rotate(rmsnorm(k))
 
-What ``kernels.attention.rope.turned`` makes of a product, made of its sums before they are ever
+    x (N, C), weight ((H + 2 G) 64, C) in the order q, k, v; query (B, G, T * H / G, 64), key
+    (B, G, T, 64), v (B, T, G, 64): bf16; gain (H,), rope (2, T, PAIRS), rstd, key_rstd (B, G,
+    padded rows): fp32; N = B T
+
+The same as ``kernels.attention.rope.rotated`` of the product, but of its sums before they are ever
 rounded: a bf16 q and k would be 151 MB to write and to read again at the real size.
 
 A strip of 128 columns is two heads. Of each, a thread (one of four for a row) holds dims 8 t to
 8 t + 7 of either half: the sum of a head's squares takes two shuffles, the other of each rotary
 pair one, and four threads store 64 bytes of a row at once.
+
+At N 98304, C 512, H 8, G 4: 103 GFLOP; reads x 101 MB (8 times from L2) and weight 1 MB, writes
+query 101, key 50, v 50 and 5 MB: 307 MB, 72 us on an H200, under 130 us of products at 794
+TFLOP/s. 8 strips are 16 blocks each, on 128 of 132 multiprocessors.
 """
 
 # Pyright takes a launch for a call of the kernel, and a kernel's code for Python.
 # pyright: basic, reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
 # pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportOperatorIssue=false
+from typing import Any, NamedTuple
+
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from kernels.attention.rope import room_for
-from kernels.attention.schedule_hopper import query_scale
+from kernels.attention.rope import rope_argument, rotated_buffers
+from kernels.attention.rope_hopper import query_scale
 from kernels.common import stationary
 from kernels.common.stationary import (
     DEPTH,
@@ -38,7 +48,7 @@ from kernels.common.stationary import (
 )
 
 HEAD_DIM = gl.constexpr(64)
-TURNED = (8, 16)  # rotary pairs: both of one are in the first half of a head's dims, 8 a thread
+PAIRS = (8, 16)  # rotary pairs: both of one are in the first half of a head's dims, 8 a thread
 # That half of a half tile, or the other: (row, head, thread of a row, dim of its 8).
 DIMS = gl.constexpr(
     gl.DistributedLinearLayout(
@@ -55,95 +65,114 @@ OF_THREADS = gl.constexpr(gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(3, 
 OF_EIGHTS = gl.constexpr(gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(2, DIMS.value))))
 
 
-def fits(x: Tensor, heads: int, kv_heads: int, head_dim: int, pairs: int) -> bool:
-    """Whether ``project_kernel`` makes these heads of x (N, C): no strip has a query and a key, or
-    a key and a value."""
+class Inputs(NamedTuple):
+    """weight and gain: see the module; eps of the norm."""
+
+    weight: Any
+    gain: Any
+    eps: Any
+
+
+class Outputs(NamedTuple):
+    """See the module."""
+
+    query: Any
+    key: Any
+    v: Any
+    rstd: Any
+    key_rstd: Any
+
+
+class Heads(NamedTuple):
+    """H query heads, G key heads."""
+
+    H: Any
+    G: Any
+
+
+class Sizes(NamedTuple):
+    """Rows N, positions T of a window, elements between groups of rstd and key_rstd."""
+
+    rows: Any
+    length: Any
+    rstd_stride: Any
+    key_rstd_stride: Any
+
+
+class Destination(NamedTuple):
+    """Where a strip's heads go: the tensor, and in units of its rows how far on the next window and
+    the next position are, and where each head begins (2,)."""
+
+    tensor: Any
+    window_stride: Any
+    stride: Any
+    begins: Any
+
+
+def projections_fit_hopper(x: Tensor, heads: int, kv_heads: int, head_dim: int, pairs: int) -> bool:
+    """Return whether ``project_kernel`` computes these heads of x (N, C).
+
+    No strip may have a query and a key, or a key and a value.
+    """
     even = heads % 2 == 0 and kv_heads % 2 == 0
     hidden = (heads + 2 * kv_heads) * head_dim
-    known = head_dim == HEAD_DIM.value and pairs in TURNED
+    known = head_dim == HEAD_DIM.value and pairs in PAIRS
     return even and known and stationary.fits(x, hidden)
 
 
 def project(
     x: Tensor, weight: Tensor, gain: Tensor, rope: Tensor, heads: int, kv_heads: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """query, its 1/rms, key and its as ``kernels.attention.rope.turned`` has them, v (B, T, G, D).
+    """Return query, its 1/rms, key and its 1/rms as ``kernels.attention.rope.rotated`` does, and v
+    (B, T, G, D).
 
-    x is (B, T, C), weight ((H + 2 G) D, C) in the order q, k, v, both bf16; the rest as ``turned``
-    has it.
+    x is (B, T, C), weight ((H + 2 G) D, C) in the order q, k, v, both bf16; the rest as ``rotated``
+    takes it.
     """
     (B, T, C), G, D = x.shape, kv_heads, HEAD_DIM.value
-    query, rstd = room_for(x, (B, T, heads, D), G)
-    key, key_rstd = room_for(x, (B, T, G, D), G)
+    query, rstd = rotated_buffers(x, (B, T, heads, D), G)
+    key, key_rstd = rotated_buffers(x, (B, T, G, D), G)
     v = x.new_empty(B, T, G, D)
     project_kernel[grid(B * T, weight.size(0), x.device)](
         streamed(x.view(-1, C)),
-        weight.contiguous(),
-        gain,
-        rope,
-        query,
-        key,
-        v,
-        rstd,
-        key_rstd,
+        Inputs(weight.contiguous(), gain, eps),
+        rope_argument(rope),
+        Outputs(query, key, v, rstd, key_rstd),
+        Heads(gl.constexpr(heads), gl.constexpr(G)),
         B * T,
         T,
-        rope.stride(0),
         rstd.size(2),
         key_rstd.size(2),
-        eps,
-        H=heads,
-        G=G,
-        PAIRS=rope.size(-1),
         WIDTH=C,
         STAGES=STAGES,
     )
     return query, rstd, key, key_rstd, v
 
 
+# Triton specialises members of a tuple always, so these integers are plain arguments.
 @gluon.jit(do_not_specialize=["rows", "length", "rstd_stride", "key_rstd_stride"])
 def project_kernel(
     x_NC,
-    weight,
-    gain,
+    inputs,
     rope,
-    query,
-    key,
-    v,
-    rstd,
-    key_rstd,
+    outputs,
+    heads,
     rows,
     length,
-    rope_stride,
     rstd_stride,
     key_rstd_stride,
-    eps,
-    H: gl.constexpr,
-    G: gl.constexpr,
-    PAIRS: gl.constexpr,
     WIDTH: gl.constexpr,
     STAGES: gl.constexpr,
 ):
-    """query = rotate(q * rstd) * scale, rstd = 1 / sqrt(mean(q^2) + eps), q = x @ weight[:H D].T;
-    key the same of the next G heads without the scale; v the last G heads of the product.
-
-    x (N, C): TMA descriptor; weight ((H + 2 G) 64, C), query (B, G, T * H / G, 64), key
-    (B, G, T, 64), v (B, T, G, 64): bf16; gain (H,), rope (2, T, PAIRS), rstd, key_rstd (B, G,
-    padded rows): fp32; N = B T.
-
-    At N 98304, C 512, H 8, G 4: 103 GFLOP; reads x 101 MB (8 times from L2) and weight 1 MB, writes
-    query 101, key 50, v 50 and 5 MB: 307 MB, 72 us on an H200, under 130 us of products at 794
-    TFLOP/s. 8 strips are 16 blocks each, on 128 of 132 multiprocessors.
-    """
+    """One block: two warpgroups multiply and rotate half of its tiles each, one warp loads."""
     ring = open_ring(x_NC, STAGES)
     kept = gl.allocate_shared_memory(gl.bfloat16, [WIDTH // DEPTH, DEPTH, STRIP], KEPT_BY_DEPTH)
-    given = (weight, gain, rope, rope_stride, eps)
-    results = (query, key, v, rstd, key_rstd, rstd_stride, key_rstd_stride, rows, length)
+    sizes = Sizes(rows, length, rstd_stride, key_rstd_stride)
     gl.warp_specialize(
         [
-            (turn_tiles, (0, ring, kept, given, results, H, G, PAIRS)),
-            (turn_tiles, (1, ring, kept, given, results, H, G, PAIRS)),
-            (stream_rows, (x_NC, ring, rows, (H + 2 * G) * HEAD_DIM, WIDTH)),
+            (rotate_tiles, (0, ring, kept, inputs, rope, outputs, heads, sizes)),
+            (rotate_tiles, (1, ring, kept, inputs, rope, outputs, heads, sizes)),
+            (stream_rows, (x_NC, ring, rows, (heads.H + 2 * heads.G) * HEAD_DIM, WIDTH)),
         ],
         worker_num_warps=[4, 1],
         worker_num_regs=REGISTERS,
@@ -151,116 +180,115 @@ def project_kernel(
 
 
 @gluon.jit
-def turn_tiles(
-    CONSUMER: gl.constexpr,
-    ring,
-    kept,
-    given,
-    results,
-    H: gl.constexpr,
-    G: gl.constexpr,
-    PAIRS: gl.constexpr,
-):
+def rotate_tiles(CONSUMER: gl.constexpr, ring, kept, inputs, rope, outputs, heads, sizes):
     """All of a consumer's work. Angles are under way before they are needed."""
-    HIDDEN: gl.constexpr = (H + 2 * G) * HEAD_DIM
-    weight, gain, rope, rope_stride, eps = given
-    rows, length = results[7], results[8]
-    keep_strip(weight, kept, ring, CONSUMER, 1, kept.shape[0] * DEPTH, HIDDEN)
+    HIDDEN: gl.constexpr = (heads.H + 2 * heads.G) * HEAD_DIM
+    keep_strip(inputs.weight, kept, ring, CONSUMER, 1, kept.shape[0] * DEPTH, HIDDEN)
     strip, first, every = share(HIDDEN)
-    turned = strip * 2 < H + G
-    table, own = (rope, rope_stride, turned, length), (turned, rows, length, eps)
-    factors, places = scales(strip, gain, H), destination(strip, results, H, G)
+    rotated = strip * 2 < heads.H + heads.G
+    scale = scales(strip, inputs.gain, heads.H)
+    out, statistics = destinations(strip, outputs, heads, sizes)
     order = CONSUMER
-    for tile in range(first + CONSUMER * every, gl.cdiv(rows, ROWS), 2 * every):
+    for tile in range(first + CONSUMER * every, gl.cdiv(sizes.rows, ROWS), 2 * every):
         row = tile * ROWS
-        upper_angles = angles(row, table, PAIRS)
+        upper_angles = angles(row, rope, rotated, sizes.length)
         upper, lower = product(ring, kept, order, CONSUMER)
-        lower_angles = angles(row + HALF, table, PAIRS)
-        turn(upper, row, upper_angles, factors, places, own, PAIRS)
-        turn(lower, row + HALF, lower_angles, factors, places, own, PAIRS)
+        lower_angles = angles(row + HALF, rope, rotated, sizes.length)
+        upper, rstd = rotate(upper, upper_angles, rotated, inputs.eps, rope.PAIRS)
+        store(upper, rstd, row, scale, out, statistics, rotated, sizes)
+        lower, rstd = rotate(lower, lower_angles, rotated, inputs.eps, rope.PAIRS)
+        store(lower, rstd, row + HALF, scale, out, statistics, rotated, sizes)
         order += 2
 
 
 @gluon.jit
 def scales(strip, gain, H: gl.constexpr):
-    """(2,): what the strip's heads are multiplied by, queries by ``query_scale``."""
+    """Return what the strip's heads are multiplied by (2,), queries by ``query_scale``."""
     head = strip * 2 + gl.arange(0, 2, OF_HEADS)
     scale = query_scale(gl.load(gain + head, mask=head < H, other=0.0), HEAD_DIM)
     return gl.where(head < H, scale, 1.0)
 
 
 @gluon.jit
-def destination(strip, results, H: gl.constexpr, G: gl.constexpr):
-    """Where the strip's heads go, in rows of a head: the tensor, how far on the next window and the
-    next position are, and where each head begins (2,); then the same of 1/rms."""
-    query, key, v, rstd, key_rstd, rstd_stride, key_rstd_stride, _, length = results
+def destinations(strip, outputs, heads, sizes):
+    """Return where the strip's heads go, and their 1/rms."""
+    H: gl.constexpr = heads.H
+    G: gl.constexpr = heads.G
     GROUP: gl.constexpr = H // G
+    length = sizes.length
     first, head = strip * 2, strip * 2 + gl.arange(0, 2, OF_HEADS)
     queries, values = first < H, first >= H + G
-    out = gl.where(queries, query, gl.where(values, v, key))
-    statistics = gl.where(queries, rstd, key_rstd)
-    stride = gl.where(queries, rstd_stride, key_rstd_stride)
+    out = gl.where(queries, outputs.query, gl.where(values, outputs.v, outputs.key))
+    statistics = gl.where(queries, outputs.rstd, outputs.key_rstd)
+    rstd_stride = gl.where(queries, sizes.rstd_stride, sizes.key_rstd_stride)
     group = gl.where(queries, head // GROUP, (head - H) % G)
     member = gl.where(queries, head % GROUP, 0)
-    beside = gl.where(queries, GROUP, gl.where(values, G, 1))
-    of_window = gl.where(queries, GROUP, 1) * (G * length)
-    begins = gl.where(values, group, group * (beside * length) + member)
+    stride = gl.where(queries, GROUP, gl.where(values, G, 1))
+    window_stride = gl.where(queries, GROUP, 1) * (G * length)
+    begins = gl.where(values, group, group * (stride * length) + member)
     return (
-        (out, of_window, beside, begins),
-        (statistics, G * stride, beside, group * stride + member),
+        Destination(out, window_stride, stride, begins),
+        Destination(statistics, G * rstd_stride, stride, group * rstd_stride + member),
     )
 
 
 @gluon.jit
-def angles(first_row, table, PAIRS: gl.constexpr):
-    """cos and sin (64, 1, 4, 8) for the first half of the dims of 64 rows: of what each dim takes
-    of itself, and of what it takes of the other of its pair; 1 and 0 where nothing turns."""
-    rope, rope_stride, turned, length = table
+def angles(first_row, rope, rotated, length):
+    """Return cos and sin (64, 1, 4, 8) for the first half of the dims of 64 rows: factors of each
+    dim and of the other of its pair; 1 and 0 where nothing rotates."""
+    PAIRS: gl.constexpr = rope.PAIRS
     THREADS: gl.constexpr = PAIRS // 8
     position = (first_row + gl.arange(0, HALF, OF_ROWS)) % length
     thread = gl.arange(0, 4, OF_THREADS)[None, None, :, None]
     pair = thread % THREADS * 8 + gl.arange(0, 8, OF_EIGHTS)[None, None, None, :]
-    places = rope + ((position * PAIRS)[:, None, None, None] + pair)
-    turns = turned & (thread < 2 * THREADS)
-    cos = gl.load(places, mask=turns, other=1.0)
-    sin = gl.load(places + rope_stride, mask=turns, other=0.0)
+    pointers = rope.table + ((position * PAIRS)[:, None, None, None] + pair)
+    rotates = rotated & (thread < 2 * THREADS)
+    cos = gl.load(pointers, mask=rotates, other=1.0)
+    sin = gl.load(pointers + rope.stride, mask=rotates, other=0.0)
     return cos, gl.where(thread < THREADS, sin, -sin)
 
 
 @gluon.jit
-def turn(sums, first_row, cos_and_sin, scale, places, own, PAIRS: gl.constexpr):
-    """Norm, turn, scale and store half a tile, and its rows' 1/rms; values pass through."""
-    turned, rows, length, eps = own
+def rotate(sums, cos_and_sin, rotated, eps, PAIRS: gl.constexpr):
+    """Return half a tile's heads, their left halves rotated, as halves of a head, and their rows'
+    1/rms. Neither is multiplied by it yet; 1 for values, which pass."""
     halves = sums.reshape((HALF, 2, 2, 4, 8)).permute((0, 1, 3, 4, 2))
     left, right = gl.split(halves)
     left, right = gl.convert_layout(left, DIMS), gl.convert_layout(right, DIMS)
     squares = gl.sum(gl.sum(left * left + right * right, axis=3), axis=2)
-    rstd = gl.where(turned, gl.rsqrt(squares / HEAD_DIM + eps), 1.0)
+    rstd = gl.where(rotated, gl.rsqrt(squares / HEAD_DIM + eps), 1.0)
     cos, sin = cos_and_sin
     left = left * cos + neighbours(left, PAIRS // 8) * sin
-    row = first_row + gl.arange(0, HALF, OF_ROWS)
-    inside = row < rows
-    out, place = located(places[0], row, length)
-    out += (place.to(gl.int64) * HEAD_DIM)[:, :, None, None]
-    out += gl.arange(0, 4, OF_THREADS)[None, None, :, None] * 8
-    out += gl.arange(0, 8, OF_EIGHTS)[None, None, None, :]
-    gl.store(out, scaled(left, rstd, scale), mask=inside[:, None, None, None])
-    gl.store(out + HEAD_DIM // 2, scaled(right, rstd, scale), mask=inside[:, None, None, None])
-    statistics, place = located(places[1], row, length)
-    gl.store(statistics + place, rstd, mask=inside[:, None] & turned)
+    return (left, right), rstd
 
 
 @gluon.jit
-def located(places, row, length):
-    """The tensor, and where in it the rows of both heads are (64, 2)."""
-    tensor, of_window, beside, begins = places
-    within = row // length * of_window + row % length * beside
-    return tensor, within[:, None] + begins[None, :]
+def store(halves, rstd, first_row, scale, out, statistics, rotated, sizes):
+    """Norm, scale and store half a tile, and its rows' 1/rms."""
+    left, right = halves
+    row = first_row + gl.arange(0, HALF, OF_ROWS)
+    inside = row < sizes.rows
+    line = lines(out, row, sizes.length)
+    pointers = out.tensor + (line.to(gl.int64) * HEAD_DIM)[:, :, None, None]
+    pointers += gl.arange(0, 4, OF_THREADS)[None, None, :, None] * 8
+    pointers += gl.arange(0, 8, OF_EIGHTS)[None, None, None, :]
+    mask = inside[:, None, None, None]
+    gl.store(pointers, scaled(left, rstd, scale), mask=mask)
+    gl.store(pointers + HEAD_DIM // 2, scaled(right, rstd, scale), mask=mask)
+    line = lines(statistics, row, sizes.length)
+    gl.store(statistics.tensor + line, rstd, mask=inside[:, None] & rotated)
+
+
+@gluon.jit
+def lines(destination, row, length):
+    """Return at which row of its tensor the rows of both heads are (64, 2)."""
+    within = row // length * destination.window_stride + row % length * destination.stride
+    return within[:, None] + destination.begins[None, :]
 
 
 @gluon.jit
 def scaled(x, rstd, scale):
-    """x * rstd * scale in bf16, rounded before it is scaled: see ``rope.unscaled``."""
+    """Return x * rstd * scale in bf16, rounded before it is scaled: see ``rope.unscaled``."""
     x *= rstd[:, :, None, None]
     # Two at once: Triton rounds one at a time, on a unit of a quarter of the speed.
     rounded = gl.inline_asm_elementwise(
@@ -279,7 +307,7 @@ def scaled(x, rstd, scale):
 
 @gluon.jit
 def neighbours(x, THREADS: gl.constexpr):
-    """What the thread of a row that is THREADS before or after has where this one has x."""
+    """Return x of the thread of the same row that is THREADS before or after."""
     return gl.inline_asm_elementwise(
         exchange(THREADS), "=f,f", [x], dtype=gl.float32, is_pure=False, pack=1
     )

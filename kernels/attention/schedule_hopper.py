@@ -1,45 +1,46 @@
-"""What the Hopper kernels share: rings of tiles, order of work, rotary in a product's registers."""
+"""Which work the blocks of attention's Hopper kernels take, and which tiles they visit for it.
+
+A persistent grid has one block a multiprocessor. An item of work is a tile of 192 rows (or keys) of
+one group of heads of one window. A row is (position, head of the group).
+"""
 
 # pyright: basic, reportIndexIssue=false, reportCallIssue=false, reportArgumentType=false
 # pyright: reportAssignmentType=false, reportGeneralTypeIssues=false
-from dataclasses import dataclass
-from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from kernels.attention.rope import gain_limit
+from kernels.common.device import is_hopper, multiprocessors
+from kernels.common.hopper import CONSUMERS, WARPGROUP_ROWS
 
-WARPGROUP_ROWS = 64  # of a product's result, by one warpgroup of 4 warps
 HEAD_DIM = 64
-CONSUMERS = 3  # warpgroups that multiply, a block
-# A thread's: 3 x 4 warps of 160 and 4 of 24, of 65,536 in all. The entry has 128 a thread.
-CONSUMER_REGISTERS, LOADER_REGISTERS = 160, 24
-# 128 bytes a row, swizzled as wgmma and TMA want it.
-TILE_LAYOUT = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
-WINDOW_LAYOUT = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)
-VECTOR_LAYOUT = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=2)
+ITEM_ROWS = CONSUMERS.value * WARPGROUP_ROWS
 
 
-@dataclass(frozen=True)
-class Ring:
-    """Rows of a tile that travels, and how many tiles may be under way."""
+class Problem(NamedTuple):
+    """What a kernel computes: ``windows`` of ``length`` positions, ``tiles`` items a window and
+    group, G groups of GROUP query heads; documents (2, windows, length) int32 or None."""
 
-    rows: int
-    stages: int
+    windows: Any
+    length: Any
+    tiles: Any
+    documents: Any
+    G: Any
+    GROUP: Any
 
 
-def fits(q: Tensor, kv_heads: int, pairs: int) -> bool:
-    """Whether these kernels compute attention of q (B, T, H, D): Hopper, 16 bits, head dim 64, a
-    group's heads filling 64 rows evenly, rotary halves that lie in one thread's registers."""
+def heads_fit_hopper(q: Tensor, kv_heads: int, pairs: int) -> bool:
+    """Return whether the Hopper kernels compute attention of q (B, T, H, D).
+
+    They need a Hopper GPU, 16 bits, head dim 64, groups whose heads fill 64 rows evenly, and rotary
+    pairs that lie in one thread's registers.
+    """
     group = q.size(2) // kv_heads
     return (
-        q.is_cuda
-        and is_hopper(q.device)
+        is_hopper(q.device)
         and q.dtype in (torch.bfloat16, torch.float16)
         and q.size(3) == HEAD_DIM
         and group in (1, 2, 4, 8, 16)
@@ -47,59 +48,30 @@ def fits(q: Tensor, kv_heads: int, pairs: int) -> bool:
     )
 
 
-@cache
-def is_hopper(device: torch.device) -> bool:
-    return torch.cuda.get_device_capability(device) == (9, 0)
+def schedule(
+    query: Tensor, key: Tensor, documents: Tensor | None, rows: int
+) -> tuple[Problem, tuple[int]]:
+    """Return the problem of query (B, G, T * GROUP, D) and key (B, G, T, D), with ``rows`` rows or
+    keys of a window and group to partition, and the grid."""
+    B, G, T = key.shape[:3]
+    tiles = -(-rows // ITEM_ROWS)
+    heads = gl.constexpr(G), gl.constexpr(query.size(2) // T)
+    grid = (min(tiles * B * G, multiprocessors(query.device)),)
+    return Problem(B, T, tiles, documents, *heads), grid
 
 
-@cache
-def multiprocessors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count
-
-
-def rows_descriptor(x: Tensor, rows: int) -> TensorDescriptor:
-    """Tiles of ``rows`` x D of a contiguous (..., D)."""
-    return TensorDescriptor.from_tensor(x.view(-1, x.size(-1)), [rows, x.size(-1)], TILE_LAYOUT)
-
-
-def heads_descriptor(x: Tensor, rows: int) -> TensorDescriptor:
-    """Tiles of ``rows`` x D of x (B, T, G, D) whose tokens lie evenly: column head * D."""
-    B, T, G, D = x.shape
-    return TensorDescriptor(x, [B * T, G * D], [x.stride(1), 1], [rows, D], TILE_LAYOUT)
-
-
-def window_descriptor(x: Tensor, rows: int, group: int) -> TensorDescriptor:
-    """Tiles of ``rows`` / group positions of a group's heads, of a contiguous x (B, T, H, D).
-
-    What lies beyond the window is read as zero.
-    """
-    block = [1, rows // group, group, x.size(-1)]
-    return TensorDescriptor.from_tensor(x, block, WINDOW_LAYOUT)
-
-
-def vector_descriptor(x: Tensor, rows: int) -> TensorDescriptor:
-    """Pieces of ``rows`` numbers of x (B, G, rows) fp32."""
-    return TensorDescriptor.from_tensor(x.flatten(0, 1), [1, rows], VECTOR_LAYOUT)
-
-
-@gluon.constexpr_function
-def product_layout(columns):
-    """Where one warpgroup's registers hold a product of 64 rows."""
-    return gl.NVMMADistributedLayout([3, 0], [4, 1], [16, columns, 16])
-
-
-@gluon.constexpr_function
-def left_layout(columns):
-    """Where they hold the left operand of 16 bits of such a product."""
-    return gl.DotOperandLayout(0, product_layout(columns), 2)
+@gluon.jit
+def item_count(problem):
+    """Return how many items of work all programs have together."""
+    return problem.windows * problem.G * problem.tiles
 
 
 @gluon.jit
 def work_item(turn):
-    """Which piece of work a program takes in its ``turn``-th turn.
+    """Return the item of work that a program takes as its ``turn``-th.
 
-    Work of a head grows or falls along its tiles; programs take turns forwards and backwards, so
-    that who had a long one gets a short one.
+    Work of a head grows or falls along its tiles. Programs take items in serpentine order, so that
+    each gets long and short ones in turn.
     """
     programs = gl.num_programs(0)
     slot = gl.where(turn % 2 == 0, gl.program_id(0), programs - 1 - gl.program_id(0))
@@ -107,134 +79,51 @@ def work_item(turn):
 
 
 @gluon.jit
-def make_barriers(count: gl.constexpr, arrivals: gl.constexpr):
-    """``count`` mbarriers in shared memory, each of which completes after ``arrivals``."""
-    barriers = gl.allocate_shared_memory(gl.int64, [count, 1], mbarrier.MBarrierLayout())
-    for each in gl.static_range(count):
-        mbarrier.init(barriers.index(each), count=arrivals)
-    return barriers
+def visible_keys(problem, batch, first_row, ROWS: gl.constexpr, KEYS: gl.constexpr):
+    """Return begin, a multiple of KEYS, and end of the keys that ``ROWS`` rows see."""
+    first_row = gl.minimum(first_row, problem.length * problem.GROUP - 1)
+    end = gl.minimum((first_row + ROWS - 1) // problem.GROUP + 1, problem.length)
+    begin = 0
+    if problem.documents is not None:
+        starts = problem.documents + batch * problem.length
+        begin = gl.load(starts + first_row // problem.GROUP) // KEYS * KEYS
+    return begin, end
 
 
 @gluon.jit
-def await_stage(barriers, index, STAGES: gl.constexpr):
-    """Wait until the ``index``-th tile of a ring is there."""
-    mbarrier.wait(barriers.index(index % STAGES), (index // STAGES) & 1)
+def unmasked_keys(problem, batch, first_row, row, begin, KEYS: gl.constexpr):
+    """Return where the document of each of 64 rows starts (64,), and begin and end, multiples of
+    KEYS, of the keys that all of them see. ``begin`` is where visible keys begin."""
+    position = row // problem.GROUP
+    start = gl.zeros_like(position)
+    if problem.documents is not None:
+        starts = problem.documents + batch * problem.length
+        start = gl.load(starts + position, mask=row < problem.length * problem.GROUP, other=0)
+        last = gl.minimum((first_row + 63) // problem.GROUP, problem.length - 1)
+        begin = gl.cdiv(gl.load(starts + last), KEYS) * KEYS
+    return start, begin, (first_row // problem.GROUP + 1) // KEYS * KEYS
 
 
 @gluon.jit
-def await_room(barriers, index, STAGES: gl.constexpr):
-    """Wait until everybody has let go of the tile that the ``index``-th will replace."""
-    mbarrier.wait(barriers.index(index % STAGES), ((index // STAGES) & 1) ^ 1)
+def visible_rows(problem, batch, first_key, KEYS: gl.constexpr, ROWS: gl.constexpr):
+    """Return begin, a multiple of ROWS, and end of the rows that see one of ``KEYS`` keys."""
+    begin = gl.minimum(first_key, problem.length) * problem.GROUP // ROWS * ROWS
+    stop = problem.length
+    if problem.documents is not None:
+        last = gl.minimum(first_key + KEYS, problem.length) - 1
+        stop = gl.load(problem.documents + (problem.windows + batch) * problem.length + last)
+    return begin, gl.maximum(stop * problem.GROUP, begin)
 
 
 @gluon.jit
-def release(barriers, index, STAGES: gl.constexpr):
-    """Let go of the ``index``-th tile of a ring."""
-    mbarrier.arrive(barriers.index(index % STAGES), count=1)
-
-
-@gluon.jit
-def release_read(barriers, index, STAGES: gl.constexpr):
-    """Let go of the ``index``-th tile of a ring, which was read into registers just before.
-
-    Such reads are still under way when the next instruction begins, and a copy by TMA does not wait
-    for them: without the fence it has replaced a tile under its reader, in one launch of a hundred.
-    """
-    fence_async_shared()
-    release(barriers, index, STAGES)
-
-
-@gluon.jit
-def pass_by(full, empty, index, count, STAGES: gl.constexpr):
-    """Let ``count`` tiles go that others of the block need. Returns the next index."""
-    for _ in range(count):
-        await_stage(full, index, STAGES)
-        release(empty, index, STAGES)
-        index += 1
-    return index
-
-
-@gluon.jit
-def load_vector(piece, ROWS: gl.constexpr, layout: gl.constexpr):
-    """(ROWS,) fp32 of a (1, ROWS) piece in shared memory."""
-    flat: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
-    return piece._reinterpret(gl.float32, [ROWS], flat).load(layout)
-
-
-@gluon.jit
-def unit(v):
-    """v / |v| of rows (rows, D), fp32, and 1 / |v|, as torch.nn.functional.normalize has it."""
-    v = v.to(gl.float32)
-    inverse = 1.0 / gl.maximum(gl.sqrt(gl.sum(v * v, 1)), 1e-12)
-    return v * gl.expand_dims(inverse, 1), inverse
-
-
-@gluon.jit
-def query_scale(gain, D: gl.constexpr):
-    """As ``kernels.attention.rope.query_scale``."""
-    gain = gl.minimum(gl.maximum(gain, -gain_limit(D)), gain_limit(D))
-    gain = gl.where(gain < 0, gl.minimum(gain, -1e-30), gl.maximum(gain, 1e-30))
-    return gain * (1.4426950408889634 / D**0.5)
-
-
-@gluon.jit
-def angles(x, first_row, length, rope_ptr, rope_stride, GROUP: gl.constexpr, PAIRS: gl.constexpr):
-    """cos and sin with which ``turn`` turns x (64, 64), the rows from ``first_row`` on, of which
-    each position has GROUP: to be loaded before a barrier or a store, which they would wait for."""
-    first, _ = halves(turned_part(x, PAIRS))
-    layout: gl.constexpr = first.type.layout
-    row = first_row + gl.arange(0, first.shape[0], gl.SliceLayout(1, layout))
-    pair = gl.arange(0, PAIRS, gl.SliceLayout(0, layout))
-    position = gl.minimum(row // GROUP, length - 1)
-    place = gl.expand_dims(position * PAIRS, 1) + gl.expand_dims(pair, 0)
-    return gl.load(rope_ptr + place), gl.load(rope_ptr + rope_stride + place)
-
-
-@gluon.jit
-def turned_part(x, PAIRS: gl.constexpr):
-    """The first 2 * PAIRS columns of x (64, 64)."""
-    if PAIRS < 32:
-        x, _ = halves(x)
-    if PAIRS < 16:
-        x, _ = halves(x)
-    return x
-
-
-@gluon.jit
-def turn(x, cos, sin, PAIRS: gl.constexpr):
-    """Turn the first 2 * PAIRS dims of x (64, 64) fp32 by ``angles``.
-
-    PAIRS is a multiple of 8, so both of a pair are in one thread's registers in a product's layout,
-    and cutting the row into pieces moves nothing.
-    """
-    layout: gl.constexpr = x.type.layout
-    if PAIRS == 8:
-        left, right = halves(x)
-        first, second = halves(left)
-        x = whole(whole(turn_pairs(first, cos, sin), second), right)
-    elif PAIRS == 16:
-        left, right = halves(x)
-        x = whole(turn_pairs(left, cos, sin), right)
-    elif PAIRS == 32:
-        x = turn_pairs(x, cos, sin)
-    return gl.convert_layout(x, layout)
-
-
-@gluon.jit
-def halves(x):
-    """The left and the right half of the columns of x (rows, columns)."""
-    return gl.split(x.reshape([x.shape[0], 2, x.shape[1] // 2]).permute((0, 2, 1)))
-
-
-@gluon.jit
-def whole(left, right):
-    """What ``halves`` cut."""
-    right = gl.convert_layout(right, left.type.layout)
-    return gl.join(left, right).permute((0, 2, 1)).reshape([left.shape[0], 2 * left.shape[1]])
-
-
-@gluon.jit
-def turn_pairs(x, cos, sin):
-    """Turn all columns of x, halves being the pairs."""
-    first, second = halves(x)
-    return whole(first * cos + second * sin, second * cos - first * sin)
+def unmasked_rows(problem, batch, first_key, key, ROWS: gl.constexpr):
+    """Return where the document of each of 64 keys stops (64,), and begin and end, multiples of
+    ROWS, of the rows that see all of them."""
+    stop = gl.zeros_like(key) + problem.length
+    end = problem.length
+    if problem.documents is not None:
+        stops = problem.documents + (problem.windows + batch) * problem.length
+        stop = gl.load(stops + key, mask=key < problem.length, other=0)
+        end = gl.load(stops + gl.minimum(first_key, problem.length - 1))
+    begin = gl.cdiv((first_key + 63) * problem.GROUP, ROWS) * ROWS
+    return stop, begin, end * problem.GROUP // ROWS * ROWS

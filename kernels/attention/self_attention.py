@@ -1,13 +1,13 @@
 """From a layer's normed input to attention's output: projections and attention as one operation.
 
-    project                 queries and keys normed, turned and scaled, and values: one kernel
+    project                 queries and keys normed, rotated and scaled, and values: one kernel
     attend                  as in ``kernels.attention.autograd``
     joint_gradient          as there: dq, dk and dv side by side
     projection_gradients    as in ``kernels.linear.autograd``
 
 By ``projections`` and ``attention`` apart, raw queries and keys are written and read, 151 MB a
-layer at the real size, and stay until the backward pass, as the memory that the values are a slice
-of. Where ``project`` has no kernel it is a product and ``turned``, and so are they here.
+layer at the real size, and stay until the backward pass, because the values are a slice of their
+memory. Where ``project`` has no kernel it is a product and ``rotated``, and so are they here.
 """
 
 from typing import Any
@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kernels.attention import qkv_hopper as turned_projections
-from kernels.attention.autograd import Kept, attend, check_heads, joint_gradient
-from kernels.attention.rope import turned
+from kernels.attention import qkv_hopper
+from kernels.attention.autograd import attend, check_heads, joint_gradient
+from kernels.attention.rope import rotated
+from kernels.attention.saved import Saved
 from kernels.linear.autograd import projection_gradients, rows
 
 
@@ -53,7 +54,7 @@ def self_attention(
 
 
 class SelfAttention(torch.autograd.Function):
-    """Saves ``Kept`` and what is multiplied: x, the weight, the lookup and its weight."""
+    """Saves ``Saved`` and the factors: x, the weight, the lookup and its weight."""
 
     @staticmethod
     def forward(
@@ -75,15 +76,15 @@ class SelfAttention(torch.autograd.Function):
         query, rstd, key, key_rstd, v = project(x, weight, gain, rope, heads, kv_heads, eps)
         if lookup is not None and lookup_weight is not None:
             v.view(-1, lookup_weight.size(0)).addmm_(rows(lookup), lookup_weight.T)
-        kept = attend(query, rstd, key, key_rstd, v, gain, rope, gate, documents, xsa)
-        ctx.save_for_backward(x, weight, lookup, lookup_weight, *kept)
-        return kept.y
+        saved = attend(query, rstd, key, key_rstd, v, gain, rope, gate, documents, xsa)
+        ctx.save_for_backward(x, weight, lookup, lookup_weight, *saved)
+        return saved.y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, weight, lookup, lookup_weight, *kept = ctx.saved_tensors
-        joint, dgain, dgate = joint_gradient(Kept(*kept), upstream)
+        x, weight, lookup, lookup_weight, *saved = ctx.saved_tensors
+        joint, dgain, dgate = joint_gradient(Saved(*saved), upstream)
         joint, needed = rows(joint.flatten(2)), ctx.needs_input_grad[:4]
         found = projection_gradients(joint, x, weight, lookup, lookup_weight, needed)
         return *found, dgain, None, dgate, None, None, None, None, None
@@ -92,11 +93,11 @@ class SelfAttention(torch.autograd.Function):
 def project(
     x: Tensor, weight: Tensor, gain: Tensor, rope: Tensor, heads: int, kv_heads: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """query, its 1/rms, key and its, as ``turned`` makes them of x's projections; and v, tokens
-    evenly apart."""
+    """Return query, its 1/rms, key and its 1/rms, as ``rotated`` makes them of x's projections; and
+    v, its tokens evenly spaced."""
     head_dim = weight.size(0) // (heads + 2 * kv_heads)
-    if turned_projections.fits(rows(x), heads, kv_heads, head_dim, rope.size(-1)):
-        return turned_projections.project(x, weight, gain, rope, heads, kv_heads, eps)
+    if qkv_hopper.projections_fit_hopper(rows(x), heads, kv_heads, head_dim, rope.size(-1)):
+        return qkv_hopper.project(x, weight, gain, rope, heads, kv_heads, eps)
     joint = F.linear(x, weight).unflatten(-1, (-1, head_dim))
     q, k, v = joint.split((heads, kv_heads, kv_heads), dim=2)
-    return *turned(q, k, rope, eps, gain), v
+    return *rotated(q, k, rope, eps, gain), v

@@ -13,9 +13,10 @@ class Launch:
         depth: how much of the sum a step of a product takes.
         elements: of a program's tile or chunk, if it is not cut into rows and columns.
         warps: of a program.
-        stages: of the software pipeline; 3 is Triton's default.
+        stages: of the software pipeline, or tiles of a ring; 3 is Triton's default.
         programs: of a persistent grid. A constant, not the GPU's number of multiprocessors, where
             it sets the order in which sums over rows are taken.
+        registers: at most so many a thread, so that more programs share a multiprocessor.
     """
 
     rows: int = 0
@@ -25,8 +26,9 @@ class Launch:
     warps: int = 4
     stages: int = 3
     programs: int = 0
+    registers: int | None = None
 
     @property
-    def options(self) -> dict[str, int]:
+    def options(self) -> dict[str, int | None]:
         """Return what Triton's launch is passed beside a kernel's arguments."""
-        return {"num_warps": self.warps, "num_stages": self.stages}
+        return {"num_warps": self.warps, "num_stages": self.stages, "maxnreg": self.registers}

@@ -3,138 +3,203 @@ and 128, Hopper's at 64."""
 
 from typing import Any
 
-from kernels.attention import backward_dkv_hopper as hopper_key_gradients
-from kernels.attention import backward_dq_hopper as hopper_query_gradients
-from kernels.attention import forward_hopper as hopper_forward
-from kernels.attention import schedule_hopper as hopper
-from kernels.attention.backward_dkv import KEY_TILES, key_gradients_kernel
-from kernels.attention.backward_dq import QUERY_TILES, query_gradients_kernel
-from kernels.attention.backward_prepare import ELEMENTS, WARPS, output_gradients_kernel
-from kernels.attention.forward import FORWARD_TILES, Tiles, forward_kernel
-from kernels.attention.rope import TURN_ROWS, TURN_WARPS, turn_kernel
+import triton.language as tl
+
+from kernels.attention import (
+    backward_dkv,
+    backward_dkv_hopper,
+    backward_dq,
+    backward_dq_hopper,
+    backward_prepare,
+    forward,
+    forward_hopper,
+    rope,
+    schedule_hopper,
+    visible,
+)
+from kernels.common import hopper
+from kernels.common.launch import Launch
 from tests.kernels.tools.ahead_of_time import Variant
 
-FP32 = ("gain_ptr", "rope_ptr", "rstd_ptr", "log_sum_ptr", "along_ptr", "delta_ptr", "dgain_ptr")
-FP32 += ("key_rstd_ptr",)
-SCALARS = {"eps": "fp32", "documents_ptr": "*i32"}
-SIZES = {"G": 4, "GROUP": 2, "PAIRS": 8}
-# What a kernel does without, by option.
+# The inputs of each option.
 OPTIONS = {
-    "plain": ("along_ptr", "gate_ptr", "dgate_ptr", "documents_ptr", "inner_ptr"),
-    "xsa": ("gate_ptr", "dgate_ptr", "documents_ptr"),
-    "documents": ("along_ptr", "gate_ptr", "dgate_ptr", "inner_ptr"),
-    "all": (),
+    "plain": (),
+    "xsa": ("xsa",),
+    "documents": ("documents",),
+    "all": ("xsa", "documents", "gate"),
 }
-PRODUCTS = (
-    query_gradients_kernel,
-    key_gradients_kernel,
-    hopper_query_gradients.query_gradients_kernel,
-    hopper_key_gradients.key_gradients_kernel,
-)
-HOPPER_KERNELS = (
-    (hopper_forward, hopper_forward.forward_kernel),
-    (hopper_query_gradients, hopper_query_gradients.query_gradients_kernel),
-    (hopper_key_gradients, hopper_key_gradients.key_gradients_kernel),
-)
-KEY_KERNELS = (key_gradients_kernel, hopper_key_gradients.key_gradients_kernel)
+BF16, FP32, INT = "*bf16", "*fp32", "i32"
+HEADS = {"G": tl.constexpr(4), "GROUP": tl.constexpr(2)}
+ROPE = rope.Rope(FP32, INT, tl.constexpr(8))
+DKV_STATISTICS = backward_dkv.Statistics(FP32, INT)
+KEYS = visible.Keys(BF16, BF16, INT)
 
 
-def argument_type(name: str) -> str:
-    if name in SCALARS:
-        return SCALARS[name]
-    if name in FP32:
-        return "*fp32"
-    return "*bf16" if name.endswith("_ptr") else "i32"
+def given(option: str, name: str, kind: str = BF16) -> str | None:
+    """Return the type of an input that only some options have."""
+    return kind if name in OPTIONS[option] else None
 
 
-def missing(kernel: Any, option: str) -> dict[str, Any]:
-    """Arguments that are None, and whether XSA's share is added."""
-    absent: dict[str, Any] = {
-        name: None
-        for name in OPTIONS[option]
-        # The products' kernels always read the gradient of the softmax's output.
-        if name in kernel.arg_names and (name != "inner_ptr" or kernel not in PRODUCTS)
-    }
-    if "XSA" in kernel.arg_names:
-        absent["XSA"] = option in ("xsa", "all")
-    return absent
+def changed(option: str, kind: str = BF16) -> str | None:
+    """Return the type of what exists if dout is not dy: with XSA or a gate."""
+    return given(option, "xsa", kind) or given(option, "gate", kind)
 
 
-def variant(kernel: Any, option: str, head_dim: int, tiles: Tiles) -> Variant:
+def problem(option: str) -> visible.Problem:
+    return visible.Problem(INT, given(option, "documents", "*i32"), **HEADS)
+
+
+def variant(kernel: Any, option: str, head_dim: int, launch: Launch, arguments: dict) -> Variant:
     """A Triton kernel, as its launcher calls it."""
-    given = {**SIZES, "D": head_dim, "ROWS": tiles.rows, "KEYS": tiles.keys}
-    constants = {name: value for name, value in given.items() if name in kernel.arg_names}
-    constants |= missing(kernel, option)
+    constants = {"D": head_dim, "ROWS": launch.rows, "KEYS": launch.columns} | HEADS
     return Variant(
         f"{kernel.__name__} {head_dim} {option}",
         kernel,
-        {name: argument_type(name) for name in kernel.arg_names if name not in constants},
-        constants,
-        num_warps=tiles.warps,
-        num_stages=tiles.stages,
-        maxnreg=tiles.registers,
+        arguments,
+        {name: value for name, value in constants.items() if name in kernel.arg_names},
+        num_warps=launch.warps,
+        num_stages=launch.stages,
+        maxnreg=launch.registers,
     )
 
 
-def descriptor(block: list[int], layout: Any, dtype: str = "bf16") -> str:
-    return f"tensordesc<{dtype}{block},{layout!r}>"
+def rotate_variant() -> Variant:
+    heads = rope.Heads(BF16, INT, FP32, BF16, FP32, INT)
+    arguments = {"queries": heads, "keys": heads._replace(gain=None), "rope": ROPE}
+    arguments |= {"length": INT, "eps": "fp32"}
+    return variant(rope.rotate_kernel, "plain", 64, rope.LAUNCH, arguments)
 
 
-def hopper_variant(module: Any, kernel: Any, option: str) -> Variant:
-    """A Gluon kernel: one warpgroup's descriptors are its rows, the others are the ring's."""
-    ring = getattr(module, "KEYS", None) or module.ROWS
-    own, travels = [hopper.WARPGROUP_ROWS, 64], [ring.rows, 64]
-    travelling = ("query_desc",) if kernel in KEY_KERNELS else ("key_desc", "v_desc")
-    group = SIZES["GROUP"]
-    types = {name: descriptor(own, hopper.TILE_LAYOUT) for name in kernel.arg_names}
-    types |= {name: descriptor(travels, hopper.TILE_LAYOUT) for name in travelling}
-    for name in ("inner_desc", "y_desc"):
-        travels = name == "inner_desc" and kernel in KEY_KERNELS
-        rows = ring.rows if travels else hopper.WARPGROUP_ROWS
-        types[name] = descriptor([1, rows // group, group, 64], hopper.WINDOW_LAYOUT)
-    for name in ("log_sum_desc", "delta_desc"):
-        types[name] = descriptor([1, ring.rows], hopper.VECTOR_LAYOUT, "fp32")
-    given = {
-        **SIZES,
-        "D": 64,
-        ("ROWS" if kernel in KEY_KERNELS else "KEYS"): ring.rows,
-        "STAGES": ring.stages,
-        "PART": getattr(module, "PART", None),
-        "CONSUMERS": hopper.CONSUMERS,
-        "CONSUMER_REGISTERS": hopper.CONSUMER_REGISTERS,
-        "LOADER_REGISTERS": hopper.LOADER_REGISTERS,
+def prepare_variant(head_dim: int, option: str) -> Variant:
+    xsa, gate = given(option, "xsa", FP32), given(option, "gate")
+    outputs = backward_prepare.Outputs(gate, changed(option), FP32, BF16, INT)
+    arguments = {
+        "inputs": backward_prepare.Inputs(BF16, BF16, BF16, gate, xsa, INT),
+        "problem": problem(option),
+        "outputs": outputs,
+        "tokens": INT,
+        "stats_stride": INT,
     }
-    constants = {name: value for name, value in given.items() if name in kernel.arg_names}
-    constants |= missing(kernel, option)
-    signature = {
-        name: types[name] if name.endswith("_desc") else argument_type(name)
-        for name in kernel.arg_names
-        if name not in constants
+    kernel, launch = backward_prepare.backward_prepare_kernel, backward_prepare.LAUNCH[head_dim]
+    return variant(kernel, option, head_dim, launch, arguments)
+
+
+def forward_variant(head_dim: int, option: str) -> Variant:
+    arguments = {
+        "query_ptr": BF16,
+        "keys": KEYS,
+        "gate": given(option, "gate"),
+        "problem": problem(option),
+        "outputs": forward.Outputs(BF16, FP32, given(option, "xsa", FP32), INT),
     }
+    return variant(forward.forward_kernel, option, head_dim, forward.LAUNCH[head_dim], arguments)
+
+
+def dq_variant(head_dim: int, option: str) -> Variant:
+    arguments = {
+        "inputs": backward_dq.Inputs(BF16, BF16, FP32, FP32, FP32, INT),
+        "keys": KEYS,
+        "gain": FP32,
+        "rope": ROPE,
+        "problem": problem(option),
+        "outputs": backward_dq.Outputs(BF16, INT, FP32),
+    }
+    kernel, launch = backward_dq.backward_dq_kernel, backward_dq.LAUNCH[head_dim]
+    return variant(kernel, option, head_dim, launch, arguments)
+
+
+def dkv_variant(head_dim: int, option: str) -> Variant:
+    xsa = tl.constexpr("xsa" in OPTIONS[option])
+    arguments = {
+        "inputs": backward_dkv.Inputs(BF16, BF16, FP32, FP32, INT),
+        "keys": KEYS,
+        "statistics": DKV_STATISTICS,
+        "rope": ROPE,
+        "problem": problem(option),
+        "outputs": backward_dkv.Outputs(BF16, BF16, INT, xsa),
+    }
+    kernel, launch = backward_dkv.backward_dkv_kernel, backward_dkv.LAUNCH[head_dim]
+    return variant(kernel, option, head_dim, launch, arguments)
+
+
+def tile(rows: int) -> str:
+    return f"tensordesc<bf16{[rows, 64]},{hopper.TILE_LAYOUT!r}>"
+
+
+def window(rows: int) -> str:
+    group = HEADS["GROUP"].value
+    return f"tensordesc<bf16{[1, rows // group, group, 64]},{hopper.WINDOW_LAYOUT!r}>"
+
+
+def vector(rows: int) -> str:
+    return f"tensordesc<fp32{[1, rows]},{hopper.VECTOR_LAYOUT!r}>"
+
+
+def hopper_variant(kernel: Any, option: str, launch: Launch, arguments: dict) -> Variant:
+    """A Gluon kernel, as its launcher calls it."""
+    documents = given(option, "documents", "*i32")
+    arguments["problem"] = schedule_hopper.Problem(INT, INT, INT, documents, **HEADS)
+    constants = {"STAGES": launch.stages}
     name = f"hopper {kernel.__name__} {option}"
-    return Variant(name, kernel, signature, constants, specialised=True)
+    return Variant(name, kernel, arguments, constants, num_warps=launch.warps, specialised=True)
+
+
+def hopper_forward_variant(option: str) -> Variant:
+    launch = forward_hopper.LAUNCH
+    xsa, gate = given(option, "xsa", FP32), given(option, "gate")
+    arguments = {
+        "query_desc": tile(hopper.WARPGROUP_ROWS),
+        "key_desc": tile(launch.columns),
+        "v_desc": tile(launch.columns),
+        "outputs": forward_hopper.Outputs(BF16, FP32, xsa, BF16, gate, INT, INT),
+    }
+    return hopper_variant(forward_hopper.forward_kernel, option, launch, arguments)
+
+
+def hopper_dq_variant(option: str) -> Variant:
+    launch = backward_dq_hopper.LAUNCH
+    arguments = {
+        "dout_desc": window(hopper.WARPGROUP_ROWS),
+        "query_desc": tile(hopper.WARPGROUP_ROWS),
+        "key_desc": tile(launch.columns),
+        "v_desc": tile(launch.columns),
+        "statistics": backward_dq_hopper.Statistics(FP32, FP32, FP32, INT),
+        "gain": FP32,
+        "rope": ROPE,
+        "outputs": backward_dq_hopper.Outputs(BF16, INT, FP32),
+    }
+    return hopper_variant(backward_dq_hopper.backward_dq_kernel, option, launch, arguments)
+
+
+def hopper_dkv_variant(option: str) -> Variant:
+    launch = backward_dkv_hopper.LAUNCH
+    xsa = tl.constexpr("xsa" in OPTIONS[option])
+    arguments = {
+        "query_desc": tile(launch.rows),
+        "dout_desc": window(launch.rows),
+        "lse_desc": vector(launch.rows),
+        "delta_desc": vector(launch.rows),
+        "key_desc": tile(hopper.WARPGROUP_ROWS),
+        "v_desc": tile(hopper.WARPGROUP_ROWS),
+        "statistics": backward_dkv_hopper.Statistics(FP32, INT),
+        "rope": ROPE,
+        "outputs": backward_dkv_hopper.Outputs(BF16, BF16, INT, xsa),
+    }
+    return hopper_variant(backward_dkv_hopper.backward_dkv_kernel, option, launch, arguments)
 
 
 VARIANTS = [
+    *(prepare_variant(head_dim, option) for head_dim in (64, 128) for option in OPTIONS),
+    rotate_variant(),
     *(
-        variant(output_gradients_kernel, option, head_dim, Tiles(ELEMENTS // head_dim, 0, WARPS, 3))
+        make(head_dim, option)
         for head_dim in (64, 128)
-        for option in OPTIONS
-    ),
-    variant(turn_kernel, "plain", 64, Tiles(TURN_ROWS, 0, TURN_WARPS, 3)),
-    *(
-        variant(kernel, option, head_dim, table[head_dim])
-        for head_dim in (64, 128)
-        for kernel, table in (
-            (forward_kernel, FORWARD_TILES),
-            (query_gradients_kernel, QUERY_TILES),
-            (key_gradients_kernel, KEY_TILES),
-        )
+        for make in (forward_variant, dq_variant, dkv_variant)
         for option in (("plain", "all") if head_dim == 64 else ("all",))
     ),
     *(
-        hopper_variant(module, kernel, option)
-        for module, kernel in HOPPER_KERNELS
+        make(option)
+        for make in (hopper_forward_variant, hopper_dq_variant, hopper_dkv_variant)
         for option in OPTIONS
     ),
 ]

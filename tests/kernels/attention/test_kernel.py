@@ -11,11 +11,8 @@ from torch import Tensor
 
 from kernels.attention import reference
 from kernels.attention.autograd import attention
-from kernels.attention.backward_dkv import KEY_TILES
-from kernels.attention.backward_dq import QUERY_TILES
-from kernels.attention.forward import FORWARD_TILES, Tiles
 from kernels.attention.reference import document_bounds, gain_limit, rotate
-from kernels.attention.rope import turned
+from kernels.attention.rope import rotated
 from tests.kernels.tools.compare import FP32, random_tensors, relative_error
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -29,13 +26,6 @@ def poisoned() -> Iterator[None]:
     torch.utils.deterministic.fill_uninitialized_memory = True  # pyright: ignore[reportAttributeAccessIssue]
     yield
     torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture
-def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiles of 16 keys and 32 rows, so that a short window has whole, masked and cut ones."""
-    for table in (FORWARD_TILES, QUERY_TILES, KEY_TILES):
-        monkeypatch.setitem(table, 64, Tiles(32, 16, 4, 2))
 
 
 def random_inputs(
@@ -288,22 +278,22 @@ def test_document_bounds_by_hand() -> None:
     assert stop == [[2, 2, 4, 4, 5, 7, 7], [7] * 7]
 
 
-def test_turned_keys_and_their_scale() -> None:
+def test_rotated_keys_and_their_scale() -> None:
     inputs = random_inputs(7, 6, 3, 16)
     q, k, gain = (inputs[name].float().to(DEVICE) for name in ("q", "k", "gain"))
     rope = reference.rope_table(7, 8, BASE, DEVICE)
-    _, _, key, rstd = turned(q, k, rope, EPS, gain)
+    _, _, key, rstd = rotated(q, k, rope, EPS, gain)
     expected = rotate(F.rms_norm(k, (16,), eps=EPS), rope)
     assert relative_error(key.transpose(1, 2), expected) < FP32
     expected = (k.square().mean(-1) + EPS).rsqrt()
     assert relative_error(rstd[:, :, :7].transpose(1, 2), expected) < FP32
 
 
-def test_turned_queries_lie_by_group_and_are_scaled() -> None:
+def test_rotated_queries_lie_by_group_and_are_scaled() -> None:
     inputs = random_inputs(7, 6, 3, 16)
     q, k = (inputs[name].float().to(DEVICE) for name in "qk")
     gain = torch.tensor([1.5, -2.0, 0.0, 3.0, 1e9, 1.0], device=DEVICE)
-    query, rstd, _, _ = turned(q, k, reference.rope_table(7, 8, BASE, DEVICE), EPS, gain)
+    query, rstd, _, _ = rotated(q, k, reference.rope_table(7, 8, BASE, DEVICE), EPS, gain)
     normed = rotate(F.rms_norm(q, (16,), eps=EPS), reference.rope_table(7, 8, BASE, DEVICE))
     bounded = gain.clamp(-gain_limit(16), gain_limit(16))
     expected = normed * (bounded * math.log2(math.e) / 4)[:, None]

@@ -1,5 +1,5 @@
 """Attention from its input, against the reference: interpreted in fp32 as a product and
-``turn_kernel``, in bf16 on Hopper by the kernel that is both."""
+``rotate_kernel``, in bf16 on Hopper by the kernel that is both."""
 
 import math
 from collections.abc import Iterator
@@ -10,11 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.attention import qkv_hopper as turned_projections
-from kernels.attention import reference
-from kernels.attention.backward_dkv import KEY_TILES
-from kernels.attention.backward_dq import QUERY_TILES
-from kernels.attention.forward import FORWARD_TILES, Tiles
+from kernels.attention import qkv_hopper, reference
 from kernels.attention.reference import document_bounds, gain_limit, rotate
 from kernels.attention.self_attention import self_attention
 from tests.kernels.tools.compare import FP32, random_tensors, relative_error
@@ -35,13 +31,6 @@ PROJECTED = {
     "group 1": (2, 700, 320, 4, 4, 16),
     "group 8, fewer steps than buffers": (1, 333, 192, 16, 2, 32),
 }
-
-
-@pytest.fixture
-def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a short window has whole, masked and cut tiles."""
-    for table in (FORWARD_TILES, QUERY_TILES, KEY_TILES):
-        monkeypatch.setitem(table, 64, Tiles(32, 16, 4, 2))
 
 
 def inputs_of(size: tuple[int, ...], extras: tuple[str, ...] = (), seed: int = 1) -> dict:
@@ -153,7 +142,9 @@ def test_shapes_without_a_kernel_are_refused() -> None:
 
 
 def test_only_hopper_and_bf16_have_the_fused_kernel() -> None:
-    assert not turned_projections.fits(torch.zeros(4, 512, dtype=torch.bfloat16), 8, 4, 64, 8)
+    assert not qkv_hopper.projections_fit_hopper(
+        torch.zeros(4, 512, dtype=torch.bfloat16), 8, 4, 64, 8
+    )
 
 
 def projected(
@@ -174,8 +165,8 @@ def projected(
 def by_kernel(given: dict[str, Tensor], size: tuple[int, ...], rope: Tensor) -> dict[str, Tensor]:
     """The same by ``project_kernel``, as ``projected`` has them: token by token."""
     B, T, _, H, G, _ = size
-    assert turned_projections.fits(given["x"].flatten(0, 1), H, G, 64, rope.size(-1))
-    found = turned_projections.project(given["x"], given["weight"], given["gain"], rope, H, G, EPS)
+    assert qkv_hopper.projections_fit_hopper(given["x"].flatten(0, 1), H, G, 64, rope.size(-1))
+    found = qkv_hopper.project(given["x"], given["weight"], given["gain"], rope, H, G, EPS)
     query, rstd, key, key_rstd, v = found
     return {
         "query": query.view(B, G, T, -1, 64).transpose(1, 2).flatten(2, 3),
@@ -218,10 +209,8 @@ def test_the_fused_kernel_gives_the_same_bits_again() -> None:
 def fused(monkeypatch: pytest.MonkeyPatch) -> Iterator[list]:
     """Fails where the kernel under test was not the one that ran."""
     calls = []
-    launch = turned_projections.project
-    monkeypatch.setattr(
-        turned_projections, "project", lambda *given: calls.append(0) or launch(*given)
-    )
+    launch = qkv_hopper.project
+    monkeypatch.setattr(qkv_hopper, "project", lambda *given: calls.append(0) or launch(*given))
     yield calls
     assert calls
 

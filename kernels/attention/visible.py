@@ -1,0 +1,115 @@
+"""What attention's Triton kernels share: their problem, loads, and the tiles visible to a tile."""
+
+# pyright: basic, reportIndexIssue=false, reportCallIssue=false
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.attention.saved import Saved
+from kernels.common.launch import Launch
+
+TINY_NORM = tl.constexpr(1e-12)
+
+
+class Problem(NamedTuple):
+    """Windows of ``length`` positions, G groups of GROUP query heads; documents (2, B, T) int32 or
+    None."""
+
+    length: Any
+    documents: Any
+    G: Any
+    GROUP: Any
+
+
+class Keys(NamedTuple):
+    """Keys (B, G, T, D) and values (B, T, G, D), elements between tokens of these; in a program's
+    copy, those of its window and group."""
+
+    key: Any
+    v: Any
+    v_stride: Any
+
+
+def problem_argument(saved: Saved) -> Problem:
+    """Return a kernel's argument of what it computes."""
+    G, T = saved.key.shape[1:3]
+    return Problem(T, saved.documents, tl.constexpr(G), tl.constexpr(saved.group))
+
+
+def keys_argument(key: Tensor, v: Tensor) -> Keys:
+    """Return a kernel's argument of key (B, G, T, D) and v (B, T, G, D)."""
+    return Keys(key, v, v.stride(1))
+
+
+def launch_for(table: dict[int, Launch], head_dim: int) -> Launch:
+    """Return the entry of the smallest head dim in ``table`` that is no less than ``head_dim``."""
+    return table[min(size for size in table if size >= head_dim)]
+
+
+@triton.jit
+def head_keys(keys, problem, D: tl.constexpr):
+    """Return the keys of the window and group that is ``program_id(1)``."""
+    batch, head = tl.program_id(1) // problem.G, tl.program_id(1) % problem.G
+    key = keys.key + tl.program_id(1).to(tl.int64) * problem.length * D
+    v = keys.v + (batch.to(tl.int64) * problem.length * keys.v_stride + head * D)
+    return Keys(key, v, keys.v_stride)
+
+
+@triton.jit
+def visible_keys(
+    problem, first_token, position, valid, tile, ROWS: tl.constexpr, KEYS: tl.constexpr
+):
+    """Return where each row's document starts, begin and end of the keys that a tile of rows
+    visits, in tiles of KEYS, and those that all rows see: the ``whole`` ones from whole_begin."""
+    first_position = tile * ROWS // problem.GROUP
+    last_row = tl.minimum((tile + 1) * ROWS, problem.length * problem.GROUP) - 1
+    last_position = last_row // problem.GROUP
+    whole_end = (first_position + 1) // KEYS * KEYS
+    start = tl.zeros_like(position)
+    begin = 0
+    whole_begin = 0
+    if problem.documents is not None:
+        starts_ptr = problem.documents + first_token
+        start = tl.load(starts_ptr + position, mask=valid, other=0)
+        begin = tl.load(starts_ptr + first_position) // KEYS * KEYS
+        whole_begin = tl.cdiv(tl.load(starts_ptr + last_position), KEYS) * KEYS
+    whole = tl.maximum(whole_end - whole_begin, 0)
+    return start, begin, last_position + 1, whole_begin, whole
+
+
+@triton.jit
+def visible_rows(problem, first_token, key, valid, ROWS: tl.constexpr, KEYS: tl.constexpr):
+    """Return where each key's document stops, begin and end of the rows that see a tile of keys, in
+    tiles of ROWS, and those that see all keys: the ``whole`` ones from whole_begin."""
+    first_key = tl.program_id(0) * KEYS
+    last_key = tl.minimum(first_key + KEYS, problem.length) - 1
+    stop = tl.zeros_like(key) + problem.length
+    first_stop = problem.length
+    all_stop = problem.length
+    if problem.documents is not None:
+        windows = tl.num_programs(1) // problem.G
+        stops_ptr = problem.documents + first_token + windows * problem.length
+        stop = tl.load(stops_ptr + key, mask=valid, other=0)
+        first_stop = tl.load(stops_ptr + first_key)
+        all_stop = tl.load(stops_ptr + last_key)
+    begin = first_key * problem.GROUP
+    whole_begin = begin + tl.cdiv((last_key - first_key) * problem.GROUP, ROWS) * ROWS
+    whole = tl.maximum(first_stop * problem.GROUP - whole_begin, 0) // ROWS * ROWS
+    return stop, begin, all_stop * problem.GROUP, whole_begin, whole
+
+
+@triton.jit
+def load_rows(ptr, row, stride, rows, MASKED: tl.constexpr, D: tl.constexpr):
+    """Return rows of D; zeros beyond the last if MASKED."""
+    ptrs = ptr + row[:, None] * stride + tl.arange(0, D)[None, :]
+    return tl.load(ptrs, mask=(row < rows)[:, None], other=0.0) if MASKED else tl.load(ptrs)
+
+
+@triton.jit
+def unit(v):
+    """Return v / |v| in fp32, and 1 / |v|, as torch.nn.functional.normalize has them."""
+    v = v.to(tl.float32)
+    inverse = 1.0 / tl.maximum(tl.sqrt(tl.sum(v * v, 1)), TINY_NORM)
+    return v * inverse[:, None], inverse

@@ -51,7 +51,8 @@ def problem(option: str) -> visible.Problem:
 
 def variant(kernel: Any, option: str, head_dim: int, launch: Launch, arguments: dict) -> Variant:
     """A Triton kernel, as its launcher calls it."""
-    constants = {"D": head_dim, "ROWS": launch.rows, "KEYS": launch.columns} | HEADS
+    constants = {"D": head_dim, "ROWS": launch.rows, "KEYS": launch.columns}
+    constants |= {name: value.value for name, value in HEADS.items()}
     return Variant(
         f"{kernel.__name__} {head_dim} {option}",
         kernel,

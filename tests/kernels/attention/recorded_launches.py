@@ -17,7 +17,7 @@ from kernels.attention import autograd, qkv_hopper
 from tests.kernels.attention.resources import VARIANTS
 from tests.kernels.linear import resources as projections
 from tests.kernels.tools.ahead_of_time import kernel_source
-from tests.kernels.tools.noted_launches import Driver
+from tests.kernels.tools.recorded_launches import Driver
 
 B, T, H, G, D, C, PAIRS = 2, 1024, 8, 4, 64, 512, 8
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.harness.bar import Result
 from bench.harness.baseline import COMMITTED, baseline_name, losses, save
-from bench.harness.contest import Ceilings, Contest, Result, measure_ceilings, report, run_contest
+from bench.harness.contest import Ceilings, Contest, measure_ceilings, report, run_contest
 from bench.harness.figures import Figure, figures_table
 from bench.harness.operation import DIRECTIONS
 from bench.harness.record import provenance

@@ -1,12 +1,31 @@
-"""Bars: what a contest is to reach, beside what it reached."""
+"""What a contest measured, and the targets that it is held to."""
 
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from bench.harness.contest import Result
+
+@dataclass(frozen=True)
+class Result:
+    """Median seconds of a contest; ``ratios`` are the peers' times over ours: above 1 we win.
+
+    ``memory`` is the bytes that a call takes at its most beyond what was there, of ours under
+    "ours" and of each peer; none on a CPU. ``verdict`` is what the contest's bar says of it.
+    """
+
+    name: str
+    seconds: float
+    floor: float
+    bytes_per_second: float
+    flops_per_second: float
+    peers: dict[str, float]
+    memory: dict[str, int] = field(default_factory=dict)
+    verdict: str = ""
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """Each peer's time over ours."""
+        return {peer: seconds / self.seconds for peer, seconds in self.peers.items()}
 
 
 @dataclass(frozen=True)
@@ -25,13 +44,13 @@ class Bar:
     seconds: float = math.inf
     memory: float = math.inf
 
-    def verdict(self, result: "Result") -> str:
+    def verdict(self, result: Result) -> str:
         """Each part: met or missed, what was measured, and the bar."""
         return "; ".join(
             f"{'met' if met else 'missed'} {text}" for met, text in self._parts(result)
         )
 
-    def _parts(self, result: "Result") -> Iterator[tuple[bool, str]]:
+    def _parts(self, result: Result) -> Iterator[tuple[bool, str]]:
         for peer, least in self.ratios.items():
             ratio = result.ratios.get(peer, math.nan)
             yield ratio >= least, f"{ratio:.2f}x {peer} ({least:.2f}x)"

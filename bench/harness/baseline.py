@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from bench.harness.contest import Result
+from bench.harness.bar import Result
 from errors import InputError
 from files import PROJECT, write_text
 

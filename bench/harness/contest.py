@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from bench.harness.bar import Bar
+from bench.harness.bar import Bar, Result
 
 WARM_UP_ROUNDS = 5
 ROUNDS = 30
@@ -49,29 +49,6 @@ class Ceilings:
     def floor(self, contest: Contest) -> float:
         """Seconds under which no kernel computes the contest."""
         return max(contest.bytes_moved / self.bandwidth, contest.flops / self.flops)
-
-
-@dataclass(frozen=True)
-class Result:
-    """Median seconds of a contest; ``ratios`` are the peers' times over ours: above 1 we win.
-
-    ``memory`` is the bytes that a call takes at its most beyond what was there, of ours under
-    "ours" and of each peer; none on a CPU. ``verdict`` is what the contest's bar says of it.
-    """
-
-    name: str
-    seconds: float
-    floor: float
-    bytes_per_second: float
-    flops_per_second: float
-    peers: dict[str, float]
-    memory: dict[str, int] = field(default_factory=dict)
-    verdict: str = ""
-
-    @property
-    def ratios(self) -> dict[str, float]:
-        """Each peer's time over ours."""
-        return {peer: seconds / self.seconds for peer, seconds in self.peers.items()}
 
 
 def run_contest(contest: Contest, ceilings: Ceilings, device: torch.device) -> Result:

@@ -8,7 +8,7 @@ import torch
 
 from bench.harness.bar import Bar
 from bench.harness.contest import Contest
-from bench.step.stepping import Fused, Plain, check
+from bench.harness.optimizers import Fused, Plain, check
 
 FP32 = 4  # bytes
 BAR = Bar(ratios={"unfused, launched": 3.0}, seconds=0.0015)

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
+from bench.harness.bar import Result
 from bench.harness.baseline import COMMITTED, baseline_name, losses, save
-from bench.harness.contest import Result
 from bench.harness.record import provenance
 from settings.load import load_settings
 from swarm.simulate import SyntheticRun, simulate

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.harness import contest as harness
-from bench.step import stepping
+from bench.harness import optimizers
 from kernels import operations
 from kernels.common import streams
 from kernels.optimizer.statistics import FIELDS
@@ -253,7 +253,7 @@ def test_statistics_are_of_each_bank_and_of_the_rest():
 
 @pytest.mark.gpu
 def test_at_real_size_in_bf16_as_near_to_fp32_as_the_plain_optimizer():
-    stepping.check()
+    optimizers.check()
 
 
 @pytest.mark.gpu
@@ -263,7 +263,7 @@ def test_a_graph_of_a_step_follows_levers_and_gradients():
     for captured in (False, True):
         side = torch.cuda.Stream()
         with torch.cuda.stream(side):
-            run = stepping.Fused(torch.bfloat16)
+            run = optimizers.Fused(torch.bfloat16)
             run()
             step = harness.captured(run) if captured else run
             for lr_scale, size in ((0.5, 2.0), (0.25, math.nan), (0.1, 1e-4)):
@@ -290,7 +290,7 @@ def test_twenty_steps_side_by_side_are_those_one_after_another():
     runs = {}
     for way, (context, replayed) in ways.items():
         with context(), torch.cuda.stream(torch.cuda.Stream()):
-            run = stepping.Fused(torch.bfloat16)
+            run = optimizers.Fused(torch.bfloat16)
             run()
             step = harness.captured(run) if replayed else run
             for _ in range(20):

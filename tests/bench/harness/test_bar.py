@@ -2,8 +2,7 @@
 
 import pytest
 
-from bench.harness.bar import Bar
-from bench.harness.contest import Result
+from bench.harness.bar import Bar, Result
 
 RESULT = Result("x", 0.5, 0.4, 0.0, 0.0, {"compiled": 0.625}, {"ours": 2**30})
 

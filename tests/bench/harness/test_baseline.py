@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from bench.harness.bar import Result
 from bench.harness.baseline import baseline_name, losses, save
-from bench.harness.contest import Result
 from errors import InputError
 
 

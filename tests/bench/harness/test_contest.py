@@ -5,8 +5,8 @@ import time
 import pytest
 import torch
 
-from bench.harness.bar import Bar
-from bench.harness.contest import Ceilings, Contest, Result, report, run_contest, time_in_turn
+from bench.harness.bar import Bar, Result
+from bench.harness.contest import Ceilings, Contest, report, run_contest, time_in_turn
 
 CPU = torch.device("cpu")
 CEILINGS = Ceilings(bandwidth=1e9, flops=1e12)

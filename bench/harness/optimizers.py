@@ -1,4 +1,4 @@
-"""One optimizer step of preset ``seed`` on a GPU, fused and plain, and how near it is to fp32."""
+"""One optimizer step of preset ``seed`` on a GPU, fused and plain, checked against fp32."""
 
 import torch
 from torch import Tensor

@@ -80,7 +80,11 @@ def test_report_rises_to_one(tmp_path: Path) -> None:
         ("nodes.jsonl", b'{"id": 1, "label": "a"}\n', "cannot be read as jsonl"),
         ("nodes.jsonl", b'["1", "a"]\n', "cannot be read as jsonl"),
         ("nodes.jsonl", b'{"id": "1", "label": "\xff"}\n', "cannot be read as jsonl"),
-        ("nodes.tsv.gz", gzip.compress(b"id\tlabel\n1\ta\n")[:-9], "cannot be read as tsv"),
+        (
+            "nodes.tsv.gz",
+            gzip.compress(b"id\tlabel\n1\ta\n", mtime=0)[:-9],
+            "cannot be read as tsv",
+        ),
         ("nodes.tsv.xz", b"id\tlabel\n1\ta\n", "cannot be read as tsv"),
         ("nodes.parquet", b"PAR1", "unknown kind of file"),
     ],

@@ -1,18 +1,56 @@
-"""Shared by all tests: without a GPU, kernels are interpreted and ``gpu`` tests are skipped."""
+"""Shared by all tests: without a GPU, kernels are interpreted and ``gpu`` tests are skipped.
+
+On a GPU ``pytest -m gpu`` runs in several processes; ``tests.gpu_run`` says how.
+"""
 
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
+
+from tests import gpu_run
 
 if not torch.cuda.is_available():
     # Triton reads it when a kernel is defined, so before any test imports one.
     os.environ["TRITON_INTERPRET"] = "1"
 
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    processes = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads its options
+def pytest_cmdline_main(config: pytest.Config) -> None:
     if torch.cuda.is_available():
-        return
-    for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+        gpu_run.spread(config)
+
+
+def pytest_xdist_auto_num_workers() -> int | None:
+    return gpu_run.PROCESSES if torch.cuda.is_available() else None
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> gpu_run.ByKernels | None:
+    return gpu_run.ByKernels(config, log) if config.option.markexpr == "gpu" else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+    elif config.option.markexpr == "gpu":
+        gpu_run.arrange(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    if not torch.cuda.is_available() or not item.get_closest_marker("gpu"):
+        return (yield)
+    with gpu_run.turn(gpu_run.is_alone(item)):
+        gpu_run.await_memory()
+        try:
+            return (yield)
+        finally:
+            gpu_run.free_memory()

@@ -11,8 +11,10 @@ from data.shards import TokenStream, write_shard
 from runtime.device import choose
 from runtime.ranks import World
 from settings import Settings
+from tests.gpu_run import in_turn_to_compile
 from tests.small import NETWORK, TABLES
 from training.trainer import Trainer
+from training.warm_up import warm_up
 
 VOCAB = 64
 
@@ -103,16 +105,32 @@ def wide_stream(tmp_path_factory: pytest.TempPathFactory) -> TokenStream:
     return TokenStream.open(folder, "train", 1024)
 
 
+def wide_trainer(stream: TokenStream, scores: np.ndarray | None, **changes: object) -> Trainer:
+    """A trainer on the GPU, of preset ``seed`` but for its tokens a step."""
+    values = {"train_seq_len": 2048, "train_batch_tokens": 16_384} | changes
+    settings = Settings(**values)  # pyright: ignore[reportArgumentType]
+    world = World.single(torch.device("cuda"))
+    return Trainer(settings, stream, world, choose(settings, world.device), scores)
+
+
+@pytest.fixture(scope="session")
+def compiled_step(wide_stream: TokenStream) -> None:
+    """Compile a step's kernels in parallel, before a first step compiles them one by one."""
+    with in_turn_to_compile():
+        trainer = wide_trainer(wide_stream, None, backend="kernels")
+        warm_up(trainer, 1)
+        trainer.close()
+
+
 @pytest.fixture
-def make_wide(wide_stream):
-    """``make_wide(backend=...)``: a trainer of preset ``seed`` but for its tokens a step."""
+def make_wide(wide_stream: TokenStream, request: pytest.FixtureRequest):
+    """``make_wide(backend=...)``: a ``wide_trainer``, closed when the test ends."""
     made: list[Trainer] = []
 
     def make(scores: np.ndarray | None = None, **changes: object) -> Trainer:
-        values = {"train_seq_len": 2048, "train_batch_tokens": 16_384} | changes
-        settings = Settings(**values)  # pyright: ignore[reportArgumentType]
-        world = World.single(torch.device("cuda"))
-        made.append(Trainer(settings, wide_stream, world, choose(settings, world.device), scores))
+        if changes.get("backend") == "kernels":
+            request.getfixturevalue("compiled_step")
+        made.append(wide_trainer(wide_stream, scores, **changes))
         return made[-1]
 
     yield make

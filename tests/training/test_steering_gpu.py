@@ -35,6 +35,7 @@ def test_the_detector_sees_a_sync():
         value.item()
 
 
+@pytest.mark.alone
 def test_steps_and_decisions_of_all_agents_cause_no_sync(make_wide, monkeypatch):
     changes = {"backend": "kernels", "swarm_every": 2, "kg_scores": "wordnet", "iterations": 60}
     trainer = make_wide(SCORES, **changes, wallclock=0.0)

@@ -43,6 +43,7 @@ def test_gpu_and_cpu_train_alike_in_fp32(make_on):
     assert on_gpu == pytest.approx(on_cpu, rel=1e-4)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_compiled_and_eager_train_alike(make_on, dtype):
     eager = losses(make_on("cuda", backend="reference", dtype=dtype))
@@ -50,6 +51,7 @@ def test_compiled_and_eager_train_alike(make_on, dtype):
     assert compiled == pytest.approx(eager, rel=1e-4 if dtype == "float32" else 5e-3)
 
 
+@pytest.mark.alone
 def test_levers_act_without_recompilation(make_on):
     trainer = make_on("cuda", backend="compiled", late_qat_threshold=0.1)
     trainer.step(0, STEADY)
@@ -70,6 +72,7 @@ def test_warm_up_leaves_no_trace_on_a_gpu(make_on):
     assert losses(cold, 6) == losses(warm, 6)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("seconds", [1.0, 2.0])
 def test_the_budget_is_kept_while_the_host_runs_ahead(make_on, seconds):
     changes = {"wallclock": seconds, "iterations": 10**6, "backend": "reference"}

@@ -125,6 +125,7 @@ def test_torch_compile_takes_it_in_one_graph(name):
 
 
 @pytest.mark.gpu
+@pytest.mark.alone
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 def test_cudnn_is_cudnn_on_a_gpu(compiled):
     attend = attention_by("cudnn")

@@ -10,6 +10,7 @@ import command_line
 FOLDER = Path(__file__).parent
 COMMANDS = {  # and their folders
     "ablate": "studies",
+    "against": "studies",
     "artifact": "studies",
     "artifact_fuzz": "studies",
     "budget": "step",

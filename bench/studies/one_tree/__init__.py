@@ -1,0 +1,1 @@
+"""What ``bench.studies.against`` runs in each tree, whatever its layout."""

@@ -1,1 +1,1 @@
-"""The network: ``config`` (its numbers, torch-free), ``gpt`` and ``init``."""
+"""The network: ``config`` (numbers, torch-free), ``blocks``, ``gpt``, ``init``, ``parameters``."""

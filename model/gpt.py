@@ -1,12 +1,12 @@
 """GPT with U-net skips, residual mixes, value embeddings and XSA (parameter-golf PR #1081)."""
 
-import math
-from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kernels import Operations
+from model.blocks import HEAD, LayerWeights, ProductHook, ResidualState, hooked, serial
 from model.config import Architecture
 from model.init import initialise
 
@@ -116,92 +116,41 @@ class GPT(nn.Module):
             target_weight=target_weight,
         )
 
-    def score(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Nats (B, S) fp32 of the last S positions of tokens (B, T), given targets (B, S)."""
-        hidden = self.hidden(tokens)[:, -targets.size(1) :]
-        softcap = self.config.logit_softcap
-        return self.ops.loss(hidden, self._output_head(), targets, softcap=softcap)[1]
+    def score(self, tokens: Tensor, targets: Tensor, hook: ProductHook | None = None) -> Tensor:
+        """Return nats (B, S) fp32 of the last S positions of tokens (B, T); targets are (B, S)."""
+        return self.loss_of_last(tokens, targets, hook)[1]
 
-    def hidden(self, tokens: Tensor, qat: Tensor | None = None) -> Tensor:
-        """The final normed state (B, T, C) of tokens (B, T)."""
-        stream = self._embed(tokens)
-        state = Carried(x0=stream, lookup=self._value_lookup(tokens))
-        for layer, weights in enumerate(self._layer_weights(qat)):
-            stream = self._block(layer, weights, stream, state)
-        return self.ops.norm(stream, scale=1.0, eps=self.config.norm_eps)[1]
+    def loss_of_last(
+        self, tokens: Tensor, targets: Tensor, hook: ProductHook | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the mean loss () fp32 of the last S positions, and their nats (B, S) fp32.
 
-    def _block(
-        self, layer: int, weights: "LayerWeights", stream: Tensor, state: "Carried"
-    ) -> Tensor:
-        """One layer, (B, T, C) -> (B, T, C). What enters is read again; what is mixed of it at the
-        entry is the layer's own, and its branches may be added to it in place."""
-        scale = 1 / math.sqrt(layer + 1) if self.config.ln_scale else 1.0
-        eps = self.config.norm_eps
-        skip, skip_weight, mix = self._skip_and_mix(layer, weights, state)
-        mixed, normed, entered, state.x0 = self.ops.mix_norm(
-            stream, state.x0, mix, scale=scale, eps=eps, skip=skip, skip_weight=skip_weight
-        )
-        if 0 < layer < self.config.num_encoder_layers:
-            state.skips.append(entered)
-        attended = self._attend(layer, weights, normed, state)
-        stream = self.ops.linear_add(mixed, attended.flatten(2), weights.o)
-        stream, normed = self.ops.norm(stream, scale=scale, eps=eps)
-        return self.ops.mlp(normed, weights.up, weights.down, self.config.leaky_slope, stream)
-
-    def _skip_and_mix(
-        self, layer: int, weights: "LayerWeights", state: "Carried"
-    ) -> tuple[Tensor | None, Tensor | None, Tensor]:
-        """The U-net skip that enters ``layer``, its weight, and the mix of stream and input.
-
-        The first decoder layer's skip is the last encoder layer's output, which is its own stream:
-        ``x + w x = (1 + w) x`` folds into the mix.
+        Args:
+            tokens: (B, T) int32.
+            targets: (B, S) int32, the next tokens of the last S positions.
+            hook: is passed the matrix products, the head's included.
         """
-        if weights.skip is None:
-            return None, None, weights.mix
-        if layer == self.config.num_encoder_layers:
-            of_stream, of_x0 = weights.mix.unbind()
-            return None, None, torch.stack((of_stream * (1 + weights.skip), of_x0))
-        return state.skips.pop(), weights.skip, weights.mix
+        hidden = self.hidden(tokens, hook=hook)[:, -targets.size(1) :]
+        hidden = hooked(hook, HEAD, hidden, hidden)
+        softcap = self.config.logit_softcap
+        return self.ops.loss(hidden, self._output_head(), targets, softcap=softcap)
 
-    def _attend(
-        self, layer: int, weights: "LayerWeights", normed: Tensor, state: "Carried"
+    def hidden(
+        self, tokens: Tensor, qat: Tensor | None = None, hook: ProductHook | None = None
     ) -> Tensor:
-        """Projections and attention of a layer, (B, T, C) -> (B, T, H, D)."""
-        config, gate = self.config, None
-        if weights.gate is not None:
-            bias = self.gate_bias[layer].to(normed.dtype)
-            gate = self.ops.linear(normed, weights.gate) + bias
-        rope = self.rope[:, : normed.size(1)]
-        lookup = None if weights.lookup is None else state.lookup
-        xsa = layer >= config.num_layers - config.xsa_last_n
-        if not config.value_residual:
-            return self.ops.self_attention(
-                normed,
-                weights.qkv,
-                config.num_heads,
-                config.num_kv_heads,
-                weights.gain,
-                rope,
-                eps=config.norm_eps,
-                xsa=xsa,
-                gate=gate,
-                lookup=lookup,
-                lookup_weight=weights.lookup,
-            )
-        sizes = (config.model_dim, config.kv_dim, config.kv_dim)
-        projected = self.ops.projections(normed, weights.qkv, sizes, lookup, weights.lookup)
-        q, k, v = (part.unflatten(-1, (-1, config.head_dim)) for part in projected)
-        v = self._with_first_values(layer, v, state)
-        return self.ops.attention(
-            q, k, v, weights.gain, rope, eps=config.norm_eps, xsa=xsa, gate=gate
-        )
+        """Return the final normed state (B, T, C).
 
-    def _with_first_values(self, layer: int, values: Tensor, state: "Carried") -> Tensor:
-        """The values (B, T, G, D), with a share of layer 0's."""
-        if state.first_values is None:
-            state.first_values = values
-        share = self.value_residual[layer].to(values.dtype)
-        return share[0] * state.first_values + share[1] * values
+        Args:
+            tokens: (B, T) int32.
+            qat: () fp32 lever, int6-faked weights if > 0.5; None: never.
+            hook: is passed the layers' matrix products; None: all operations stay fused.
+        """
+        stream = self._embed(tokens)
+        rope = self.rope[:, : tokens.size(1)]
+        state = ResidualState(x0=stream, lookup=self._value_lookup(tokens), rope=rope)
+        for visit, weights in enumerate(self._layer_weights(qat)):
+            stream = serial(self.ops, self.config, weights, stream, visit, state, hook)
+        return self.ops.norm(stream, scale=1.0, eps=self.config.norm_eps)[1]
 
     def _embed(self, tokens: Tensor) -> Tensor:
         bigram = None
@@ -223,7 +172,7 @@ class GPT(nn.Module):
             return None
         return nn.functional.embedding(tokens, self._copy(self.value_table))
 
-    def _layer_weights(self, qat: Tensor | None) -> list["LayerWeights"]:
+    def _layer_weights(self, qat: Tensor | None) -> list[LayerWeights]:
         """Compute copies of all banks, a whole bank at a time, cut into layers at once: a gradient
         of each layer's slice by itself would be as large as the bank.
 
@@ -235,6 +184,7 @@ class GPT(nn.Module):
         keys, values = self._halves(self.kv_bank, qat)
         layers = range(self.config.num_layers)
         of_layers = zip(
+            layers,
             self.mix.unbind(),
             self.q_gain.unbind(),
             torch.cat((queries, keys, values), dim=1).unbind(),
@@ -246,19 +196,22 @@ class GPT(nn.Module):
         )
         return [LayerWeights(*of_layer) for of_layer in of_layers]
 
-    def _weights_of_some_layers(self) -> tuple[dict[int, Tensor], ...]:
-        """By layer: skip weights, gates and value projections with their scales."""
-        config = self.config
-        skips, gates, lookups = {}, {}, {}
+    def _weights_of_some_layers(self) -> tuple[dict[int, Any], ...]:
+        """Return by layer: skip weights, gates, scaled value projections, and value mixes."""
+        config, layers = self.config, range(self.config.num_layers)
+        skips, gates, lookups, value_mixes = {}, {}, {}, {}
         if config.num_encoder_layers:
             skips = dict(enumerate(self.skip_weight.unbind(), config.num_encoder_layers))
         if config.gated_attention:
-            gates = dict(enumerate(self._copy(self.gate_weight).unbind()))
+            matrices = self._copy(self.gate_weight).unbind()
+            gates = {layer: (matrices[layer], self.gate_bias[layer]) for layer in layers}
         if config.value_layers:
             scales = self.value_scale * self.value_layer_scale
             copies = self._copy(scales[:, None, None] * self.value_proj)
             lookups = dict(zip(config.value_layers, copies.unbind(), strict=True))
-        return skips, gates, lookups
+        if config.value_residual:
+            value_mixes = {layer: self.value_residual[layer] for layer in layers}
+        return skips, gates, lookups, value_mixes
 
     def _halves(
         self, bank: Tensor, qat: Tensor | None, row_scale: Tensor | None = None
@@ -273,34 +226,6 @@ class GPT(nn.Module):
         self, weight: Tensor, qat: Tensor | None = None, row_scale: Tensor | None = None
     ) -> Tensor:
         return self.ops.quant(weight, self.dtype, qat, self.fake_step_floor, row_scale)
-
-
-@dataclass
-class LayerWeights:
-    """One layer's vectors in fp32: ``mix`` (2, C), ``gain`` (H,), ``skip`` (C,); and compute copies
-    of its matrices, each (out, in), with their scales in them: ``qkv`` ((H + 2 G) D, C), ``gate``
-    (H, C), ``lookup`` (G D, E).
-    """
-
-    mix: Tensor
-    gain: Tensor
-    qkv: Tensor
-    o: Tensor
-    up: Tensor
-    down: Tensor
-    skip: Tensor | None
-    gate: Tensor | None
-    lookup: Tensor | None
-
-
-@dataclass
-class Carried:
-    """What later layers of one forward pass read again."""
-
-    x0: Tensor
-    lookup: Tensor | None
-    first_values: Tensor | None = None
-    skips: list[Tensor] = field(default_factory=list)
 
 
 def parameter(*shape: int) -> nn.Parameter:

@@ -151,16 +151,16 @@ class Trial:
         found: list[Check] = []
         at_once = 1 if self.settings.ttt_method == "lora" else TOKENS_AT_ONCE
         vocab_size, contexts = self.settings.vocab_size, self.contexts
-        score_fn, show = self.subject.model.score, self._progress(name, "C2", vocab_size)
+        show = self._progress(name, "C2", vocab_size)
 
         class Summing:
             def __init__(self, learner: Learner) -> None:
-                self.learner, self.tensors = learner, learner.tensors
+                self.learner, self.tensors, self.score = learner, learner.tensors, learner.score
 
             def update(self, tokens: Tensor, positions: Tensor, lr_scale: float) -> None:
                 self.learner.update(tokens, positions, lr_scale)
                 if not found:
-                    check = normalisation(name, score_fn, contexts, vocab_size, show, at_once)
+                    check = normalisation(name, self.score, contexts, vocab_size, show, at_once)
                     found.append(check)
 
         self._adapt(TokenArray(self.tokens), lambda positions, nats: None, Summing)

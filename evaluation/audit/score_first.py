@@ -31,6 +31,7 @@ class PoisonedLearner:
 
     def __init__(self, learner: Learner, ledger: Ledger, tokens: np.ndarray, at: int) -> None:
         self.learner, self.ledger, self.text, self.at = learner, ledger, tokens, at
+        self.score = learner.score
         self.updates = 0
         self.unscored = self.foreign = 0
         self.positions = np.empty(0, np.int64)

@@ -4,20 +4,17 @@
 and ``up`` (out, rank). They learn while the document is scored and are forgotten after it, as in
 parameter-golf's test-time training by LoRA. The weights stay.
 
-The network knows nothing of them: they are added to what its operations return, on any backend.
+``AddAdapters`` is a hook that adds them to the network's products, on any backend.
 """
 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kernels import Operations
-from kernels.attention.reference import compose
+from model.blocks import Site
 from model.gpt import GPT
 from settings import Settings
 
@@ -26,11 +23,11 @@ class Adapters:
     """Adapters of a batch of documents, for ``document_adapters`` to make.
 
     Attributes:
-        down: by matrix, (layers, D, rank, in) fp32; the same for every document at its beginning.
-        up: by matrix, (layers, D, out, rank) fp32; zero at the beginning, so they add nothing.
+        down: by matrix, (visits, D, rank, in) fp32; the same for every document at its beginning.
+        up: by matrix, (visits, D, out, rank) fp32; zero at the beginning, so they add nothing.
 
     Args:
-        model: what they are added to; it must compute by ``operations``.
+        model: whose products the adapters are added to.
         settings: rank, matrices, optimizer, documents at once.
         device: of the model.
     """
@@ -54,9 +51,6 @@ class Adapters:
             up = torch.zeros(layers, documents, outputs[name], settings.ttt_lora_rank)
             self.up[name] = nn.Parameter(up.to(device))
         self.optimizer = self._optimizer()
-        self.own = model.ops
-        self._of_layers: Iterator[dict[str, tuple[Tensor, Tensor]]] = iter(())
-        self._of_layer: dict[str, tuple[Tensor, Tensor]] = {}
 
     def _optimizer(self) -> torch.optim.Optimizer:
         settings, parameters = self.settings, [*self.down.values(), *self.up.values()]
@@ -95,73 +89,49 @@ class Adapters:
             self.optimizer.step()
 
     def _mean_nats(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean over all rows of the last targets' nats, () fp32 with gradient."""
-        model = self.model
-        head = model.tok_emb if model.config.tie_embeddings else model.head
-        hidden = model.hidden(inputs)[:, -targets.size(1) :]
-        softcap = model.config.logit_softcap
-        return model.ops.loss(hidden, head.to(model.dtype), targets, softcap=softcap)[0]
+        """Return the mean over all rows of the last targets' nats, () fp32 with gradient."""
+        return self.model.loss_of_last(inputs, targets, self.hook())[0]
 
-    def operations(self) -> Operations:
-        """The model's operations, with the adapters in them.
+    def score(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Return the nats of ``GPT.score`` with the adapters, each row with its document's."""
+        return self.model.score(tokens, targets, self.hook())
 
-        The network embeds once a pass and projects once a layer, in order, which tells the layer.
-        """
-        return replace(
-            self.own,
-            embed=self._embed,
-            projections=self._projections,
-            self_attention=compose(self._projections, self.own.attention),
-            linear_add=self._linear_add,
-            loss=self._loss,
+    def hook(self) -> "AddAdapters":
+        """Return the hook of one forward pass, which adds the adapters as they are now."""
+        return AddAdapters(
+            {
+                name: list(zip(down.unbind(), self.up[name].unbind(), strict=True))
+                for name, down in self.down.items()
+            }
         )
 
-    def _embed(self, *arguments: Any, **options: Any) -> Tensor:
-        names = [name for name in self.down if name != "head"]
-        pairs = [
-            zip(self.down[name].unbind(), self.up[name].unbind(), strict=True) for name in names
-        ]
-        of_layers = zip(*pairs, strict=True)
-        self._of_layers = (dict(zip(names, layer, strict=True)) for layer in of_layers)
-        return self.own.embed(*arguments, **options)
 
-    def _projections(self, x: Tensor, *arguments: Any, **options: Any) -> tuple[Tensor, ...]:
-        self._of_layer = next(self._of_layers, {})
-        parts = self.own.projections(x, *arguments, **options)
-        return tuple(
-            self._added(part, x, self._of_layer.get(name))
-            for name, part in zip("qkv", parts, strict=True)
-        )
+class AddAdapters:
+    """A hook that adds each visit's adapters to the products.
 
-    def _linear_add(self, stream: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-        return self._added(self.own.linear_add(stream, x, weight), x, self._of_layer.get("o"))
+    Args:
+        pairs: by matrix, down (D, rank, in) and up (D, out, rank) of each visit.
+    """
 
-    def _loss(self, hidden: Tensor, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
-        if "head" in self.down:
-            pair = self.down["head"][0], self.up["head"][0]
-            hidden = self._added(hidden, hidden, pair)
-        return self.own.loss(hidden, *arguments, **options)
+    replaces = True
 
-    @staticmethod
-    def _added(y: Tensor, x: Tensor, pair: tuple[Tensor, Tensor] | None) -> Tensor:
-        """``y + up (down x)``, y (D, T, out), x (D, T, in), each row with its own two matrices."""
-        if pair is None:
-            return y
-        down, up = (matrix.to(x.dtype) for matrix in pair)
+    def __init__(self, pairs: dict[str, list[tuple[Tensor, Tensor]]]) -> None:
+        self.matrices, self.pairs = tuple(pairs), pairs
+
+    def __call__(self, site: Site, x: Tensor, y: Tensor) -> Tensor:
+        """Return ``y + up (down x)``, y (D, T, out), x (D, T, in), by each row's two matrices."""
+        down, up = (matrix.to(x.dtype) for matrix in self.pairs[site.matrix][site.visit])
         return torch.baddbmm(y, x @ down.mT, up.mT)
 
 
 @contextmanager
 def document_adapters(model: GPT, settings: Settings, device: torch.device) -> Iterator[Adapters]:
-    """Adapters in a model, whose own weights learn nothing, until the block ends."""
+    """Yield adapters of a model whose weights get no gradients until the block ends."""
     required = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    own = model.ops
     adapters = Adapters(model, settings, device)
     try:
         model.requires_grad_(False)
-        model.ops = adapters.operations()
         yield adapters
     finally:
-        model.ops = own
         for parameter, wanted in required.items():
             parameter.requires_grad_(wanted)

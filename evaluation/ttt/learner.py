@@ -19,6 +19,10 @@ class Learner(Protocol):
         """
         ...
 
+    def score(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Return nats as ``GPT.score`` does, by the updated weights or adapters."""
+        ...
+
     def tensors(self) -> list[Tensor]:
         """Return all tensors that an update changes, but for the optimizer's state."""
         ...

@@ -47,7 +47,7 @@ def score_adapting(
         )
         with document_adapters(model, settings, scoring.world.device) as adapters:
             learner = watch(adapters)
-            return score_documents(model.score, learner, adapters.reset, split, plan, scoring)
+            return score_documents(adapters.score, learner, adapters.reset, split, plan, scoring)
     plan = WindowPlan.of(settings)
     with learning_weights(model, backend, settings, plan.seq_len, scoring.world) as weights:
         score_fn, chunk = scoring_function(model, backend), settings.ttt_chunk_tokens

@@ -106,7 +106,7 @@ class WeightLearner:
         seq_len: int,
         world: World,
     ) -> None:
-        self.settings, self.world = settings, world
+        self.settings, self.world, self.score = settings, world, model.score
         weights = exported(model)
         check_names(settings.ttt_freeze, weights)
         self.parameters = [p for name, p in weights.items() if name not in settings.ttt_freeze]

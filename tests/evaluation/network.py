@@ -105,7 +105,7 @@ class Watched:
     """A learner whose calls are kept."""
 
     def __init__(self, learner: Learner) -> None:
-        self.learner = learner
+        self.learner, self.score = learner, learner.score
         self.calls: list[tuple[Tensor, Tensor, float]] = []
 
     def update(self, tokens: Tensor, positions: Tensor, lr_scale: float) -> None:

@@ -12,13 +12,14 @@ from torch.profiler import ProfilerActivity, profile
 from data.shards import TokenStream
 from errors import InputError
 from model.gpt import GPT
+from model.parameters import exported
 from runtime import checkpoint
 from runtime.device import choose
 from runtime.ranks import World
 from tests.kernels.tools.levers import make_levers
 from tests.kernels.tools.twins import DEVICE
 from tests.training.conftest import small_settings
-from tests.training.test_fused_optimizer import exported, make_model
+from tests.training.test_fused_optimizer import make_model
 from training.averaging import ExponentialAverage
 from training.fused_optimizer import FusedOptimizer
 from training.parallel import Shards

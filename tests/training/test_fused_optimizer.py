@@ -16,6 +16,7 @@ from kernels.common import streams
 from kernels.optimizer.statistics import FIELDS
 from kernels.quant.reference import grid_change
 from model.gpt import GPT
+from model.parameters import exported
 from settings import Settings
 from tests.kernels.tools.levers import NEUTRAL, make_levers
 from tests.kernels.tools.twins import DEVICE
@@ -45,10 +46,6 @@ def make_model(settings: Settings) -> GPT:
             draw = torch.Generator().manual_seed(i)
             parameter += 0.02 * torch.randn(parameter.shape, generator=draw)
     return model.to(DEVICE)
-
-
-def exported(model: nn.Module) -> dict[str, Tensor]:
-    return {name: p for name, p in model.named_parameters() if not name.startswith("mtp")}
 
 
 def gradients(model: nn.Module) -> list[Tensor]:

@@ -49,7 +49,7 @@ def test_a_learner_that_gets_other_tokens_than_it_says_is_caught():
     def run(text: Tokens, record: Record, watch: Watch) -> Score:
         class Ahead:
             def __init__(self, learner) -> None:
-                self.learner, self.tensors = learner, learner.tensors
+                self.learner, self.tensors, self.score = learner, learner.tensors, learner.score
 
             def update(self, tokens: Tensor, positions: Tensor, lr_scale: float) -> None:
                 ahead = text.read(int(positions[0, 0]) + 32, tokens.numel())

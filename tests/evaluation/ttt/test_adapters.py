@@ -24,9 +24,9 @@ def batch(documents: int = 4) -> tuple[Tensor, Tensor]:
     return tokens, torch.arange(documents * 8).view(documents, 8)
 
 
-def nats(model: GPT, tokens: Tensor) -> Tensor:
+def nats(scorer: GPT | Adapters, tokens: Tensor) -> Tensor:
     with torch.inference_mode():
-        return model.score(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()).clone()
+        return scorer.score(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()).clone()
 
 
 @torch.no_grad()
@@ -50,7 +50,7 @@ def test_a_row_computes_with_its_own_document_s_weights(document: int):
     with document_adapters(model, settings, CPU.device) as adapters:
         for _ in range(3):
             adapters.update(tokens, positions, 1.0)
-        found = nats(model, tokens)[document]
+        found = nats(adapters, tokens)[document]
         merged = trained(settings)
         merge(merged, adapters, document)
     expected = nats(merged, tokens)[document]
@@ -63,7 +63,7 @@ def test_the_head_s_adapter_changes_what_the_head_reads():
     model, (tokens, positions) = trained(settings), batch()
     with document_adapters(model, settings, CPU.device) as adapters:
         adapters.update(tokens, positions, 1.0)
-        found = nats(model, tokens)
+        found = nats(adapters, tokens)
         change = adapters.up["head"][0] @ adapters.down["head"][0]
     with torch.no_grad():
         hidden = model.hidden(tokens[:, :-1].contiguous())
@@ -81,12 +81,12 @@ def test_a_reset_forgets_bit_for_bit(optimizer: str):
     unadapted = nats(model, tokens)
     with document_adapters(model, settings, CPU.device) as adapters:
         begin = [tensor.clone() for tensor in adapters.tensors()]
-        assert torch.equal(nats(model, tokens), unadapted)
+        assert torch.equal(nats(adapters, tokens), unadapted)
         learned = []
         for _ in range(2):
             adapters.reset()
             assert all(map(torch.equal, adapters.tensors(), begin))
-            assert torch.equal(nats(model, tokens), unadapted)
+            assert torch.equal(nats(adapters, tokens), unadapted)
             for _ in range(2):
                 adapters.update(tokens, positions, 1.0)
             learned.append([tensor.clone() for tensor in adapters.tensors()])

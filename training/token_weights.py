@@ -11,7 +11,7 @@ def embedding_gain(scores: np.ndarray, strength: float) -> Tensor:
     As parameter-golf PR #1081.
 
     Args:
-        scores: (V,) fp32 in [0, 1], of ``scores.scores_for``.
+        scores: (V,) fp32 in [0, 1], of `knowledge.scores.scores_for`.
     """
     return 1 + strength * torch.from_numpy(scores)
 

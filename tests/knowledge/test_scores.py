@@ -3,6 +3,8 @@
 import hashlib
 import re
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 from errors import InputError
+from files import PROJECT
 from knowledge.scores import (
     BUILT_IN,
     HEADER,
@@ -204,3 +207,9 @@ def test_scores_that_come_along_are_whole_and_their_readme_names_them() -> None:
 
 def test_a_score_has_five_bits() -> None:
     assert (SCORE_BITS, TOP_CODE) == (5, 31)
+
+
+def test_reading_scores_imports_no_torch():
+    """A run refuses bad scores before it spends the seconds that torch takes to import."""
+    program = "import sys, knowledge.scores, data.inputs; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=PROJECT).returncode == 0

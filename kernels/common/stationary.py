@@ -2,17 +2,16 @@
 
     x (N, C) @ weight (C, M), bf16, sums in fp32; C at most 512
 
-A block keeps a strip of 128 columns of the weight, in all of its depth, for its whole life; only x
-comes in, 128 rows at a time. So each byte from L2 makes 128 FLOP: tiles of 128 x 256 that are
-loaded anew each time make 85, and at the MLP's size ask L2 for 1.8 GB instead of 1.2.
+A block keeps a strip of 128 columns of the weight, at full depth, in shared memory; only x is
+loaded repeatedly, 128 rows at a time. So each byte from L2 makes 128 FLOP. Tiles of 128 x 256 that
+load both operands make 85, and at the MLP's size read 1.8 GB from L2 instead of 1.2.
 
-Two consumer warpgroups take the tiles in turn, so that one has its epilogue while the other
-multiplies (the "pingpong" schedule, known from CUTLASS); a producer warp loads through a ring of
-buffers.
+Two consumer warpgroups take tiles alternately, so that one's epilogue overlaps with the other's
+products (CUTLASS's "pingpong" schedule). A producer warp loads x through a ring of buffers.
 
-The strip's columns lie permuted in shared memory. A Hopper product gives a thread 2 neighbouring
-columns of every 8, one of four threads to a row; with column 32 i + 8 t + 2 j + b of the strip at
-place 32 i + 8 j + 2 t + b, thread t has runs of 8: 16-byte loads and stores from its registers.
+The strip's columns are permuted in shared memory. A Hopper product gives a thread 2 neighbouring
+columns of every 8, and a row to four threads. With column 32 i + 8 t + 2 j + b of the strip at
+index 32 i + 8 j + 2 t + b, thread t has runs of 8 columns: 16-byte loads and stores.
 """
 
 # Pyright takes a launch for a call of the kernel, and a kernel's code for Python.
@@ -30,6 +29,8 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from kernels.common.device import is_hopper, multiprocessors
 
 WIDEST = 512  # a strip of 128 KB: with 6 buffers of 16 KB, a block's shared memory
 ROWS, HALF, STRIP, DEPTH = (gl.constexpr(size) for size in (128, 64, 128, 64))
@@ -56,11 +57,10 @@ RUNS = gl.constexpr(
 
 
 def fits(x: Tensor, hidden: int) -> bool:
-    """Whether products of x (N, C) with a weight (C, M), M = hidden, are made so."""
+    """Return whether these kernels can multiply x (N, C) with a weight (C, M), M = hidden."""
     return (
-        x.is_cuda
+        is_hopper(x.device)
         and x.dtype == torch.bfloat16
-        and torch.cuda.get_device_capability(x.device)[0] == 9
         and x.size(1) <= WIDEST
         and x.size(1) % DEPTH.value == 0
         and hidden % STRIP.value == 0
@@ -68,24 +68,25 @@ def fits(x: Tensor, hidden: int) -> bool:
 
 
 def streamed(x: Tensor) -> TensorDescriptor:
+    """Return the descriptor by which ``stream_rows`` loads x (N, C)."""
     block = [ROWS.value, DEPTH.value]
     return TensorDescriptor.from_tensor(x.contiguous(), block, KEPT_BY_COLUMN.value)
 
 
 def grid(rows: int, hidden: int, device: torch.device) -> tuple[int]:
-    """As many blocks for each strip as fit on the GPU, one a multiprocessor: 11 on 132 for M 1536.
+    """Return the grid: equally many blocks a strip, at most one block a multiprocessor.
 
-    Neighbours have the same rows of different strips, at about the same time: L2 reads them once.
+    For M 1536 on 132 multiprocessors, 11 blocks a strip. Neighbouring blocks have the same rows of
+    different strips at about the same time, so L2 reads the rows from memory once.
     """
     strips = hidden // STRIP.value
-    multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
-    shares = min(max(1, multiprocessors // strips), -(-rows // ROWS.value))
+    shares = min(max(1, multiprocessors(device) // strips), -(-rows // ROWS.value))
     return (strips * shares,)
 
 
 @gluon.jit
 def share(HIDDEN: gl.constexpr):
-    """This block's strip, its first tile of rows, and how many tiles on the next one is."""
+    """Return this block's strip, its first tile of rows, and the step to its next tile."""
     strips = HIDDEN // STRIP
     block = gl.program_id(0)
     return block % strips, block // strips, gl.num_programs(0) // strips
@@ -93,7 +94,7 @@ def share(HIDDEN: gl.constexpr):
 
 @gluon.jit
 def open_ring(x_NC, STAGES: gl.constexpr):
-    """Buffers of x; barriers: full and empty of each, whose turn it is, and the strip's arrival."""
+    """Return buffers of x, and barriers: full, empty, the consumers' turns, the strip's arrival."""
     buffers = gl.allocate_shared_memory(gl.bfloat16, [STAGES, ROWS, DEPTH], x_NC.layout)
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
@@ -110,7 +111,7 @@ def open_ring(x_NC, STAGES: gl.constexpr):
 
 @gluon.jit
 def stream_rows(x_NC, ring, rows, HIDDEN: gl.constexpr, WIDTH: gl.constexpr):
-    """All of the producer's work: this block's rows, DEPTH columns to a buffer."""
+    """Load this block's rows, DEPTH columns to a buffer: the producer's whole work."""
     buffers, full, empty, _, _ = ring
     STAGES: gl.constexpr = buffers.shape[0]
     _, first, every = share(HIDDEN)
@@ -135,7 +136,7 @@ def keep_strip(
     COLUMN_STRIDE: gl.constexpr,
     HIDDEN: gl.constexpr,
 ):
-    """Load every other block of the strip, columns permuted, and await the other consumer's."""
+    """Load every other block of the strip, columns permuted, and wait for the other consumer."""
     STEPS: gl.constexpr = kept.shape[0]
     layout: gl.constexpr = LOADED_BY_DEPTH if DEPTH_STRIDE == 1 else LOADED_BY_COLUMN
     strip, _, _ = share(HIDDEN)
@@ -153,10 +154,10 @@ def keep_strip(
 
 @gluon.jit
 def product(ring, kept, order, CONSUMER: gl.constexpr):
-    """The block's tile number ``order``, as two halves (64, 4, 4, 8) of its rows.
+    """Return the product of the block's tile ``order``, as two halves (64, 4, 4, 8) of its rows.
 
-    The next tile's turn comes as soon as all of this one's products are under way: without turns, a
-    consumer could take a buffer's earlier phase for the one it waits for.
+    The other consumer's turn begins when all products of this tile are issued. Without turns, a
+    consumer could mistake a buffer's earlier phase for the one it waits for.
     """
     buffers, full, empty, turns, _ = ring
     STEPS: gl.constexpr = kept.shape[0]
@@ -183,7 +184,7 @@ def product(ring, kept, order, CONSUMER: gl.constexpr):
 
 @gluon.jit
 def elements(first_row, strip, rows, HIDDEN: gl.constexpr):
-    """Where a half tile's elements lie in (N, M), and which of its rows exist."""
+    """Return offsets in (N, M) of a half tile's elements, and which of its rows exist."""
     row = gl.arange(0, HALF)[:, None, None, None]
     block = gl.arange(0, 4)[None, :, None, None]
     run = gl.arange(0, 4)[None, None, :, None]

@@ -1,9 +1,10 @@
-"""The MLP's two products in bf16 on Hopper, by ``stationary``.
+"""The MLP's two products in bf16 on Hopper, by ``kernels.common.stationary``.
 
     a  = leaky(h)^2,  h = x @ up.T
     dh = (dy @ down) * 2 leaky(h) leaky'(h)
 
-The same results as ``mlp_products``, but for the form of the signs.
+x, dy (N, C), up (M, C), down (C, M), a and dh (N, M). Results equal those of
+``kernels.mlp.products``; only the packing of the signs differs.
 """
 
 # Pyright takes a launch for a call of the kernel, and a kernel's code for Python.
@@ -39,7 +40,7 @@ LINES = gl.constexpr(gl.BlockedLayout([1, 2], [32, 1], [4, 1], [1, 0]))
 
 
 def activated_product(x: Tensor, up: Tensor, slope: float) -> tuple[Tensor, Tensor]:
-    """a (N, M) of x (N, C) and up (M, C), all bf16, and h's signs (M / 128, N, 4) int32."""
+    """Return a (N, M) of x (N, C) and up (M, C), bf16, and h's signs (M / 128, N, 4) int32."""
     rows, hidden = x.size(0), up.size(0)
     activated = x.new_empty(rows, hidden)
     signs = x.new_empty((hidden // STRIP.value, rows, 4), dtype=torch.int32)
@@ -51,7 +52,7 @@ def activated_product(x: Tensor, up: Tensor, slope: float) -> tuple[Tensor, Tens
 def activation_gradient(
     dy: Tensor, down: Tensor, activated: Tensor, signs: Tensor, slope: float
 ) -> Tensor:
-    """dh (N, M) of dy (N, C), down (C, M) and what ``activated_product`` returned."""
+    """Return dh (N, M) of dy (N, C), down (C, M) and what ``activated_product`` returned."""
     rows, hidden = activated.shape
     dh = torch.empty_like(activated)
     given = (streamed(dy), down.contiguous(), activated, signs, dh, rows, slope)
@@ -131,7 +132,7 @@ def gradient_kernel(
 
 @gluon.jit
 def activate_tiles(CONSUMER: gl.constexpr, ring, kept, up_MC, results, HIDDEN: gl.constexpr):
-    """All of a consumer's work in ``up_kernel``."""
+    """Do a consumer's whole work in ``up_kernel``."""
     keep_strip(up_MC, kept, ring, CONSUMER, 1, kept.shape[0] * DEPTH, HIDDEN)
     strip, first, every = share(HIDDEN)
     order = CONSUMER
@@ -144,7 +145,7 @@ def activate_tiles(CONSUMER: gl.constexpr, ring, kept, up_MC, results, HIDDEN: g
 
 @gluon.jit
 def derive_tiles(CONSUMER: gl.constexpr, ring, kept, down_CM, results, HIDDEN: gl.constexpr):
-    """All of a consumer's work in ``gradient_kernel``."""
+    """Do a consumer's whole work in ``gradient_kernel``."""
     keep_strip(down_CM, kept, ring, CONSUMER, HIDDEN, 1, HIDDEN)
     strip, first, every = share(HIDDEN)
     order = CONSUMER
@@ -185,7 +186,7 @@ def derive(da, row, strip, results, HIDDEN: gl.constexpr):
 
 @gluon.jit
 def bits():
-    """Which bit of its word an element's sign is: a constant of each register."""
+    """Return the bit of an element's sign in its word, a constant of each register."""
     block = gl.arange(0, 4)[None, :, None, None]
     column = gl.arange(0, 8)[None, None, None, :]
     return gl.set_auto_layout(block * 8 + column, RUNS)
@@ -193,7 +194,7 @@ def bits():
 
 @gluon.jit
 def sign_words(first_row, strip, rows):
-    """Where a half tile's sign words (64, 4) lie, one a thread and row, and which exist."""
+    """Return offsets of a half tile's sign words (64, 4), one a thread and row, and which exist."""
     row = first_row + gl.arange(0, HALF, gl.SliceLayout(1, WORDS))[:, None]
     run = gl.arange(0, 4, gl.SliceLayout(0, WORDS))[None, :]
     return (strip.to(gl.int64) * rows + row) * 4 + run, row < rows
@@ -201,9 +202,9 @@ def sign_words(first_row, strip, rows):
 
 @gluon.jit
 def prefetch(activated_NM, first_row, strip, rows, HIDDEN: gl.constexpr):
-    """Ask L2 for a tile of a, two lines of 128 bytes a row, while its product is made.
+    """Prefetch a tile of a to L2, two lines of 128 bytes a row, while its product runs.
 
-    Loaded into registers that early, its 64 registers and the sums' 128 spill.
+    A load that early would spill: its 64 registers add to the 128 of the sums.
     """
     row = gl.minimum(first_row + gl.arange(0, ROWS, gl.SliceLayout(1, LINES)), rows - 1)
     line = gl.arange(0, 2, gl.SliceLayout(0, LINES))

@@ -22,10 +22,15 @@ from torch import Tensor
 
 from kernels.common.streams import Side
 
-CHUNK_LOGITS = 3 * 2**25  # 201 MB in bf16: 32,768 rows of 3 heads of 1,024
-BLOCK_LOGITS = 3 * 2**22  # 25 MB, half an L2 cache: 4,096 such rows
-# dheads has too few tiles for all multiprocessors: several sums over fewer rows have enough.
-HEAD_PARTS = 2
+# Both directions in us, H100: as below 1,726 at commit 72db346, 1,731 at febceab.
+# 201 MB in bf16: 32,768 rows of 3 heads of 1,024. At febceab 24,576 rows 1,746; 33,792 1,745;
+# 36,864 1,740. At 72db346 16,384 rows 1,781; 65,536 1,716, but 0.8 GiB.
+CHUNK_LOGITS = 3 * 2**25
+# 25 MB, half an L2 cache: 4,096 such rows. At 72db346 1,408 rows 1,851; 2,048 1,791; 4,224 1,766;
+# 8,448 1,795.
+BLOCK_LOGITS = 3 * 2**22
+# dheads has too few tiles for all multiprocessors; several sums over fewer rows have enough.
+HEAD_PARTS = 2  # 4: 1,752 at 72db346; 1: 1,809 at febceab
 ROW_MULTIPLE = 128  # chunks and blocks are whole tiles of cuBLAS's products
 DHEADS_LANE: int | None = 1  # of ``kernels.common.streams``
 

@@ -9,11 +9,11 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from kernels.common.launch import Launch
 from kernels.common.rows import row_count
 from kernels.quant.reference import INT6_LEVELS
 
-TILE = 4096  # elements: 32 a thread
-WARPS = 4
+LAUNCH = Launch(elements=4_096, warps=4)  # 32 a thread
 LEVELS = tl.constexpr(INT6_LEVELS)
 # Adding and taking away 1.5 * 2^23 rounds an fp32 of less than 2^22 to the nearest whole number,
 # halves to even, as the additions themselves round.
@@ -58,9 +58,9 @@ class Quant(torch.autograd.Function):
 
 
 def row_constants(width: int) -> dict[str, Any]:
-    """Columns of a row, and the tile that holds as many rows as TILE allows."""
+    """Columns of a row, and the tile that holds as many rows as ``LAUNCH`` allows."""
     columns = triton.next_power_of_2(width)
-    return {"C": width, "COLUMNS": columns, "ROWS": max(1, TILE // columns)}
+    return {"C": width, "COLUMNS": columns, "ROWS": max(1, LAUNCH.elements // columns)}
 
 
 def least_step(min_step: float) -> float:
@@ -80,7 +80,7 @@ def launch(
     rows, tile = row_count(source), row_constants(source.size(-1))
     grid = (triton.cdiv(rows, tile["ROWS"]),)
     least = least_step(min_step)
-    quant_rows[grid](source, copy, qat, row_scale, rows, least, **tile, num_warps=WARPS)
+    quant_rows[grid](source, copy, qat, row_scale, rows, least, **tile, **LAUNCH.options)
     return copy
 
 
@@ -100,7 +100,7 @@ def launch_backward(
         rows,
         least_step(min_step),
         **tile,
-        num_warps=WARPS,
+        **LAUNCH.options,
     )
     return into_weight, into_scale
 

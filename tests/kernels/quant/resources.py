@@ -1,6 +1,6 @@
 """What ``quant`` compiles to for the widths of the model's weights."""
 
-from kernels.quant.autograd import WARPS, quant_rows, row_constants, scaled_gradients
+from kernels.quant.autograd import LAUNCH, quant_rows, row_constants, scaled_gradients
 from tests.kernels.tools.ahead_of_time import Variant
 
 SIZES = {"rows_total": "i32", "min_step": "fp32"}
@@ -18,7 +18,7 @@ def variant(name: str, width: int, tensors: dict[str, str], *given: str) -> Vari
     optional = {"qat", "row_scale"}
     signature = tensors | SIZES | dict.fromkeys(given, "*fp32")
     constants = row_constants(width) | dict.fromkeys(optional - set(given))
-    return Variant(f"{name}, {width} columns", kernel, signature, constants, WARPS)
+    return Variant(f"{name}, {width} columns", kernel, signature, constants, LAUNCH.warps)
 
 
 VARIANTS = [

@@ -46,10 +46,6 @@ WIDE = {
     "kernels/attention/forward_hopper.py",
     "kernels/attention/qkv_hopper.py",
     "kernels/attention/rope.py",
-    "kernels/loss/cross_entropy.py",
-    "kernels/optimizer/adamw.py",
-    "kernels/optimizer/muon.py",
-    "kernels/optimizer/symmetric_product.py",
 }
 LONG = {
     "kernels/attention/backward_dkv_hopper.py",

@@ -51,7 +51,6 @@ LONG = {
     "kernels/attention/backward_dkv_hopper.py",
     "kernels/attention/backward_dq_hopper.py",
     "kernels/attention/forward_hopper.py",
-    "tests/test_train.py",
 }
 
 

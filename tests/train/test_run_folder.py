@@ -1,0 +1,108 @@
+"""What a run leaves in its folder, and its artifact."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from artifact.export import load
+from files import PROJECT
+from runtime.run_folder import read_log
+from tests.small import clean_environment
+from tests.train.runs import final_tensors, losses, train
+
+
+def test_a_run_leaves_everything_in_its_folder(straight):
+    names = {path.name for path in straight.iterdir()}
+    assert names == {
+        "settings.toml",
+        "environment.json",
+        "log.jsonl",
+        "decisions.jsonl",
+        "checkpoints",
+        "artifact.bin",
+        "summary.json",
+        "loss.png",
+    }
+    summary = json.loads((straight / "summary.json").read_text())
+    assert summary["steps"] == 20
+    assert summary["tokens"] == 20 * 384
+    assert summary["total_bytes"] == summary["code_bytes"] + summary["artifact_bytes"]
+    assert summary["artifact_bytes"] == (straight / "artifact.bin").stat().st_size
+    assert set(summary["scores"]) == {
+        "raw, plain",
+        "averaged, plain",
+        "roundtrip, plain",
+        "roundtrip, sliding",
+    }
+    assert losses(straight)[-1] < losses(straight)[0] - 0.3
+
+
+def test_a_run_says_where_its_startup_went(straight):
+    (startup,) = (e for e in read_log(straight / "log.jsonl") if e["kind"] == "startup")
+    phases = ("settings and data", "torch and device", "model", "warm-up")
+    assert startup["total"] == pytest.approx(sum(startup[phase] for phase in phases))
+    assert all(0 < startup[phase] < 60 for phase in phases)
+    summary = json.loads((straight / "summary.json").read_text())
+    assert summary["startup_seconds"] == startup["total"]
+    assert summary["backend"] == "reference"
+    assert summary["attention"] == "sdpa"
+
+
+def test_code_bytes_count_every_module_of_the_run(straight):
+    summary = json.loads((straight / "summary.json").read_text())
+    for module in (
+        "train.py",
+        "settings/optimizer.py",
+        "model/gpt.py",
+        "kernels/optimizer/reference.py",
+        "training/device_levers.py",
+    ):
+        assert module in summary["code_files"]
+    assert sum(summary["code_files"].values()) == summary["code_bytes"]
+
+
+def test_the_artifact_holds_no_mtp_heads_and_all_else(straight):
+    architecture, weights = load(straight / "artifact.bin")
+    assert architecture["mtp_num_heads"] == 0
+    live = {name.removeprefix("model.") for name in final_tensors(straight) if "model." in name}
+    assert set(weights) == live - {"mtp_heads"}
+
+
+def test_the_artifact_alone_scores_as_the_run_said(corpus, straight):
+    arguments = [straight / "artifact.bin", "--data", corpus / "data"]
+    arguments += ["--seq-len", 32, "--stride", 8, "--batch-tokens", 4096]
+    done = subprocess.run(
+        [sys.executable, "-m", "evaluation", *map(str, arguments)],
+        cwd=PROJECT,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    summary = json.loads((straight / "summary.json").read_text())
+    printed = re.search(r"bpb (\d+\.\d+)", done.stdout)
+    assert printed
+    assert float(printed[1]) == pytest.approx(
+        summary["scores"]["roundtrip, sliding"]["bpb"], abs=2e-6
+    )
+
+
+def test_validation_in_between_is_logged_and_off_the_clock(corpus, straight):
+    run = corpus / "validated"
+    arguments = ["--config", corpus / "run.toml", "--data", corpus / "data", "--run-dir", run]
+    done = train(*arguments, "--val-loss-every", "10")
+    assert done.returncode == 0, done.stderr
+    scored = [e for e in read_log(run / "log.jsonl") if e["kind"] == "validation"]
+    assert [e["step"] for e in scored if e["weights"] == "raw"] == [10, 20, 20]
+    assert losses(run) == losses(straight)
+
+
+def test_an_existing_run_folder_is_not_overwritten(corpus, straight):
+    arguments = ["--config", corpus / "run.toml", "--data", corpus / "data", "--run-dir", straight]
+    before = (straight / "log.jsonl").read_bytes()
+    done = train(*arguments)
+    assert done.returncode == 2
+    assert (straight / "log.jsonl").read_bytes() == before

@@ -1,0 +1,69 @@
+"""README and docs name files, modules and anchors that exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from files import PROJECT
+
+PAGES = [
+    path
+    for path in sorted(PROJECT.glob("**/*.md"))
+    if not {".venv", "results", "runs", "corpora"} & set(path.relative_to(PROJECT).parts)
+]
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+# A path in backticks: ends in a slash or in an extension of the project's own files.
+NAMED = re.compile(r"`((?:[\w.-]+/)+|(?:[\w.-]+/)*[\w.-]+\.(?:py|md))`")
+FILES = {path.name for path in PROJECT.glob("**/*.*") if ".venv" not in path.parts}
+MODULE = re.compile(
+    r"`((?:kernels|model|settings|runtime|data|knowledge|swarm|training|artifact|evaluation|bench)"
+    r"(?:\.[a-z_0-9]+)+)`"
+)
+
+
+def page_name(path: Path) -> str:
+    return str(path.relative_to(PROJECT))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_links_lead_to_files(page: Path):
+    targets = [target for target in LINK.findall(page.read_text()) if "://" not in target]
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_files_that_are_named_exist(page: Path):
+    named = NAMED.findall(page.read_text())
+    written_by_runs = ("runs/", "corpora/", "records/", "checkpoints/", "train_gpt.py")
+    missing = [
+        name
+        for name in named
+        if not name.startswith(written_by_runs)
+        and not (PROJECT / name).exists()
+        and not (page.parent / name).exists()
+        and not (PROJECT / page.stem / name).exists()
+        and ("/" in name or name not in FILES)
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_modules_that_are_named_exist(page: Path):
+    named = [name for name in MODULE.findall(page.read_text()) if not name.endswith(".bin")]
+    missing = [name for name in named if not module_exists(name)]
+    assert missing == []
+
+
+def module_exists(name: str) -> bool:
+    """Whether ``name`` is a module of the project, or a name in one."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        stem = PROJECT.joinpath(*parts[:length])
+        source = (
+            stem.with_suffix(".py") if stem.with_suffix(".py").exists() else stem / "__init__.py"
+        )
+        if source.exists():
+            rest = parts[length:]
+            return not rest or re.search(rf"\b{rest[0]}\b", source.read_text()) is not None
+    return False

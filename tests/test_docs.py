@@ -50,7 +50,9 @@ def test_files_that_are_named_exist(page: Path):
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_modules_that_are_named_exist(page: Path):
-    named = [name for name in MODULE.findall(page.read_text()) if not name.endswith(".bin")]
+    named = [
+        name for name in MODULE.findall(page.read_text()) if not name.endswith((".bin", ".toml"))
+    ]
     missing = [name for name in named if not module_exists(name)]
     assert missing == []
 

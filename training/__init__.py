@@ -1,1 +1,1 @@
-"""How a model is trained: optimizers, the step, the clock, ranks, checkpoints, the run folder."""
+"""How weights change: loop, step, optimizer, schedule, budget, averages, snapshots."""

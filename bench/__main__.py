@@ -10,7 +10,7 @@ import command_line
 FOLDER = Path(__file__).parent
 COMMANDS = {  # and their folders
     "ablate": "studies",
-    "against": "studies",
+    "against": "commits",
     "artifact": "studies",
     "artifact_fuzz": "studies",
     "budget": "step",

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from kernels import Operations
 from model.blocks import HEAD, LayerWeights, ProductHook, ResidualState, hooked, serial
 from model.config import Architecture
-from model.init import initialise
+from model.initial_weights import initialise
 
 
 class GPT(nn.Module):

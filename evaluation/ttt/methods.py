@@ -3,10 +3,10 @@
 import torch
 
 from evaluation.score import Score, ScoreFunction, Scoring, Split
-from evaluation.ttt.adapters import document_adapters
 from evaluation.ttt.documents import DocumentPlan, score_documents
 from evaluation.ttt.learner import Watch, unwatched
-from evaluation.ttt.weights import learning_weights, score_first
+from evaluation.ttt.lora import document_adapters
+from evaluation.ttt.sgd import learning_weights, score_first
 from evaluation.windows import WindowPlan
 from model.gpt import GPT
 from settings import Settings

@@ -11,7 +11,7 @@ from evaluation.score import Record, Score, Scoring, Split, Tokens
 from evaluation.ttt.documents import find_documents
 from evaluation.ttt.learner import Watch
 from evaluation.ttt.methods import score_adapting
-from evaluation.ttt.weights import chunk_windows, learning_weights
+from evaluation.ttt.sgd import chunk_windows, learning_weights
 from evaluation.windows import WindowPlan, evaluate
 from model.gpt import GPT
 from settings import Settings

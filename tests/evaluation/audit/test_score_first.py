@@ -10,7 +10,7 @@ from evaluation.audit.runs import Baseline
 from evaluation.audit.score_first import later_in_unit, score_before_update
 from evaluation.score import Record, Score, Tokens
 from evaluation.ttt.learner import Watch
-from evaluation.ttt.weights import learning_weights
+from evaluation.ttt.sgd import learning_weights
 from tests.evaluation.audit.runs import (
     LORA,
     SGD,
@@ -79,7 +79,7 @@ def test_poison_without_an_effect_is_no_proof():
 
 
 def test_adapters_that_are_not_reset_are_caught(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("evaluation.ttt.adapters.Adapters.reset", lambda adapters: None)
+    monkeypatch.setattr("evaluation.ttt.lora.Adapters.reset", lambda adapters: None)
     baseline = Baseline(adapting_run(LORA), TOKENS)
     broken(score_before_update("kept", baseline, units_of(LORA)), "forgets nothing")
 

@@ -10,7 +10,7 @@ from errors import InputError
 from evaluation.score import Score, Scoring, Split
 from evaluation.ttt.learner import Learner, Watch, unwatched
 from evaluation.ttt.methods import score_adapting
-from evaluation.ttt.weights import learning_weights
+from evaluation.ttt.sgd import learning_weights
 from evaluation.windows import WindowPlan, evaluate
 from model.gpt import GPT
 from runtime.ranks import World

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import main as bench
-from bench.studies import against
-from bench.studies.against import Row, Worker, compare, measure, worktree
+from bench.commits import against
+from bench.commits.against import Row, Worker, compare, measure, worktree
 from errors import InputError
 from files import PROJECT
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from model.config import Architecture
 from model.gpt import GPT
-from model.init import orthogonal
+from model.initial_weights import orthogonal
 from tests.model.small import VOCAB, architecture, fresh
 
 RANDOM = {"tok_emb", "value_table", "qo_bank", "kv_bank", "up_bank", "bigram_proj", "value_proj"}

@@ -24,7 +24,7 @@ from bench.harness.record import Commit, provenance
 from errors import InputError
 from files import PROJECT
 
-WORKER = PROJECT / "bench" / "studies" / "one_tree" / "worker.py"
+WORKER = PROJECT / "bench" / "commits" / "worker.py"
 TURN_US, CALLS = 100_000, (5, 50)  # device time of a turn, and least and most calls in it
 TRIES = 2  # of a ratio above the bound: noise passes, a regression stays
 HEAD = "| operation | this us | that us | ratio | spread | bits |\n|---|---|---|---|---|---|"

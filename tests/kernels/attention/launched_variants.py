@@ -1,6 +1,6 @@
 """Which kernels attention launches on Hopper, by a process that records launches without a GPU.
 
-Run as ``python -m tests.kernels.attention.recorded_launches``. Prints, as JSON, each kernel's name
+Run as ``python -m tests.kernels.attention.launched_variants``. Prints, as JSON, each kernel's name
 and whether ``resources.py`` compiles a variant with the same types and constants.
 """
 

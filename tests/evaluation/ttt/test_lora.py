@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evaluation.ttt.adapters import Adapters, document_adapters
+from evaluation.ttt.lora import Adapters, document_adapters
 from model.gpt import GPT
 from tests.evaluation.network import (
     CPU,

@@ -1,1 +1,0 @@
-"""What ``bench.studies.against`` runs in each tree, whatever its layout."""

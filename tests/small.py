@@ -1,9 +1,13 @@
 """What several packages' tests start from: a small architecture, and a process's environment."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 import torch
 
+from data.tokenizer import Tokenizer, train_tokenizer
 from kernels import operations
 from model.config import Architecture
 from model.gpt import GPT
@@ -36,3 +40,18 @@ def clean_environment(**extra: str) -> dict[str, str]:
     """Of a process that must not see what this one was told."""
     keep = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LD_LIBRARY_PATH")}
     return keep | {"OMP_NUM_THREADS": "1"} | extra
+
+
+def trained_tokenizer(documents: list[str], vocab_size: int, folder: Path) -> Tokenizer:
+    path = folder / "tokenizer.model"
+    train_tokenizer(documents, vocab_size, path)
+    return Tokenizer(path)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Compute with one thread in every test of a package whose ``conftest`` imports this."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

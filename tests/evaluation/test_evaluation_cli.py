@@ -12,13 +12,13 @@ import torch
 
 from artifact.export import export
 from data.shards import write_shard
-from data.tokenizer import Tokenizer, train_tokenizer
 from evaluation import __main__ as cli
 from evaluation.subject import Subject
 from kernels.attention.reference import scaled_dot_product
 from model.gpt import GPT
 from model.parameters import exported
 from tests.evaluation.network import LENGTH, fresh, small_settings
+from tests.small import trained_tokenizer
 
 VOCAB = 300
 TEXT = "the dog and the fox; the fox and the bird: each of them watches the other. "
@@ -28,8 +28,7 @@ TEXT = "the dog and the fox; the fox and the bird: each of them watches the othe
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder of a text that repeats itself, and an artifact of a fresh network."""
     folder = tmp_path_factory.mktemp("evaluation")
-    train_tokenizer([TEXT * 20], VOCAB, folder / "tokenizer.model")
-    tokenizer = Tokenizer(folder / "tokenizer.model")
+    tokenizer = trained_tokenizer([TEXT * 20], VOCAB, folder)
     for split in ("train", "val"):
         write_shard(folder / f"{split}.bin", tokenizer.encode_documents([TEXT * 3, TEXT * 6]))
     settings = small_settings(vocab_size=VOCAB)

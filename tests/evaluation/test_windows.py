@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from data.shards import TokenStream, write_shard
-from data.tokenizer import ByteTable, Tokenizer, train_tokenizer
+from data.tokenizer import ByteTable, Tokenizer
 from errors import InputError
 from evaluation.score import Score, Scoring, Split
 from evaluation.windows import WindowPlan, Windows, evaluate
 from runtime.ranks import World
 from tests.ranks import on_ranks
+from tests.small import trained_tokenizer
 
 CPU = torch.device("cpu")
 VOCAB = 320
@@ -56,9 +57,7 @@ class TableModel:
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
-    train_tokenizer(DOCUMENTS, VOCAB, path)
-    return Tokenizer(path)
+    return trained_tokenizer(DOCUMENTS, VOCAB, tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,8 @@
 
 import pytest
 
-from data.tokenizer import Tokenizer, train_tokenizer
+from data.tokenizer import Tokenizer
+from tests.small import trained_tokenizer
 
 WORDS = "entity object plant animal system of the and a quick science cause thing move"
 VOCAB_SIZE = 360
@@ -10,6 +11,5 @@ VOCAB_SIZE = 360
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    path = tmp_path_factory.mktemp("tokenizer") / "small.model"
-    train_tokenizer([f"{WORDS} 12 é E {WORDS}."] * 20, VOCAB_SIZE, path)
-    return Tokenizer(path)
+    documents = [f"{WORDS} 12 é E {WORDS}."] * 20
+    return trained_tokenizer(documents, VOCAB_SIZE, tmp_path_factory.mktemp("tokenizer"))

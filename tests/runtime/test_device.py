@@ -8,7 +8,7 @@ import torch
 from errors import InputError
 from kernels.common.device import is_hopper
 from runtime.device import choose, device_type
-from tests.training.conftest import small_settings
+from tests.training.small import small_settings
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 # Head dim 16, rotary dims and widths that the kernels take.

@@ -18,7 +18,7 @@ from runtime.device import choose
 from runtime.ranks import World
 from tests.kernels.tools.levers import make_levers
 from tests.kernels.tools.twins import DEVICE
-from tests.training.conftest import small_settings
+from tests.training.small import small_settings
 from tests.training.test_fused_optimizer import make_model
 from training.averaging import ExponentialAverage
 from training.fused_optimizer import FusedOptimizer

@@ -20,7 +20,7 @@ from model.parameters import exported
 from settings import Settings
 from tests.kernels.tools.levers import NEUTRAL, make_levers
 from tests.kernels.tools.twins import DEVICE
-from tests.training.conftest import small_settings
+from tests.training.small import small_settings
 from training.averaging import ExponentialAverage
 from training.fused_optimizer import FusedOptimizer
 from training.optimizer import Optimizer, clip_

@@ -5,7 +5,7 @@ import torch
 
 from kernels import operations
 from model.gpt import GPT
-from tests.training.conftest import small_settings
+from tests.training.small import small_settings
 from training.optimizer import Optimizer
 
 EVERYTHING = {

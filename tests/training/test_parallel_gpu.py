@@ -11,8 +11,8 @@ from runtime.ranks import World
 from settings import Settings
 from tests.ranks import on_ranks
 from tests.training import parallel_jobs as jobs
-from tests.training.conftest import write_wide_tokens
 from tests.training.parallel_jobs import same
+from tests.training.small import write_wide_tokens
 
 pytestmark = [
     pytest.mark.gpu,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.training.conftest import small_settings
+from tests.training.small import small_settings
 from training.schedule import moment
 
 CLOCKED = {"wallclock": 100.0, "iterations": 20_000, "warmdown_iters": 200}

@@ -11,15 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.shards import TokenStream, write_shard
+from data.shards import write_shard
 from runtime import checkpoint
-from runtime.device import choose
 from runtime.progress import Progress
-from runtime.ranks import World
 from runtime.run_folder import RunFolder
 from swarm.agents import AGENTS
 from swarm.steering import Steering
-from tests.training.conftest import VOCAB, small_settings
+from tests.training.small import VOCAB, small_settings, trainers
 from training.loop import Interruption, Loop
 from training.schedule import Moment
 from training.trainer import Trainer
@@ -93,21 +91,15 @@ class Watched:
 @pytest.fixture
 def make(token_folder: Path):
     """``make(agents, **changes)``: a trainer of a run with these agents."""
-    made: list[Trainer] = []
-    torch.set_num_threads(1)
+    with trainers() as make_trainer:
 
-    def make_one(agents: str = "", folder: Path = token_folder, **changes: object) -> Trainer:
-        off = [kind.name for kind in AGENTS if kind.name not in agents.split()]
-        steered = {"agents_off": off, "kg_scores": "wordnet", "val_loss_every": 1}
-        settings = small_settings(**(steered | {"iterations": 32, "swarm_every": 8} | changes))
-        stream = TokenStream.open(folder, "train", settings.vocab_size)
-        world = World.single(torch.device("cpu"))
-        made.append(Trainer(settings, stream, world, choose(settings, world.device), SCORES))
-        return made[-1]
+        def make_one(agents: str = "", folder: Path = token_folder, **changes: object) -> Trainer:
+            off = [kind.name for kind in AGENTS if kind.name not in agents.split()]
+            steered = {"agents_off": off, "kg_scores": "wordnet", "val_loss_every": 1}
+            settings = small_settings(**(steered | {"iterations": 32, "swarm_every": 8} | changes))
+            return make_trainer(settings, folder, SCORES)
 
-    yield make_one
-    for trainer in made:
-        trainer.close()
+        yield make_one
 
 
 def same(one: Weights, other: Weights) -> bool:

@@ -7,7 +7,7 @@ from data.shards import TokenStream
 from runtime.device import choose
 from runtime.progress import Progress
 from runtime.ranks import World
-from tests.training.conftest import small_settings
+from tests.training.small import small_settings
 from training.loop import Loop
 from training.schedule import Moment
 from training.trainer import Trainer

@@ -4,7 +4,6 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -12,71 +11,31 @@ from artifact.export import export, load
 from artifact.quantisation.calibration import Calibration
 from artifact.quantisation.hessians import collect
 from artifact.quantisation.recipe import Recipe, Role
-from data.shards import TokenStream, write_shard
 from errors import InputError
 from model.parameters import exported
-from runtime.device import choose
 from runtime.progress import Progress
-from runtime.ranks import World
-from settings import Settings
+from tests.training.small import small_settings, trainers, write_tokens
 from training.loop import Loop
 from training.snapshots import holding
 from training.trainer import Trainer
 from training.warm_up import warm_up
-
-VOCAB = 64
-
-
-def write_tokens(folder: Path) -> None:
-    """A split to train on, in which each token follows from the one before, mostly."""
-    draw = np.random.default_rng(0)
-    follows = draw.permutation(VOCAB)
-    tokens = np.ones(6000, np.uint16)
-    for place in range(1, len(tokens)):
-        free = draw.random() < 0.2
-        tokens[place] = draw.integers(VOCAB) if free else follows[tokens[place - 1]]
-    write_shard(folder / "fineweb_train_000000.bin", tokens)
 
 
 @pytest.fixture
 def make(tmp_path: Path):
     """``make(**changes)``: a trainer of 12 windows of 16 tokens a step, in 3 micro-batches."""
     write_tokens(tmp_path)
-    made: list[Trainer] = []
-
-    def trainer(**changes: object) -> Trainer:
-        values: dict[str, object] = {
-            "vocab_size": VOCAB,
-            "num_layers": 2,
-            "model_dim": 32,
-            "num_heads": 4,
-            "num_kv_heads": 2,
-            "rope_dims": 4,
-            "xsa_last_n": 1,
-            "ve_enabled": False,
-            "bigram_vocab_size": 0,
-            "train_seq_len": 16,
-            "train_batch_tokens": 192,
-            "micro_batch_tokens": 64,
-            "eval_seq_len": 16,
-            "eval_stride": 4,
-            "wallclock": 0.0,
-            "iterations": 30,
-            "warmdown_iters": 0,
-            "late_qat_threshold": 0.0,
-            "ema_decay": 0.9,
-            "calibration_tokens": 320,
-            "device": "cpu",
-        }
-        settings = Settings(**(values | changes))  # pyright: ignore[reportArgumentType]
-        stream = TokenStream.open(tmp_path, "train", VOCAB)
-        world = World.single(torch.device("cpu"))
-        made.append(Trainer(settings, stream, world, choose(settings, world.device)))
-        return made[-1]
-
-    yield trainer
-    for each in made:
-        each.close()
+    values: dict[str, object] = {
+        "num_layers": 2,
+        "ve_enabled": False,
+        "bigram_vocab_size": 0,
+        "micro_batch_tokens": 64,
+        "iterations": 30,
+        "ema_decay": 0.9,
+        "calibration_tokens": 320,
+    }
+    with trainers() as make_one:
+        yield lambda **changes: make_one(small_settings(**(values | changes)), tmp_path)
 
 
 def calibration_of(trainer: Trainer) -> Calibration:

@@ -2,11 +2,11 @@
 
 from dataclasses import asdict
 
-from artifact import ROUNDTRIP
 from evaluation.score import Score, ScoreFunction, Scoring, Split
 from evaluation.ttt.methods import score_adapting
 from evaluation.windows import WindowPlan, evaluate
 from model.gpt import GPT
+from runtime import ROUNDTRIP
 from runtime.progress import Progress
 from runtime.ranks import World
 from runtime.run_folder import RunFolder
@@ -41,7 +41,7 @@ class Scoreboard:
 
         Args:
             score_fn: nats (B, S) of the last S positions of tokens (B, T), given targets (B, S).
-            weights: "raw", "averaged" or `artifact.ROUNDTRIP`.
+            weights: "raw", "averaged" or `runtime.ROUNDTRIP`.
             step: steps taken.
             elapsed: seconds of training.
         """

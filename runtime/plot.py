@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from files import atomic_write
+from runtime import ROUNDTRIP
 from runtime.run_folder import read_log
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK, FAINT, BLUE, ORANGE = "#222222", "#b8c4d6", "#1f5fa8", "#d9822b"
-COLOURS = {"raw": BLUE, "averaged": "#2f9e5f", "roundtrip": "#c0392b"}
+COLOURS = {"raw": BLUE, "averaged": "#2f9e5f", ROUNDTRIP: "#c0392b"}
 MARKERS = {"plain": "o", "sliding": "s"}
 
 

@@ -21,11 +21,11 @@ from typing import Any
 
 from scipy.stats import ttest_1samp
 
-from artifact import ROUNDTRIP
 from artifact.submission.bundle import NOT_KEPT, bundle
 from artifact.submission.code_size import LIMIT, budget_line
 from errors import InputError
 from files import PROJECT
+from runtime import ROUNDTRIP
 
 SCRIPT = "train_gpt.py"
 FACTS = ("steps", "train_seconds", "code_bytes")  # of a summary

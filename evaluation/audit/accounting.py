@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from artifact import ROUNDTRIP
 from artifact.submission.code_size import code_bytes
 from data.tokenizer import ByteTable, Tokenizer
 from errors import InputError
 from evaluation.audit.runs import Check
 from evaluation.score import OnProgress, Split, Tokens
 from files import PROJECT
+from runtime import ROUNDTRIP
 
 TRAINING_SECONDS = EVALUATION_SECONDS = 600.0
 

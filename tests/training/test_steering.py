@@ -216,6 +216,7 @@ def test_learning_rate_makes_smaller_updates_on_a_plateau(make, one_token):
         assert steered.moved(at, name) == pytest.approx(0.7 * left.moved(at, name), rel=0.02)
 
 
+@pytest.mark.usefixtures("cpu_clock")
 @pytest.mark.parametrize(
     ("agent", "lever"),
     [

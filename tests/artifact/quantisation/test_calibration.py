@@ -103,6 +103,7 @@ def test_a_rehearsal_leaves_no_trace(make) -> None:
     assert torch.equal(ours, theirs)
 
 
+@pytest.mark.usefixtures("cpu_clock")
 def test_steps_and_calibration_end_inside_the_wallclock(make) -> None:
     # A good part of the time is the calibration's: without it, training alone would fill it.
     trainer = make(wallclock=3.0, iterations=100_000, calibration_tokens=12_800)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     Weights = Mapping[str, Tensor]
 
-app = command_line.program("train.py", Settings.__doc__ or "")
+app = command_line.program("train.py", Settings.__doc__ or "", "Usage: train.py [OPTIONS]")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -74,13 +74,15 @@ class Trained:
 @app.default
 def run(given: Given = NOTHING) -> int:
     """Read settings and data, then train, export and score; all that it leaves is in a folder."""
+    settings = merge(given)
+    settings.check(int(os.environ.get("WORLD_SIZE", "1")))
+
     from data.inputs import open_inputs
     from knowledge.scores import scores_for
     from runtime.startup import Startup
     from swarm.steering import Steering
 
-    startup, settings = Startup(), merge(given)
-    settings.check(int(os.environ.get("WORLD_SIZE", "1")))
+    startup = Startup()
     inputs = open_inputs(settings.data, settings.tokenizer, settings.vocab_size, settings.bos_id)
     token_scores = scores_for(settings.kg_scores, inputs.tokenizer) if settings.kg_scores else None
     steering = Steering.of(settings)

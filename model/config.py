@@ -26,7 +26,11 @@ class Architecture(BaseModel):
     """Preset ``seed``'s network by default: parameter-golf PR #1081."""
 
     model_config = ConfigDict(
-        extra="forbid", protected_namespaces=(), allow_inf_nan=False, frozen=True
+        extra="forbid",
+        protected_namespaces=(),
+        allow_inf_nan=False,
+        frozen=True,
+        defer_build=True,  # --help reads the declarations and needs no validator
     )
 
     vocab_size: Annotated[int, Field(ge=4, le=65_535)] = Field(

@@ -4,9 +4,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cyclopts import App
 
+import train
 from errors import InputError
 from files import PROJECT
 from settings import Settings
@@ -122,14 +125,29 @@ def test_help_is_complete_and_quick_from_any_folder(tmp_path):
         assert f"--{name.replace('_', '-')}" in shown
 
 
-def test_help_imports_no_torch(tmp_path):
+@pytest.mark.parametrize("arguments", [["--help"], ["--itertions", "3"], ["--model-dim", "x"]])
+def test_help_and_refusals_import_neither_torch_nor_numpy(tmp_path, arguments):
     script = str(PROJECT / "train.py")
     code = (
         "import runpy, sys\n"
-        f"sys.path.insert(0, {str(PROJECT)!r}); sys.argv = ['train.py', '--help']\n"
+        f"sys.path.insert(0, {str(PROJECT)!r}); sys.argv = ['train.py', *{arguments!r}]\n"
         "try:\n"
         f"    runpy.run_path({script!r}, run_name='__main__')\n"
         "except SystemExit:\n"
-        "    assert 'torch' not in sys.modules\n"
+        "    assert not {'torch', 'numpy'} & sys.modules.keys()\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
+
+
+def test_help_resolves_the_options_once(monkeypatch, capsys):
+    resolved = []
+    assemble = App.assemble_argument_collection
+
+    def counted(app: App, **options: Any) -> Any:
+        resolved.append(options)
+        return assemble(app, **options)
+
+    monkeypatch.setattr(App, "assemble_argument_collection", counted)
+    assert train.main(["--preset", "tiny", "--help"]) == 0
+    assert "--num-layers" in capsys.readouterr().out
+    assert len(resolved) == 1

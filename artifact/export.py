@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -12,7 +12,11 @@ from artifact.format import container
 from artifact.quantisation.lqer import put_back
 from artifact.quantisation.recipe import Recipe, quantise
 from artifact.quantisation.search import largest_that_fits
+from artifact.submission.code_size import code_bytes
 from errors import InputError
+
+if TYPE_CHECKING:
+    from settings import Settings
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,33 @@ def export(
         raise InputError(f"{path}: cannot be written: {problem}; use a smaller model") from problem
     container.save(path, found)
     return ArtifactReport(len(found.blob), found.sizes, factor, time.perf_counter() - begin)
+
+
+def export_run(
+    path: Path,
+    settings: "Settings",
+    weights: Mapping[str, Tensor],
+    hessians: Mapping[str, Tensor],
+    root: Path,
+) -> tuple[dict[str, Tensor], ArtifactReport]:
+    """Export a run's weights so that code and artifact fit its limit; return them read back.
+
+    Args:
+        path: the file to make or replace.
+        settings: network, recipe and limit.
+        weights, hessians: as `export` takes them.
+        root: of the code that runs.
+
+    Returns:
+        the artifact's weights, fp32 on the CPU, and the report of the export.
+
+    Raises:
+        InputError, OSError: as `export` and `load`.
+    """
+    architecture = settings.architecture().model_dump() | {"mtp_num_heads": 0}
+    limit = max(0, settings.size_limit - sum(code_bytes(root).values()))
+    report = export(path, architecture, weights, Recipe.of(settings), hessians, limit)
+    return load(path)[1], report
 
 
 def load(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -36,6 +36,14 @@ class Scoreboard:
         self.world, self.folder, self.progress = world, folder, progress
         self.rows: dict[str, dict[str, object]] = {}
 
+    def validate(self, score_fn: ScoreFunction, step: int, elapsed: float) -> float:
+        """Score the live weights between steps by plain windows; return their bits per byte.
+
+        Arguments as in ``final``.
+        """
+        stride = self.settings.eval_seq_len
+        return self.measure(score_fn, "raw", "plain", stride, step, elapsed).bpb
+
     def final(self, score_fn: ScoreFunction, weights: str, step: int, elapsed: float) -> None:
         """Score the weights of a run's end, by sliding windows too if the settings say so.
 

@@ -80,8 +80,8 @@ class Loop:
         settings: of the run.
         folder: of rank 0, which writes it; None on other ranks.
         progress: the progress line.
-        validate: returns the live weights' bpb; called off the clock every ``val_loss_every``
-            steps.
+        validate: given steps and seconds, returns the live weights' bpb; called off the clock
+            every ``val_loss_every`` steps.
         steering: the swarm; None: settings and schedule alone.
         step, elapsed: of the checkpoint of a resumed run.
         reserved: seconds at the end of the wallclock that are not for steps.
@@ -93,7 +93,7 @@ class Loop:
         settings: Settings,
         folder: RunFolder | None,
         progress: Progress,
-        validate: Callable[[Trainer, int, float], float],
+        validate: Callable[[int, float], float],
         steering: Steering | None = None,
         step: int = 0,
         elapsed: float = 0.0,
@@ -179,7 +179,7 @@ class Loop:
         if every and self.step % every == 0:
             self._land()
             with self.budget.paused():
-                self.bpb = self.validate(self.trainer, self.step, elapsed)
+                self.bpb = self.validate(self.step, elapsed)
         minutes = self.settings.checkpoint_minutes
         if minutes and elapsed - self.saved_at >= 60 * minutes:
             self._land()

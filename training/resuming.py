@@ -28,13 +28,17 @@ def open_folder(settings: Settings) -> RunFolder:
 
 
 def load_checkpoint(
-    run: Path, trainer: Trainer, steering: Steering | None, folder: RunFolder | None
+    run: Path | None, trainer: Trainer, steering: Steering | None, folder: RunFolder | None
 ) -> tuple[int, float]:
     """Load the newest checkpoint of ``run``; return its step and its seconds of training.
+
+    Both are 0 without a ``run``, because training then starts.
 
     Raises:
         InputError: there is none, it is damaged, or does not fit.
     """
+    if run is None:
+        return 0, 0.0
     path = checkpoint.latest(run / "checkpoints")
     if path is None:
         raise InputError(f"{run} has no checkpoint to go on from; start a new run")

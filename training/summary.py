@@ -1,7 +1,10 @@
 """The training part of a run's summary."""
 
+from collections.abc import Mapping
+
 import torch
 
+from runtime.startup import Startup
 from training.trainer import Trainer
 
 
@@ -23,4 +26,22 @@ def facts(trainer: Trainer, steps: int, seconds: float) -> dict[str, object]:
         "step_ms": 1000 * seconds / max(1, steps),
         "tokens_per_second": tokens / max(seconds, 1e-9),
         "peak_memory_gib": torch.cuda.max_memory_allocated() / 2**30 if on_gpu else None,
+    }
+
+
+def clock_facts(
+    startup: Startup, seconds: float, calibration: Mapping[str, float]
+) -> dict[str, object]:
+    """Return the seconds of startup, warm-up and training, and the numbers of the calibration.
+
+    Args:
+        startup: of the run; its phase "warm-up" has ended.
+        seconds: of the budget that steps and calibration took.
+        calibration: its numbers.
+    """
+    return {
+        "startup_seconds": startup.total,
+        "warm_up_seconds": startup.seconds["warm-up"],
+        "train_seconds": seconds,
+        "calibration": calibration,
     }

@@ -66,8 +66,8 @@ class Watched:
 
         trainer.step = noted
 
-    def _look(self, trainer: Trainer, step: int, elapsed: float) -> float:
-        model = dict(trainer.model.named_parameters())
+    def _look(self, step: int, elapsed: float) -> float:
+        model = dict(self.loop.trainer.model.named_parameters())
         self.weights[step] = {name: p.detach().clone() for name, p in model.items()}
         self.clipped[step] = {n: p.grad.clone() for n, p in model.items() if p.grad is not None}
         self.decided.append(self.steering.levers._asdict() if self.steering else {})

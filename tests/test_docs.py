@@ -1,4 +1,4 @@
-"""README and docs name files, modules and anchors that exist."""
+"""README and docs name files, modules, functions and classes that exist."""
 
 import re
 from pathlib import Path
@@ -20,6 +20,16 @@ MODULE = re.compile(
     r"`((?:kernels|model|settings|runtime|data|knowledge|swarm|training|artifact|evaluation|bench)"
     r"(?:\.[a-z_0-9]+)+)`"
 )
+
+
+# In backticks: a name that is called, a class, and a name with an underscore that is no file's.
+NAMES = (
+    re.compile(r"\b([A-Za-z_]\w*)\("),
+    re.compile(r"\b(?:[A-Z][a-z0-9]+){2,}\b"),
+    re.compile(r"(?<![\w/-])[a-z]+(?:_[a-z0-9]+)+(?![\w./-])"),
+)
+CODE = [path for path in PROJECT.rglob("*.py") if path.relative_to(PROJECT).parts[0] != ".venv"]
+WORDS = {word for path in CODE for word in re.findall(r"\w+", f"{path} {path.read_text()}")}
 
 
 def page_name(path: Path) -> str:
@@ -55,6 +65,12 @@ def test_modules_that_are_named_exist(page: Path):
     ]
     missing = [name for name in named if not module_exists(name)]
     assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_names_of_code_exist(page: Path):
+    quoted = " ".join(re.findall(r"`([^`\n]+)`", page.read_text()))
+    assert {name for pattern in NAMES for name in pattern.findall(quoted)} - WORDS == set()
 
 
 def module_exists(name: str) -> bool:

@@ -106,10 +106,10 @@ def test_central_words_score_and_merely_frequent_ones_do_not(tokenizer: Tokenize
 def test_scores_do_not_depend_on_the_order_of_nodes(tokenizer: Tokenizer) -> None:
     labels = ["entity", "quick move", "plant", "animal plant", "science"]
     edges = [(1, 0, 1.0), (2, 0, 0.5), (3, 2, 1.0), (4, 0, 0.2), (1, 4, 0.7)]
-    turned = [(4 - source, 4 - target, weight) for source, target, weight in edges]
+    renumbered = [(4 - source, 4 - target, weight) for source, target, weight in edges]
     results = [
         distil(graph, pagerank(graph), tokenizer)
-        for graph in (graph_of(labels, edges), graph_of(labels[::-1], turned))
+        for graph in (graph_of(labels, edges), graph_of(labels[::-1], renumbered))
     ]
     one, other = (scored(result, tokenizer) for result in results)
     assert one.keys() == other.keys()

@@ -119,8 +119,8 @@ def test_qk_norm_makes_attention_blind_to_the_length_of_q_and_k() -> None:
 def test_xsa_leaves_nothing_along_a_positions_own_value() -> None:
     inputs = inputs_of_attention(9, 2)
     y = attend(**inputs, xsa=True).view(2, 9, 2, 2, HEAD_DIM)
-    along = (y * inputs["v"][:, :, :, None]).sum(-1)
-    assert float(along.abs().max()) < FP64
+    v_projection = (y * inputs["v"][:, :, :, None]).sum(-1)
+    assert float(v_projection.abs().max()) < FP64
     assert float(y[:, 1:].norm()) > 1
 
 

@@ -149,14 +149,14 @@ def test_a_stream_that_is_read_again_backward_may_not_be_added_to() -> None:
 
 
 def test_strided_inputs_and_gradients() -> None:
-    def turned(operation: Any) -> Any:
+    def transposed(operation: Any) -> Any:
         return lambda stream, x0, **rest: [
             output.transpose(0, 1)
             for output in operation(stream=stream.transpose(0, 1), x0=x0.transpose(0, 1), **rest)
         ]
 
     inputs = entry_inputs(False, (3, 5, 48))
-    check_twins(turned(entry), turned(entry_twin), inputs, fp32=VECTORS)
+    check_twins(transposed(entry), transposed(entry_twin), inputs, fp32=VECTORS)
     check_twins(
         lambda x: [output.transpose(0, 1) for output in middle(x.transpose(0, 1))],
         lambda x: [output.transpose(0, 1) for output in middle_twin(x.transpose(0, 1))],

@@ -83,11 +83,11 @@ def test_nothing_to_do_gives_the_weight_itself() -> None:
 
 
 def test_strided_weight_factors_and_gradients() -> None:
-    def turned(operation: Any) -> Any:
+    def transposed(operation: Any) -> Any:
         return lambda weight, factor: [operation(weight.mT, weight.dtype, None, 0.0, factor.T).mT]
 
     given = random_tensors(9, weight=(2, 6, 5), factor=(5, 2))
-    check_twins(turned(quant), turned(reference), given)
+    check_twins(transposed(quant), transposed(reference), given)
 
 
 def test_strided_weight_and_gradient() -> None:

@@ -69,7 +69,7 @@ def embedded(
     return smeared(rms_normed(x, eps), tokens, smear_gate, bos_id)
 
 
-def turned(x: Tensor, dims: int, base: float) -> Tensor:
+def rotated(x: Tensor, dims: int, base: float) -> Tensor:
     """Rotary on one head (B, T, D): dim i and dim i + dims/2 of position t, seen as the complex
     number ``x_i + j x_{i + dims/2}``, times ``exp(-j t base^(-2i / dims))``.
 
@@ -113,8 +113,8 @@ def attended(
     heads = []
     for h in range(q.size(2)):
         g = h // (q.size(2) // k.size(2))
-        query = gain[h] * turned(rms_normed(q[:, :, h], eps), rope_dims, rope_base)
-        key = turned(rms_normed(k[:, :, g], eps), rope_dims, rope_base)
+        query = gain[h] * rotated(rms_normed(q[:, :, h], eps), rope_dims, rope_base)
+        key = rotated(rms_normed(k[:, :, g], eps), rope_dims, rope_base)
         y = causal_mean(query, key, v[:, :, g])
         if xsa:
             direction = v[:, :, g] / v[:, :, g].pow(2).sum(-1, keepdim=True).sqrt()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from settings import Settings
+from settings.optimizer import OptimizerSettings
 
 # Gathers whole tensors, by name, from each rank's parts; ``dict`` on one rank.
 Join = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
@@ -131,7 +131,9 @@ class LatestAverage(Averaging):
         self._snapshots = []
 
 
-def make_averaging(settings: Settings, weights: Mapping[str, Tensor], join: Join) -> Averaging:
+def make_averaging(
+    settings: OptimizerSettings, weights: Mapping[str, Tensor], join: Join
+) -> Averaging:
     """Return the averaging of a run.
 
     Args:

@@ -18,7 +18,7 @@ from swarm.levers import KEEP
 from swarm.steering import Steering
 from training.budget import Budget
 from training.metrics import Finished, Metrics
-from training.schedule import Moment, moment
+from training.schedule import Moment, Schedule
 from training.trainer import Trainer
 
 # Steps queued ahead, so that the GPU never waits for the host; 0 on a CPU. The budget includes
@@ -108,6 +108,7 @@ class Loop:
                 trainer.snapshots.take()
         self.step = step
         self.budget = Budget(settings.wallclock, settings.iterations, elapsed, reserved)
+        self.schedule = Schedule.of(settings)
         self.metrics = Metrics(trainer.update.groups, trainer.outgoing)
         self.ahead = AHEAD_ON_GPU if trainer.world.device.type == "cuda" else 0
         self.saved_at = elapsed
@@ -152,7 +153,7 @@ class Loop:
     def _step(self, elapsed: float, pending: int) -> None:
         mean_step = self.budget.mean_step(self.step, elapsed, pending)
         begins, reserved = elapsed + pending * mean_step, self.budget.reserved
-        now = moment(self.settings, self.step, begins, mean_step, reserved)
+        now = self.schedule.at(self.step, begins, mean_step, reserved)
         self._moments[self.step] = (now, elapsed)
         if self.steering and self.steering.due(self.step):
             self._steer(self.steering, now)

@@ -1,6 +1,7 @@
 """The schedule: learning-rate scale, momentum and QAT by the progress of the run."""
 
 from dataclasses import dataclass
+from typing import Self
 
 from settings import Settings
 
@@ -21,39 +22,61 @@ class Moment:
     qat: bool
 
 
-def moment(
-    settings: Settings, step: int, elapsed: float, mean_step: float, reserved: float = 0.0
-) -> Moment:
-    """Return the schedule at a step.
+@dataclass(frozen=True)
+class Schedule:
+    """The schedule of a run.
 
-    Args:
-        settings: of the run.
-        step: number of the step, from 0.
-        elapsed: seconds of the budget that are spent.
-        mean_step: seconds of a step.
-        reserved: seconds at the end of the wallclock that are not for steps.
+    Attributes:
+        seconds: of the run; 0: only the iterations end it.
+        iterations: most steps.
+        warmdown: steps in which the learning rates fall to zero.
+        momentum: Muon's at step 0, after its warm-up, and the steps of its warm-up.
+        qat_below: QAT is on while the scale of the learning rates is below.
     """
-    seconds = settings.wallclock - reserved if settings.wallclock else None
-    lr_scale = lr_scale_at(
-        settings.iterations - step,
-        None if seconds is None else seconds - elapsed,
-        settings.warmdown_iters,
-        mean_step,
-    )
-    fractions = [step / settings.iterations]
-    if seconds is not None:
-        fractions.append(elapsed / seconds)
-    return Moment(
-        progress=min(1.0, max(fractions)),
-        lr_scale=lr_scale,
-        momentum=momentum_at(
-            step,
+
+    seconds: float
+    iterations: int
+    warmdown: int
+    momentum: tuple[float, float, int]
+    qat_below: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Return the schedule that the settings describe."""
+        momentum = (
             settings.muon_momentum_warmup_start,
             settings.muon_momentum,
             settings.muon_momentum_warmup_steps,
-        ),
-        qat=lr_scale < settings.late_qat_threshold,
-    )
+        )
+        return cls(
+            settings.wallclock,
+            settings.iterations,
+            settings.warmdown_iters,
+            momentum,
+            settings.late_qat_threshold,
+        )
+
+    def at(self, step: int, elapsed: float, mean_step: float, reserved: float = 0.0) -> Moment:
+        """Return the scheduled values at a step.
+
+        Args:
+            step: number of the step, from 0.
+            elapsed: seconds of the budget that are spent.
+            mean_step: seconds of a step.
+            reserved: seconds at the end of the run that are not for steps.
+        """
+        seconds = self.seconds - reserved if self.seconds else None
+        seconds_left = None if seconds is None else seconds - elapsed
+        lr_scale = lr_scale_at(self.iterations - step, seconds_left, self.warmdown, mean_step)
+        fractions = [step / self.iterations]
+        if seconds is not None:
+            fractions.append(elapsed / seconds)
+        return Moment(
+            progress=min(1.0, max(fractions)),
+            lr_scale=lr_scale,
+            momentum=momentum_at(step, *self.momentum),
+            qat=lr_scale < self.qat_below,
+        )
 
 
 def lr_scale_at(

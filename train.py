@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import command_line
 from files import PROJECT
+from runtime import ROUNDTRIP
 from settings import Settings
 from settings.load import merge
 from settings.options import NOTHING, Given
@@ -155,7 +156,6 @@ def score_artifact(
     trainer: "Trainer", trained: "Trained", roundtrip: "Weights", scores: "Scoreboard"
 ) -> None:
     """Score the artifact's weights by windows, and by test-time training if it is enabled."""
-    from artifact import ROUNDTRIP
     from training.snapshots import holding
 
     model, at = trainer.model, (trained.step, trained.elapsed)

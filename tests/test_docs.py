@@ -10,7 +10,8 @@ from files import PROJECT
 PAGES = [
     path
     for path in sorted(PROJECT.glob("**/*.md"))
-    if not {".venv", "results", "runs", "corpora"} & set(path.relative_to(PROJECT).parts)
+    if not {"results", "runs", "corpora"} & set(path.relative_to(PROJECT).parts)
+    and not any(part.startswith(".") for part in path.relative_to(PROJECT).parts)
 ]
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 # A path in backticks: ends in a slash or in an extension of the project's own files.

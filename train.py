@@ -19,6 +19,7 @@ from runtime import ROUNDTRIP
 from settings import Settings
 from settings.load import merge
 from settings.options import NOTHING, Given
+from settings.variants import check_variants
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +47,7 @@ def run(given: Given = NOTHING) -> int:
     All that a run leaves is in its folder.
     """
     settings = merge(given)
-    settings.check(int(os.environ.get("WORLD_SIZE", "1")))
+    check_variants(settings, int(os.environ.get("WORLD_SIZE", "1")))
 
     from data.inputs import open_inputs
     from knowledge.scores import scores_for

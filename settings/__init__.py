@@ -52,19 +52,9 @@ class Settings(
         """Return the network's part of the settings."""
         return Architecture(**{name: getattr(self, name) for name in Architecture.model_fields})
 
-    def check(self, world_size: int) -> None:
-        """Refuse what ``world_size`` ranks cannot run.
-
-        Raises:
-            InputError: the batch's windows cannot be split evenly over the ranks.
-        """
-        self.accumulation(world_size)
-
     @model_validator(mode="after")
     def check_run(self) -> Self:
         """Refuse combinations across sections that no run can have."""
-        if self.mtp_num_heads >= self.train_seq_len:
-            raise ValueError(f"{self.mtp_num_heads} MTP heads need a longer train_seq_len")
         if self.backend == "kernels":
             self.check_kernels()
         if self.ttt_enabled:

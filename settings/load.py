@@ -17,6 +17,7 @@ from errors import InputError
 from files import PROJECT
 from settings import Settings
 from settings.options import Given, parse
+from settings.variants import reachable
 
 PRESETS = PROJECT / "presets"
 ENV_PREFIX = "MURMURATION_"
@@ -71,9 +72,11 @@ def merge(given: Given, environment: Mapping[str, str] = os.environ) -> Settings
     merged = {name: value for layer in layers for name, value in layer.items()} | joined(given)
     check_names(merged)
     try:
-        return Settings.model_validate(merged)
+        settings = Settings.model_validate(merged)
     except ValidationError as error:
         raise InputError(describe(error)) from None
+    reachable(settings)
+    return settings
 
 
 def joined(given: Given) -> dict[str, object]:

@@ -8,8 +8,9 @@ from pydantic.fields import FieldInfo
 
 import command_line
 from settings import SECTIONS, Settings
+from settings.stages import Stage
 
-METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", list: "A,B"}
+METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", list: "A,B", Stage: "TOML"}
 
 
 def options(aliases: Mapping[str, str] = {}) -> Any:
@@ -31,8 +32,10 @@ def options(aliases: Mapping[str, str] = {}) -> Any:
 def option(field: FieldInfo, group: Group, alias: str | None) -> Any:
     """Return the option of one setting: a flag, or a text that `settings.load` checks."""
     kind = get_origin(field.annotation) or field.annotation
+    if get_args(field.annotation)[:1] == (Stage,):
+        kind = Stage
     hint: Any = {bool: bool, list: list[str]}.get(kind, str)
-    shown = "" if field.default in (None, "") else f" [{field.default}]"
+    shown = "" if field.default in (None, "", []) else f" [{field.default}]"
     parameter = Parameter(
         help=f"{field.description}{shown}",
         metavar=None if kind is Literal else METAVARS.get(kind, "PATH"),

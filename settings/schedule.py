@@ -2,9 +2,17 @@
 
 from typing import Annotated
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+)
 
 from settings.section import Section
+from settings.stages import Stage, check_order, read_stages
 
 
 class ScheduleSettings(Section):
@@ -27,4 +35,11 @@ class ScheduleSettings(Section):
     late_qat_threshold: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.15,
         description="int6-faked weights once the learning rate's scale is under this; 0: never",
+    )
+    stages: Annotated[list[Stage], BeforeValidator(read_stages), AfterValidator(check_order)] = (
+        Field(
+            default=[],
+            description="what a step computes, by the fraction of the run: [{until=0.35, loops=0}, "
+            "{until=1.0}]; empty: one stage, with the values of the other settings",
+        )
     )

@@ -1,6 +1,6 @@
 """What the sections of settings share: their base class and their kinds of values."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -9,16 +9,18 @@ from model.config import split_commas
 Share = Annotated[float, Field(ge=0, lt=1)]
 Bits = Annotated[int, Field(ge=2, le=8)]
 Confidence = Annotated[float, Field(ge=0, le=1)]
+Precision = Literal["native", "fp8"]
 NameList = Annotated[list[str], BeforeValidator(split_commas)]
+FROZEN = ConfigDict(
+    extra="forbid",
+    protected_namespaces=(),
+    allow_inf_nan=False,
+    frozen=True,
+    defer_build=True,  # --help reads the declarations and needs no validator
+)
 
 
 class Section(BaseModel):
     """Settings of one subject: a mixin of `settings.Settings`, whose namespace is flat."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        protected_namespaces=(),
-        allow_inf_nan=False,
-        frozen=True,
-        defer_build=True,  # --help reads the declarations and needs no validator
-    )
+    model_config = FROZEN

@@ -14,6 +14,7 @@ from errors import InputError
 from files import PROJECT
 from settings import Settings
 from settings.load import CONTEST_ALIASES, CONTEST_NAMES, load_settings
+from settings.variants import accumulation_of, check_variants, stage_variants
 
 
 def test_command_line_beats_environment_beats_config_beats_preset(tmp_path):
@@ -92,7 +93,7 @@ def test_unknown_setting_in_a_file_is_refused(tmp_path):
 @pytest.mark.parametrize(("ranks", "parts"), [(1, 8), (2, 4), (3, 4), (4, 2), (8, 1)])
 def test_accumulation_keeps_micro_batches_within_their_limit(ranks, parts):
     settings = load_settings([], {})
-    assert settings.accumulation(ranks) == parts
+    assert accumulation_of(stage_variants(settings)[0], settings, ranks) == parts
     tokens = settings.train_batch_tokens // ranks // parts
     assert tokens <= settings.micro_batch_tokens
     assert tokens % settings.train_seq_len == 0
@@ -100,9 +101,9 @@ def test_accumulation_keeps_micro_batches_within_their_limit(ranks, parts):
 
 def test_ranks_that_cannot_share_the_batch_are_refused_with_one_that_works():
     with pytest.raises(InputError, match="5 ranks cannot share; try 788480") as refused:
-        load_settings([], {}).accumulation(5)
+        check_variants(load_settings([], {}), 5)
     assert "786432" in str(refused.value)
-    assert Settings(train_batch_tokens=788_480).accumulation(5) >= 1
+    check_variants(Settings(train_batch_tokens=788_480), 5)
 
 
 def test_presets_are_valid_and_tiny_fits_two_cores():

@@ -13,6 +13,7 @@ from runtime.device import Backends
 from runtime.micro_batches import CapturedMicroBatches, MicroBatches
 from runtime.ranks import World
 from settings import Settings
+from settings.variants import accumulation_of, stage_variants
 from swarm.levers import UNREACHED
 from training.averaging import make_averaging
 from training.device_levers import DeviceLevers
@@ -63,7 +64,7 @@ class Trainer:
         own = {name: self.shards.own[name] for name in exported(self.model)}
         self.averaging = make_averaging(settings, own, self.shards.join)
         self.levers = DeviceLevers(world.device)
-        accumulation = settings.accumulation(world.size)
+        accumulation = accumulation_of(stage_variants(settings)[-1], settings, world.size)
         self.micro_batches = self._make_micro_batches(accumulation)
         self.update = self._make_update()
         self.outgoing = torch.cuda.Stream(world.device) if world.device.type == "cuda" else None

@@ -16,6 +16,7 @@ from model.parameters import exported
 from runtime import checkpoint
 from runtime.device import choose
 from runtime.ranks import World
+from settings.variants import accumulation_of, stage_variants
 from tests.kernels.tools.levers import make_levers
 from tests.kernels.tools.twins import DEVICE
 from tests.training.small import small_settings
@@ -154,7 +155,9 @@ def reduced_early(world: World, tokens: Path, changes: dict[str, Any]) -> bool:
     )
     steps(trainer, 0, 1)
     trainer.close()
-    return all(found) and len(found) == trainer.settings.accumulation(world.size)
+    settings = trainer.settings
+    parts = accumulation_of(stage_variants(settings)[0], settings, world.size)
+    return all(found) and len(found) == parts
 
 
 def collectives(world: World, tokens: Path, changes: dict[str, Any]) -> dict[str, int]:

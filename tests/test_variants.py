@@ -1,0 +1,86 @@
+"""Stages and choices make the variants of a run; what none can be is refused in one line."""
+
+import tomllib
+
+import pytest
+
+from errors import InputError
+from runtime.run_folder import to_toml
+from settings import Settings
+from settings.load import load_settings
+from settings.variants import Variant, reachable, stage_variants, with_choices
+
+TWO = "[{until=0.35, train_batch_tokens=49152, train_seq_len=1024}, {until=1.0}]"
+
+
+def load(stages: str, *more: str) -> Settings:
+    return load_settings(["--preset", "sprint", "--stages", stages, *more], {})
+
+
+def test_a_run_without_stages_has_one_variant_of_its_settings():
+    settings = load_settings(["--preset", "sprint"], {})
+    assert stage_variants(settings) == reachable(settings) == (Variant(98_304, 2048, heads=2),)
+
+
+def test_a_stage_changes_what_it_names():
+    first, last = stage_variants(load(TWO))
+    assert first == Variant(49_152, 1024, heads=2)
+    assert last == Variant(98_304, 2048, heads=2)
+
+
+def test_the_last_stages_variant_comes_first_and_none_twice():
+    settings = load("[{until=0.2}, {until=0.5, mtp_num_heads=0}, {until=1.0}]")
+    assert reachable(settings) == (Variant(98_304, 2048, heads=2), Variant(98_304, 2048))
+
+
+def test_stages_come_from_a_file_the_environment_and_the_command_line(tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text("[[stages]]\nuntil = 0.5\ndocuments = true\n[[stages]]\nuntil = 1.0\n")
+    of_file = load_settings(["--config", str(config)], {})
+    text = "[{until=0.5, documents=true}, {until=1.0}]"
+    assert of_file.stages == load_settings([], {"MURMURATION_STAGES": text}).stages
+    assert of_file.stages == load(text).stages
+    assert load_settings(["--config", str(config), "--stages", "[]"], {}).stages == []
+
+
+def test_a_run_folders_settings_hold_the_stages(tmp_path):
+    settings = load(TWO)
+    written = to_toml(settings.model_dump(exclude={"run_dir", "resume", "config"}))
+    (tmp_path / "settings.toml").write_text(written)
+    assert load_settings(["--resume", str(tmp_path)], {}).stages == settings.stages
+    assert tomllib.loads(written)["stages"][1] == {"until": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("stages", "words"),
+    [
+        ("[{until=0.35}]", "the last stage must have until = 1.0, but it ends at 0.35"),
+        ("[{until=0.5}, {until=0.4}, {until=1}]", "end at [0.5, 0.4, 1.0]"),
+        ("[{until=0.5}, {until=1.5}]", "stages.1.until"),
+        ("[{loops=0}]", "stages.0.until"),
+        ("[{until=1, loop=1}]", "did you mean loops?"),
+        ("[{until=1, precision='fp4'}]", "'native' or 'fp8'"),
+        ("[{until=", "TOML list"),
+        ("[{until=1, train_seq_len=1000}]", "98304 is no multiple of train_seq_len 1000"),
+        ("[{until=0.5, train_seq_len=1536}, {until=1}]", "1536 does not divide the longest"),
+        ("[{until=1, mtp_num_heads=3}]", "more than the network's mtp_num_heads 2"),
+        ("[{until=1, loops=2}]", "2 loops need loop_layers"),
+    ],
+)
+def test_an_impossible_stage_is_one_line(stages, words):
+    with pytest.raises(InputError) as refused:
+        load(stages)
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_more_than_eight_variants_are_refused():
+    ends = [f"{{until={k / 10}, train_batch_tokens={2048 * k}}}" for k in range(1, 10)]
+    with pytest.raises(InputError, match="make 9 variants"):
+        load(f"[{', '.join(ends)}, {{until=1.0, train_batch_tokens=2048}}]")
+
+
+def test_a_choice_replaces_the_stages_value_and_other_levers_do_not():
+    variant = Variant(4096, 256, window=64, heads=2)
+    assert with_choices(variant, {"qat": 1.0}) == variant
+    assert with_choices(variant, {"window": 0.0, "heads": 1.0}) == Variant(4096, 256, heads=1)

@@ -102,7 +102,7 @@ def export_run(
     Raises:
         InputError, OSError: as `export` and `load`.
     """
-    architecture = settings.architecture().model_dump() | {"mtp_num_heads": 0}
+    architecture = settings.architecture().header() | {"mtp_num_heads": 0}
     limit = max(0, settings.size_limit - sum(code_bytes(root).values()))
     report = export(path, architecture, weights, Recipe.of(settings), hessians, limit)
     return load(path)[1], report

@@ -1,7 +1,7 @@
-"""The layers' arithmetic, and the hook that reads or replaces their matrix products."""
+"""The arithmetic of a visit, and the hook that reads or replaces its matrix products."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kernels import Operations
 from model.config import Architecture
+from model.plan import Visit
 
 QKV = ("q", "k", "v")
 
@@ -21,7 +22,7 @@ class Site(NamedTuple):
     Attributes:
         matrix: "q", "k", "v", "o", "up", "down" or "head".
         layer: whose weights; 0 for the head.
-        visit: number of the pass through a layer, from 0; 0 for the head.
+        visit: number of the visit, its index in the plan; 0 for the head.
     """
 
     matrix: str
@@ -74,7 +75,6 @@ class LayerWeights:
         gain: (H,), of the queries.
         qkv: ((H + 2 G) D, C).
         o, up, down: (C, H D), (M, C), (C, M).
-        skip: (C,), of the U-net skip that enters the layer.
         gate: weight (H, C) in the compute dtype and bias (H,) of the attention gate.
         lookup: (G D, E), of the value embedding.
         value_mix: (2,), of layer 0's values and of this layer's.
@@ -87,96 +87,143 @@ class LayerWeights:
     o: Tensor
     up: Tensor
     down: Tensor
-    skip: Tensor | None
     gate: tuple[Tensor, Tensor] | None
     lookup: Tensor | None
     value_mix: Tensor | None
 
 
+class Pass(NamedTuple):
+    """What all visits of one forward pass share.
+
+    Attributes:
+        ops: the operations.
+        config: the architecture.
+        hook: is passed the layers' matrix products.
+        rope: (2, T, dims / 2) fp32.
+        lookup: (B, T, E), rows of the value table.
+        skip_weights: (C,) fp32 each, the rows of ``skip_weight``.
+        bounds: (2, B, T) int32, the keys that each position sees, by ``documents`` and ``window``
+            of a visit; None: all before it.
+        read_later: numbers of visits whose outputs enter a later visit than the next.
+    """
+
+    ops: Operations
+    config: Architecture
+    hook: ProductHook | None
+    rope: Tensor
+    lookup: Tensor | None
+    skip_weights: Sequence[Tensor]
+    bounds: Mapping[tuple[bool, int | None], Tensor | None]
+    read_later: Collection[int]
+
+
 @dataclass
 class ResidualState:
-    """Tensors that later layers of one forward pass read again.
+    """Tensors of one forward pass that later visits read, and that visits replace.
 
     Attributes:
         x0: (B, T, C), the embedded input.
-        lookup: (B, T, E), rows of the value table.
-        rope: (2, T, dims / 2) fp32.
-        first_values: (B, T, G, D), layer 0's.
-        skips: (B, T, C) each, entries of encoder layers for the U-net skips.
+        first_values: (B, T, G, D), the first visit's.
+        outputs: (B, T, C) each, outputs of visits in ``Pass.read_later``, by number.
     """
 
     x0: Tensor
-    lookup: Tensor | None
-    rope: Tensor
     first_values: Tensor | None = None
-    skips: list[Tensor] = field(default_factory=list)
+    outputs: dict[int, Tensor] = field(default_factory=dict)
+
+
+class Block(Protocol):
+    """One visit of a layer."""
+
+    def __call__(
+        self,
+        run: Pass,
+        weights: LayerWeights,
+        stream: Tensor,
+        number: int,
+        visit: Visit,
+        state: ResidualState,
+    ) -> Tensor:
+        """Return the stream (B, T, C) after the visit.
+
+        Args:
+            run: what all visits share.
+            weights: of ``visit.layer``.
+            stream: (B, T, C). It is not modified, because a later visit may read it as a skip.
+            number: of the visit, from 0.
+            visit: its row of the plan.
+            state: is updated.
+        """
+        ...
 
 
 def serial(
-    ops: Operations,
-    config: Architecture,
+    run: Pass,
     weights: LayerWeights,
     stream: Tensor,
-    visit: int,
+    number: int,
+    visit: Visit,
     state: ResidualState,
-    hook: ProductHook | None = None,
 ) -> Tensor:
-    """Apply one layer, attention and then the MLP, to ``stream`` (B, T, C).
+    """Apply attention, then the MLP to the result: a ``Block``.
 
-    ``stream`` is not modified, because a later layer may read it as a skip. The mixed stream is a
-    new tensor, so both branches are added to it in place.
+    The mixed stream is a new tensor, so both branches are added to it in place.
     """
-    layer, eps = weights.layer, config.norm_eps
-    scale = 1 / math.sqrt(layer + 1) if config.ln_scale else 1.0
-    skip, skip_weight, mix = skip_and_mix(config, weights, state)
+    ops, eps, scale = run.ops, run.config.norm_eps, norm_scale(run, visit.layer)
+    skip, skip_weight, mix = skip_and_mix(run, weights, number, visit, state)
     mixed, normed, entered, state.x0 = ops.mix_norm(
         stream, state.x0, mix, scale=scale, eps=eps, skip=skip, skip_weight=skip_weight
     )
-    if 0 < layer < config.num_encoder_layers:
-        state.skips.append(entered)
-    attended = attend(ops, config, weights, normed, visit, state, hook).flatten(2)
+    if number - 1 in run.read_later:
+        state.outputs[number - 1] = entered
+    attended = attend(run, weights, normed, number, visit, state).flatten(2)
     stream = ops.linear_add(mixed, attended, weights.o)
-    stream = hooked(hook, Site("o", layer, visit), attended, stream)
+    stream = hooked(run.hook, Site("o", visit.layer, number), attended, stream)
     stream, normed = ops.norm(stream, scale=scale, eps=eps)
-    return feed_forward(ops, config, weights, normed, visit, stream, hook)
+    return feed_forward(run, weights, normed, number, stream)
+
+
+def norm_scale(run: Pass, layer: int) -> float:
+    """Return the factor of a layer's normed inputs."""
+    return 1 / math.sqrt(layer + 1) if run.config.ln_scale else 1.0
 
 
 def skip_and_mix(
-    config: Architecture, weights: LayerWeights, state: ResidualState
+    run: Pass, weights: LayerWeights, number: int, visit: Visit, state: ResidualState
 ) -> tuple[Tensor | None, Tensor | None, Tensor]:
-    """Return the U-net skip that enters a layer, its weight, and the mix of stream and input.
+    """Return the U-net skip that enters a visit, its weight, and the mix of stream and input.
 
-    The first decoder layer's skip is the last encoder layer's output, which is the stream itself:
+    The first decoder visit's skip is the last encoder visit's output, which is the stream itself:
     ``x + w x = (1 + w) x`` folds into the mix.
     """
-    if weights.skip is None:
+    if visit.skip is None or visit.skip_row is None:
         return None, None, weights.mix
-    if weights.layer == config.num_encoder_layers:
+    skip_weight = run.skip_weights[visit.skip_row]
+    if visit.skip == number - 1:
         of_stream, of_x0 = weights.mix.unbind()
-        return None, None, torch.stack((of_stream * (1 + weights.skip), of_x0))
-    return state.skips.pop(), weights.skip, weights.mix
+        return None, None, torch.stack((of_stream * (1 + skip_weight), of_x0))
+    return state.outputs.pop(visit.skip), skip_weight, weights.mix
 
 
 def attend(
-    ops: Operations,
-    config: Architecture,
+    run: Pass,
     weights: LayerWeights,
     normed: Tensor,
-    visit: int,
+    number: int,
+    visit: Visit,
     state: ResidualState,
-    hook: ProductHook | None,
 ) -> Tensor:
-    """Return attention's output (B, T, H, D) for a layer's normed input (B, T, C)."""
-    gate = None
+    """Return attention's output (B, T, H, D) for a visit's normed input (B, T, C)."""
+    ops, config, hook, gate = run.ops, run.config, run.hook, None
     if weights.gate is not None:
         matrix, bias = weights.gate
         gate = ops.linear(normed, matrix) + bias.to(normed.dtype)
-    gain, rope, eps = weights.gain, state.rope, config.norm_eps
-    xsa = weights.layer >= config.num_layers - config.xsa_last_n
+    gain, rope, eps = weights.gain, run.rope, config.norm_eps
+    xsa, bounds = visit.exclude_self, run.bounds[visit.documents, visit.window]
     if weights.value_mix is not None or wants(hook, *QKV):
-        q, k, v = project(ops, config, weights, normed, visit, state, hook)
+        q, k, v = project(run, weights, normed, number, state)
         if weights.value_mix is not None or (hook is not None and hook.replaces):
-            return ops.attention(q, k, v, gain, rope, eps=eps, xsa=xsa, gate=gate)
+            return ops.attention(q, k, v, gain, rope, eps=eps, xsa=xsa, gate=gate, documents=bounds)
     return ops.self_attention(
         normed,
         weights.qkv,
@@ -187,26 +234,22 @@ def attend(
         eps=eps,
         xsa=xsa,
         gate=gate,
-        lookup=None if weights.lookup is None else state.lookup,
+        documents=bounds,
+        lookup=None if weights.lookup is None else run.lookup,
         lookup_weight=weights.lookup,
     )
 
 
 def project(
-    ops: Operations,
-    config: Architecture,
-    weights: LayerWeights,
-    normed: Tensor,
-    visit: int,
-    state: ResidualState,
-    hook: ProductHook | None,
+    run: Pass, weights: LayerWeights, normed: Tensor, number: int, state: ResidualState
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return q (B, T, H, D), k and v (B, T, G, D) of a layer's normed input."""
+    """Return q (B, T, H, D), k and v (B, T, G, D) of a visit's normed input."""
+    config = run.config
     sizes = (config.model_dim, config.kv_dim, config.kv_dim)
-    lookup = None if weights.lookup is None else state.lookup
-    parts = ops.projections(normed, weights.qkv, sizes, lookup, weights.lookup)
+    lookup = None if weights.lookup is None else run.lookup
+    parts = run.ops.projections(normed, weights.qkv, sizes, lookup, weights.lookup)
     q, k, v = (
-        hooked(hook, Site(name, weights.layer, visit), normed, part).unflatten(
+        hooked(run.hook, Site(name, weights.layer, number), normed, part).unflatten(
             -1, (-1, config.head_dim)
         )
         for name, part in zip(QKV, parts, strict=True)
@@ -220,18 +263,12 @@ def project(
 
 
 def feed_forward(
-    ops: Operations,
-    config: Architecture,
-    weights: LayerWeights,
-    normed: Tensor,
-    visit: int,
-    stream: Tensor,
-    hook: ProductHook | None,
+    run: Pass, weights: LayerWeights, normed: Tensor, number: int, stream: Tensor
 ) -> Tensor:
     """Return ``stream`` plus the MLP of its norm, (B, T, C)."""
-    slope = config.leaky_slope
+    ops, hook, slope = run.ops, run.hook, run.config.leaky_slope
     if hook is not None and wants(hook, "up", "down"):
-        up, down = (Site(name, weights.layer, visit) for name in ("up", "down"))
+        up, down = (Site(name, weights.layer, number) for name in ("up", "down"))
         hidden = hooked(hook, up, normed, ops.linear(normed, weights.up))
         activated = F.leaky_relu(hidden, slope).square()
         if hook.replaces:
@@ -249,3 +286,6 @@ def wants(hook: ProductHook | None, *matrices: str) -> bool:
 def hooked(hook: ProductHook | None, site: Site, x: Tensor, y: Tensor) -> Tensor:
     """Return the hook's product, or y if the hook is not passed this matrix's."""
     return y if hook is None or site.matrix not in hook.matrices else hook(site, x, y)
+
+
+BLOCKS: Mapping[str, Block] = {"serial": serial}

@@ -1,6 +1,6 @@
 """The numbers that define the network. They travel in the artifact's header."""
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
     BaseModel,
@@ -18,6 +18,9 @@ def split_commas(value: object) -> object:
     """``"9,10"``, as an environment variable has it, to ``["9", "10"]``."""
     return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
+
+# A header lacks these at their defaults: ``Architecture.header``.
+LATER_FIELDS = ("loop_layers", "num_loops", "parallel_from", "window", "document_mask")
 
 LayerList = Annotated[list[NonNegativeInt], BeforeValidator(split_commas)]
 
@@ -86,6 +89,22 @@ class Architecture(BaseModel):
         default=2, description="heads that predict further tokens in training; never exported"
     )
     bos_id: NonNegativeInt = Field(default=1, description="token that starts every document")
+    loop_layers: LayerList = Field(
+        default=[], description="consecutive layers that are visited several times"
+    )
+    num_loops: NonNegativeInt = Field(
+        default=0, description="how many more times loop_layers are visited"
+    )
+    parallel_from: PositiveInt | None = Field(
+        default=None,
+        description="first layer whose attention and MLP run on two lanes; by default none",
+    )
+    window: NonNegativeInt = Field(
+        default=0, description="tokens that a position attends to, itself included; 0: all"
+    )
+    document_mask: bool = Field(
+        default=False, description="a position attends to its own document only"
+    )
 
     @property
     def head_dim(self) -> int:
@@ -103,9 +122,15 @@ class Architecture(BaseModel):
         return int(self.mlp_mult * self.model_dim)
 
     @property
-    def num_encoder_layers(self) -> int:
-        """Layers whose output is pushed for a U-net skip."""
-        return self.num_layers // 2
+    def num_skips(self) -> int:
+        """U-net skips with all loops: one for every two visits of a layer."""
+        return (self.num_layers + self.num_loops * len(self.loop_layers)) // 2
+
+    @property
+    def parallel_layers(self) -> range:
+        """Layers on two lanes."""
+        first = self.num_layers if self.parallel_from is None else self.parallel_from
+        return range(first, self.num_layers)
 
     @property
     def value_layers(self) -> list[int]:
@@ -143,3 +168,33 @@ class Architecture(BaseModel):
         if self.bigram_vocab_size == 1:
             raise ValueError("bigram_vocab_size 1 leaves no row for a bigram: 0 or at least 2")
         return self
+
+    @model_validator(mode="after")
+    def check_visits(self) -> Self:
+        """Refuse orders of layers that no plan has."""
+        loop, layers = self.loop_layers, self.num_layers
+        if loop and (loop != list(range(loop[0], loop[-1] + 1)) or loop[-1] >= layers):
+            raise ValueError(
+                f"loop_layers {loop} must be consecutive layers between 0 and {layers - 1}"
+            )
+        if self.num_loops and not loop:
+            raise ValueError(f"num_loops {self.num_loops} needs loop_layers")
+        first, after = self.parallel_from, max(layers // 2, *loop, 0)
+        if first is not None and not after < first < layers:
+            raise ValueError(
+                f"parallel_from {first} must be a layer between {after + 1} and {layers - 1}, "
+                "beyond the first decoder layer and loop_layers"
+            )
+        return self
+
+    def header(self) -> dict[str, Any]:
+        """Return the numbers as an artifact's header holds them.
+
+        Fields that the first artifacts do not have are left out at their defaults, so that the
+        same network always has the same header.
+        """
+        numbers = self.model_dump()
+        for name in LATER_FIELDS:
+            if numbers[name] == type(self).model_fields[name].default:
+                del numbers[name]
+        return numbers

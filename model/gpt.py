@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from kernels import Operations
-from model.blocks import HEAD, LayerWeights, ProductHook, ResidualState, hooked, serial
+from kernels.attention.reference import document_bounds, window_bounds
+from model.blocks import BLOCKS, HEAD, LayerWeights, Pass, ProductHook, ResidualState, hooked
 from model.config import Architecture
 from model.initial_weights import initialise
+from model.plan import Plan, plan
 
 
 class GPT(nn.Module):
@@ -43,6 +45,7 @@ class GPT(nn.Module):
         super().__init__()
         self.config, self.ops, self.dtype = config, ops, dtype
         self.fake_step_floor = fake_step_floor
+        self.plan = plan(config)
         self._make_embeddings(config)
         self._make_layers(config)
         self._make_heads(config)
@@ -74,8 +77,8 @@ class GPT(nn.Module):
         self.attn_scale = parameter(layers, width)
         self.mlp_scale = parameter(layers, width)
         self.q_gain = parameter(layers, config.num_heads)
-        if config.num_encoder_layers:
-            self.skip_weight = parameter(config.num_encoder_layers, width)
+        if config.num_skips:
+            self.skip_weight = parameter(config.num_skips, width)
         if config.gated_attention:
             self.gate_weight = parameter(layers, config.num_heads, width)
             self.gate_bias = parameter(layers, config.num_heads)
@@ -92,6 +95,10 @@ class GPT(nn.Module):
         self,
         tokens: Tensor,
         targets: Tensor,
+        *,
+        plan: Plan | None = None,
+        bounds: Tensor | None = None,
+        heads: int | None = None,
         mtp_weight: Tensor | None = None,
         qat: Tensor | None = None,
         target_weight: Tensor | None = None,
@@ -101,17 +108,19 @@ class GPT(nn.Module):
         Args:
             tokens: (B, T) int32.
             targets: (B, T) int32, the next tokens.
+            plan, bounds: as for ``hidden``.
+            heads: how many MTP heads are trained, the first ones; None: all.
             mtp_weight: () fp32 lever; None leaves the MTP heads out.
             qat: () fp32 lever, int6-faked weights where > 0.5; None: never.
             target_weight: (V,) fp32 weight of each target token.
         """
-        mtp = self.config.mtp_num_heads > 0 and mtp_weight is not None
+        heads = self.config.mtp_num_heads if heads is None else heads
         return self.ops.loss(
-            self.hidden(tokens, qat),
+            self.hidden(tokens, plan=plan, bounds=bounds, qat=qat),
             self._output_head(),
             targets,
             softcap=self.config.logit_softcap,
-            mtp_heads=self._copy(self.mtp_heads) if mtp else None,
+            mtp_heads=self._mtp_heads(heads) if heads and mtp_weight is not None else None,
             mtp_weight=mtp_weight,
             target_weight=target_weight,
         )
@@ -136,21 +145,65 @@ class GPT(nn.Module):
         return self.ops.loss(hidden, self._output_head(), targets, softcap=softcap)
 
     def hidden(
-        self, tokens: Tensor, qat: Tensor | None = None, hook: ProductHook | None = None
+        self,
+        tokens: Tensor,
+        *,
+        plan: Plan | None = None,
+        bounds: Tensor | None = None,
+        qat: Tensor | None = None,
+        hook: ProductHook | None = None,
     ) -> Tensor:
         """Return the final normed state (B, T, C).
 
         Args:
             tokens: (B, T) int32.
+            plan: the visits; None: the architecture's.
+            bounds: (2, B, T) int32 of documents as ``kernels.attention.reference.document_bounds``
+                makes them, inside which all visits stay; None: made from the tokens for visits
+                that need them.
             qat: () fp32 lever, int6-faked weights if > 0.5; None: never.
             hook: is passed the layers' matrix products; None: all operations stay fused.
         """
+        visits = self.plan if plan is None else plan
         stream = self._embed(tokens)
-        rope = self.rope[:, : tokens.size(1)]
-        state = ResidualState(x0=stream, lookup=self._value_lookup(tokens), rope=rope)
-        for visit, weights in enumerate(self._layer_weights(qat)):
-            stream = serial(self.ops, self.config, weights, stream, visit, state, hook)
+        run = self._pass(tokens, visits, bounds, hook)
+        state = ResidualState(x0=stream)
+        weights = self._layer_weights(qat)
+        for number, visit in enumerate(visits):
+            block = BLOCKS[visit.block]
+            stream = block(run, weights[visit.layer], stream, number, visit, state)
         return self.ops.norm(stream, scale=1.0, eps=self.config.norm_eps)[1]
+
+    def _pass(
+        self, tokens: Tensor, visits: Plan, bounds: Tensor | None, hook: ProductHook | None
+    ) -> Pass:
+        """Return what the visits of one forward pass share."""
+        return Pass(
+            self.ops,
+            self.config,
+            hook,
+            rope=self.rope[:, : tokens.size(1)],
+            lookup=self._value_lookup(tokens),
+            skip_weights=self.skip_weight.unbind() if self.config.num_skips else (),
+            bounds=self._bounds(tokens, visits, bounds),
+            read_later={v.skip for n, v in enumerate(visits) if v.skip not in (None, n - 1)},
+        )
+
+    def _bounds(
+        self, tokens: Tensor, visits: Plan, given: Tensor | None
+    ) -> dict[tuple[bool, int | None], Tensor | None]:
+        """Return the bounds of each combination of documents and window in the plan, made once."""
+        kinds = dict.fromkeys((visit.documents, visit.window) for visit in visits)
+        if given is None and any(documents for documents, _ in kinds):
+            of_documents = document_bounds(tokens, self.config.bos_id)
+        else:
+            of_documents = given
+        found = {}
+        for documents, window in kinds:
+            inside = None if given is None and not documents else of_documents
+            whole = window is None
+            found[documents, window] = inside if whole else window_bounds(tokens, window, inside)
+        return found
 
     def _embed(self, tokens: Tensor) -> Tensor:
         bigram = None
@@ -197,11 +250,9 @@ class GPT(nn.Module):
         return [LayerWeights(*of_layer) for of_layer in of_layers]
 
     def _weights_of_some_layers(self) -> tuple[dict[int, Any], ...]:
-        """Return by layer: skip weights, gates, scaled value projections, and value mixes."""
+        """Return by layer: gates, scaled value projections, and value mixes."""
         config, layers = self.config, range(self.config.num_layers)
-        skips, gates, lookups, value_mixes = {}, {}, {}, {}
-        if config.num_encoder_layers:
-            skips = dict(enumerate(self.skip_weight.unbind(), config.num_encoder_layers))
+        gates, lookups, value_mixes = {}, {}, {}
         if config.gated_attention:
             matrices = self._copy(self.gate_weight).unbind()
             gates = {layer: (matrices[layer], self.gate_bias[layer]) for layer in layers}
@@ -211,13 +262,24 @@ class GPT(nn.Module):
             lookups = dict(zip(config.value_layers, copies.unbind(), strict=True))
         if config.value_residual:
             value_mixes = {layer: self.value_residual[layer] for layer in layers}
-        return skips, gates, lookups, value_mixes
+        return gates, lookups, value_mixes
 
     def _halves(
         self, bank: Tensor, qat: Tensor | None, row_scale: Tensor | None = None
     ) -> tuple[Tensor, ...]:
         """The compute copies of a bank (2L, out, in) that holds two matrices a layer."""
         return self._copy(bank, qat, row_scale).unflatten(0, (2, -1)).unbind()
+
+    def _mtp_heads(self, heads: int) -> Tensor:
+        """The compute copies of the first ``heads`` MTP heads.
+
+        Raises:
+            ValueError: there are fewer.
+        """
+        available = self.config.mtp_num_heads
+        if heads > available:
+            raise ValueError(f"{heads} MTP heads, but the network has mtp_num_heads {available}")
+        return self._copy(self.mtp_heads if heads == available else self.mtp_heads[:heads])
 
     def _output_head(self) -> Tensor:
         return self._copy(self.tok_emb if self.config.tie_embeddings else self.head)

@@ -1,7 +1,8 @@
 """Settings as options of a command line, in groups by section."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, get_args, get_origin
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, Union, get_args, get_origin
 
 from cyclopts import Group, Parameter
 from pydantic.fields import FieldInfo
@@ -31,7 +32,7 @@ def options(aliases: Mapping[str, str] = {}) -> Any:
 
 def option(field: FieldInfo, group: Group, alias: str | None) -> Any:
     """Return the option of one setting: a flag, or a text that `settings.load` checks."""
-    kind = get_origin(field.annotation) or field.annotation
+    kind = kind_of(field.annotation)
     if get_args(field.annotation)[:1] == (Stage,):
         kind = Stage
     hint: Any = {bool: bool, list: list[str]}.get(kind, str)
@@ -46,6 +47,14 @@ def option(field: FieldInfo, group: Group, alias: str | None) -> Any:
         allow_repeating=True,
     )
     return Annotated[hint, parameter]
+
+
+def kind_of(annotation: Any) -> Any:
+    """Return the class of a setting's values, or Literal: of ``PositiveInt | None`` int."""
+    origin = get_origin(annotation)
+    if origin in (Annotated, Union, UnionType):
+        return kind_of(get_args(annotation)[0])
+    return origin or annotation
 
 
 if TYPE_CHECKING:

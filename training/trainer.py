@@ -156,7 +156,7 @@ class Trainer:
         weight = None
         if self.scores is not None and settings.kg_loss_weight:
             weight = target_weight(self.scores, levers["kg_weight"])
-        return self.forward(tokens, targets, mtp_weight, qat, weight)
+        return self.forward(tokens, targets, mtp_weight=mtp_weight, qat=qat, target_weight=weight)
 
     def close(self) -> None:
         """End the loader's thread and release the graphs; the model stays, to be scored."""

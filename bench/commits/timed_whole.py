@@ -39,7 +39,7 @@ def network(ops: Any, s: Sizes) -> Call:
     tokens, weight = random_tokens(s, extra=1), torch.tensor(0.1, device=DEVICE)
 
     def call() -> Sequence[Tensor]:
-        loss, _ = model(tokens[:, :-1], tokens[:, 1:], weight)
+        loss, _ = model(tokens[:, :-1], tokens[:, 1:], mtp_weight=weight)
         loss.backward()
         found = [loss.detach()]
         for parameter in model.parameters():

@@ -42,7 +42,7 @@ def step(model: GPT, forward: Callable, tokens: Tensor) -> Callable[[], None]:
 def gradients(model: GPT, tokens: Tensor) -> tuple[float, dict[str, Tensor]]:
     """Loss and the gradient of every parameter that has one."""
     weight = torch.tensor(MTP_WEIGHT, device="cuda")
-    loss, _ = model(tokens[:, :-1], tokens[:, 1:], weight)
+    loss, _ = model(tokens[:, :-1], tokens[:, 1:], mtp_weight=weight)
     loss.backward()
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     for parameter in model.parameters():

@@ -42,13 +42,13 @@ class Adapters:
         generator = torch.Generator().manual_seed(settings.seed)
         self.initial: dict[str, Tensor] = {}
         for name in settings.ttt_lora_matrices:
-            layers = 1 if name == "head" else config.num_layers
-            shape = (layers, 1, settings.ttt_lora_rank, width)
+            visits = 1 if name == "head" else len(model.plan)
+            shape = (visits, 1, settings.ttt_lora_rank, width)
             drawn = torch.rand(shape, generator=generator) * 2 - 1
             self.initial[name] = (drawn / math.sqrt(width)).to(device)
             down = self.initial[name].repeat(1, documents, 1, 1)
             self.down[name] = nn.Parameter(down)
-            up = torch.zeros(layers, documents, outputs[name], settings.ttt_lora_rank)
+            up = torch.zeros(visits, documents, outputs[name], settings.ttt_lora_rank)
             self.up[name] = nn.Parameter(up.to(device))
         self.optimizer = self._optimizer()
 

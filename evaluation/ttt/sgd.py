@@ -23,6 +23,7 @@ from evaluation.windows import WindowPlan, cut, score_windows
 from model.config import Architecture
 from model.gpt import GPT
 from model.parameters import exported
+from model.plan import plan
 from runtime.micro_batches import CapturedMicroBatches, MicroBatches
 from runtime.ranks import World
 from settings.ttt import TttSettings
@@ -214,7 +215,8 @@ def frozen_rows(config: Architecture, name: str, blocks: int) -> list[slice]:
     if name in STACKED:
         return [slice(0, blocks)]
     if name == "skip_weight":
-        return [slice(0, max(0, blocks - config.num_encoder_layers))]
+        rows = [visit.skip_row for visit in plan(config) if visit.layer < blocks]
+        return [slice(row, row + 1) for row in rows if row is not None]
     if name == "value_layer_scale":
         of_frozen = [i for i, layer in enumerate(config.value_layers) if layer < blocks]
         return [slice(i, i + 1) for i in of_frozen]

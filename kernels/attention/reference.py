@@ -47,6 +47,29 @@ def document_bounds(tokens: Tensor, bos_id: int) -> Tensor:
     return torch.stack((start, stop)).to(torch.int32)
 
 
+def window_bounds(tokens: Tensor, window: int, documents: Tensor | None = None) -> Tensor:
+    """Of each token, the bounds of a sliding window, in the form of ``document_bounds``.
+
+    A position sees at most ``window`` positions, itself included: the start belongs to the query,
+    the stop to the key, as for documents.
+
+    Args:
+        tokens: (B, T), for shape and device.
+        window: at least 1.
+        documents: (2, B, T) int32, bounds that hold as well.
+
+    Returns:
+        (2, B, T) int32: first position that the token sees, and first position that does not see
+        the token, or T.
+    """
+    T = tokens.size(1)
+    position = torch.arange(T, dtype=torch.int32, device=tokens.device)
+    start, stop = (position - (window - 1)).clamp_min(0), (position + window).clamp_max(T)
+    if documents is None:
+        return torch.stack((start, stop))[:, None].expand(2, *tokens.shape).contiguous()
+    return torch.stack((documents[0].maximum(start), documents[1].minimum(stop)))
+
+
 def rotate(x: Tensor, rope: Tensor) -> Tensor:
     """Turn the first 2 * rope.size(-1) dims of each head, in half-split pairs; the rest passes.
 

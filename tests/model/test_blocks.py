@@ -5,8 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels import Operations
-from model.blocks import LayerWeights, ResidualState, Site, serial
+from model.blocks import Site
 from model.parameters import exported
 from tests.model.small import architecture, fresh, perturbed, random_tokens
 
@@ -95,30 +94,12 @@ def test_doubled_products_are_those_of_doubled_weights() -> None:
 
 
 def test_a_repeated_layer_has_a_visit_of_its_own() -> None:
-    """The same weights visited twice: the layer is theirs, the visit is the pass."""
-    model = fresh(architecture("1 layer", ve_enabled=False, bigram_vocab_size=0))
-    ops: Operations = model.ops
-    width = model.config.model_dim
-    qkv = torch.cat((model.qo_bank[0], model.kv_bank[0], model.kv_bank[1]))
-    weights = LayerWeights(
-        layer=0,
-        mix=model.mix[0],
-        gain=model.q_gain[0],
-        qkv=qkv,
-        o=model.qo_bank[1],
-        up=model.up_bank[0],
-        down=model.down_bank[0],
-        skip=None,
-        gate=None,
-        lookup=None,
-        value_mix=None,
-    )
-    stream = torch.randn(2, 9, width, generator=torch.Generator().manual_seed(1))
-    state = ResidualState(x0=stream, lookup=None, rope=model.rope[:, :9])
+    """The same weights visited twice: the layer is theirs, the visit is the index in the plan."""
+    model = fresh(architecture("2 layers", loop_layers=[0], num_loops=1))
     hook = Seen(("q", "down"), False)
-    for visit in (0, 1):
-        stream = serial(ops, model.config, weights, stream, visit, state, hook)
-    assert hook.sites() == [Site(matrix, 0, visit) for visit in (0, 1) for matrix in ("q", "down")]
+    model.hidden(random_tokens(9)[0], hook=hook)
+    visits = ((0, 0), (0, 1), (1, 2))
+    assert hook.sites() == [Site(m, layer, visit) for layer, visit in visits for m in hook.matrices]
 
 
 def test_all_parameters_but_the_mtp_heads_are_exported() -> None:

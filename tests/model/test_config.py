@@ -28,6 +28,14 @@ IMPOSSIBLE: list[tuple[dict[str, object], list[str]]] = [
     ({"logit_softcap": 0.0}, ["logit_softcap", "0"]),
     ({"logit_softcap": float("inf")}, ["logit_softcap", "inf"]),
     ({"qk_gain_init": float("nan")}, ["qk_gain_init", "nan"]),
+    ({"loop_layers": [3, 5]}, ["loop_layers [3, 5]", "consecutive", "0 and 10"]),
+    ({"loop_layers": [5, 4]}, ["loop_layers [5, 4]"]),
+    ({"loop_layers": [10, 11]}, ["loop_layers [10, 11]", "0 and 10"]),
+    ({"num_loops": 2}, ["num_loops 2", "loop_layers"]),
+    ({"parallel_from": 5}, ["parallel_from 5", "6 and 10"]),
+    ({"parallel_from": 11}, ["parallel_from 11", "6 and 10"]),
+    ({"parallel_from": 7, "loop_layers": [6, 7]}, ["parallel_from 7", "8 and 10"]),
+    ({"window": -1}, ["window", "-1"]),
     ({"ve_layers": "9,x"}, ["ve_layers", "x"]),
     ({"model_dimension": 512}, ["model_dimension"]),
 ]
@@ -57,6 +65,10 @@ def test_impossible_architecture_is_refused_with_its_numbers(
         {"bos_id": 1023},
         {"vocab_size": 65_535},
         {"ve_enabled": False, "ve_layers": [99]},
+        {"loop_layers": [10], "num_loops": 3},
+        {"loop_layers": list(range(11)), "num_loops": 1},
+        {"parallel_from": 6},
+        {"parallel_from": 10, "loop_layers": [8, 9]},
     ],
     ids=str,
 )
@@ -67,7 +79,7 @@ def test_possible_architecture_at_the_edge_is_accepted(settings: dict[str, objec
 def test_defaults_are_preset_seeds_numbers() -> None:
     config = Architecture.model_validate({})
     assert (config.head_dim, config.kv_dim, config.mlp_dim) == (64, 256, 1536)
-    assert (config.num_encoder_layers, config.value_layers) == (5, [9, 10])
+    assert (config.num_skips, config.value_layers) == (5, [9, 10])
 
 
 def test_layer_lists_read_as_environment_variables_write_them() -> None:
@@ -85,8 +97,18 @@ def test_numbers_survive_the_artifacts_json_header() -> None:
     assert Architecture.model_validate_json(config.model_dump_json()) == config
 
 
-def test_config_imports_without_torch() -> None:
-    program = "import sys, model.config; print('torch' in sys.modules)"
+def test_header_names_visits_only_where_they_differ_from_the_first_networks() -> None:
+    plain = Architecture().header()
+    changes = {"loop_layers": [3], "num_loops": 1, "parallel_from": 7, "window": 5}
+    changed = Architecture.model_validate(changes | {"document_mask": True})
+    assert not {*changes, "document_mask"} & plain.keys()
+    assert plain | changes | {"document_mask": True} == changed.header()
+    for config in (Architecture(), changed):
+        assert Architecture.model_validate(config.header()) == config
+
+
+def test_config_and_plan_import_without_torch() -> None:
+    program = "import sys, model.plan; print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=True
     )

@@ -64,9 +64,9 @@ def test_int6_faked_banks_and_their_straight_through_gradients(min_step: float) 
     model.fake_step_floor = min_step
     copies = leaves(named(model))
     faked = {name: int6(copy, min_step) if name in BANKS else copy for name, copy in copies.items()}
-    on = (model.hidden(tokens, lever(1.0)),)
+    on = (model.hidden(tokens, qat=lever(1.0)),)
     assert_agree(on, named(model), (oracle.hidden(config, faked, tokens),), copies, FP64)
-    assert torch.equal(model.hidden(tokens, lever(0.0)), model.hidden(tokens))
+    assert torch.equal(model.hidden(tokens, qat=lever(0.0)), model.hidden(tokens))
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,12 @@ def make(backend: str, changes: dict) -> GPT:
 
 
 def run(model: GPT, tokens: torch.Tensor, qat: float) -> tuple[torch.Tensor, torch.Tensor, dict]:
-    levers = (torch.tensor(value, device=DEVICE) for value in (0.3, qat))
-    weight = torch.linspace(0.5, 1.5, 64, device=DEVICE)
-    loss, nats = model(tokens[:, :-1], tokens[:, 1:], *levers, weight)
+    levers = {
+        "mtp_weight": torch.tensor(0.3, device=DEVICE),
+        "qat": torch.tensor(qat, device=DEVICE),
+        "target_weight": torch.linspace(0.5, 1.5, 64, device=DEVICE),
+    }
+    loss, nats = model(tokens[:, :-1], tokens[:, 1:], **levers)
     loss.backward()
     return loss.detach(), nats, {name: p.grad for name, p in model.named_parameters()}
 

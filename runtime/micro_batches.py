@@ -50,12 +50,12 @@ class MicroBatches:
             (loss * self.fraction).backward()
         return nats.mean() * self.fraction
 
-    def accumulate(self, batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    def accumulate(self, batches: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> Tensor:
         """Set ``.grad`` to the gradients of a step's micro-batches; return mean nats, () fp32."""
         self.clear()
         before, final = batches[:-1], batches[-1]
-        nats = [self.add(*batch) for batch in before]
-        return torch.stack([*nats, self.add(*final, last=True)]).sum()
+        nats = [self.add(*batch[:2]) for batch in before]
+        return torch.stack([*nats, self.add(*final[:2], last=True)]).sum()
 
     @property
     def captured(self) -> bool:
@@ -98,12 +98,12 @@ class CapturedMicroBatches(MicroBatches):
         if not self.graphs:
             super().clear()
 
-    def accumulate(self, batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    def accumulate(self, batches: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> Tensor:
         self.clear()
         # Summed in the first replay's output, because the optimizer's graph reads this address.
-        nats = self.add(*batches[0], last=len(batches) == 1)
+        nats = self.add(*batches[0][:2], last=len(batches) == 1)
         for number, batch in enumerate(batches[1:], 2):
-            nats += self.add(*batch, last=number == len(batches))
+            nats += self.add(*batch[:2], last=number == len(batches))
         return nats
 
     @property

@@ -43,9 +43,16 @@ def load_checkpoint(
     if path is None:
         raise InputError(f"{run} has no checkpoint to go on from; start a new run")
     tensors, state = checkpoint.load(path, trainer.world.device)
-    trainer.state.load(tensors, state)
+    trainer.state.load(tensors, with_tokens(state, trainer.settings.train_seq_len))
     if steering and "swarm" in state:
         steering.load(state["swarm"])
     if folder:
         folder.truncate_log(state["step"])
     return state["step"], state["elapsed"]
+
+
+def with_tokens(numbers: dict[str, int], seq_len: int) -> dict[str, int]:
+    """Return a checkpoint's numbers with the position in tokens; old ones count windows."""
+    if "position" not in numbers:
+        return numbers
+    return numbers | {"tokens": numbers["position"] * seq_len}

@@ -45,7 +45,7 @@ class TrainingState:
 
     def numbers(self) -> dict[str, int]:
         """Return all state that is numbers."""
-        return {"position": self.loader.position}
+        return {"tokens": self.loader.position}
 
     def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, int]) -> None:
         """Restore what ``tensors`` and ``numbers`` returned on any number of ranks, bit for bit.
@@ -63,7 +63,7 @@ class TrainingState:
             tensor.copy_(tensors[name])
         self.shards.gather()
         self.averaging.load(tensors)
-        self.loader.position = numbers["position"]
+        self.loader.position = numbers["tokens"]
         torch.set_rng_state(tensors["random.cpu"].cpu())
         if "random.cuda" in tensors and self.shards.world.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random.cuda"].cpu())

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.batch import BatchShape
 from data.loader import BatchLoader
 from data.shards import TokenStream
 from kernels import operations
@@ -13,7 +14,7 @@ from runtime.device import Backends
 from runtime.micro_batches import CapturedMicroBatches, MicroBatches
 from runtime.ranks import World
 from settings import Settings
-from settings.variants import accumulation_of, stage_variants
+from settings.variants import Variant, accumulation_of, reachable
 from swarm.levers import UNREACHED
 from training.averaging import make_averaging
 from training.device_levers import DeviceLevers
@@ -64,11 +65,11 @@ class Trainer:
         own = {name: self.shards.own[name] for name in exported(self.model)}
         self.averaging = make_averaging(settings, own, self.shards.join)
         self.levers = DeviceLevers(world.device)
-        accumulation = accumulation_of(stage_variants(settings)[-1], settings, world.size)
+        accumulation = accumulation_of(reachable(settings)[0], settings, world.size)
         self.micro_batches = self._make_micro_batches(accumulation)
         self.update = self._make_update()
         self.outgoing = torch.cuda.Stream(world.device) if world.device.type == "cuda" else None
-        self.loader = self._make_loader(stream, accumulation)
+        self.loader = self._make_loader(stream)
         self.state = TrainingState(self.shards, self.update, self.averaging, self.loader)
         self.snapshots = Snapshots(self.state, self.outgoing)
 
@@ -93,16 +94,15 @@ class Trainer:
             self.shards.reducing if self.world.size > 1 else None,
         )
 
-    def _make_loader(self, stream: TokenStream, accumulation: int) -> BatchLoader:
+    def _make_loader(self, stream: TokenStream) -> BatchLoader:
         settings, world = self.settings, self.world
         return BatchLoader(
             stream,
-            seq_len=settings.train_seq_len,
-            batch_tokens=settings.train_batch_tokens,
-            accumulation=accumulation,
+            [batch_shape(variant, settings, world.size) for variant in reachable(settings)],
             rank=world.rank,
             world_size=world.size,
             seed=settings.seed,
+            bos_id=settings.bos_id,
             device=world.device,
         )
 
@@ -163,3 +163,9 @@ class Trainer:
         self.loader.close()
         self.micro_batches.close()
         self.update.close()
+
+
+def batch_shape(variant: Variant, settings: Settings, ranks: int) -> BatchShape:
+    """Return the shape of a variant's batches."""
+    parts = accumulation_of(variant, settings, ranks)
+    return BatchShape(variant.batch_tokens, variant.seq_len, parts, variant.documents)

@@ -99,5 +99,5 @@ class Calibration:
     def _batches(self, count: int) -> Iterator[Tensor]:
         while count > 0:
             step = self.loader.next_step()[:count]
-            yield from (tokens for tokens, _ in step)
+            yield from (tokens for tokens, *_ in step)
             count -= len(step)

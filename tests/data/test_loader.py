@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.loader import BatchLoader, WindowOrder, unevenness
+from data.batch import BatchShape, document_bounds
+from data.loader import BatchLoader
 from data.shards import TokenStream, shard_name, write_shard
 from errors import InputError
 
@@ -16,6 +17,8 @@ SHARDS = (41, 3, 150, 78)
 TOKENS = sum(SHARDS)
 WINDOWS = TOKENS // SEQ_LEN - 1
 BATCH_WINDOWS = 12
+BOS = 7
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -27,16 +30,22 @@ def stream(tmp_path: Path) -> TokenStream:
     return TokenStream.open(tmp_path, "train", TOKENS)
 
 
-def load(stream: TokenStream, *, rank: int = 0, world_size: int = 1, accumulation: int = 1):
+def load(
+    stream: TokenStream,
+    *shapes: BatchShape,
+    rank: int = 0,
+    world_size: int = 1,
+    accumulation: int = 1,
+    device: torch.device = CPU,
+) -> BatchLoader:
     return BatchLoader(
         stream,
-        seq_len=SEQ_LEN,
-        batch_tokens=BATCH_WINDOWS * SEQ_LEN,
-        accumulation=accumulation,
+        shapes or (BatchShape(BATCH_WINDOWS * SEQ_LEN, SEQ_LEN, accumulation),),
         rank=rank,
         world_size=world_size,
         seed=5,
-        device=torch.device("cpu"),
+        bos_id=BOS,
+        device=device,
     )
 
 
@@ -49,7 +58,7 @@ def global_steps(stream: TokenStream, steps: int, world_size: int, accumulation:
     batches = []
     for _ in range(steps):
         by_rank = [loader.next_step() for loader in loaders]
-        rows = [inputs for micro in zip(*by_rank, strict=True) for inputs, _ in micro]
+        rows = [inputs for micro in zip(*by_rank, strict=True) for inputs, *_ in micro]
         batches.append(torch.cat(rows))
     for loader in loaders:
         loader.close()
@@ -80,7 +89,7 @@ def test_rows_are_runs_of_the_text_and_targets_the_shift(stream: TokenStream):
     for _ in range(9):
         step = loader.next_step()
         assert len(step) == 2
-        for inputs, targets in step:
+        for inputs, targets, _ in step:
             assert inputs.shape == targets.shape == (BATCH_WINDOWS // 2, SEQ_LEN)
             assert inputs.dtype == targets.dtype == torch.int32
             # The stream counts up by one, so a window across a shard border shows a seam if any.
@@ -91,7 +100,7 @@ def test_rows_are_runs_of_the_text_and_targets_the_shift(stream: TokenStream):
 
 def test_batches_handed_out_are_not_written_again(stream: TokenStream):
     loader = load(stream)
-    inputs, _ = loader.next_step()[0]
+    inputs = loader.next_step()[0].tokens
     kept = inputs.clone()
     for _ in range(6):
         loader.next_step()
@@ -99,64 +108,18 @@ def test_batches_handed_out_are_not_written_again(stream: TokenStream):
     assert torch.equal(inputs, kept)
 
 
-def test_later_passes_cut_and_order_the_text_anew():
-    order = WindowOrder(tokens=8001, seq_len=SEQ_LEN, seed=5)
-    windows = order.windows
-    passes = [[order.start(p * windows + visit) for visit in range(windows)] for p in range(30)]
-    offsets = [min(starts) for starts in passes]
-    assert offsets[0] == 0
-    assert set(offsets) == set(range(SEQ_LEN))
-    for offset, starts in zip(offsets, passes, strict=True):
-        assert sorted(starts) == list(range(offset, offset + windows * SEQ_LEN, SEQ_LEN))
-        assert max(starts) + SEQ_LEN < 8001
-    assert len({tuple(np.diff(starts)) for starts in passes}) == len(passes)
-
-
-@pytest.mark.parametrize("tokens", range(SEQ_LEN + 1, 4 * SEQ_LEN))
-def test_the_shortest_texts_still_give_whole_windows(tokens: int):
-    order = WindowOrder(tokens, SEQ_LEN, seed=0)
-    starts = [order.start(counter) for counter in range(50)]
-    assert min(starts) >= 0
-    assert max(starts) + SEQ_LEN < tokens
-
-
-@pytest.mark.parametrize("windows", [1000, 29_271, 48_828, 65_536, 4_882_812])
-@pytest.mark.parametrize("seed", [0, 1337])
-def test_any_run_of_windows_is_spread_over_the_corpus(windows: int, seed: int):
-    order = WindowOrder((windows + 1) * SEQ_LEN, SEQ_LEN, seed)
-    assert order.windows == windows
-    for batch, first in ((16, 0), (64, 64), (384, 384)):
-        starts = np.sort([order.start(first + visit) // SEQ_LEN for visit in range(batch)])
-        gaps = np.diff(starts, append=starts[0] + windows)
-        assert gaps.max() <= 5 * windows / batch
-
-
-def test_unevenness_tells_bad_strides():
-    assert unevenness(89, 55) == 2  # neighbours in Fibonacci's sequence are the evenest
-    assert unevenness(89, 1) == 89
-    assert unevenness(1000, 501) > 100
-    assert unevenness(1000, 999) > 900
-    assert unevenness(1000, 400) == float("inf")
-
-
-def test_the_order_is_pinned_for_checkpoints_to_come():
-    order = WindowOrder(tokens=100_000, seq_len=100, seed=1337)
-    starts = [order.start(counter) for counter in (0, 1, 2, 998, 999, 1000)]
-    assert starts == [39400, 16800, 94100, 62000, 69699, 13399]
-
-
 def test_the_position_resumes_exactly_and_ignores_what_was_prefetched(stream: TokenStream):
     straight, resumed = load(stream, accumulation=3), load(stream, accumulation=3)
     for _ in range(5):
         straight.next_step()
-    assert straight.position == 5 * BATCH_WINDOWS
+    assert straight.position == 5 * BATCH_WINDOWS * SEQ_LEN
     resumed.next_step()
     resumed.position = straight.position
     for _ in range(4):
         for one, other in zip(straight.next_step(), resumed.next_step(), strict=True):
             assert torch.equal(one[0], other[0])
             assert torch.equal(one[1], other[1])
-    assert resumed.position == straight.position == 9 * BATCH_WINDOWS
+    assert resumed.position == straight.position == 9 * BATCH_WINDOWS * SEQ_LEN
     straight.close()
     resumed.close()
 
@@ -200,24 +163,136 @@ def test_less_than_a_window_is_refused(tmp_path: Path):
         load(TokenStream([path], 1))
 
 
+# Shapes of three stages: short windows, the longest with documents, and more tokens a step.
+SHORT = BatchShape(96, 4, accumulation=2)
+LONG = BatchShape(96, 8, documents=True)
+WIDE = BatchShape(192, 8, accumulation=4)
+SEQUENCE = (SHORT, SHORT, LONG, LONG, SHORT, WIDE, LONG)
+
+
+def whole_steps(stream: TokenStream, world_size: int, shapes: tuple[BatchShape, ...] = SEQUENCE):
+    """Inputs of each step of ``shapes`` over all ranks, and the loaders' position at the end."""
+    loaders = [
+        load(stream, LONG, SHORT, WIDE, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    steps = []
+    for shape in shapes:
+        by_rank = [loader.next_step(shape) for loader in loaders]
+        rows = [batch.tokens for micro in zip(*by_rank, strict=True) for batch in micro]
+        steps.append(torch.cat(rows))
+    (position,) = {loader.position for loader in loaders}
+    for loader in loaders:
+        loader.close()
+    return steps, position
+
+
+def test_a_position_counts_the_tokens_of_all_shapes(stream: TokenStream):
+    steps, position = whole_steps(stream, 1)
+    assert position == sum(shape.batch_tokens for shape in SEQUENCE)
+    assert [tuple(step.shape) for step in steps] == [
+        (shape.batch_tokens // shape.seq_len, shape.seq_len) for shape in SEQUENCE
+    ]
+
+
+def test_steps_of_several_shapes_are_the_same_for_any_number_of_ranks(stream: TokenStream):
+    one, _ = whole_steps(stream, 1)
+    for ranks in (2, 3):
+        many, _ = whole_steps(stream, ranks)
+        assert all(map(torch.equal, one, many))
+
+
+def test_a_pass_of_several_lengths_reads_each_token_once(stream: TokenStream):
+    steps, position = whole_steps(stream, 1, (SHORT, LONG))
+    assert position == 2 * 96 < WINDOWS * SEQ_LEN
+    read = torch.cat([step.flatten() for step in steps]).tolist()
+    assert len(set(read)) == len(read)
+
+
+def test_short_windows_are_the_parts_of_the_long_ones(stream: TokenStream):
+    (short,), _ = whole_steps(stream, 1, (SHORT,))
+    (long,), _ = whole_steps(stream, 1, (LONG,))
+    assert torch.equal(short.view(-1, 8), long)
+
+
+def test_bounds_are_those_of_the_kernels_reference(stream: TokenStream):
+    from kernels.attention import reference
+
+    loader = load(stream, LONG)
+    for _ in range(4):
+        (batch,) = loader.next_step()
+        assert batch.bounds is not None
+        assert batch.bounds.dtype == torch.int32
+        assert torch.equal(batch.bounds, reference.document_bounds(batch.tokens, BOS))
+    loader.close()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_document_bounds_of_random_tokens_are_the_references(seed: int):
+    from kernels.attention import reference
+
+    draw = np.random.default_rng(seed)
+    for length in (1, 2, 7, 33):
+        tokens = draw.integers(0, 4, (5, length), dtype=np.int32)
+        ours = torch.from_numpy(document_bounds(tokens, 1))
+        assert torch.equal(ours, reference.document_bounds(torch.from_numpy(tokens), 1))
+
+
+def test_only_batches_of_documents_have_bounds(stream: TokenStream):
+    loader = load(stream, LONG, SHORT)
+    assert all(batch.bounds is None for batch in loader.next_step(SHORT))
+    loader.close()
+
+
+def test_a_change_of_shape_uses_the_same_buffers_and_leaves_handed_out_batches(
+    stream: TokenStream,
+):
+    loader = load(stream, LONG, SHORT, WIDE)
+    first = loader.next_step(LONG)[0].tokens
+    kept = first.clone()
+    addresses = [buffer.data_ptr() for buffer in loader._buffers]
+    for shape in SEQUENCE:
+        loader.next_step(shape)
+    assert [buffer.data_ptr() for buffer in loader._buffers] == addresses
+    assert threading.active_count() == 2
+    loader.close()
+    assert torch.equal(first, kept)
+
+
+def test_a_position_resumes_within_a_stage_and_at_its_border(stream: TokenStream):
+    straight, _ = whole_steps(stream, 1)
+    for done in range(1, len(SEQUENCE)):
+        loader = load(stream, LONG, SHORT, WIDE)
+        loader.position = sum(shape.batch_tokens for shape in SEQUENCE[:done])
+        for shape, wanted in zip(SEQUENCE[done:], straight[done:], strict=True):
+            got = torch.cat([batch.tokens for batch in loader.next_step(shape)])
+            assert torch.equal(got, wanted)
+        loader.close()
+
+
 @pytest.mark.gpu
 def test_batches_on_the_gpu_are_those_on_the_cpu(stream: TokenStream):
     on_cpu = load(stream)
-    on_gpu = BatchLoader(
-        stream,
-        seq_len=SEQ_LEN,
-        batch_tokens=BATCH_WINDOWS * SEQ_LEN,
-        accumulation=1,
-        rank=0,
-        world_size=1,
-        seed=5,
-        device=torch.device("cuda", 0),
-    )
+    on_gpu = load(stream, device=torch.device("cuda", 0))
     wanted = [on_cpu.next_step()[0] for _ in range(50)]
     got = [on_gpu.next_step()[0] for _ in range(50)]
-    for (inputs, targets), (cuda_inputs, cuda_targets) in zip(wanted, got, strict=True):
+    for (inputs, targets, _), (cuda_inputs, cuda_targets, _) in zip(wanted, got, strict=True):
         assert cuda_inputs.is_cuda
         assert torch.equal(inputs, cuda_inputs.cpu())
         assert torch.equal(targets, cuda_targets.cpu())
+    on_cpu.close()
+    on_gpu.close()
+
+
+@pytest.mark.gpu
+def test_steps_of_several_shapes_on_the_gpu_are_those_on_the_cpu(stream: TokenStream):
+    on_cpu = load(stream, LONG, SHORT, WIDE)
+    on_gpu = load(stream, LONG, SHORT, WIDE, device=torch.device("cuda", 0))
+    for shape in 5 * SEQUENCE:
+        for wanted, got in zip(on_cpu.next_step(shape), on_gpu.next_step(shape), strict=True):
+            assert (got.bounds is None) == (wanted.bounds is None)
+            for one, other in zip(wanted, got, strict=True):
+                if one is not None and other is not None:
+                    assert torch.equal(one, other.cpu())
     on_cpu.close()
     on_gpu.close()

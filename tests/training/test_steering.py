@@ -142,7 +142,7 @@ def test_qat_timing_has_the_loss_computed_on_faked_weights(make):
     assert_parts_at(at, steered, left)
     twin = make(iterations=at, **changes)
     Watched(twin).run()
-    ((tokens, targets),) = twin.loader.next_step()
+    ((tokens, targets, _),) = twin.loader.next_step()
     on = torch.tensor(1.0)
     faked = twin.model(tokens, targets, torch.tensor(0.1), on, None)[1].mean().item()
     assert steered.losses[at] == pytest.approx(faked, rel=1e-6)
@@ -161,7 +161,7 @@ def test_kg_weight_leaves_tokens_of_a_high_score_less_of_the_training(make):
 
 def nats_by_score(trainer: Trainer) -> tuple[float, float]:
     """Mean nats of the next batches' targets with a high score, and with a low one."""
-    batches = [trainer.loader.next_step()[0] for _ in range(12)]
+    batches = [trainer.loader.next_step()[0][:2] for _ in range(12)]
     tokens, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
     nats, high = trainer.model.score(tokens, targets), targets >= VOCAB // 2
     return nats[high].mean().item(), nats[~high].mean().item()

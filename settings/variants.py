@@ -49,9 +49,9 @@ def variant_of(stage: Stage, settings: Settings) -> Variant:
     return Variant(
         batch_tokens=_first(stage.train_batch_tokens, settings.train_batch_tokens),
         seq_len=_first(stage.train_seq_len, settings.train_seq_len),
-        loops=_first(stage.loops, getattr(settings, "num_loops", 0)),
-        window=_first(stage.window, getattr(settings, "window", 0)),
-        documents=_first(stage.documents, getattr(settings, "document_mask", False)),
+        loops=_first(stage.loops, settings.num_loops),
+        window=_first(stage.window, settings.window),
+        documents=_first(stage.documents, settings.document_mask),
         heads=_first(stage.mtp_num_heads, settings.mtp_num_heads),
         precision=stage.precision or "native",
     )
@@ -135,17 +135,16 @@ def _with_each_choice(variant: Variant, settings: Settings) -> Iterator[Variant]
 
 def _check(variant: Variant, settings: Settings) -> None:
     batch, length = variant.batch_tokens, variant.seq_len
-    longest = max(each.seq_len for each in stage_variants(settings))
     faults = {
         f"train_batch_tokens {batch} is no multiple of train_seq_len {length}": batch % length,
-        f"train_seq_len {length} does not divide the longest stage's, {longest}": longest % length,
         f"{variant.heads} MTP heads need a longer train_seq_len than {length}": (
             variant.heads >= length
         ),
         f"{variant.heads} MTP heads are more than the network's mtp_num_heads "
         f"{settings.mtp_num_heads}": variant.heads > settings.mtp_num_heads,
-        f"{variant.loops} loops need loop_layers": variant.loops
-        and not getattr(settings, "loop_layers", []),
+        f"{variant.loops} loops are more than the network's num_loops {settings.num_loops}": (
+            variant.loops > settings.num_loops
+        ),
     }
     for fault, found in faults.items():
         if found:

@@ -21,6 +21,7 @@ COMMANDS = {  # and their folders
     "profile": "step",
     "sprint": "studies",
     "startup": "step",
+    "tables": "pages",
     "tune_mlp": "studies",
     "tune_ttt": "studies",
 }

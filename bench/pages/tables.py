@@ -10,7 +10,7 @@ A comment in a Markdown file describes the table below it:
     rows: MTP off, same steps = without MTP | MTP on, same steps -->
 
 ``FILE#2`` is a file's second table. ``columns`` selects columns; ``= NAME`` renames one, and
-``A or B`` takes the first that a table has. ``device``, ``commit`` and ``date`` come from the record
+``A or B`` takes the first that a table has. ``device``, ``commit`` and ``date`` are of the record
 above the table, ``result`` is a link to the file. ``rows`` selects rows by their first cell and
 renames them; if several files have such rows, the first one counts. Without ``columns`` or ``rows``
 a table has all of them. With ``--check`` nothing is written, and the exit code is 1 if a page

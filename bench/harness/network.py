@@ -32,7 +32,7 @@ def step(model: GPT, forward: Callable, tokens: Tensor) -> Callable[[], None]:
     weight = torch.tensor(MTP_WEIGHT, device="cuda")
 
     def call() -> None:
-        forward(tokens[:, :-1], tokens[:, 1:], weight)[0].backward()
+        forward(tokens[:, :-1], tokens[:, 1:], mtp_weight=weight)[0].backward()
         for parameter in model.parameters():
             parameter.grad = None
 

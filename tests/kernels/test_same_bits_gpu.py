@@ -67,7 +67,7 @@ def test_a_forward_and_backward_pass():
 
     def make() -> dict[str, Tensor]:
         network.zero_grad()
-        loss, nats = network(tokens, targets, mtp_weight, qat, None)
+        loss, nats = network(tokens, targets, mtp_weight=mtp_weight, qat=qat)
         loss.backward()
         gradients = {n: p.grad for n, p in network.named_parameters() if p.grad is not None}
         return {"nats": nats.detach(), **gradients}

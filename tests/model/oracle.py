@@ -21,20 +21,42 @@ def project(x: Tensor, weight: Tensor) -> Tensor:
     return torch.einsum("bti,oi->bto", x, weight)
 
 
-def hidden(config: Architecture, p: Parameters, tokens: Tensor) -> Tensor:
-    """The final normed state (B, T, C)."""
-    x0 = embedded(config, p, tokens)
-    encoder = config.num_layers // 2
-    x, pushed, first_values = x0, [], None
+def passes(config: Architecture, loops: int) -> list[int]:
+    """Layers in the order in which they run: the loop's come again, then the others."""
+    found = []
     for layer in range(config.num_layers):
-        decoder = layer - encoder
+        found.append(layer)
+        if config.loop_layers and layer == config.loop_layers[-1]:
+            for _ in range(loops):
+                found += config.loop_layers
+    return found
+
+
+def hidden(
+    config: Architecture,
+    p: Parameters,
+    tokens: Tensor,
+    loops: int | None = None,
+    window: int | None = None,
+) -> Tensor:
+    """The final normed state (B, T, C); the architecture's loops and window unless given."""
+    x0 = embedded(config, p, tokens)
+    order = passes(config, config.num_loops if loops is None else loops)
+    bos_id = config.bos_id if config.document_mask else None
+    window = config.window if window is None else window
+    masked = bos_id is not None or window
+    first = oracle.first_seen(tokens, bos_id, window) if masked else None
+    encoder = len(order) // 2
+    x, pushed, values = x0, [], {}
+    for i, layer in enumerate(order):
+        decoder = i - encoder
         if 0 <= decoder < encoder:
             x = x + p["skip_weight"][decoder] * pushed.pop()
         a = p["mix"][layer, 0] * x + p["mix"][layer, 1] * x0
-        branch, first_values = attention(config, p, layer, tokens, a, first_values)
+        branch = attention(config, p, layer, tokens, a, values, first)
         h = a + p["attn_scale"][layer] * branch
         x = h + p["mlp_scale"][layer] * mlp(config, p, layer, h)
-        if layer < encoder:
+        if i < encoder:
             pushed.append(x)
     return oracle.rms_normed(x, config.norm_eps)
 
@@ -65,19 +87,20 @@ def attention(
     layer: int,
     tokens: Tensor,
     a: Tensor,
-    first_values: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """A layer's attention branch, and the values of layer 0."""
+    values: dict[str, Tensor],
+    first: list[list[int]] | None,
+) -> Tensor:
+    """A layer's attention branch. ``values`` has those of the first pass, or gets them."""
     layers, x = config.num_layers, scaled_norm(config, layer, a)
     value = project(x, p["kv_bank"][layers + layer])
     if config.ve_enabled and layer in config.ve_layers:
         added = project(p["value_table"][tokens.long()], p["value_proj"])
         place = config.ve_layers.index(layer)
         value = value + p["value_layer_scale"][place] * (p["value_scale"] * added)
-    first_values = value if first_values is None else first_values
+    values.setdefault("first", value)
     if config.value_residual:
         from_first, own = p["value_residual"][layer]
-        value = from_first * first_values + own * value
+        value = from_first * values["first"] + own * value
     gate = None
     if config.gated_attention:
         gate = project(x, p["gate_weight"][layer]) + p["gate_bias"][layer]
@@ -95,8 +118,9 @@ def attention(
         eps=config.norm_eps,
         xsa=layer >= layers - config.xsa_last_n,
         gate=gate,
+        first=first,
     )
-    return project(y.flatten(2), p["qo_bank"][layers + layer]), first_values
+    return project(y.flatten(2), p["qo_bank"][layers + layer])
 
 
 def loss(

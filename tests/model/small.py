@@ -57,6 +57,24 @@ PARTS: dict[str, dict[str, object]] = {
     "untied head": {"tie_embeddings": False},
     "no MTP head": {"mtp_num_heads": 0},
     "1 MTP head": {"mtp_num_heads": 1},
+    "loop": {"loop_layers": [1, 2], "num_loops": 2},
+    "loop from layer 0 with value residual": {
+        "loop_layers": [0, 1],
+        "num_loops": 1,
+        "value_residual": True,
+    },
+    "loop of the last layer": {"loop_layers": [4], "num_loops": 1},
+    "documents": {"document_mask": True},
+    "window": {"window": 3},
+    "window of one": {"window": 1},
+    "window beyond the length": {"window": 40},
+    "loop, documents, window and gate": {
+        "loop_layers": [3],
+        "num_loops": 2,
+        "document_mask": True,
+        "window": 4,
+        "gated_attention": True,
+    },
     "all options": {"gated_attention": True, "value_residual": True, "tie_embeddings": False},
 }
 

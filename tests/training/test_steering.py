@@ -144,7 +144,7 @@ def test_qat_timing_has_the_loss_computed_on_faked_weights(make):
     Watched(twin).run()
     ((tokens, targets, _),) = twin.loader.next_step()
     on = torch.tensor(1.0)
-    faked = twin.model(tokens, targets, torch.tensor(0.1), on, None)[1].mean().item()
+    faked = twin.model(tokens, targets, mtp_weight=torch.tensor(0.1), qat=on)[1].mean().item()
     assert steered.losses[at] == pytest.approx(faked, rel=1e-6)
     assert left.losses[at] != pytest.approx(faked, rel=1e-6)
 

@@ -86,15 +86,33 @@ def rotated(x: Tensor, dims: int, base: float) -> Tensor:
     return torch.stack(columns, -1)
 
 
-def causal_mean(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Softmax attention of one head, (B, T, D) each: position i averages positions 0 to i."""
+def causal_mean(
+    query: Tensor, key: Tensor, value: Tensor, first: list[list[int]] | None = None
+) -> Tensor:
+    """Softmax attention of one head, (B, T, D) each: position i of row b averages positions
+    ``first[b][i]`` to i, or 0 to i."""
     rows = []
     for i in range(query.size(1)):
         scores = torch.einsum("bd,bjd->bj", query[:, i], key[:, : i + 1])
         weights = (scores / query.size(-1) ** 0.5).exp()
+        if first is not None:
+            weights = weights * torch.tensor([[j >= row[i] for j in range(i + 1)] for row in first])
         weights = weights / weights.sum(-1, keepdim=True)
         rows.append(torch.einsum("bj,bjd->bd", weights, value[:, : i + 1]))
     return torch.stack(rows, 1)
+
+
+def first_seen(tokens: Tensor, bos_id: int | None, window: int) -> list[list[int]]:
+    """The first position that each one sees: not before its document's BOS unless ``bos_id`` is
+    None, and of the last ``window`` positions unless that is 0."""
+    found = []
+    for row in tokens.tolist():
+        begin, firsts = 0, []
+        for i, token in enumerate(row):
+            begin = i if token == bos_id else begin
+            firsts.append(max(begin, i - window + 1) if window else begin)
+        found.append(firsts)
+    return found
 
 
 def attended(
@@ -108,14 +126,15 @@ def attended(
     eps: float,
     xsa: bool,
     gate: Tensor | None = None,
+    first: list[list[int]] | None = None,
 ) -> Tensor:
-    """(B, T, H, D) from q of that shape and k, v (B, T, G, D)."""
+    """(B, T, H, D) from q of that shape and k, v (B, T, G, D); ``first`` of ``first_seen``."""
     heads = []
     for h in range(q.size(2)):
         g = h // (q.size(2) // k.size(2))
         query = gain[h] * rotated(rms_normed(q[:, :, h], eps), rope_dims, rope_base)
         key = rotated(rms_normed(k[:, :, g], eps), rope_dims, rope_base)
-        y = causal_mean(query, key, v[:, :, g])
+        y = causal_mean(query, key, v[:, :, g], first)
         if xsa:
             direction = v[:, :, g] / v[:, :, g].pow(2).sum(-1, keepdim=True).sqrt()
             y = y - (y * direction).sum(-1, keepdim=True) * direction

@@ -53,9 +53,7 @@ def check_attention(
 ) -> None:
     check(
         lambda **inputs: (attend(**inputs, rope_dims=rope_dims, eps=eps, xsa=xsa),),
-        lambda **inputs: (
-            oracle.attended(**inputs, rope_dims=rope_dims, rope_base=BASE, eps=eps, xsa=xsa),
-        ),
+        lambda **inputs: (oracle.attended(**inputs, rope=(rope_dims, BASE), eps=eps, xsa=xsa),),
         inputs_of_attention(length, kv_heads, gated=gated),
     )
 

@@ -38,7 +38,7 @@ def attended(
     )
     if lookup is not None:
         v = v + torch.einsum("bti,hdi->bthd", lookup, lookup_weight.unflatten(0, (-1, HEAD_DIM)))
-    return oracle.attended(q, k, v, rope_dims=4, rope_base=BASE, eps=EPS, **rest)
+    return oracle.attended(q, k, v, rope=(4, BASE), eps=EPS, **rest)
 
 
 @pytest.mark.parametrize("lookup", [False, True], ids=["", "lookup"])

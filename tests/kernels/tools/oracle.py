@@ -121,19 +121,19 @@ def attended(
     v: Tensor,
     gain: Tensor,
     *,
-    rope_dims: int,
-    rope_base: float,
+    rope: tuple[int, float],
     eps: float,
     xsa: bool,
     gate: Tensor | None = None,
     first: list[list[int]] | None = None,
 ) -> Tensor:
-    """(B, T, H, D) from q of that shape and k, v (B, T, G, D); ``first`` of ``first_seen``."""
+    """(B, T, H, D) from q of that shape and k, v (B, T, G, D); dims and base of ``rope``; ``first``
+    of ``first_seen``."""
     heads = []
     for h in range(q.size(2)):
         g = h // (q.size(2) // k.size(2))
-        query = gain[h] * rotated(rms_normed(q[:, :, h], eps), rope_dims, rope_base)
-        key = rotated(rms_normed(k[:, :, g], eps), rope_dims, rope_base)
+        query = gain[h] * rotated(rms_normed(q[:, :, h], eps), *rope)
+        key = rotated(rms_normed(k[:, :, g], eps), *rope)
         y = causal_mean(query, key, v[:, :, g], first)
         if xsa:
             direction = v[:, :, g] / v[:, :, g].pow(2).sum(-1, keepdim=True).sqrt()

@@ -12,9 +12,9 @@ A comment in a Markdown file describes the table below it:
 ``FILE#2`` is a file's second table. ``columns`` selects columns; ``= NAME`` renames one, and
 ``A or B`` takes the first that a table has. ``device``, ``commit`` and ``date`` are of the record
 above the table, ``result`` is a link to the file. ``rows`` selects rows by their first cell and
-renames them; if several files have such rows, the first one counts. Without ``columns`` or ``rows``
-a table has all of them. With ``--check`` nothing is written, and the exit code is 1 if a page
-differs.
+renames them; if several files have such rows, the first one counts. Each line may be repeated to
+add to its list. Without ``columns`` or ``rows`` a table has all of them. With ``--check`` nothing
+is written, and the exit code is 1 if a page differs.
 """
 
 import os
@@ -61,7 +61,8 @@ def written(path: Path) -> str:
 
     def one(marked: re.Match[str]) -> str:
         try:
-            return f"{marked[1]}\n{generated(marked[2], path.parent)}\n"
+            end = "\n" if marked[3] else "\n\n"
+            return f"{marked[1]}\n{generated(marked[2], path.parent)}{end}"
         except InputError as error:
             line = text.count("\n", 0, marked.start()) + 1
             raise InputError(f"{path.relative_to(PROJECT)}:{line}: {error}") from None
@@ -77,7 +78,7 @@ def generated(marker: str, folder: Path) -> str:
         name, separator, values = option.partition(":")
         if name.strip() not in choices or not separator:
             raise InputError(f"{option!r} is neither 'columns: ...' nor 'rows: ...'")
-        choices[name.strip()] = values
+        choices[name.strip()] += f" | {values}"
     tables = [source(name) for name in sources.split()]
     columns = parsed(choices["columns"]) or [(name, name) for name in tables[0].columns]
     names = parsed(choices["rows"])

@@ -59,7 +59,8 @@ def test_rows_and_columns_are_selected_and_renamed(project):
 
 
 def test_a_repeated_column_is_named_by_the_one_before_it(project):
-    marker = "results.md#2\ncolumns: variant | averaged: less on = difference\nrows: off"
+    columns = "columns: variant\ncolumns: averaged: less on = difference"
+    marker = f"results.md#2\n{columns}\nrows: off"
     assert table(project, marker)[2:] == ["| off | +0.3 |"]
 
 
@@ -108,6 +109,14 @@ def test_a_page_is_written_once_and_then_stays(project, capsys):
     assert capsys.readouterr().out == "docs/page.md\n" * 2
     assert tables.main(check=True) == 0
     assert page.read_text() == text
+
+
+def test_a_first_table_ends_with_a_blank_line(project):
+    page = project / "docs" / "page.md"
+    page.write_text("<!-- table: results.md\nrows: ours -->\n\nBelow.\n")
+    tables.main()
+    assert page.read_text().endswith("| ours | 7 | 1.2607 |\n\nBelow.\n")
+    assert tables.main(check=True) == 0
 
 
 def test_an_error_says_where_the_marker_is(project):

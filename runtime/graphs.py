@@ -1,39 +1,117 @@
 """CUDA graphs: the kernel launches of a function, recorded once and then replayed."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import cache
 
 import torch
 from torch import Tensor
 
+# Calls before a capture: kernels are loaded, libraries allocate their memory.
+EAGER_CALLS = 2
 # Not "global": NCCL's thread may query its events at any time, which would end a global capture.
 CAPTURE_MODE = "thread_local"
 
-
-class Captured(NamedTuple):
-    """A graph, and the tensor that its function returned; every replay writes to this tensor."""
-
-    graph: torch.cuda.CUDAGraph
-    output: Tensor
-
-    def replay(self) -> Tensor:
-        """Launch the graph; return ``output``."""
-        self.graph.replay()
-        return self.output
+Function = Callable[..., Tensor]
 
 
-def capture(function: Callable[[], Tensor], pool: Any) -> Captured:
-    """Record the launches of ``function``, which do not run yet.
+class Graphs:
+    """Records graphs that share one stream and one memory pool.
 
-    A replay reads and writes the addresses of the capture. So all inputs must stay where they are,
-    and all kernels must be compiled before.
+    A capture reuses what earlier graphs have freed. So two graphs must never run concurrently, and
+    a tensor that outlives its graph's replay must stay referenced as long as captures may come.
 
     Args:
-        function: launches kernels on the current stream and returns one of its results.
-        pool: memory pool that the graph shares with others (``torch.cuda.graph_pool_handle``).
+        device: a GPU.
     """
-    graph = torch.cuda.CUDAGraph()
-    torch.cuda.synchronize()
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode=CAPTURE_MODE):
-        output = function()
-    return Captured(graph, output)
+
+    def __init__(self, device: torch.device) -> None:
+        self.stream = capture_stream(device)
+        self.pool = torch.cuda.graph_pool_handle()
+
+    def eagerly(self, function: Callable[[], object]) -> None:
+        """Run ``function`` without recording it, on the stream of the captures, and wait for it.
+
+        PyTorch's notes on graphs: autograd's first accumulations must not be on the default stream.
+        """
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            function()
+        self.stream.synchronize()
+
+    def record(self, function: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        """Record the launches of ``function``, which do not run yet.
+
+        Returns:
+            The graph, and what ``function`` returned, to which every replay writes.
+        """
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(
+            graph, pool=self.pool, stream=self.stream, capture_error_mode=CAPTURE_MODE
+        ):
+            output = function()
+        return graph, output
+
+    @property
+    def bytes(self) -> int:
+        """The size of the memory pool."""
+        segments = torch.cuda.memory_snapshot()
+        return sum(
+            segment["total_size"]
+            for segment in segments
+            if tuple(segment["segment_pool_id"]) == tuple(self.pool)
+        )
+
+
+class CapturedStep:
+    """A function of launches: called as it is, until it is captured and then replayed.
+
+    Args:
+        function: takes tensors or None, launches kernels on the current stream, and returns one of
+            its results.
+    """
+
+    def __init__(self, function: Function) -> None:
+        self._function = function
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._inputs: tuple[Tensor | None, ...] = ()
+        self._output: Tensor | None = None
+
+    def __call__(self, *inputs: Tensor | None) -> Tensor:
+        """Return the function's result; a replay writes it where the last one did."""
+        if self._graph is None or self._output is None:
+            return self._function(*inputs)
+        for static, given in zip(self._inputs, inputs, strict=True):
+            if static is not None and given is not None:
+                static.copy_(given)
+        self._graph.replay()
+        return self._output
+
+    @property
+    def captured(self) -> bool:
+        """Whether calls are replays."""
+        return self._graph is not None
+
+    def capture(self, graphs: Graphs, *inputs: Tensor | None) -> None:
+        """Record the function, which has run ``EAGER_CALLS`` times; it does not run now.
+
+        A replay reads and writes the addresses of the capture. So all that the function reads must
+        stay where it is.
+
+        Args:
+            graphs: where to record it.
+            inputs: tensors to which each call copies its own, of the same shapes.
+        """
+        self._inputs = inputs
+        self._graph, self._output = graphs.record(lambda: self._function(*inputs))
+
+    def release(self) -> None:
+        """Release the graph; later calls launch every kernel."""
+        self._graph = self._output = None
+        self._inputs = ()
+
+
+@cache
+def capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the stream of all captures on a device: cuBLAS keeps 32 MB for each stream it saw."""
+    return torch.cuda.Stream(device)

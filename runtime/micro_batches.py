@@ -1,27 +1,33 @@
-"""Gradients of micro-batches: launched kernel by kernel, or replayed as CUDA graphs."""
+"""Gradients of a step's micro-batches: launched kernel by kernel, or replayed as CUDA graphs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from runtime.graphs import Captured, capture
+from runtime.graphs import EAGER_CALLS, CapturedStep, Graphs
 
-EAGER_CALLS = 2  # before the first capture: kernels are compiled and libraries allocate
-
-Forward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+MicroBatch = Sequence[Tensor | None]
+Forward = Callable[..., tuple[Tensor, Tensor]]
 Overlap = Callable[[], AbstractContextManager[None]]
+Gradients = list[Tensor | None]
 
 
 class MicroBatches:
-    """Adds the gradients of micro-batches to ``.grad``; launches every kernel from the host.
+    """Adds up the gradients of a step's micro-batches in ``.grad``.
+
+    Once captured, a step's first micro-batch is one graph, a further one is another and, if there
+    is a context ``at_last``, the last one is a third. The first graph writes the gradients, and the
+    others add to them. Parameters and levers must keep their addresses.
 
     Args:
-        forward: takes tokens and targets (B, T); returns the loss () and each token's nats.
+        forward: takes a micro-batch's tensors, tokens and targets (B, T) first; returns the loss ()
+            and each token's nats.
         parameters: whose gradients are computed.
         fraction: of the whole batch that one micro-batch is.
+        nats: () fp32, which receives this rank's part of the batch's mean nats.
         at_last: context of the backward pass of a step's last micro-batch, in which the gradients
             become complete, for example to reduce them over ranks; None: no such context.
     """
@@ -31,120 +37,114 @@ class MicroBatches:
         forward: Forward,
         parameters: Sequence[Tensor],
         fraction: float,
+        nats: Tensor,
         at_last: Overlap | None = None,
     ) -> None:
         self.forward, self.parameters, self.fraction = forward, parameters, fraction
-        self.at_last = at_last
-        # Memory pool of the graphs, which the optimizer's graph may share.
-        self.pool: Any = None
+        self.nats, self.at_last = nats, at_last
+        kinds = [(first, last) for first in (True, False) for last in (True, False)]
+        self._steps = {kind: CapturedStep(partial(self._add, *kind)) for kind in kinds}
+        # The gradients at fixed addresses, and those of them that this step writes.
+        self._shared: Gradients | None = None
+        self._written: Gradients | None = None
 
-    def clear(self) -> None:
-        """Remove the gradients."""
-        for parameter in self.parameters:
-            parameter.grad = None
+    def accumulate(self, batches: Sequence[MicroBatch]) -> Tensor:
+        """Set ``.grad`` to the gradients of a step's micro-batches; return ``nats``."""
+        for kind, batch in self._kinds(batches):
+            self._steps[kind](*batch)
+            if self._written is not None:
+                # A replay writes to the capture's tensors; ``.grad`` may be another one by now.
+                self.set_gradients(self._written)
+        return self.nats
 
-    def add(self, tokens: Tensor, targets: Tensor, last: bool = False) -> Tensor:
-        """Add one micro-batch's gradients; return its part of the batch's mean nats, () fp32."""
-        loss, nats = self.forward(tokens, targets)
+    def set_gradients(self, gradients: Gradients) -> None:
+        """Let ``.grad`` be these tensors, one of each parameter."""
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+
+    def prepare(self, graphs: Graphs, batches: Sequence[MicroBatch]) -> None:
+        """Capture a step that shares its gradients with no other; arguments as ``capture``."""
+        self.warm_up(graphs, batches, self.no_gradients())
+        self.capture(graphs, batches, self.no_gradients())
+
+    @property
+    def captured(self) -> bool:
+        """Whether steps are replays."""
+        return self._written is not None
+
+    def no_gradients(self) -> Gradients:
+        """Return gradients to be shared that are not made yet."""
+        return [None] * len(self.parameters)
+
+    def warm_up(self, graphs: Graphs, batches: Sequence[MicroBatch], gradients: Gradients) -> None:
+        """Launch what ``capture`` records, so that kernels are loaded and libraries allocate."""
+        self._shared = gradients
+        each_kind = [*batches[:1], *batches[1:][-2:]]
+        for _ in range(EAGER_CALLS):
+            graphs.eagerly(lambda: self.accumulate(each_kind))
+        self._shared = None
+
+    def capture(self, graphs: Graphs, batches: Sequence[MicroBatch], gradients: Gradients) -> None:
+        """Capture every micro-batch of a step, after ``warm_up``.
+
+        Args:
+            graphs: where to record.
+            batches: of a whole step.
+            gradients: one of each parameter, to which this step's are copied in the end. Where
+                there is None yet, this step's own is entered.
+        """
+        # Now, because a capture cannot reuse what was allocated outside of it.
+        self.set_gradients(self.no_gradients())
+        self._shared = gradients
+        inputs = [None if tensor is None else tensor.clone() for tensor in batches[0]]
+        for kind, _ in self._kinds(batches):
+            if not self._steps[kind].captured:
+                self._steps[kind].capture(graphs, *inputs)
+        self._written = [parameter.grad for parameter in self.parameters]
+
+    def _kinds(
+        self, batches: Sequence[MicroBatch]
+    ) -> Iterator[tuple[tuple[bool, bool], MicroBatch]]:
+        """Yield each micro-batch after whether it is the first, and one with ``at_last``."""
+        final = len(batches) - 1
+        for number, batch in enumerate(batches):
+            yield (number == 0, number == final and self.at_last is not None), batch
+
+    def _add(self, first: bool, last: bool, *batch: Tensor | None) -> Tensor:
+        if first:
+            self.set_gradients(self.no_gradients())
+        loss, nats = self.forward(*batch)
         with self.at_last() if self.at_last and last else nullcontext():
             (loss * self.fraction).backward()
-        return nats.mean() * self.fraction
-
-    def accumulate(self, batches: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> Tensor:
-        """Set ``.grad`` to the gradients of a step's micro-batches; return mean nats, () fp32."""
-        self.clear()
-        before, final = batches[:-1], batches[-1]
-        nats = [self.add(*batch[:2]) for batch in before]
-        return torch.stack([*nats, self.add(*final[:2], last=True)]).sum()
-
-    @property
-    def captured(self) -> bool:
-        """Whether gradients and nats keep their addresses from now on."""
-        return False
-
-    def close(self) -> None:
-        """Release what only further steps need."""
-
-
-class CapturedMicroBatches(MicroBatches):
-    """The same by graphs: one of a step's first micro-batch, one of a further one, and, if there is
-    a context ``at_last``, one of the last.
-
-    The first graph writes the gradients, and the others add to them, so they need not be cleared.
-    All replays use the same memory. Parameters and levers must keep their addresses; tokens are
-    copied to static buffers.
-    """
-
-    def __init__(
-        self,
-        forward: Forward,
-        parameters: Sequence[Tensor],
-        fraction: float,
-        at_last: Overlap | None = None,
-    ) -> None:
-        super().__init__(forward, parameters, fraction, at_last)
-        self.calls = 0
-        # PyTorch's notes on graphs: make gradients first on a side stream, like the capture's.
-        self.side = torch.cuda.Stream()
-        # By whether the micro-batch is the first, and the last.
-        self.graphs: dict[tuple[bool, bool], Captured] = {}
-        self.pool = torch.cuda.graph_pool_handle()
-        self.first = True
-        self.gradients: list[Tensor | None] = []
-        self.tokens = self.targets = torch.empty(0)
-
-    def clear(self) -> None:
-        self.first = True
-        if not self.graphs:
-            super().clear()
-
-    def accumulate(self, batches: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> Tensor:
-        self.clear()
-        # Summed in the first replay's output, because the optimizer's graph reads this address.
-        nats = self.add(*batches[0][:2], last=len(batches) == 1)
-        for number, batch in enumerate(batches[1:], 2):
-            nats += self.add(*batch[:2], last=number == len(batches))
-        return nats
-
-    @property
-    def captured(self) -> bool:
-        return len(self.graphs) > 0
-
-    def add(self, tokens: Tensor, targets: Tensor, last: bool = False) -> Tensor:
-        first, self.first = self.first, False
-        last = last and self.at_last is not None
-        self.calls += 1
-        # A step's first micro-batch is captured first, even if the eager calls end within a step.
-        if self.calls <= EAGER_CALLS or not (first or self.graphs):
-            return self._add_eagerly(tokens, targets, last)
-        if (first, last) not in self.graphs:
-            self._capture(first, last, tokens, targets)
-        self.tokens.copy_(tokens)
-        self.targets.copy_(targets)
-        nats = self.graphs[first, last].replay()
-        # A replay writes to the capture's gradients; ``.grad`` may be another tensor by now.
-        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
-            parameter.grad = gradient
-        return nats
-
-    def _add_eagerly(self, tokens: Tensor, targets: Tensor, last: bool) -> Tensor:
-        current = torch.cuda.current_stream()
-        self.side.wait_stream(current)
-        with torch.cuda.stream(self.side):
-            nats = super().add(tokens, targets, last)
-        current.wait_stream(self.side)
-        return nats
-
-    def _capture(self, first: bool, last: bool, tokens: Tensor, targets: Tensor) -> None:
-        """Record one micro-batch; a step's first one must be recorded before the others."""
+        mean = nats.detach().mean()
         if first:
-            MicroBatches.clear(self)
-            self.tokens, self.targets = tokens.clone(), targets.clone()
-        add = super().add
-        self.graphs[first, last] = capture(lambda: add(self.tokens, self.targets, last), self.pool)
-        if first:
-            self.gradients = [parameter.grad for parameter in self.parameters]
+            torch.mul(mean, self.fraction, out=self.nats)
+            self._share()
+        else:
+            self.nats += mean * self.fraction
+        return self.nats
+
+    def _share(self) -> None:
+        """Copy this step's gradients to the shared ones, which ``.grad`` then is."""
+        if self._shared is None:
+            return
+        sources, targets = [], []
+        for index, parameter in enumerate(self.parameters):
+            if parameter.grad is None:
+                continue
+            shared = self._shared[index]
+            if shared is None:
+                self._shared[index] = parameter.grad
+            else:
+                sources.append(parameter.grad)
+                targets.append(shared)
+                parameter.grad = shared
+        if targets:
+            torch._foreach_copy_(targets, sources)
 
     def close(self) -> None:
         """Release the graphs, because NCCL's communicators end only when no graph holds them."""
-        self.graphs.clear()
+        for step in self._steps.values():
+            step.release()
+        self._shared = self._written = None
+        self.set_gradients(self.no_gradients())

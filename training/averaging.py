@@ -14,13 +14,16 @@ Join = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 class Averaging:
     """No averaging; the base of the two that do."""
 
-    def update(self, step: int) -> None:
-        """Add the weights after ``step`` (from 1)."""
+    def move(self) -> None:
+        """Move exponential averages towards the weights, after a step that changed them."""
+
+    def take(self, step: int) -> None:
+        """Take a snapshot of the weights after ``step`` (from 1) if one is due."""
 
     @property
     def exponential(self) -> dict[str, Tensor]:
-        """Live averages by name that an optimizer may update itself, in place of ``update``; empty
-        for another kind of average."""
+        """Live averages by name that an optimizer may move itself, in place of ``move``; empty for
+        another kind of average."""
         return {}
 
     def weights(self) -> dict[str, Tensor]:
@@ -54,7 +57,7 @@ class ExponentialAverage(Averaging):
         self._decay, self._join = decay, join
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
+    def move(self) -> None:
         torch._foreach_lerp_(list(self._average.values()), self._live, 1 - self._decay)
 
     @property
@@ -95,7 +98,7 @@ class LatestAverage(Averaging):
         self._snapshots: list[dict[str, Tensor]] = []
         self._count, self._every, self._join = count, every, join
 
-    def update(self, step: int) -> None:
+    def take(self, step: int) -> None:
         if step % self._every == 0:
             taken = {name: weight.clone() for name, weight in self._live.items()}
             self._snapshots = [*self._snapshots, taken][-self._count :]

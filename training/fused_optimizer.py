@@ -77,6 +77,7 @@ class FusedOptimizer:
         self.statistics = self._statistics.values
         self.norm, _, _ = self._gradient_norm.decision.unbind()
         self._steps, self.skipped = self._gradient_norm.counts.unbind()
+        self._addressed: list[Tensor | None] = []
 
     def _make_muon(self, settings: Settings) -> FusedMuon:
         muon = self._state.muon
@@ -127,13 +128,28 @@ class FusedOptimizer:
         """Apply all gradients, and move the averages; fills ``norm`` and ``statistics``."""
         gradients = [parameter.grad for parameter in self._ordered.values()]
         banks, rest = gradients[: len(self._muon.banks)], gradients[len(self._muon.banks) :]
-        self._gradient_norm.gradients.update([*self._placed(banks), *rest])
+        self._addressed = [*self._placed(banks), *rest]
+        self._gradient_norm.gradients.update(self._addressed)
         self._gradient_norm.measure()
         self._shards.world.sum_(self._dealt)
         self._gradient_norm.decide(self._levers)
         self._muon(banks, self._adamw)  # whose pass hides under Muon's products
         self._statistics()
         self._sum_steps()
+
+    def leave_out(self) -> None:
+        """Let replays of ``step`` leave out the parameters, but banks, whose ``.grad`` is None.
+
+        The gradients' addresses lie in device memory, so that a copy of them is enough; there is
+        none if they are the last step's.
+        """
+        rest = list(self._ordered.values())[len(self._muon.banks) :]
+        pieces, gradients = self._addressed[: -len(rest)], self._addressed[-len(rest) :]
+        left = [
+            None if parameter.grad is None else gradient
+            for parameter, gradient in zip(rest, gradients, strict=True)
+        ]
+        self._gradient_norm.gradients.update([*pieces, *left])
 
     def _placed(self, banks: Sequence[Tensor | None]) -> Iterator[Tensor | None]:
         """Each bank's gradient at this rank's place among all ranks'."""

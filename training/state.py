@@ -9,7 +9,7 @@ from data.loader import BatchLoader
 from errors import InputError
 from training.averaging import Averaging
 from training.parallel import Shards
-from training.update import FusedUpdate, Update
+from training.update import Update
 
 
 class TrainingState:
@@ -25,7 +25,7 @@ class TrainingState:
     def __init__(
         self,
         shards: Shards,
-        update: Update | FusedUpdate,
+        update: Update,
         averaging: Averaging,
         loader: BatchLoader,
     ) -> None:

@@ -4,34 +4,40 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.batch import BatchShape
+from data.batch import Batch, BatchShape
 from data.loader import BatchLoader
 from data.shards import TokenStream
 from kernels import operations
 from model.gpt import GPT
 from model.parameters import exported
 from runtime.device import Backends
-from runtime.micro_batches import CapturedMicroBatches, MicroBatches
+from runtime.graphs import Graphs
+from runtime.micro_batches import Forward, MicroBatches
 from runtime.ranks import World
 from settings import Settings
 from settings.variants import Variant, accumulation_of, reachable
 from swarm.levers import UNREACHED
 from training.averaging import make_averaging
+from training.captured_steps import CapturedSteps
 from training.device_levers import DeviceLevers
+from training.forward import forward_of
 from training.fused_optimizer import FusedOptimizer
 from training.optimizer import Optimizer
 from training.parallel import Shards
+from training.plain_optimizer import PlainOptimizer
 from training.schedule import Moment
 from training.snapshots import Snapshots
 from training.state import TrainingState
 from training.token_weights import embedding_gain, target_weight
-from training.update import FusedUpdate, Update
+from training.update import Update
 
 
 class Trainer:
     """Model, optimizer, averages, data and levers of a run on one rank.
 
     Attributes:
+        variants: those that the run may take, the last stage's first.
+        steps: of each variant.
         state: what a checkpoint holds.
         snapshots: the copy of weights and moments that a run which diverged returns to.
         outgoing: stream of copies to the host that overlap with the next step, and that the next
@@ -57,17 +63,18 @@ class Trainer:
         torch.manual_seed(settings.seed)
         self.model = self._make_model(scores)
         self.scores = None if scores is None else torch.from_numpy(scores).to(world.device)
-        compiled = self.backends.backend == "compiled"
-        self.forward = (
-            torch.compile(self.model, dynamic=False, fullgraph=True) if compiled else self.model
-        )
         self.shards = Shards(self.model, world)
         own = {name: self.shards.own[name] for name in exported(self.model)}
         self.averaging = make_averaging(settings, own, self.shards.join)
         self.levers = DeviceLevers(world.device)
-        accumulation = accumulation_of(reachable(settings)[0], settings, world.size)
-        self.micro_batches = self._make_micro_batches(accumulation)
-        self.update = self._make_update()
+        self.variants = reachable(settings)
+        nats = torch.zeros((), device=world.device)
+        self.update = self._make_update(nats)
+        self.steps = CapturedSteps(
+            {variant: self._make_gradients(variant, nats) for variant in self.variants},
+            self.update,
+            Graphs(world.device) if backends.captures(world.device) else None,
+        )
         self.outgoing = torch.cuda.Stream(world.device) if world.device.type == "cuda" else None
         self.loader = self._make_loader(stream)
         self.state = TrainingState(self.shards, self.update, self.averaging, self.loader)
@@ -79,26 +86,51 @@ class Trainer:
             settings.architecture(),
             operations(backends.backend, backends.attention),
             dtype=backends.dtype,
-            max_seq_len=max(settings.train_seq_len, settings.eval_seq_len),
+            max_seq_len=max(settings.eval_seq_len, *(v.seq_len for v in reachable(settings))),
             seed=settings.seed,
             fake_step_floor=settings.quant_min_step,
             embedding_gain=None if scores is None else embedding_gain(scores, settings.kg_init),
         ).to(self.world.device)
 
-    def _make_micro_batches(self, accumulation: int) -> MicroBatches:
-        captured = self.backends.backend == "kernels" and self.world.device.type == "cuda"
-        return (CapturedMicroBatches if captured else MicroBatches)(
-            self._forward,
+    def _make_gradients(self, variant: Variant, nats: Tensor) -> MicroBatches:
+        accumulation = accumulation_of(variant, self.settings, self.world.size)
+        return MicroBatches(
+            self._make_forward(variant),
             list(self.model.parameters()),
             1 / (accumulation * self.world.size),
+            nats,
             self.shards.reducing if self.world.size > 1 else None,
         )
+
+    def _make_forward(self, variant: Variant) -> Forward:
+        """Return the forward pass of a variant, whose loss depends on the levers."""
+        settings, levers, scores = self.settings, self.levers, self.scores
+        model = forward_of(self.model, variant, self.backends.backend == "compiled")
+        mtp_weight = levers["mtp_weight"] if variant.heads else None
+        qat = levers["qat"] if settings.late_qat_threshold else None
+
+        def forward(
+            tokens: Tensor, targets: Tensor, bounds: Tensor | None = None
+        ) -> tuple[Tensor, Tensor]:
+            weight = None
+            if scores is not None and settings.kg_loss_weight:
+                weight = target_weight(scores, levers["kg_weight"])
+            return model(
+                tokens,
+                targets,
+                bounds=bounds,
+                mtp_weight=mtp_weight,
+                qat=qat,
+                target_weight=weight,
+            )
+
+        return forward
 
     def _make_loader(self, stream: TokenStream) -> BatchLoader:
         settings, world = self.settings, self.world
         return BatchLoader(
             stream,
-            [batch_shape(variant, settings, world.size) for variant in reachable(settings)],
+            [batch_shape(variant, settings, world.size) for variant in self.variants],
             rank=world.rank,
             world_size=world.size,
             seed=settings.seed,
@@ -106,32 +138,46 @@ class Trainer:
             device=world.device,
         )
 
-    def _make_update(self) -> Update | FusedUpdate:
+    def _make_update(self, nats: Tensor) -> Update:
         """Return the update: fused on a GPU, with any backend of the model."""
         common, shards = (self.model, self.settings, self.backends.dtype), self.shards
-        if self.world.device.type != "cuda":
-            optimizer = Optimizer(*common, shards.own)
-            return Update(optimizer, self.averaging, self.levers, shards)
-        averages = self.averaging.exponential
-        optimizer = FusedOptimizer(*common, averages, self.levers, shards)
-        return FusedUpdate(optimizer, self.averaging, shards, self.micro_batches.pool)
+        if self.world.device.type == "cuda":
+            averages = self.averaging.exponential
+            optimizer = FusedOptimizer(*common, averages, self.levers, shards)
+        else:
+            plain = Optimizer(*common, shards.own)
+            optimizer = PlainOptimizer(plain, self.averaging, self.levers, shards)
+        return Update(optimizer, self.averaging, shards, nats)
 
-    def step(self, step: int, moment: Moment) -> Tensor:
+    def prepare(self, moment: Moment) -> None:
+        """Compile and capture the steps of every variant; takes steps, which the caller undoes."""
+        self._schedule_levers(moment)
+        self.levers.push()
+        self.steps.prepare(self._next_batches)
+
+    def step(self, step: int, moment: Moment, variant: Variant | None = None) -> Tensor:
         """Take one step: forward, backward, reduction over ranks, update.
 
         Args:
             step: its number, from 0.
             moment: the schedule there.
+            variant: what the step computes; None: the last stage's.
 
         Returns:
             (3 + 6 groups,) fp32 on the device, as ``Update`` returns it, over the whole batch. The
             next replay writes to the same memory; ``outgoing`` may copy it until the next update.
+
+        Raises:
+            KeyError: the variant is none of ``variants``.
         """
+        variant = self.variants[0] if variant is None else variant
         self._schedule_levers(moment)
         self.levers.push()
-        nats = self.micro_batches.accumulate(self.loader.next_step())
-        self.snapshots.wait()
-        return self.update(nats, step + 1, self.micro_batches.captured)
+        batches = self._next_batches(variant)
+        return self.steps.step(variant, batches, step + 1, self.snapshots.wait)
+
+    def _next_batches(self, variant: Variant) -> list[Batch]:
+        return self.loader.next_step(batch_shape(variant, self.settings, self.world.size))
 
     def _schedule_levers(self, moment: Moment) -> None:
         """Set the levers by settings and schedule."""
@@ -148,21 +194,10 @@ class Trainer:
             lr_scale=moment.lr_scale * levers.value("lr_factor"),
         )
 
-    def _forward(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return loss and nats of a micro-batch, which depend on the levers."""
-        settings, levers = self.settings, self.levers
-        mtp_weight = levers["mtp_weight"] if settings.mtp_num_heads else None
-        qat = levers["qat"] if settings.late_qat_threshold else None
-        weight = None
-        if self.scores is not None and settings.kg_loss_weight:
-            weight = target_weight(self.scores, levers["kg_weight"])
-        return self.forward(tokens, targets, mtp_weight=mtp_weight, qat=qat, target_weight=weight)
-
     def close(self) -> None:
         """End the loader's thread and release the graphs; the model stays, to be scored."""
         self.loader.close()
-        self.micro_batches.close()
-        self.update.close()
+        self.steps.close()
 
 
 def batch_shape(variant: Variant, settings: Settings, ranks: int) -> BatchShape:

@@ -59,7 +59,7 @@ class Plain(Stepper):
         gradients = [p.grad for p in self.optimizer.parameters if p.grad is not None]
         clip_(gradients, self.levers["clip"])
         self.optimizer.step(LEVERS["lr_scale"], LEVERS["momentum"])
-        self.averaging.update(1)
+        self.averaging.move()
 
 
 class Fused(Stepper):

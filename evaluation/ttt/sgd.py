@@ -24,7 +24,8 @@ from model.config import Architecture
 from model.gpt import GPT
 from model.parameters import exported
 from model.plan import plan
-from runtime.micro_batches import CapturedMicroBatches, MicroBatches
+from runtime.graphs import Graphs
+from runtime.micro_batches import MicroBatches
 from runtime.ranks import World
 from settings.ttt import TttSettings
 
@@ -89,7 +90,7 @@ class WeightLearner:
     Args:
         model: whose weights are updated, all but the frozen.
         forward: the model, or its compiled form.
-        captured: whether the step is replayed as a CUDA graph.
+        graphs: records the gradients' graph; None: every step runs launch by launch.
         settings: rate, momentum, clip, epochs, batch, what is frozen.
         seq_len: tokens of a window.
         world: the ranks that share each batch.
@@ -102,7 +103,7 @@ class WeightLearner:
         self,
         model: GPT,
         forward: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
-        captured: bool,
+        graphs: Graphs | None,
         settings: TttSettings,
         seq_len: int,
         world: World,
@@ -123,8 +124,9 @@ class WeightLearner:
                 f"a TTT batch of {self.batch} windows cannot be shared by {world.size} ranks; "
                 "choose --ttt-chunk-tokens and --ttt-batch-seqs that can"
             )
-        kind = CapturedMicroBatches if captured else MicroBatches
-        self.micro_batches = kind(forward, self.parameters, 1 / world.size)
+        nats = torch.zeros((), device=world.device)
+        self.micro_batches = MicroBatches(forward, self.parameters, 1 / world.size, nats)
+        self.graphs = graphs
         self.optimizer = torch.optim.SGD(
             self.parameters, lr=settings.ttt_lr, momentum=settings.ttt_momentum, foreach=True
         )
@@ -142,8 +144,10 @@ class WeightLearner:
 
     def _step(self, tokens: Tensor) -> None:
         """Take one step on this rank's windows (share, T + 1) of a batch."""
-        self.micro_batches.clear()
-        self.micro_batches.add(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
+        batches = [(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())]
+        if self.graphs and not self.micro_batches.captured:
+            self.micro_batches.prepare(self.graphs, batches)
+        self.micro_batches.accumulate(batches)
         for parameter in self.parameters:
             if parameter.grad is None:
                 continue
@@ -175,13 +179,15 @@ def learning_weights(
     if backend == "compiled":
         forward = torch.compile(model, dynamic=False, fullgraph=True)
     captured = backend == "kernels" and world.device.type == "cuda"
-    learner = WeightLearner(model, forward, captured, settings, seq_len, world)
+    graphs = Graphs(world.device) if captured else None
+    learner = WeightLearner(model, forward, graphs, settings, seq_len, world)
     learning = set(learner.parameters)
     try:
         for parameter in before:
             parameter.requires_grad_(parameter in learning)
         yield learner
     finally:
+        learner.micro_batches.close()
         with torch.no_grad():
             for parameter, (value, required) in before.items():
                 parameter.copy_(value)

@@ -15,17 +15,16 @@ LOST, STEPS = 30, 60
 def check_it_costs_itself_alone(make: Callable[[], Trainer]) -> None:
     """Weights, moments and averages are as if there had been no such step; it is counted."""
     trainer = make()
-    backward, losses, skipped = trainer.micro_batches.accumulate, [], []
+    backward, losses, skipped = trainer.steps.accumulate, [], []
 
-    def poisoned_once(batches):
-        nats = backward(batches)
+    def poisoned_once(variant, batches):
+        backward(variant, batches)
         if len(losses) == LOST:
             gradient = trainer.model.smear_gate.grad
             assert gradient is not None
             gradient[3] = float("nan")
-        return nats
 
-    trainer.micro_batches.accumulate = poisoned_once
+    trainer.steps.accumulate = poisoned_once
     for step in range(STEPS):
         before = {name: t.clone() for name, t in trainer.state.tensors().items()}
         loss, _, count = trainer.step(step, STEADY)[:3].tolist()

@@ -11,7 +11,7 @@ def test_exponential_average_is_its_formula():
     expected = weight.clone()
     for step in range(1, 6):
         weight.add_(step)
-        average.update(step)
+        average.move()
         expected = 0.9 * expected + 0.1 * weight
     torch.testing.assert_close(average.weights()["w"], expected)
 
@@ -19,7 +19,7 @@ def test_exponential_average_is_its_formula():
 def test_only_exponential_averages_may_be_moved_from_outside():
     weight = torch.zeros(2)
     average, latest = ExponentialAverage({"w": weight}, 0.9), LatestAverage({"w": weight}, 2, 1)
-    latest.update(1)
+    latest.take(1)
     average.exponential["w"].fill_(3.0)
     assert average.weights()["w"].tolist() == [3.0, 3.0]
     assert latest.exponential == {}
@@ -31,13 +31,13 @@ def test_latest_average_is_the_mean_of_the_last_snapshots():
     assert average.weights() == {}
     for step in range(1, 12):
         weight.fill_(float(step))
-        average.update(step)
+        average.take(step)
     assert average.weights()["w"].tolist() == [8.0, 8.0]  # steps 6, 8, 10
 
 
 def test_latest_average_takes_its_state_back_to_where_the_weights_are():
     on_host = LatestAverage({"w": torch.ones(2)}, count=2, every=1)
-    on_host.update(1)
+    on_host.take(1)
     elsewhere = LatestAverage({"w": torch.ones(2, device="meta")}, count=2, every=1)
     elsewhere.load(on_host.tensors())
     assert elsewhere.tensors()["average.0.w"].is_meta
@@ -47,9 +47,9 @@ def test_latest_average_goes_on_from_its_state():
     weight = torch.zeros(2)
     average = LatestAverage({"w": weight}, count=2, every=1)
     weight.fill_(1.0)
-    average.update(1)
+    average.take(1)
     other = LatestAverage({"w": weight}, count=2, every=1)
     other.load(average.tensors())
     weight.fill_(3.0)
-    other.update(2)
+    other.take(2)
     assert other.weights()["w"].tolist() == [2.0, 2.0]

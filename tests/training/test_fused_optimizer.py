@@ -71,7 +71,7 @@ class Plain:
         clip = torch.tensor(self.levers["clip"], device=DEVICE)
         self.norm = float(clip_(gradients(self.model), clip))
         self.optimizer.step(self.levers["lr_scale"], self.levers["momentum"])
-        self.averaging.update(1)
+        self.averaging.move()
 
 
 class Fused:

@@ -116,18 +116,17 @@ def assert_parts_at(step: int, with_agent: Watched, without: Watched) -> None:
 
 def spike(trainer: Trainer, *steps: int) -> None:
     """Let gradients be a hundred times their size in these steps."""
-    backward, calls = trainer.micro_batches.accumulate, []
+    backward, calls = trainer.steps.accumulate, []
 
-    def spiked(batches):
-        nats = backward(batches)
+    def spiked(variant, batches):
+        backward(variant, batches)
         if len(calls) in steps:
             for parameter in trainer.model.parameters():
                 if parameter.grad is not None:
                     parameter.grad *= 100
-        calls.append(nats)
-        return nats
+        calls.append(variant)
 
-    trainer.micro_batches.accumulate = spiked
+    trainer.steps.accumulate = spiked
 
 
 def norm(gradients: Weights) -> float:

@@ -12,11 +12,11 @@ from swarm.steering import Steering
 from training.loop import Loop
 from training.schedule import Moment
 from training.trainer import Trainer
+from training.warm_up import warm_up
 
 pytestmark = pytest.mark.gpu
 STEADY = Moment(progress=0.0, lr_scale=1.0, momentum=0.95, qat=False)
 SCORES = np.linspace(0, 1, 1024, dtype=np.float32)
-SETTLED = 6  # steps after which all is replayed
 
 
 @contextmanager
@@ -42,8 +42,7 @@ def test_steps_and_decisions_of_all_agents_cause_no_sync(make_wide, monkeypatch)
     steering = Steering.of(trainer.settings)
     assert steering is not None
     assert len(steering.mesh.agents) == 5
-    for step in range(SETTLED):
-        trainer.step(step, STEADY)
+    warm_up(trainer, 0)
     rehearsed, rehearse = [], steering.rehearse
     monkeypatch.setattr(
         steering, "rehearse", lambda step, *rest: rehearsed.append(step) or rehearse(step, *rest)
@@ -78,9 +77,9 @@ def test_a_snapshot_takes_pinned_host_memory_and_no_device_memory(make_wide):
 
 def test_what_is_kept_beside_a_step_comes_back_bit_for_bit(make_wide):
     trainer: Trainer = make_wide(backend="kernels", averaging="ema")
-    for step in range(SETTLED):
-        trainer.step(step, STEADY)
-    for first in range(SETTLED, SETTLED + 20, 4):
+    warm_up(trainer, 0)
+    trainer.step(0, STEADY)
+    for first in range(1, 21, 4):
         torch.cuda.synchronize()
         kept = {name: tensor.clone() for name, tensor in trainer.state.tensors().items()}
         trainer.snapshots.take()

@@ -102,7 +102,7 @@ def test_clip_bounds_the_gradient_over_all_parameters(make_trainer):
     from training.optimizer import clip_
 
     trainer = make_trainer()
-    trainer.micro_batches.accumulate(trainer.loader.next_step())
+    trainer.steps.accumulate(trainer.variants[0], trainer.loader.next_step())
     gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
     expected = torch.cat([g.double().flatten() for g in gradients]).norm()
     norm = clip_(gradients, torch.tensor(0.05))

@@ -1,0 +1,52 @@
+"""The optimizer's step by PyTorch operations, which the host decides on."""
+
+import torch
+from torch import Tensor
+
+from training.averaging import Averaging
+from training.device_levers import DeviceLevers
+from training.optimizer import Optimizer, clip_
+from training.parallel import Shards
+
+
+class PlainOptimizer:
+    """Clips and applies gradients, and moves exponential averages: ``FusedOptimizer`` on a CPU.
+
+    Attributes:
+        groups, statistics: none, because nothing is measured.
+        norm, skipped: as ``FusedOptimizer``'s.
+
+    Args:
+        optimizer: of this rank's parameters.
+        averaging: its exponential averages move with each step that is applied.
+        levers: learning-rate scale and momentum are read on the host, the others on the device.
+        shards: this rank's parameters.
+    """
+
+    groups: tuple[str, ...] = ()
+
+    def __init__(
+        self, optimizer: Optimizer, averaging: Averaging, levers: DeviceLevers, shards: Shards
+    ) -> None:
+        self._optimizer, self._averaging = optimizer, averaging
+        self._levers, self._shards = levers, shards
+        self.norm, self.statistics = torch.zeros(()), torch.zeros(0)
+        self.skipped = torch.zeros((), dtype=torch.int32)
+
+    def step(self) -> None:
+        """Apply the gradients in ``.grad``; a step that is skipped changes only ``skipped``."""
+        optimizer, levers = self._optimizer, self._levers
+        gradients = [p.grad for p in optimizer.parameters if p.grad is not None]
+        self.norm = clip_(gradients, levers["clip"], self._shards.norm())
+        if self.norm <= levers["skip_norm"]:
+            optimizer.step(levers.value("lr_scale"), levers.value("momentum"))
+            self._averaging.move()
+        else:
+            self.skipped += 1
+
+    def leave_out(self) -> None:
+        """Do nothing, because each step looks which parameters have gradients."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return live state by name, for checkpoints."""
+        return self._optimizer.tensors()

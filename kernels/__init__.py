@@ -1,8 +1,8 @@
-"""Operations on tensors, one a folder. They know nothing of GPT.
+"""Operations on tensors, a folder for each family. They are independent of GPT.
 
-Each folder's ``__init__`` defines the meaning of its operations, ``reference.py`` holds them in
-plain PyTorch: readable, differentiable by autograd, on any device. ``operations(backend)`` returns
-all of one backend.
+Each folder's ``__init__`` defines the meaning of its operations. ``reference.py`` computes them in
+plain PyTorch, differentiable by autograd, on any device. ``operations(backend)`` returns all
+operations of a backend.
 
 Activations are in the compute dtype (bf16 on a GPU, fp32 on a CPU); reductions, softmax and losses
 are fp32 inside. Letters in shapes: B batch, T time, C width, H query heads, G key/value heads,
@@ -49,8 +49,9 @@ def operations(backend: str, attention: str = "own") -> Operations:
 
     Args:
         backend: one of ``BACKENDS``.
-        attention: "own", or another package's (``kernels.attention.peers``), which replaces the
-            softmax and its products; norm, rotary, XSA and gate are then the reference's.
+        attention: "own" for the backend's, or a name of ``kernels.attention.peers``. A peer
+            replaces the softmax and its products; norm, rope, XSA and gate are then the
+            reference's.
 
     Raises:
         ValueError: ``backend`` or ``attention`` is unknown.
@@ -88,7 +89,7 @@ def _reference() -> Operations:
 
 
 def _triton() -> Operations:
-    """Imported here, because a CPU can do without Triton."""
+    """Import the Triton operations here, because a CPU does not need Triton."""
     from kernels.attention.autograd import attention
     from kernels.attention.reference import rope_table
     from kernels.attention.self_attention import self_attention
@@ -117,7 +118,7 @@ def _triton() -> Operations:
 
 
 def _with_peer(found: Operations, attention: str) -> Operations:
-    """Replace the attention by the reference's around another package's softmax."""
+    """Replace the attention with the reference's around another package's softmax."""
     from kernels.attention import reference
     from kernels.attention.peers import attention_by
 

@@ -1,4 +1,4 @@
-"""Matrix products with what surrounds them."""
+"""Matrix products: alone, onto the residual stream, and several of one input."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -23,8 +23,8 @@ class LinearAdd(Protocol):
         A kernel may add in stream's memory. Use only the returned stream afterwards.
 
         Args:
-            stream: (..., out), dense; not a leaf that requires a gradient, because autograd
-                forbids to modify such a leaf in place.
+            stream: (..., out), dense. Not a leaf that requires a gradient, because autograd
+                forbids in-place changes of such a leaf.
             x: (..., in).
             weight: (out, in).
 

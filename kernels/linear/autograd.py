@@ -1,10 +1,9 @@
 """Projections by cuBLAS: alone, several of one input, and onto the residual stream.
 
-cuBLAS runs these shapes at 564-652 TFLOP/s on an H200; what there is to save is around them. A
-product that accumulates reads the stream where an addition would read the product back as well,
-and rounds once; one product of several weights reads its input once forward, and backward sums the
-input's gradients, and the weights', without ever writing the terms. A weight's gradient is made
-beside the input's (``kernels.common.streams``).
+The savings are in the memory traffic around the products. A product that accumulates reads the
+stream and rounds once; a separate addition would also read the product back. One product of several
+weights reads its input once. Its backward pass sums the input's gradients inside one product. A
+weight's gradient overlaps with the input's (``kernels.common.streams``).
 """
 
 from collections.abc import Sequence
@@ -27,8 +26,8 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 def linear_add(stream: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """Compute ``kernels.linear.LinearAdd`` in stream's memory.
 
-    At the real size, N = 98304 rows, 512 -> 512 in bf16: 52 GFLOP, 91 us; 302 MB, 71 us. The
-    gradient of the stream is the upstream itself.
+    The gradient of the stream is the upstream gradient. At 98,304 rows, 512 -> 512 in bf16: 52
+    GFLOP and 302 MB.
     """
     return LinearAdd.apply(stream, x, weight)  # pyright: ignore[reportReturnType]
 
@@ -42,9 +41,8 @@ def projections(
 ) -> tuple[Tensor, ...]:
     """Compute ``kernels.linear.Projections`` as views of one (..., sum(sizes)).
 
-    At the real size, 512 -> 512 + 256 + 256 in bf16: 103 GFLOP, 178 us; a lookup of 128 columns
-    adds 6.4 GFLOP and 126 MB, 30 us. If the gradients are adjacent like the projections, backward
-    uses them as one matrix; otherwise it copies them into one, 403 MB and 94 us.
+    If the gradients are adjacent like the projections, the backward pass uses them as one matrix.
+    Otherwise it copies them into one: 403 MB at 98,304 rows, 512 -> 512 + 256 + 256 in bf16.
     """
     if lookup_weight is None:
         lookup = None
@@ -100,8 +98,10 @@ def projection_gradients(
     lookup_weight: Tensor | None,
     needed: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
-    """Of x, weight, lookup and lookup_weight, where they are ``needed``, from ``joint`` (N,
-    sum(sizes)), the gradients of all projections side by side."""
+    """Return the gradients of x, weight, lookup and lookup_weight that are ``needed``, else None.
+
+    ``joint`` (N, sum(sizes)) holds the gradients of all projections, column after column.
+    """
     with Side(x.device) as side:
         found = gradients(side, joint, x, weight, *needed[:2])
         if lookup is None or lookup_weight is None:
@@ -113,10 +113,10 @@ def projection_gradients(
 def gradients(
     side: Side, dy: Tensor, x: Tensor, weight: Tensor, needs_x: bool, needs_weight: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Of x and weight in ``x @ weight.T``, where they are needed, the weight's made on ``side``.
+    """Return the needed gradients of x and weight in ``x @ weight.T``; ``side`` makes the weight's.
 
-    The weight's first: it is one wave of blocks on fewer multiprocessors than there are, which the
-    input's many tiles can fill, but not the other way round.
+    The weight's gradient starts first. It is one wave of blocks that leaves some multiprocessors
+    idle, and the many tiles of the input's gradient fill those.
     """
     dy_NO = rows(dy)
     dweight = side.product(dy_NO.T, rows(x)) if needs_weight else None
@@ -124,15 +124,15 @@ def gradients(
 
 
 def rows(x: Tensor) -> Tensor:
-    """``x`` (..., C) as (N, C), a view where its rows lie evenly."""
+    """Return ``x`` (..., C) as (N, C), a view if its rows are evenly spaced."""
     return x.reshape(-1, x.size(-1))
 
 
 def joint_matrix(parts: Sequence[Tensor | None], sizes: Sequence[int], like: Tensor) -> Tensor:
     """Return the matrix (N, sum(sizes)) whose columns are ``parts`` (N, size).
 
-    It is the one that they are views of, or else a new one. None stands for zeros; ``like``
-    (..., in) has N rows.
+    If the parts are adjacent views of one matrix, that matrix is returned, otherwise a new one.
+    None stands for zeros; ``like`` (..., in) has N rows.
     """
     count, width = like.numel() // like.size(-1), sum(sizes)
     given = [

@@ -1,4 +1,4 @@
-"""RMS norm, alone and with the mix of streams before it."""
+"""RMSNorm, alone and after the mix of streams at a layer's entry."""
 
 from typing import Protocol
 
@@ -17,7 +17,7 @@ class Norm(Protocol):
         backward pass and are summed there.
 
         Args:
-            x: (B, T, C); not a leaf that requires a gradient, because a kernel may mark it as
+            x: (B, T, C). Not a leaf that requires a gradient, because a kernel may mark it as
                 modified in place.
             scale: factor of the normed output, 1/sqrt(layer + 1) if LN scale is on; not zero.
             eps: added to the mean square.

@@ -4,9 +4,9 @@
     mixed, normed = value, scale value / sqrt(mean(value^2) + eps)
 
 Rows (N, C) are read once, in the compute dtype; arithmetic is fp32. The backward pass recomputes
-``value`` from its inputs, which are alive anyway. It adds the gradients that later layers return
-for the stream and for x0. It sums the vectors' gradients over rows in a persistent grid, a partial
-sum a program, which ``column_sums`` then adds in a fixed order.
+``value`` from its inputs, because other operations save them too. It adds the gradients that later
+layers return for the stream and for x0. It sums the vectors' gradients over rows in a persistent
+grid, a partial sum a program, which ``column_sums`` then adds in a fixed order.
 """
 
 # pyright: basic, reportCallIssue=false, reportArgumentType=false
@@ -35,14 +35,14 @@ from kernels.common.rows import (
 )
 from kernels.norm.norm import normed_gradient
 
-# Programs: as many as run at once, 3 a multiprocessor, 2 with a skip. Share of a copy's speed.
+# Programs: as many as run at once, 3 a multiprocessor, 2 with a skip. More would be a second and
+# partial wave. Registers are of the entry and of the entry with skip.
 LAUNCH = {
-    "forward": Launch(rows=8, warps=4),  # 71 registers, with a skip 94; 4 rows: 56, 61
-    # 93 % (H200); 528 programs, a second and partial wave: 45 %. Compiled, not timed, in registers
-    # of entry and with skip: 8 warps, a row over two and a barrier an iteration, 106, 124; 8 rows
-    # spill; num_stages=2 on the loop 167, 212 and 10 barriers.
+    "forward": Launch(rows=8, warps=4),  # 71, 94 registers; 4 rows: 56, 61
+    # Compiled, not timed: 8 warps 106, 124, with a row over two warps and a barrier an iteration;
+    # 8 rows spill; num_stages=2 on the loop 167, 212 and 10 barriers.
     "backward": Launch(rows=4, warps=4, programs=3 * 132),  # 166 registers
-    "backward with skip": Launch(rows=4, warps=4, programs=2 * 132),  # 88 %, 215 registers
+    "backward with skip": Launch(rows=4, warps=4, programs=2 * 132),  # 215 registers
 }
 
 
@@ -102,7 +102,7 @@ def mix_norm(
 
 
 class MixNorm(torch.autograd.Function):
-    """Saves the inputs, which others keep too, and 1/rms of each row (N,) fp32."""
+    """Save the inputs and 1/rms of each row (N,) fp32. Other operations save the inputs too."""
 
     @staticmethod
     def forward(ctx: Any, stream, x0, mix, skip, skip_weight, scale, eps) -> tuple[Tensor, ...]:
@@ -174,14 +174,11 @@ def launch_backward(
 
 @triton.jit
 def mix_norm_forward(inputs, mixed, normed, inverse_rms, rows_total, scale, eps, tile):
-    """``mix_norm``'s formula: ``Inputs`` to mixed and normed (N, C) and inverse_rms (N,) fp32.
+    """Compute mixed and normed (N, C) and inverse_rms (N,) fp32 from ``Inputs``.
 
-    At the real size, N = 98304 and C = 512 in bf16, a tensor is 100.7 MB, 23.5 us of an H200's
-    4275 GB/s. Moved: 4 tensors (94 us), 5 with a skip (118), 3 where x0 is the stream (71). A dozen
-    FLOPs an element are 0.6 GFLOP: nothing.
-
-    A tile of 8 rows, 2 a warp, spreads the vectors' 4 to 6 KB over 16 to 24 KB of rows. Everything
-    is loaded once into registers. Shared memory, 2 KB, converts the vectors' layout to the rows'.
+    It moves 4 tensors, 5 with a skip, 3 if x0 is the stream. At 98,304 x 512 in bf16 a tensor is
+    100.7 MB. A tile of 8 rows, 2 a warp, loads the vectors once for 8 rows. Shared memory, 2 KB,
+    converts the vectors' layout to the rows'.
     """
     rows, columns = row_indices(tl.program_id(0) * tile.ROWS, tile), column_indices(tile)
     inside = columns < tile.C
@@ -199,7 +196,7 @@ def mix_norm_forward(inputs, mixed, normed, inverse_rms, rows_total, scale, eps,
 
 @triton.jit
 def mix_norm_backward(inputs, inverse_rms, grads, into, rows_total, scale, tile):
-    """One pass backward over ``Gradients``, to ``InputGradients``.
+    """Compute ``InputGradients`` from ``Gradients`` in one pass.
 
         u       = stream + skip_weight * skip,  value = mix[0] u + mix[1] x0,  r = inverse_rms
         d_value = grads.mixed + scale r (grads.normed - value r^2 mean(grads.normed value))
@@ -210,16 +207,14 @@ def mix_norm_backward(inputs, inverse_rms, grads, into, rows_total, scale, tile)
 
     and the program's sums over rows of d_value u, d_value x0 and d_u skip to ``into.partial``.
 
-    At the real size, by 100.7 MB tensors of 23.5 us: 5 in (stream, x0, grads.mixed, grads.normed,
-    grads.x0) and 2 out, 165 us; with the stream's gradient 8 (188), with a skip 9 (212); where x0
-    is the stream 5 (118). 1.6 MB of each vector's partial sums is written, and read once more. 25
-    FLOPs an element: 1.3 GFLOP.
+    It moves 7 tensors (N, C); 8 with the stream's gradient, 9 with a skip too, 5 if x0 is the
+    stream. At 98,304 x 512 in bf16 a tensor is 100.7 MB, and each vector's partial sums are 1.6 MB.
 
-    A warp has one row an iteration, so that the running sums, 16 registers for each vector, stay in
-    the lane for the whole loop, without a barrier: 166 registers, 12 warps a multiprocessor, with
-    60 KB of rows in flight where latency needs about 25; with a skip 215, 8 warps and 48 KB. An
-    iteration is 360 instructions a row, a quarter of its time at full bandwidth. Shared memory:
-    8 KB, for the sums over a program's warps.
+    A warp has one row an iteration. The running sums, 16 registers for each vector, then stay in
+    the lane for the whole loop, without a barrier. 166 registers leave 12 warps a multiprocessor
+    and 60 KB of rows in flight; latency needs about 25 KB. With a skip: 215 registers, 8 warps,
+    48 KB. An iteration is 360 instructions a row, a quarter of its time at full bandwidth. Shared
+    memory, 8 KB, takes the sums over a program's warps.
     """
     columns = column_indices(tile)
     inside = columns < tile.C

@@ -3,8 +3,8 @@
     normed = scale * x r,  r = 1 / sqrt(mean(x^2) + eps)
     dx     = grad_x + scale r (grad_normed - n mean(grad_normed n)),  n = normed / scale
 
-Saved are the output, which the next product keeps anyway, and r of each row. The stream is not
-saved, because the products that follow add to it in its own memory.
+Saved are r of each row and the output, which the next product saves too. The stream is not saved,
+because the products that follow add to it in place.
 """
 
 # pyright: basic, reportCallIssue=false, reportArgumentType=false
@@ -47,7 +47,7 @@ def norm(x: Tensor, *, scale: float, eps: float) -> tuple[Tensor, Tensor]:
 
 
 class Norm(torch.autograd.Function):
-    """Saves the output, and 1/rms of each row (N,) fp32."""
+    """Save the output and 1/rms of each row (N,) fp32."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: float, eps: float) -> tuple[Tensor, Tensor]:
@@ -106,8 +106,7 @@ def launch_backward(grad_x: Tensor | None, grad_normed: Tensor, ctx: Any) -> Ten
 def norm_forward(x, normed, inverse_rms, rows_total, scale, eps, tile):
     """Write normed (N, C) and inverse_rms (N,) fp32 of x (N, C).
 
-    At the real size, N = 98304 and C = 512 in bf16, a tensor is 100.7 MB, 23.5 us of an H200's
-    4275 GB/s: one in, one out, 47 us. 4 FLOPs an element are 0.2 GFLOP: nothing.
+    It moves 2 tensors. At 98,304 x 512 in bf16 a tensor is 100.7 MB.
     """
     rows, columns = row_indices(tl.program_id(0) * tile.ROWS, tile), column_indices(tile)
     offsets, mask = rows * tile.C + columns, (rows < rows_total) & (columns < tile.C)
@@ -119,10 +118,10 @@ def norm_forward(x, normed, inverse_rms, rows_total, scale, eps, tile):
 
 @triton.jit
 def norm_backward(normed, inverse_rms, grad_x, grad_normed, into_x, rows_total, scale, tile):
-    """``into_x = grad_x + scale r (grad_normed - n mean(grad_normed n))`` with n = normed / scale.
+    """Write ``into_x = grad_x + scale r (grad_normed - n mean(grad_normed n))``.
 
-    r is inverse_rms; grad_x None counts as zero. At the real size three tensors in and one out, 94
-    us; without grad_x 71. 8 FLOPs an element.
+    n is normed / scale, r is inverse_rms; grad_x None counts as zero. It moves 4 tensors, 3 without
+    grad_x.
     """
     rows, columns = row_indices(tl.program_id(0) * tile.ROWS, tile), column_indices(tile)
     offsets, mask = rows * tile.C + columns, (rows < rows_total) & (columns < tile.C)
@@ -141,7 +140,7 @@ def norm_backward(normed, inverse_rms, grad_x, grad_normed, into_x, rows_total, 
 def normed_gradient(grad, x, projection, factor):
     """Return the gradient of a norm's input from ``grad`` of its output, also for ``mix_norm``.
 
-    projection (ROWS, 1, 1) is mean(grad x) in the unit that makes ``x * projection`` the part of
-    grad along x, which a norm's output does not depend on; factor (ROWS, 1, 1) is scale r.
+    projection (ROWS, 1, 1) is mean(grad x), scaled so that ``x * projection`` is grad's component
+    in x's direction, on which a norm's output does not depend. factor (ROWS, 1, 1) is scale r.
     """
     return (grad - x * projection) * factor

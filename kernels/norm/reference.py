@@ -1,4 +1,4 @@
-"""All that lies between two matrix products of a block: RMSNorm, and what a layer mixes first."""
+"""RMSNorm, and a layer's entry, in plain PyTorch."""
 
 import torch.nn.functional as F
 from torch import Tensor

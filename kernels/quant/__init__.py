@@ -26,8 +26,8 @@ class Quant(Protocol):
         Args:
             weight: (..., rows, cols) fp32 master weight.
             dtype: of the copy.
-            qat: () fp32 lever, read on the device: changing it needs no branch and no
-                recompilation. None: never round, at no cost.
+            qat: () fp32 lever, read on the device, so that a change needs no recompilation. None:
+                never round, at no cost.
             min_step: lower bound of the step.
             row_scale: (..., rows) fp32 factor of each row, applied after the grid. Scaling the
                 rows of a weight replaces a pass over the product's output.

@@ -1,4 +1,4 @@
-"""The compute copy of a weight in one pass, on the int6 grid where a device-side lever says so."""
+"""The compute copy of a weight in one pass, on the int6 grid if a device-side lever says so."""
 
 # pyright: basic, reportCallIssue=false, reportArgumentType=false
 from typing import Any
@@ -15,8 +15,8 @@ from kernels.quant.reference import INT6_LEVELS
 
 LAUNCH = Launch(elements=4_096, warps=4)  # 32 a thread
 LEVELS = tl.constexpr(INT6_LEVELS)
-# Adding and taking away 1.5 * 2^23 rounds an fp32 of less than 2^22 to the nearest whole number,
-# halves to even, as the additions themselves round.
+# Adding and subtracting 1.5 * 2^23 rounds an fp32 below 2^22 to the nearest integer, halves to
+# even, because the additions round in this way.
 WHOLE = tl.constexpr(12582912.0)
 
 
@@ -34,8 +34,10 @@ def quant(
 
 
 class Quant(torch.autograd.Function):
-    """Straight through: the gradient is a cast to the master's dtype, and a row's factor with it.
-    Saves the weight, which lives anyway, where there are factors."""
+    """Pass the gradient straight through, cast to the master's dtype and times the row's factor.
+
+    Saves the weight if there are factors.
+    """
 
     @staticmethod
     def forward(ctx: Any, weight, dtype, qat, min_step, row_scale):
@@ -58,13 +60,13 @@ class Quant(torch.autograd.Function):
 
 
 def row_constants(width: int) -> dict[str, Any]:
-    """Columns of a row, and the tile that holds as many rows as ``LAUNCH`` allows."""
+    """Return the columns of a row, and the tile that holds as many rows as ``LAUNCH`` allows."""
     columns = triton.next_power_of_2(width)
     return {"C": width, "COLUMNS": columns, "ROWS": max(1, LAUNCH.elements // columns)}
 
 
 def least_step(min_step: float) -> float:
-    """A row of zeros has a step too."""
+    """Return ``min_step``, or the smallest positive step, so that a row of zeros has a step."""
     return max(min_step, torch.finfo(torch.float32).tiny)
 
 
@@ -75,7 +77,7 @@ def launch(
     min_step: float = 0.0,
     row_scale: Tensor | None = None,
 ) -> Tensor:
-    """A copy of ``source`` in ``dtype``, row by row."""
+    """Return a copy of ``source`` in ``dtype``, made row by row."""
     copy = torch.empty_like(source, dtype=dtype)
     rows, tile = row_count(source), row_constants(source.size(-1))
     grid = (triton.cdiv(rows, tile["ROWS"]),)
@@ -87,7 +89,7 @@ def launch(
 def launch_backward(
     gradient: Tensor, weight: Tensor, qat: Tensor | None, row_scale: Tensor, min_step: float
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of weight and row_scale."""
+    """Return the gradients of weight and row_scale."""
     into_weight, into_scale = torch.empty_like(weight), torch.empty_like(row_scale)
     rows, tile = row_count(weight), row_constants(weight.size(-1))
     scaled_gradients[(triton.cdiv(rows, tile["ROWS"]),)](
@@ -107,7 +109,7 @@ def launch_backward(
 
 @triton.jit
 def on_grid(value, min_step):
-    """A tile of rows fp32 rounded to the int6 grid, each row's own."""
+    """Return a tile of rows fp32, each rounded to its int6 grid."""
     largest = tl.max(tl.abs(value), axis=1, keep_dims=True)
     step = tl.maximum(tl.div_rn(largest, LEVELS * 1.0), min_step)
     code = (tl.div_rn(value, step) + WHOLE) - WHOLE
@@ -116,7 +118,7 @@ def on_grid(value, min_step):
 
 @triton.jit
 def faked(value, qat, min_step):
-    """A tile of rows fp32 as the copy has them: on the int6 grid, or as they are by the lever."""
+    """Return a tile of rows fp32, rounded to the int6 grid if the lever is above 0.5."""
     return tl.where(tl.load(qat) > 0.5, on_grid(value, min_step), value)
 
 
@@ -132,20 +134,17 @@ def quant_rows(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """``copy = source``, or ``code * step`` where qat is given and above 0.5, times row_scale.
+    """Write ``copy = source``, or ``code * step`` if qat is above 0.5, times row_scale.
 
         step = max(max|row| / 31, min_step),  code = clamp(round(value / step), -31, 31)
 
     source and copy (N, C) in any float dtypes, row_scale (N,) fp32 or None. Divisions are IEEE's,
-    so codes are the reference's.
+    so codes equal the reference's.
 
-    At the real size, banks of 26.0 M weights, fp32 to bf16: 156 MB, 36 us at 4275 GB/s, and as much
-    for the gradient. The grid's divisions take about 1000 instructions for 1024 elements of a warp,
-    27 us of all issue slots, under the time of the bytes.
-
-    A tile is 4096 elements, 32 a thread: 44 registers for a copy, 89 for the grid. A row longer
-    than a warp's share meets in shared memory (64 bytes); a program has no second turn, so others
-    run while it waits. 1536 columns leave a quarter of the lanes idle, which costs no bytes.
+    Banks of 26.0 M weights, fp32 to bf16, move 156 MB. The grid's divisions take about 1,000
+    instructions for 1,024 elements of a warp, less time than the bytes. A tile is 4,096 elements,
+    32 a thread: 44 registers for a copy, 89 for the grid. 1,536 columns leave a quarter of the
+    lanes idle, which moves no more bytes.
     """
     rows = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
     columns = tl.arange(0, COLUMNS)[None, :]
@@ -172,12 +171,13 @@ def scaled_gradients(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """``into_weight = row_scale * gradient``, ``into_scale = sum over columns of gradient * copy``
-    where copy is the weight as ``quant_rows`` has it before row_scale.
+    """Write the gradients of a scaled copy's weight and row_scale.
 
-    gradient (N, C) in any float dtype, weight and into_weight fp32, row_scale and into_scale (N,)
-    fp32. At the real size, 14.4 M weights of O (with Q) and down: 144 MB, 34 us. The grid is made
-    once more rather than kept: that is issue slots under the time of the bytes.
+        into_weight = row_scale * gradient,  into_scale = sum over columns of gradient * copy
+
+    copy is the weight as ``quant_rows`` computes it before row_scale; computing it again takes less
+    time than the bytes. gradient (N, C) in any float dtype, weight and into_weight fp32, row_scale
+    and into_scale (N,) fp32. 14.4 M weights of O (with Q) and down move 144 MB.
     """
     rows = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
     columns = tl.arange(0, COLUMNS)[None, :]

@@ -1,4 +1,4 @@
-"""The compute copy of a weight, in the compute dtype, int6-faked when a lever says so."""
+"""The compute copy of a weight, in the compute dtype, int6-rounded if a lever says so."""
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ def quant(
 
 @torch.no_grad()
 def grid_change(weight: Tensor, qat: Tensor, min_step: float) -> Tensor:
-    """What takes ``weight`` to the int6 grid, where ``qat`` > 0.5, else zeros."""
+    """Return the difference from ``weight`` to its int6 grid if ``qat`` > 0.5, else zeros."""
     step = (weight.abs().amax(dim=-1, keepdim=True) / INT6_LEVELS).clamp_min(
         max(min_step, torch.finfo(torch.float32).tiny)
     )

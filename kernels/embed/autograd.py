@@ -4,9 +4,9 @@
     normed = x / sqrt(mean(x^2) + eps)
     out[i] = (1 - g) normed[i] + g normed[i - 1],  g = sigmoid(smear_gate)
 
-All rows of the small bigram table are projected once and the product is gathered, so a position
-costs two rows of reading and one of writing. Equal inputs give equal bits: gradients of the tables
-are sums over sorted keys (``kernels.embed.segment_sum``), without atomics.
+All rows of the small bigram table are projected once and the product is gathered. A position then
+reads two rows and writes one. Equal inputs give equal bits, because gradients of the tables are
+sums over sorted keys (``kernels.embed.segment_sum``), without atomics.
 """
 
 # pyright: basic
@@ -36,13 +36,13 @@ def embed(
     bos_id: int | None,
     bigram: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Compute ``kernels.embed.Embed``; the bits of the gradients are the same every time."""
+    """Compute ``kernels.embed.Embed``; equal inputs give equal bits of the gradients."""
     bigrams = bigram or (None, None, None)
     return Embed.apply(tokens, table, smear_gate, *bigrams, dtype, eps, bos_id)
 
 
 class Embed(torch.autograd.Function):
-    """Saves the tables and the ids; the ids are the only tensor as long as the batch."""
+    """Save the tables and the ids; only the ids are as long as the batch."""
 
     @staticmethod
     def forward(
@@ -70,8 +70,8 @@ class Embed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor):
-        # A radix sort of few ids takes long and keeps few multiprocessors busy, so it overlaps with
-        # the kernel that makes the rows to be summed.
+        # A radix sort of few ids is slow and occupies few multiprocessors, so it overlaps with the
+        # kernel that makes the rows to be summed.
         tokens, copy, smear_gate, projected, scale, bigram_table, projection = ctx.saved_tensors
         vocabulary = copy.size(0)
         keys, lookups = lookup_keys(
@@ -93,14 +93,15 @@ class Embed(torch.autograd.Function):
 
 
 def bigram_gradients(sums, bigram_table, projection, scale):
-    """Of bigram table, projection and scale, from the sums (rows, C) of the projected rows.
+    """Return the gradients of bigram table, projection and scale.
 
-    With P = bigram_table @ projection.T, the scale's gradient <sums, P> is that of the unscaled
-    projection times the projection: C x E numbers instead of rows x C.
+    ``sums`` (rows, C) are the gradients of the projected rows. With P = bigram_table @
+    projection.T, the scale's gradient <sums, P> equals <gradient of the unscaled projection,
+    projection>, a sum of C x E numbers instead of rows x C.
     """
     projection_fp32 = projection.to(sums.dtype)
     with Side(sums.device, SORT_LANE) as side:
-        # Of few blocks, each as long as the table has rows.
+        # This product has few blocks, each as long as the table has rows.
         into_projection = side.product(sums.T, bigram_table)
         into_table = sums @ (projection_fp32 * scale)
     return (

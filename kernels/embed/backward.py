@@ -1,7 +1,7 @@
 """The embedding's backward kernel: from the smeared output's gradient to the summed embedding's.
 
-Rows (N, C) in the compute dtype; reads and writes 101 MB each at the real size. The tables'
-gradients are sums of the rows written here (``kernels.embed.segment_sum``).
+Rows are (N, C) in the compute dtype. The tables' gradients are sums of the rows written here
+(``kernels.embed.segment_sum``).
 """
 
 # pyright: basic, reportCallIssue=false, reportArgumentType=false
@@ -58,19 +58,19 @@ def launch_backward(grad: Tensor, text: Text, tables: Tables, eps: float) -> tup
 
 @triton.jit
 def embed_backward(text, tables, grad, into_sum, partial_gate, eps, VOCABULARY: tl.constexpr, tile):
-    """Back through SmearGate and RMSNorm to the summed embedding.
+    """Compute the gradient of the summed embedding through SmearGate and RMSNorm.
 
-        change   = grad[i + 1] - grad[i], with 0 for grad[i + 1] where SmearGate is closed
+        change   = grad[i + 1] - grad[i], with 0 for grad[i + 1] if SmearGate is closed
         d_normed = grad[i] + g change
         d_x      = r (d_normed - normed mean(d_normed normed))
         d_gate   = g (1 - g) sum over i of normed[i] change[i]
 
-    so that only a position's own row is looked up again. ``text.ids`` are the keys that
+    With this form only row i is looked up again. ``text.ids`` are the keys that
     ``lookup_keys_kernel`` wrote; grad and into_sum (N, C), partial_gate (programs, C) fp32.
 
-    At the real size: 101 MB read, 101 MB written (47 us at 4275 GB/s), 101 MB read again as a
-    neighbour's from the caches, 201 MB gathered from the L2 cache; 100 FLOPs an element, 5 GFLOP.
-    About 400 instructions a row and warp are 43 us. Shared memory: 8 KB for the sums over warps.
+    At 98,304 x 512 in bf16 it reads 101 MB and writes 101 MB. Caches serve 101 MB of neighbours'
+    rows and 201 MB of table rows. A row takes a warp about 400 instructions. Shared memory, 8 KB,
+    takes the sums over warps.
     """
     columns = column_indices(tile)
     inside = columns < tile.C

@@ -1,7 +1,6 @@
 """The embedding's forward kernel: gather, add, norm and smear a tile of positions.
 
-ids (B, T) integers, tables in the compute dtype, arithmetic in fp32; writes (B, T, C), 101 MB at
-the real size, and gathers 201 MB from the L2 cache.
+ids are (B, T) integers, tables and the result (B, T, C) in the compute dtype, arithmetic in fp32.
 """
 
 # pyright: basic, reportCallIssue=false, reportArgumentType=false
@@ -39,7 +38,7 @@ class Text(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """What the embedding reads beside the ids, in the compute dtype but for fp32 vectors."""
+    """Tables in the compute dtype and fp32 vectors that the embedding reads."""
 
     table: Any
     """(V, C)."""
@@ -65,7 +64,7 @@ class Tables(NamedTuple):
 
 
 def constant(value: int | None) -> Any:
-    """Return a member that the kernel is compiled for."""
+    """Return ``value`` as a constant of the kernel."""
     return None if value is None else tl.constexpr(value)
 
 
@@ -81,15 +80,14 @@ def launch_forward(text: Text, tables: Tables, eps: float) -> Tensor:
 
 @triton.jit
 def embed_forward(text, tables, x, eps, tile):
-    """``current + g (previous - current)``, g = sigmoid(smear_gate), on a tile of normed rows.
+    """Write ``current + g (previous - current)`` of a tile of normed rows; g = sigmoid(smear_gate).
 
-    x (N, C). The previous position is looked up and normed again instead of carried along: its rows
-    were just loaded for the neighbour in the same tile, so they come from the first cache.
+    x (N, C). The previous position is looked up and normed again. Its rows were just loaded for the
+    neighbour in the same tile, so they come from the first cache.
 
-    At the real size, N = 98304, C = 512, bf16: 101 MB written (24 us at 4275 GB/s), 201 MB gathered
-    from tables of 3 MB that stay in the L2 cache, 60 FLOPs an element or 3 GFLOP. About 430
-    instructions a row and warp are 46 us of all issue slots: that is the bound. 8 rows over 4
-    warps: 93 registers, 5 programs a multiprocessor; 2 KB of shared memory for the gate's layout.
+    At 98,304 x 512 in bf16 it writes 101 MB and gathers 201 MB from tables of 3 MB in the L2 cache.
+    About 430 instructions a row and warp bound its time. Shared memory, 2 KB, converts the gate's
+    layout.
     """
     rows, columns = row_indices(tl.program_id(0) * tile.ROWS, tile), column_indices(tile)
     positions = rows.to(tl.int32)  # remainders of 64 bits would cost more than the norm
@@ -116,7 +114,7 @@ def embedding_of(text, tables, positions, mask, columns, tile):
 
 @triton.jit
 def summed_embedding(tables, ids, bigrams, mask, columns, tile):
-    """Return the tables' rows ``ids`` and ``bigrams`` added up in fp32, zero where masked."""
+    """Return the sum of the tables' rows ``ids`` and ``bigrams`` in fp32, zero if masked."""
     inside = mask & (columns < tile.C)
     x = load(tables.table, ids * tile.C + columns, inside)
     if tables.projected is not None:

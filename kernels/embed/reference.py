@@ -9,7 +9,7 @@ HASH_PREVIOUS = 27191
 
 
 def bigram_hash(tokens: Tensor, rows: int) -> Tensor:
-    """The bigram table's row for each position, in int32 arithmetic that wraps.
+    """Return the bigram table's row for each position, in int32 arithmetic that wraps.
 
     ``(36313 * t_i XOR 27191 * t_{i-1}) mod (rows - 1)``; position 0 has no predecessor and uses the
     last row. From parameter-golf's BigramHash.
@@ -27,10 +27,10 @@ def bigram_hash(tokens: Tensor, rows: int) -> Tensor:
 
 
 def smear(x: Tensor, tokens: Tensor, gate: Tensor, bos_id: int | None) -> Tensor:
-    """``x_i = (1 - g) x_i + g x_{i-1}`` with ``g = sigmoid(gate)``; nothing enters a document.
+    """Return ``(1 - g) x_i + g x_{i-1}`` with ``g = sigmoid(gate)``; nothing enters a document.
 
-    Where token i is BOS its predecessor belongs to another document and counts as zero, as it does
-    at position 0. ``bos_id=None`` leaves that leak in, as the public system had it.
+    If token i is BOS, its predecessor belongs to another document and counts as zero, as at
+    position 0. With ``bos_id=None`` states leak between documents, as in the public system.
     """
     previous = F.pad(x[:, :-1], (0, 0, 1, 0))
     if bos_id is not None:

@@ -26,8 +26,8 @@ class Loss(Protocol):
             loss = main + mtp_weight * mean over k of head k's loss
 
         Each head's loss is the mean over its tokens, weighted by ``target_weight[target]``. MTP
-        head k (from 1) predicts the target k positions further on, for the positions whose target
-        is inside the window (Gloeckle et al. 2024, arXiv:2404.19737).
+        head k (from 1) predicts the target k positions further on (Gloeckle et al. 2024,
+        arXiv:2404.19737). Positions whose target is outside the window do not count.
 
         Args:
             hidden: (B, T, C) final normed state.

@@ -4,19 +4,19 @@
     loss = sum over heads of share_h * sum(w nats) / sum(w),  w = target_weight[target]
     dz = share_h w / sum(w) (softmax(y) - onehot) (1 - tanh^2)
 
-The gradient in z needs nothing from later than the loss, so the forward pass computes it at once,
-as Liger's fused cross-entropy does, for a chunk of rows and all heads together:
+The gradient of z needs nothing later than the loss, so the forward pass computes it, as Liger's
+fused cross-entropy does. It takes a chunk of rows and all heads together:
 
-    z = hidden @ heads.T           cuBLAS, heads (HV, C) one below the other
-    z becomes dz where it lies     ``kernels.loss.cross_entropy``: one read, one write in bf16
-    dhidden = dz @ heads           cuBLAS: the sum over heads is part of the product's
+    z = hidden @ heads.T           cuBLAS, heads (HV, C) stacked
+    z becomes dz in place          ``kernels.loss.cross_entropy``: one read, one write in bf16
+    dhidden = dz @ heads           cuBLAS, whose sum includes the sum over heads
     dheads = dz.T @ hidden         cuBLAS, some partial sums a chunk
 
-That is three products a head instead of the four that recomputing z in the backward pass takes. In
-which order and on which streams they run, ``kernels.loss.chunks`` says.
+These are three products a head; recomputing z in the backward pass would take four.
+``kernels.loss.chunks`` sets their order and streams.
 
-The backward pass hands the gradients over, times the upstream gradient; where that is one, as in
-training without accumulation, dhidden is not touched.
+The backward pass returns the gradients times the upstream gradient. If that is one, as in training
+without accumulation, dhidden is not touched.
 """
 
 # Pyright takes a launch for a call of the kernel.
@@ -38,7 +38,7 @@ from kernels.loss.cross_entropy import Batch, cross_entropy
 SOFTMAX_LANE: int | None = 0  # of ``kernels.common.streams``
 
 POSITIONS = 4096  # a program of ``weighted_sums_kernel``
-ELEMENTS = 2048  # of a turn of ``scale_kernel``, and a program of ``scaled_sum_kernel``
+ELEMENTS = 2048  # of an iteration of ``scale_kernel``, and a program of ``scaled_sum_kernel``
 SCALE_PROGRAMS = 8 * 132
 
 
@@ -63,10 +63,10 @@ def loss(
 
 
 class Loss(torch.autograd.Function):
-    """Keeps the gradients of hidden (101 MB at the real size) and of heads in parts (19 MB).
+    """Save the gradients of hidden (101 MB at 98,304 x 512 in bf16) and of heads in parts (19 MB).
 
-    A backward pass gives those away. If the graph is kept and another one comes, it computes them
-    again, from inputs that are saved at no cost.
+    A backward pass returns these tensors. A second one of a retained graph computes them again from
+    the saved inputs.
     """
 
     @staticmethod
@@ -116,7 +116,10 @@ class Loss(torch.autograd.Function):
 def entropies_of(
     batch: Batch, nats: Tensor, factors: Tensor, softcap: float, learning: bool
 ) -> Callable[[Tensor, int], None]:
-    """``cross_entropy`` of a block's logits and its first position; nats (H, N) fp32."""
+    """Return ``cross_entropy`` as a function of a block's logits and its first position.
+
+    It writes to nats (H, N) fp32.
+    """
 
     def entropies(logits: Tensor, first: int) -> None:
         cross_entropy(logits, first, nats, batch, factors, softcap, learning)
@@ -132,7 +135,7 @@ def gradients_again(
     factors: Tensor,
     softcap: float,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Of hidden, and of heads in parts, as the forward pass has computed them."""
+    """Return the gradients of hidden, and of heads in parts, as the forward pass computed them."""
     batch, chunks = Batch(targets, target_weight, len(heads)), Chunks.of(hidden, heads, True)
     nats = hidden.new_empty(len(heads), targets.numel(), dtype=torch.float32)
     with Side(hidden.device, SOFTMAX_LANE) as softmax:
@@ -142,11 +145,11 @@ def gradients_again(
 
 @dataclass(frozen=True)
 class Means:
-    """Small numbers of a batch, fp32, which take a dozen tiny launches: beside the products."""
+    """Small numbers of a batch, fp32. Their dozen tiny launches overlap with the products."""
 
-    shares: Tensor  # (H,): what each head's mean counts in the loss
+    shares: Tensor  # (H,): weight of each head's mean in the loss
     weight_sums: Tensor  # (H,)
-    factors: Tensor  # (H,): what a target of weight one counts in the loss
+    factors: Tensor  # (H,): weight in the loss of a target of weight one
     loss: Tensor  # ()
     further: Tensor  # (): mean of the further heads' means, the loss's derivative in their weight
 
@@ -156,7 +159,7 @@ class Means:
         return cls(*(hidden.new_empty(shape, dtype=torch.float32) for shape in shapes))
 
     def begin(self, batch: Batch, mtp_weight: Tensor | None) -> None:
-        """Shares, sums of the weights and factors."""
+        """Compute shares, sums of the weights and factors."""
         self.shares.fill_(1.0)
         if mtp_weight is not None:
             further = batch.heads - 1
@@ -165,7 +168,7 @@ class Means:
         torch.div(self.shares, self.weight_sums, out=self.factors)
 
     def end(self, batch: Batch, nats: Tensor) -> None:
-        """The loss, and the further heads' mean if there are any."""
+        """Compute the loss, and the further heads' mean if there are any."""
         means = torch.empty_like(self.weight_sums)
         weighted_sums(batch, nats, means)
         means /= self.weight_sums
@@ -174,7 +177,7 @@ class Means:
 
 
 def weighted_sums(batch: Batch, nats: Tensor | None, sums: Tensor) -> None:
-    """Into (H,) fp32: sums of w, or of w * nats, over the positions that each head predicts."""
+    """Write sums of w, or of w * nats, over the positions that each head predicts, (H,) fp32."""
     positions, device = batch.targets.numel(), batch.targets.device
     blocks = -(-positions // POSITIONS)
     partial = torch.empty((batch.heads, blocks), dtype=torch.float32, device=device)
@@ -191,13 +194,13 @@ def weighted_sums(batch: Batch, nats: Tensor | None, sums: Tensor) -> None:
 
 
 def scale_(x: Tensor, factor: Tensor) -> Tensor:
-    """``x *= factor``, factor () fp32 read on the device, where one leaves x untouched."""
+    """Scale x in place by factor () fp32, read on the device; one leaves x untouched."""
     scale_kernel[(SCALE_PROGRAMS,)](x, factor, x.numel(), BLOCK=ELEMENTS)
     return x
 
 
 def scaled_sum(parts: Tensor, factor: Tensor) -> Tensor:
-    """``factor * parts.sum(0)``, rounded once; factor () fp32 is read on the device."""
+    """Return ``factor * parts.sum(0)``, rounded once; factor () fp32 is read on the device."""
     total = torch.empty_like(parts[0])
     scaled_sum_kernel[(-(-total.numel() // ELEMENTS),)](
         parts,
@@ -214,10 +217,9 @@ def scaled_sum(parts: Tensor, factor: Tensor) -> Tensor:
 def weighted_sums_kernel(
     nats, targets, target_weight, partial, positions, time, POSITIONS: tl.constexpr
 ):
-    """``partial[h, i] = sum of w * nats[h]`` over block i of positions; of w where nats is None.
+    """Write ``partial[h, i] = sum of w * nats[h]`` over block i of positions; of w without nats.
 
-    All fp32; targets (B, T). At 98,304 positions and 3 heads 2.4 MB, most of it in L2: 24 x 3
-    programs, one wave, about 4 us.
+    All fp32; targets (B, T). 98,304 positions and 3 heads are 24 x 3 programs, one wave.
     """
     head = tl.program_id(1)
     position = tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
@@ -233,10 +235,10 @@ def weighted_sums_kernel(
 
 @triton.jit
 def scale_kernel(x, factor, length, BLOCK: tl.constexpr):
-    """``x *= factor`` in place, x (length,) in any dtype, factor () fp32.
+    """Compute ``x *= factor`` in place, x (length,) in any dtype, factor () fp32.
 
-    A factor of one, or any power of two, leaves x as exact as it was; another rounds it once more.
-    For dhidden, 98,304 x 512 in bf16, 201 MB and 47 us on an H200, or nothing but the launch.
+    A power of two leaves x as exact as it was; any other factor rounds it again. A factor of one
+    moves nothing.
     """
     value = tl.load(factor)
     if value != 1.0:
@@ -249,9 +251,9 @@ def scale_kernel(x, factor, length, BLOCK: tl.constexpr):
 
 @triton.jit
 def scaled_sum_kernel(parts, factor, total, count, length, BLOCK: tl.constexpr):
-    """``total = factor * sum over i of parts[i]``, parts (count, length), summed in fp32.
+    """Write ``total = factor * sum over i of parts[i]``, parts (count, length), summed in fp32.
 
-    For 6 parts of dheads in bf16: 22 MB, 6 us. 16 elements a thread are two 16-byte loads.
+    16 elements a thread are two 16-byte loads.
     """
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     sums = tl.zeros((BLOCK,), tl.float32)

@@ -1,16 +1,15 @@
 """The loss's three products and its softmax over chunks of rows, on three streams.
 
-The products run over chunks long enough to fill the GPU. The first of them and the softmax go over
-short blocks of a chunk, so that the logits that one has written the other still finds in the L2
-cache. Beside each other, one's kernels have what another's leave idle as they start and end; for
-chunks of 8 blocks:
+The products run over chunks long enough to fill the GPU. The first product and the softmax run over
+short blocks of a chunk, so that the softmax finds the logits in the L2 cache. Kernels of one stream
+use multiprocessors that another's leave idle as they start and end. With chunks of 8 blocks:
 
     current  z0 z1 ... z7  z8  dhidden0-7  z9 ... z15  z16  dhidden8-15 ...
     softmax     s0 s1 ... s7   s8          s9 ...      s15  s16         ...
     dheads                     dheads0-7                    dheads8-15  ...
 
-A chunk's dhidden and dheads come after the next one's first block: while its last softmax runs,
-there is a product to run beside it. So logits of two chunks are kept.
+A chunk's dhidden and dheads come after the next chunk's first block, whose product overlaps with
+the last softmax of this chunk. So logits of two chunks exist at a time.
 """
 
 from collections.abc import Callable
@@ -37,18 +36,18 @@ DHEADS_LANE: int | None = 1  # of ``kernels.common.streams``
 
 @dataclass(frozen=True)
 class Chunks:
-    """What a pass over hidden's N rows reads, and where it writes."""
+    """Operands and results of a pass over hidden's N rows."""
 
     rows: Tensor  # (N, C)
     heads: Tensor  # (HV, C)
     bounds: list[slice]
-    logits: Tensor  # (2, rows of a chunk, HV), or one where there is but one chunk
+    logits: Tensor  # (2, rows of a chunk, HV); (1, ...) if there is only one chunk
     dhidden: Tensor | None  # (N, C)
-    dheads: Tensor | None  # (parts, HV, C), to be added up
+    dheads: Tensor | None  # (parts, HV, C), whose sum is the gradient
 
     @classmethod
     def of(cls, hidden: Tensor, heads: Tensor, learning: bool) -> "Chunks":
-        """Of hidden (..., C) and heads (H, V, C); with gradients if ``learning``."""
+        """Return buffers for hidden (..., C) and heads (H, V, C); of gradients if ``learning``."""
         rows, stacked = hidden.reshape(-1, hidden.size(-1)), heads.flatten(0, 1)
         bounds = spans(len(rows), len(stacked), CHUNK_LOGITS)
         logits = rows.new_empty(min(len(bounds), 2), bounds[0].stop, len(stacked))
@@ -63,13 +62,13 @@ class Chunks:
         entropies: Callable[[Tensor, int], None],
         then: Callable[[], None] = lambda: None,
     ) -> None:
-        """Make logits, nats and gradients.
+        """Compute logits, nats and gradients.
 
         Args:
-            softmax: where ``entropies`` runs.
-            entropies: of a block's logits (rows, HV) and the first one's row in N; turns them
-                into gradients, if there are to be any.
-            then: to be launched after the last softmax, beside the last gradients.
+            softmax: stream of ``entropies``.
+            entropies: called with a block's logits (rows, HV) and the row in N of the first;
+                replaces the logits by their gradients, if there are any.
+            then: launched after the last softmax, overlapping with the last gradients.
         """
         done = None
         with Side(self.rows.device, DHEADS_LANE) as sums:
@@ -82,43 +81,43 @@ class Chunks:
                         softmax.join(done)
                         self.multiply(index - 1, sums)
                 done = softmax.mark()
-                sums.join()  # what it has read, the next chunk's logits are written over
+                sums.join()  # the next chunk's logits overwrite those that it has read
             with softmax.launches():
                 then()
             softmax.join(done)
             self.multiply(len(self.bounds) - 1, sums)
 
     def blocks(self, index: int) -> list[tuple[Tensor, Tensor, int]]:
-        """Of a chunk: logits and rows of each block, and the first one's place in N."""
+        """Return logits and rows of each block of a chunk, and the index in N of its first row."""
         chunk, z = self.bounds[index], self.chunk_logits(index)
         x, cuts = self.rows[chunk], spans(len(z), len(self.heads), BLOCK_LOGITS)
         return [(z[cut], x[cut], chunk.start + cut.start) for cut in cuts]
 
     def multiply(self, index: int, sums: Side) -> None:
-        """dhidden, and dheads on ``sums``, of a chunk whose logits have become gradients."""
+        """Compute dhidden, and dheads on ``sums``, of a chunk whose logits are gradients now."""
         if self.dhidden is None or self.dheads is None:
             return
         chunk, dz = self.bounds[index], self.chunk_logits(index)
         first, end = [0, *accumulate(map(head_parts, self.bounds))][index : index + 2]
-        # dheads first: it has fewer tiles than there are multiprocessors, and dhidden's many can
-        # have the rest.
+        # dheads first: it has fewer tiles than there are multiprocessors, and dhidden's many tiles
+        # fill the others.
         with sums.launches():
             parts = [each.view(end - first, -1, each.size(1)) for each in (dz, self.rows[chunk])]
             torch.bmm(parts[0].mT, parts[1], out=self.dheads[first:end])
         torch.mm(dz, self.heads, out=self.dhidden[chunk])
 
     def chunk_logits(self, index: int) -> Tensor:
-        """(rows, HV) of a chunk, in one of two places in turn."""
+        """Return the logits (rows, HV) of a chunk; chunks alternate between two buffers."""
         chunk = self.bounds[index]
         return self.logits[index % 2, : chunk.stop - chunk.start]
 
 
 def spans(rows: int, vocabularies: int, logits: int) -> list[slice]:
-    """``rows`` cut into slices that hold about so many ``logits`` each."""
+    """Return ``rows`` cut into slices with about ``logits`` logits each."""
     whole = logits // vocabularies // ROW_MULTIPLE * ROW_MULTIPLE
     return [slice(*ends) for ends in pairwise([*range(0, rows, max(whole, ROW_MULTIPLE)), rows])]
 
 
 def head_parts(chunk: slice) -> int:
-    """How many sums over equally many of the chunk's rows dheads is made of."""
+    """Return the number of partial sums of dheads, each over equally many of the chunk's rows."""
     return HEAD_PARTS if (chunk.stop - chunk.start) % HEAD_PARTS == 0 else 1

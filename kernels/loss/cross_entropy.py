@@ -4,12 +4,12 @@
     nats = log sum exp(y) - y[target]
     dz   = factor (exp(y) / sum exp(y) - onehot) (1 - tanh^2)
 
-Logits z (rows, H V) in the compute dtype, the rest fp32; 604 MB are read and written at the real
-size. The softcap bounds y, so the exponential needs no maximum. The target's logit is read, and its
-gradient written, separately, so that no logit is compared with the target.
+Logits z (rows, H V) are in the compute dtype, the rest is fp32. The softcap bounds y, so the
+exponential needs no maximum. The target's logit is read, and its gradient written, separately, so
+that no logit is compared with the target.
 """
 
-# Pyright takes a launch for a call of the kernel, and knows nothing of what kernels return.
+# Pyright takes a launch for a call of the kernel, and cannot infer what kernels return.
 # pyright: reportArgumentType=false, reportCallIssue=false
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
 from dataclasses import dataclass
@@ -24,10 +24,10 @@ from kernels.common.launch import Launch
 from kernels.common.math import LOG2_E
 
 LOGITS_A_WARP = 1024  # 32 a thread
-# Programs a head, each of one row at a time: of 3 heads, at one warp each, all that 132
-# multiprocessors hold. Both directions on three streams, H100, commit 72db346.
+# Programs a head, each of one row at a time. With 3 heads and one warp each, these are as many as
+# 132 multiprocessors hold. Both directions on three streams, H100, commit 72db346.
 LAUNCH = Launch(rows=1, programs=11 * 128)  # 1,726 us; 704 programs 1,763; 4,096 1,728
-# Up to this softcap 2^16 terms exp(y) neither overflow nor vanish in fp32 as they are.
+# Up to this softcap 2^16 terms exp(y) neither overflow nor underflow in fp32.
 GREATEST_BOUND = 64.0
 
 
@@ -41,7 +41,7 @@ class Batch:
 
 
 class Targets(NamedTuple):
-    """What ``cross_entropy_kernel`` compares positions ``first`` to ``first + rows - 1`` with."""
+    """Targets of positions ``first`` to ``first + rows - 1``, for ``cross_entropy_kernel``."""
 
     targets: Any
     """(positions,) integers."""
@@ -73,9 +73,9 @@ def cross_entropy(
         first: position of the first row, in the batch of B T.
         nats: (H, BT) fp32, of which these rows' are written.
         batch: targets and their weights.
-        factors: (H,) fp32, what a head's targets of weight one count in the loss.
+        factors: (H,) fp32, weight in the loss of a head's targets of weight one.
         softcap: of the logits.
-        learning: gradients too; in bf16 with an approximate tanh, as the kernel says.
+        learning: compute gradients too; in bf16 with an approximate tanh.
     """
     vocabulary = logits.size(1) // batch.heads
     positions, time = batch.targets.numel(), batch.targets.size(1)
@@ -93,7 +93,7 @@ def cross_entropy(
 
 
 def entropy_tile(vocabulary: int) -> dict[str, Any]:
-    """Return constants and warps of ``cross_entropy_kernel``: a program has whole rows."""
+    """Return constants and warps of ``cross_entropy_kernel``; a program has whole rows."""
     padded = triton.next_power_of_2(vocabulary)
     warps = min(max(padded // LOGITS_A_WARP, 1), 32)
     return {"VOCABULARY": vocabulary, "PADDED": padded, "num_warps": warps}
@@ -111,21 +111,21 @@ def cross_entropy_kernel(
     APPROXIMATE: tl.constexpr,
     BOUNDED: tl.constexpr,
 ):
-    """Nats of one head for every ``num_programs``-th row; if LEARNING, z becomes dz in place.
+    """Write one head's nats of every ``num_programs``-th row; if LEARNING, z becomes dz in place.
 
     logits (rows, H, V) in the compute dtype, batch ``Targets``, nats (H, B T) fp32. The target of
     head k is k positions further on; a position whose target is outside its window gets dz = 0 and
     no nats.
 
-    APPROXIMATE takes tanh from one special function, tanh.approx.f32, with a relative error of at
-    most 2^-11; rounding z to bf16 has an error of up to 2^-9. It increases a gradient's error at
+    APPROXIMATE takes tanh from one special function, tanh.approx.f32, whose relative error is at
+    most 2^-11. Rounding z to bf16 has an error of up to 2^-9. It increases a gradient's error at
     most 1.15 times, and changes the loss by less than 1e-3. Scores must be exact, so without
     gradients, and in fp32, tanh is exact.
 
-    At 98,304 positions and 3 heads of 1,024 in bf16: reads and writes 604 MB, 283 us on an H200
-    unless the L2 cache still holds them. 67 special functions a row and lane are 151 us at 16 a
-    clock, and 447 instructions 126. A row of 1,024 is one warp, 4 times 8 logits a lane: its sums
-    are shuffles. 64 registers: 32 warps a multiprocessor have 64 KB of loads in flight.
+    98,304 positions and 3 heads of 1,024 in bf16 are 604 MB to read and to write, in the L2 cache
+    or not. A row and lane take 67 special functions and 447 instructions. A row of 1,024 is one
+    warp, 4 times 8 logits a lane, so its sums are shuffles. With 64 registers, 32 warps a
+    multiprocessor have 64 KB of loads in flight.
     """
     head, heads = tl.program_id(1), tl.num_programs(1)
     column = tl.arange(0, PADDED)

@@ -1,4 +1,4 @@
-"""Output head, softcap and cross-entropy, for the main and the multi-token-prediction heads."""
+"""Output head, softcap and cross-entropy of the main and the multi-token-prediction heads."""
 
 import torch
 import torch.nn.functional as F
@@ -6,19 +6,19 @@ from torch import Tensor
 
 
 def softcapped(hidden: Tensor, head: Tensor, softcap: float) -> Tensor:
-    """``softcap * tanh(hidden @ head.T / softcap)`` in fp32 (Gemma 2, arXiv:2408.00118)."""
+    """Return ``softcap * tanh(hidden @ head.T / softcap)`` in fp32 (Gemma 2, arXiv:2408.00118)."""
     return softcap * torch.tanh(F.linear(hidden, head).float() / softcap)
 
 
 def token_nats(hidden: Tensor, head: Tensor, targets: Tensor, softcap: float) -> Tensor:
-    """Cross-entropy of each target, (B, T) fp32 nats."""
+    """Return the cross-entropy of each target, (B, T) fp32 nats."""
     logits = softcapped(hidden, head, softcap)
     flat = F.cross_entropy(logits.flatten(0, 1), targets.flatten().long(), reduction="none")
     return flat.view(targets.shape)
 
 
 def weighted_mean(nats: Tensor, targets: Tensor, target_weight: Tensor | None) -> Tensor:
-    """Mean over tokens with weights that average to one over the batch."""
+    """Return the mean over tokens, with weights that average to one over the batch."""
     if target_weight is None:
         return nats.mean()
     weights = target_weight[targets.long()]
@@ -55,7 +55,7 @@ def mtp_loss(
     softcap: float,
     target_weight: Tensor | None,
 ) -> Tensor:
-    """Mean loss of the head that predicts ``ahead`` places beyond the next token."""
+    """Return the mean loss of the head that predicts ``ahead`` positions beyond the next token."""
     far_targets = targets[:, ahead:]
     nats = token_nats(hidden[:, :-ahead], head, far_targets, softcap)
     return weighted_mean(nats, far_targets, target_weight)

@@ -1,18 +1,18 @@
-"""The MLP onto the residual stream, LeakyReLU^2 fused into the two products that meet it.
+"""The MLP onto the residual stream, LeakyReLU^2 fused into the two products next to it.
 
-    a  = leaky(h)^2,  h = x @ up.T          Triton: h never leaves the registers
-    y  = stream + a @ down.T                cuBLAS, in stream's own memory
-    dh = (dy @ down) * 2 leaky(h) leaky'(h) Triton: da never leaves the registers
-    ddown = dy.T @ a,  dup = dh.T @ x     cuBLAS, on a second stream beside
-    dx = dh @ up                          cuBLAS
+    a  = leaky(h)^2,  h = x @ up.T            our kernel: h stays in registers
+    y  = stream + a @ down.T                  cuBLAS, in stream's memory
+    dh = (dy @ down) * 2 leaky(h) leaky'(h)   our kernel: dy @ down stays in registers
+    ddown = dy.T @ a,  dup = dh.T @ x         cuBLAS, on a side stream, overlapping with dx
+    dx = dh @ up                              cuBLAS
 
-What is saved is a and the sign of h, one bit each, because
+The backward pass needs a and the sign of h only, one bit each, because
 
-    2 leaky(h) leaky'(h) = 2 sqrt(a)             where h >= 0
-                         = -2 slope sqrt(a)      where h < 0.
+    2 leaky(h) leaky'(h) = 2 sqrt(a)             if h >= 0
+                         = -2 slope sqrt(a)      if h < 0.
 
-Saving h instead costs a second tensor of that size: cuBLAS wants a as an operand twice, so a must
-be written as well. Activating h as it is loaded for a product takes both products from cuBLAS.
+Saving h instead costs a second tensor of that size, because a is an operand of two cuBLAS products
+and must be written anyway. cuBLAS cannot activate h while it loads it.
 """
 
 from typing import Any
@@ -28,15 +28,14 @@ from kernels.mlp.products import activated_product, activation_gradient
 def mlp(x: Tensor, up: Tensor, down: Tensor, slope: float, stream: Tensor | None = None) -> Tensor:
     """Compute ``kernels.mlp.Mlp`` in stream's memory.
 
-    Rows of C and of M elements must be multiples of 16 bytes (TMA). The fusion of LeakyReLU^2 into
-    a product's epilogue, with the activation saved for the backward pass, is known from the NanoGPT
-    speedrun; saving only signs besides it is not.
+    Rows of C and of M elements must be multiples of 16 bytes (TMA). The NanoGPT speedrun also fuses
+    LeakyReLU^2 into a product's epilogue and saves the activation for the backward pass.
     """
     return MLP.apply(x, up, down, slope, stream)  # pyright: ignore[reportReturnType]
 
 
 class MLP(torch.autograd.Function):
-    """Saves x, the weights, a (302 MB at the real size) and the signs (19 MB)."""
+    """Save x, the weights, a (302 MB at 98,304 x 1,536 in bf16) and the signs (19 MB)."""
 
     @staticmethod
     def forward(
@@ -62,8 +61,8 @@ class MLP(torch.autograd.Function):
             dh = None
             if needs_x or needs_up:
                 dh = activation_gradient(dy_NC, down, activated, signs, ctx.slope)
-            # ddown after it, though it could begin before: beside a kernel that has a block for
-            # every multiprocessor, from its start to its end, either would leave some idle.
+            # Start d_down after dh. The kernel of dh occupies every multiprocessor, so running both
+            # at once would leave some of them idle at the end.
             d_down = side.product(dy_NC.T, activated) if needs_down else None
             d_up = side.product(dh.T, x_NC) if needs_up and dh is not None else None
             dx = (dh @ up).view(dy.shape) if needs_x and dh is not None else None

@@ -1,12 +1,12 @@
-"""The MLP's two products that meet its activation, which never leaves the registers.
+"""The MLP's two products next to its activation, which stays in registers.
 
     a  = leaky(h)^2,  h = x @ up.T
     dh = (dy @ down) * 2 leaky(h) leaky'(h)
 
 x, dy (N, C), up (M, C), down (C, M), a and dh (N, M), all of one dtype; sums and activation in
-fp32. Between the products only a and the sign of h are kept: see ``kernels.mlp.autograd``. The
-kernel here takes any size and dtype; where ``kernels.common.stationary`` fits, the faster ones of
-``kernels.mlp.products_hopper`` run, with the same results.
+fp32. Only a and the sign of h are saved (``kernels.mlp.autograd``). The kernel here takes any size
+and dtype. If ``kernels.common.stationary`` fits, the faster ones of ``kernels.mlp.products_hopper``
+run, with the same results.
 """
 
 # Pyright takes a launch for a call of the kernel.
@@ -32,9 +32,9 @@ SIGN_WORDS = 8
 
 # By bytes an element: rows and columns of the result, depth of the sum. Registers of up, gradient.
 LAUNCH = {
-    # 287, 380 us in a step (H200; torch.mm 256-266). 177, 255 registers. Compiled, not timed:
-    # 4 stages 177 and 229 KB; depth 32 with 4 stages 177, 254; 128 columns with 2 stages 135, 172;
-    # 64 rows with 4 warps and 2 stages 194, 255; 256 x 128, or 128 x 128 with 4 warps: spills.
+    # 177, 255 registers. Compiled, not timed: 4 stages 177 and 229 KB; depth 32 with 4 stages 177,
+    # 254; 128 columns with 2 stages 135, 172; 64 rows with 4 warps and 2 stages 194, 255; 256 x
+    # 128, or 128 x 128 with 4 warps: spills.
     2: Launch(rows=128, columns=256, depth=64, warps=8, stages=3),
     # fp32 is for tests: it has no tensor core product of its precision.
     4: Launch(rows=32, columns=128, depth=32, warps=4, stages=2),
@@ -119,20 +119,17 @@ def product_kernel(
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """``h = x @ up.T``, ``a = leaky(h)^2`` and the signs of h; or, if dh is given, dh.
+    """Write ``a = leaky(h)^2``, h = x @ up.T, and the signs of h; or dh, if ``dh_NM`` is not None.
 
     x (N, C), a and dh (N, M): TMA descriptors; weight is up (M, C), or down (C, M) with dh, whose x
     is dy. A set of persistent programs.
 
-    At N 98304, C 512, M 1536 in bf16: 155 GFLOP; reads x 101 MB (the 6 column tiles of a row tile
-    run at about the same time, so five of them find it in L2) and up 1.6 MB, writes a 302 MB and
-    signs 19 MB: 423 MB. With dh it reads dy, down, a and signs, writes 302 MB: 726 MB. Floor on an
-    H200: 256 us of products at 600 TFLOP/s, over 99 and 170 us of traffic.
+    At N 98,304, C 512, M 1,536 in bf16: 155 GFLOP and 423 MB, or 726 MB with dh. The 6 column tiles
+    of a row tile run at about the same time, so that five of them find x in the L2 cache.
 
-    128 x 256 tiles make 85 FLOP of each byte that L2 brings, so 600 TFLOP/s need 7 TB/s of it;
-    tiles of 128 x 128 would need 9.4, more than it has. The sum takes 128 registers a thread on 8
-    warps; 3 stages of 48 KB leave room for the result's 32 KB on its way out. The loop over tiles
-    is flattened, so that the next tile's loads overlap with the epilogue.
+    128 x 256 tiles make 85 FLOP of each byte from L2, tiles of 128 x 128 only 64. The sum takes 128
+    registers a thread on 8 warps. 3 stages of 48 KB leave 32 KB of shared memory for the result.
+    The loop over tiles is flattened, so that the next tile's loads overlap with the epilogue.
     """
     row_tiles = tl.cdiv(signs.rows, ROWS)
     column_tiles = tl.cdiv(signs.hidden, COLUMNS)

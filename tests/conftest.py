@@ -1,6 +1,7 @@
 """Shared by all tests: without a GPU, kernels are interpreted and ``gpu`` tests are skipped.
 
-On a GPU ``pytest -m gpu`` runs in several processes; ``tests.gpu_run`` says how.
+``pytest -m gpu`` on a GPU and ``pytest -n auto`` run in several processes; ``tests.gpu_run`` and
+``tests.cpu_run`` say how.
 """
 
 import os
@@ -10,8 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from xdist.scheduler import LoadScopeScheduling
 
-from tests import gpu_run
+from tests import cpu_run, gpu_run
 
 if not torch.cuda.is_available():
     # Triton reads it when a kernel is defined, so before any test imports one.
@@ -28,12 +30,15 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         gpu_run.spread(config)
 
 
-def pytest_xdist_auto_num_workers() -> int | None:
-    return gpu_run.PROCESSES if torch.cuda.is_available() else None
+def pytest_xdist_auto_num_workers() -> int:
+    return gpu_run.PROCESSES if torch.cuda.is_available() else cpu_run.processes()
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> gpu_run.ByKernels | None:
-    return gpu_run.ByKernels(config, log) if config.option.markexpr == "gpu" else None
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    config.option.loadscopereorder = False
+    if config.option.markexpr == "gpu":
+        return gpu_run.ByKernels(config, log)
+    return cpu_run.ByFile(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -41,8 +46,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
-    elif config.option.markexpr == "gpu":
+    if config.option.markexpr == "gpu":
         gpu_run.arrange(items)
+    elif "PYTEST_XDIST_WORKER" in os.environ:
+        cpu_run.arrange(items)
 
 
 @pytest.hookimpl(wrapper=True)

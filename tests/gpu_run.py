@@ -53,7 +53,6 @@ def spread(config: pytest.Config) -> None:
         return
     if options.numprocesses is None:
         options.numprocesses = PROCESSES
-    options.loadscopereorder = False
     if options.durations is None:
         options.durations = SLOWEST
 

@@ -1,5 +1,7 @@
 import json
+import shlex
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -73,7 +75,7 @@ def test_create_writes_settings_and_environment(run: RunFolder) -> None:
     assert tomllib.loads((run.path / "settings.toml").read_text()) == {"seed": 1}
     found = strict((run.path / "environment.json").read_text())
     assert found["numpy"] == np.__version__
-    assert "pytest" in found["command"]
+    assert found["command"] == shlex.join(sys.orig_argv)
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -83,7 +83,8 @@ def start_record(mesh: Mesh) -> Record:
 
 def cycle_record(number: int, cycle: Cycle) -> Record:
     """Return a cycle as plain JSON."""
-    snapshot = cycle.snapshot._asdict() | {"levers": cycle.snapshot.levers._asdict()}
+    snapshot = cycle.snapshot._asdict()
+    snapshot |= snapshot.pop("signals")
     return _plain(
         {
             "kind": "cycle",
@@ -92,7 +93,7 @@ def cycle_record(number: int, cycle: Cycle) -> Record:
             "proposals": [proposal._asdict() for proposal in cycle.proposals],
             "votes": cycle.votes,
             "verdicts": [verdict._asdict() for verdict in cycle.verdicts],
-            "levers": cycle.levers._asdict(),
+            "levers": cycle.levers,
         }
     )
 

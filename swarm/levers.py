@@ -1,36 +1,27 @@
-"""The levers: the numbers of a training step that agents may change, and their limits.
+"""The levers: the values of a training step that may change between two steps, and their limits.
 
-This is the one place where a lever is declared: a field of ``LeverValues`` and a line in
-``limits``. ``training.device_levers`` holds the values in device memory.
+A lever is one row of ``LEVERS`` and the code that reads its value: ``training.device_levers`` holds
+the numbers in device memory, where kernels read them by name.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from settings import Settings
 
 UNREACHED = 3e38  # a norm that fp32 can represent and no finite gradient reaches
 # Requests to the training loop. The mesh decides them like a lever that changes from 0 to 1: copy
 # the weights and moments, and restore the latest copy.
 KEEP, ROLLBACK = REQUESTS = ("keep", "rollback")
 
-
-class LeverValues(NamedTuple):
-    """One value of every lever."""
-
-    clip: float = 0.0
-    """Largest global gradient norm; 0: no clip."""
-    kg_weight: float = 0.0
-    """Weight of the knowledge graph's scores in the loss."""
-    lr_factor: float = 1.0
-    """Factor on the scheduled learning rates."""
-    mtp_weight: float = 0.0
-    """Weight of the MTP heads' mean loss."""
-    qat: float = 0.0
-    """Above 0.5: train with int6-rounded weights."""
-    skip_norm: float = UNREACHED
-    """A step with a larger gradient norm changes nothing."""
+LeverValues = Mapping[str, float]
+"""Values of levers by name."""
 
 
-class Limit(NamedTuple):
-    """Limits of a lever's changes.
+class Number(NamedTuple):
+    """Limits of the changes of a number.
 
     low, high: range of the value.
     most, least: largest and smallest change in one cycle.
@@ -45,25 +36,86 @@ class Limit(NamedTuple):
     hold: int
 
 
-def limits(start: LeverValues) -> dict[str, Limit]:
-    """Return the limits of all levers and requests of a run.
+@dataclass(frozen=True)
+class Lever:
+    """One row of the table.
 
-    Args:
-        start: values at the start of the run; the clip's limits are multiples of its start value.
+    Attributes:
+        name: unique.
+        start: returns the value of a run before the first decision and the first step.
+        limits: returns the limits of the agents' changes in a run, or None if no agent may change
+            the lever in this run. None: no agent ever may, because the schedule sets the lever.
     """
-    clip = start.clip
-    return {
-        KEEP: Limit(0.0, 1.0, 1.0, 1.0, 0),
-        ROLLBACK: Limit(0.0, 1.0, 1.0, 1.0, 3),
-        "clip": Limit(clip / 16, clip, clip / 2, clip / 64, 2),
-        "kg_weight": Limit(0.0, max(1.0, start.kg_weight), 0.5, 0.001, 2),
-        "lr_factor": Limit(1 / 16, 1.0, 0.5, 1 / 64, 2),
-        "mtp_weight": Limit(0.0, max(1.0, start.mtp_weight), 0.5, 0.001, 2),
-        "qat": Limit(0.0, 1.0, 1.0, 1.0, 1000),
-        "skip_norm": Limit(1e-6, UNREACHED, UNREACHED, 0.0, 2),
-    }
+
+    name: str
+    start: Callable[["Settings"], float]
+    limits: Callable[["Settings"], Number | None] | None = None
 
 
-def value_of(lever: str, levers: LeverValues) -> float:
-    """Return a lever's value; that of a request is 0 in every cycle."""
-    return 0.0 if lever in REQUESTS else getattr(levers, lever)
+def clip_limits(settings: "Settings") -> Number:
+    """Return the clip's limits, which are multiples of its value at the start."""
+    clip = settings.grad_clip_norm
+    return Number(clip / 16, clip, clip / 2, clip / 64, 2)
+
+
+def graph_weight(settings: "Settings") -> float:
+    """Return the start value of ``kg_weight``; 0 without a graph."""
+    return settings.kg_loss_weight if settings.kg_scores else 0.0
+
+
+def weight_limits(start: float) -> Number:
+    """Return the limits of the weight of a loss."""
+    return Number(0.0, max(1.0, start), 0.5, 0.001, 2)
+
+
+# The order is that of the block of numbers in device memory.
+LEVERS: tuple[Lever, ...] = (
+    # Largest global gradient norm; 0: no clip.
+    Lever("clip", lambda run: run.grad_clip_norm, clip_limits),
+    # Weight of the knowledge graph's scores in the loss.
+    Lever("kg_weight", graph_weight, lambda run: weight_limits(graph_weight(run))),
+    # Factor on the scheduled learning rates.
+    Lever("lr_factor", lambda _: 1.0, lambda _: Number(1 / 16, 1.0, 0.5, 1 / 64, 2)),
+    # Weight of the MTP heads' mean loss.
+    Lever(
+        "mtp_weight",
+        lambda run: run.mtp_loss_weight,
+        lambda run: weight_limits(run.mtp_loss_weight),
+    ),
+    # Above 0.5: train with int6-rounded weights.
+    Lever("qat", lambda _: 0.0, lambda _: Number(0.0, 1.0, 1.0, 1.0, 1000)),
+    # A step with a larger gradient norm changes nothing.
+    Lever("skip_norm", lambda _: UNREACHED, lambda _: Number(1e-6, UNREACHED, UNREACHED, 0.0, 2)),
+    # Factor on all learning rates: the schedule's, times ``lr_factor``.
+    Lever("lr_scale", lambda _: 1.0),
+    # Muon's momentum.
+    Lever("momentum", lambda run: run.muon_momentum),
+    # Factor on all weight decays.
+    Lever("decay_factor", lambda _: 1.0),
+    # Decay of the exponential averages, a step.
+    Lever("averaging_decay", lambda run: run.ema_decay),
+)
+
+
+def limits(settings: "Settings") -> dict[str, Number]:
+    """Return the limits of the levers that agents may change in a run, and of the requests."""
+    found = {KEEP: Number(0.0, 1.0, 1.0, 1.0, 0), ROLLBACK: Number(0.0, 1.0, 1.0, 1.0, 3)}
+    for lever in LEVERS:
+        if lever.limits and (limit := lever.limits(settings)):
+            found[lever.name] = limit
+    return found
+
+
+def start_values(settings: "Settings") -> dict[str, float]:
+    """Return the values, before the first decision, of the levers that agents may change."""
+    bounds = limits(settings)
+    return {lever.name: lever.start(settings) for lever in LEVERS if lever.name in bounds}
+
+
+def in_force(name: str, decided: LeverValues, scheduled: LeverValues) -> float:
+    """Return a lever's value in force: the swarm's decision, or else the scheduled value.
+
+    Raises:
+        KeyError: there is no such lever.
+    """
+    return decided.get(name, scheduled[name])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from swarm.agents.base import Agent, Proposal
-from swarm.levers import KEEP, REQUESTS, ROLLBACK, LeverValues, Limit, value_of
+from swarm.levers import KEEP, REQUESTS, ROLLBACK, LeverValues, Number
 from swarm.telemetry import Snapshot
 
 PASSING = ("agreed", "alone")
@@ -131,7 +131,7 @@ class Mesh:
     """
 
     def __init__(
-        self, agents: Sequence[Agent], bounds: Mapping[str, Limit], rules: Rules | None = None
+        self, agents: Sequence[Agent], bounds: Mapping[str, Number], rules: Rules | None = None
     ) -> None:
         self.agents, self.bounds, self.rules = tuple(agents), bounds, rules or Rules()
         self.states = [agent.start() for agent in self.agents]
@@ -161,10 +161,10 @@ class Mesh:
         for lever, before, after, *_ in verdicts:
             if after != before:
                 changed[lever] = after
-                if lever not in REQUESTS:
+                if lever in levers:
                     moved[lever] = after
         if moved:
-            levers = levers._replace(**moved)
+            levers = {**levers, **moved}
         return Cycle(snapshot, proposals, votes, verdicts, levers, changed)
 
     def _votes(self, snapshot: Snapshot, proposal: Proposal) -> list[float]:
@@ -180,7 +180,7 @@ class Mesh:
         """Return one verdict for each lever with proposals, in the order of the proposals."""
         contests: dict[str, dict[bool, Side]] = {}
         for (agent, lever, proposed, confidence, _), cast in zip(proposals, votes, strict=True):
-            before = value_of(lever, levers)
+            before = levers.get(lever, 0.0)  # a request is 0 in every cycle
             limit = self.bounds[lever]
             value = min(max(proposed, limit.low), limit.high)
             withdrawn = not confidence >= self.rules.withdrawn or value != value
@@ -194,7 +194,7 @@ class Mesh:
                 if cast[index]:
                     side.vote(voter.name, cast[index])
         return [
-            self._verdict(value_of(lever, levers), list(sides.values()))
+            self._verdict(levers.get(lever, 0.0), list(sides.values()))
             for lever, sides in contests.items()
         ]
 

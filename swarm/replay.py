@@ -7,7 +7,7 @@ from typing import Any
 from errors import InputError
 from swarm.agents import AGENTS
 from swarm.decision_log import Record, cycle_record, start_record
-from swarm.levers import LeverValues, Limit
+from swarm.levers import Number
 from swarm.mesh import Mesh, Rules
 from swarm.telemetry import Snapshot
 
@@ -66,11 +66,14 @@ def _rebuilt(record: Record) -> Mesh:
             "replay it with the code that wrote it"
         )
     agents = [kinds[name](**constants) for name, constants in record["agents"].items()]
-    bounds = {lever: Limit(**limit) for lever, limit in record["bounds"].items()}
+    bounds = {lever: Number(**limit) for lever, limit in record["bounds"].items()}
     mesh = Mesh(agents, bounds, Rules(**record["rules"]))
     mesh.load(record["state"])
     return mesh
 
 
 def _snapshot(fields: dict[str, Any]) -> Snapshot:
-    return Snapshot(**fields)._replace(levers=LeverValues(**fields["levers"]))
+    """Return a snapshot with exactly the signals and levers that the log has."""
+    base = {name: fields[name] for name in Snapshot._fields if name != "signals"}
+    signals = {name: value for name, value in fields.items() if name not in base}
+    return Snapshot(**base, signals=signals)

@@ -48,7 +48,7 @@ class SyntheticRun:
 
     def obey(self, cycle: Cycle) -> None:
         """Use the cycle's levers, copy the weights, restore the copy."""
-        self._factor = cycle.levers.lr_factor
+        self._factor = cycle.levers["lr_factor"]
         if cycle.keep:
             self._lost_in_copy = self.lost
         if cycle.rollback:

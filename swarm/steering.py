@@ -9,9 +9,9 @@ from errors import InputError
 from swarm.agents import AGENTS
 from swarm.agents.base import Agent
 from swarm.decision_log import DecisionLog
-from swarm.levers import REQUESTS, LeverValues, limits
+from swarm.levers import REQUESTS, LeverValues, Number, limits, start_values
 from swarm.mesh import Cycle, Mesh, Rules
-from swarm.telemetry import Telemetry
+from swarm.telemetry import Numbers, Telemetry
 
 if TYPE_CHECKING:
     from settings import Settings
@@ -22,12 +22,14 @@ class Steering:
 
     Args:
         agents: in the same order on every rank.
-        start: values of the levers before the first decision.
+        start: values, before the first decision, of the levers that agents may change.
+        bounds: limits of these levers and of the requests.
         every: steps between cycles.
         rules: when a proposal passes.
 
     Attributes:
-        levers: current values.
+        levers: values in force of the levers that agents may change.
+        reads: names of the signals that the agents read.
         kept: steps that were done at the last copy of the weights; None: there is no copy.
         microseconds: host time of each cycle, from telemetry to log.
     """
@@ -36,14 +38,16 @@ class Steering:
         self,
         agents: Sequence[Agent],
         start: LeverValues,
+        bounds: Mapping[str, Number],
         every: int,
         rules: Rules | None = None,
     ) -> None:
-        self.mesh = Mesh(agents, limits(start), rules)
-        self.levers, self.every = start, every
+        self.mesh = Mesh(agents, bounds, rules)
+        self.levers, self.every = dict(start), every
+        self.reads = frozenset(name for agent in agents for name in agent.reads)
         self.kept: int | None = None
         self.microseconds: list[float] = []
-        self._telemetry = Telemetry()
+        self._telemetry = Telemetry(self.reads)
         self._log: DecisionLog | None = None
         steered = {lever for agent in agents for lever in agent.levers}
         self._steered = sorted(steered.difference(REQUESTS))
@@ -63,19 +67,14 @@ class Steering:
         agents = [agent for kind in on if (agent := kind.of(settings))]
         if not settings.swarm or not agents:
             return None
-        start = LeverValues(
-            clip=settings.grad_clip_norm,
-            kg_weight=settings.kg_loss_weight if settings.kg_scores else 0.0,
-            mtp_weight=settings.mtp_loss_weight,
-        )
         rules = Rules(settings.swarm_alone, settings.swarm_objection, settings.swarm_withdrawn)
-        return cls(agents, start, settings.swarm_every, rules)
+        return cls(agents, start_values(settings), limits(settings), settings.swarm_every, rules)
 
     @property
     def decided(self) -> dict[str, float]:
         """Values of the levers that the agents steer; the settings and the schedule set the
         others."""
-        return {lever: getattr(self.levers, lever) for lever in self._steered}
+        return {lever: self.levers[lever] for lever in self._steered}
 
     def log_to(self, path: Path) -> None:
         """Log every cycle from now on. Only rank 0 calls it, in a resumed run after ``load``.
@@ -85,16 +84,15 @@ class Steering:
         """
         self._log = DecisionLog(path, self.mesh)
 
-    def add(self, loss: float, gradient_norm: float, int6_error: float | None = None) -> None:
+    def add(self, loss: float, gradient_norm: float, numbers: Numbers | None = None) -> None:
         """Add the numbers of a finished step.
 
         Args:
             loss: mean nats of the main head over the whole batch; may be NaN.
             gradient_norm: global, before the clip; may be infinite.
-            int6_error: norm of the weights' int6 rounding error over the weights' norm; None: not
-                measured.
+            numbers: of other signals that were measured, by name; others are ignored.
         """
-        self._telemetry.add(loss, gradient_norm, int6_error)
+        self._telemetry.add(loss, gradient_norm, numbers)
 
     def due(self, step: int) -> bool:
         """Return whether a cycle comes before step number ``step`` (from 0)."""
@@ -149,7 +147,7 @@ class Steering:
         return {
             "mesh": self.mesh.state(),
             "telemetry": self._telemetry.state(),
-            "levers": self.levers._asdict(),
+            "levers": self.levers,
             "kept": self.kept,
         }
 
@@ -160,12 +158,17 @@ class Steering:
         copies the weights that it has just loaded.
 
         Raises:
-            InputError: the state is of other agents.
+            InputError: the state is of other agents or levers.
         """
+        if gone := sorted(set(state.get("levers", ())) - set(self.levers)):
+            raise InputError(
+                f"the checkpoint's swarm has levers that this run has not: {', '.join(gone)}; "
+                "resume with the run's own settings"
+            )
         try:
             self.mesh.load(state["mesh"])
             self._telemetry.load(state["telemetry"])
-            self.levers = LeverValues(**state["levers"])
+            self.levers = {**self.levers, **state["levers"]}
             self.kept = state["kept"]
         except (KeyError, TypeError, ValueError):
             raise InputError(

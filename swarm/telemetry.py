@@ -1,10 +1,54 @@
-"""What agents see: the numbers of the steps since the last cycle, summed up on the host."""
+"""What agents see: the numbers of the steps since the last cycle, summed up on the host.
+
+A signal is one row of ``SIGNALS`` and, unless ``Telemetry`` derives it from loss and gradient norm,
+the code that measures it in each step: ``training.measures`` on the device or
+``training.metrics`` on the host. An agent names the signals that it reads; the others are neither
+measured nor logged.
+"""
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import add
+from typing import Any, NamedTuple
 
 from swarm.levers import LeverValues
+
+Value = float | list[float] | None
+"""Of a signal: a number, several numbers, or None: not measured yet."""
+Numbers = Mapping[str, Value]
+
+
+class Signal(NamedTuple):
+    """One row of the table.
+
+    name: unique, and no field of ``Snapshot``.
+    size: how many numbers a step has, or the name of a count that is known at the start of a run:
+        "layers". 1: a number; otherwise a list.
+    window: how the steps of a window are summed up, one of ``WINDOWS``. None: ``Telemetry`` derives
+        it from the loss and the gradient norm, which every step has.
+    """
+
+    name: str
+    size: int | str = 1
+    window: str | None = "mean"
+
+
+SIGNALS: tuple[Signal, ...] = (
+    # Mean nats over the window.
+    Signal("loss", window=None),
+    # Change of ``loss`` since the window before, nats a step.
+    Signal("velocity", window=None),
+    # Standard error of ``loss``, nats.
+    Signal("noise", window=None),
+    # ``loss`` of the best window since QAT was last switched, this one included.
+    Signal("lowest", window=None),
+    # Before the clip, mean over the window.
+    Signal("gradient_norm", window=None),
+    # Before the clip, largest of the window.
+    Signal("gradient_peak", window=None),
+    # Norm of the weights' int6 rounding error over the weights' norm.
+    Signal("int6_error", window="last"),
+)
 
 
 class Snapshot(NamedTuple):
@@ -17,65 +61,104 @@ class Snapshot(NamedTuple):
     """Fraction of the wallclock, or of the iterations if they end the run first."""
     lr_scale: float
     """Scale of the learning rates by the schedule, in [0, 1]."""
-    loss: float
-    """Mean nats over the window."""
-    velocity: float
-    """Change of ``loss`` since the window before, nats a step."""
-    noise: float
-    """Standard error of ``loss``, nats."""
-    lowest: float
-    """``loss`` of the best window since QAT was last switched, this one included."""
-    gradient_norm: float
-    """Before the clip, mean over the window."""
-    gradient_peak: float
-    """Before the clip, largest of the window."""
     nonfinite: int
     """Steps of the window whose loss or gradient was not finite."""
     arrived: int
     """Steps of the window, the nonfinite ones included."""
-    int6_error: float | None
-    """Norm of the weights' int6 rounding error over the weights' norm; None: not measured."""
     kept: int | None
     """Steps that were done at the last copy of the weights; None: there is no copy."""
     levers: LeverValues
+    """Values in force of the levers that agents may change."""
+    signals: Mapping[str, Any]
+    """The signals that the agents read, by name."""
+
+
+WINDOWS: dict[str, Callable[[float, float], float]] = {
+    "mean": add,  # divided by the number of steps at the end
+    "sum": add,
+    "max": max,
+    "last": lambda _, value: value,
+}
+"""By name, what makes one number of two steps' numbers."""
+
+
+class Window:
+    """The numbers of one signal in the current window; one that is not finite is left out."""
+
+    __slots__ = ("count", "mean", "merge", "one", "total")
+
+    def __init__(self, signal: Signal) -> None:
+        assert signal.window is not None
+        self.merge, self.mean = WINDOWS[signal.window], signal.window == "mean"
+        self.one = signal.size == 1
+        self.count = 0
+        self.total: Any = None
+
+    def add(self, value: Any) -> None:
+        """Add the number, or the numbers, of a step."""
+        if not (math.isfinite(value) if self.one else all(map(math.isfinite, value))):
+            return
+        if not self.count:
+            self.total = value
+        elif self.one:
+            self.total = self.merge(self.total, value)
+        else:
+            self.total = list(map(self.merge, self.total, value))
+        self.count += 1
+
+    def close(self) -> Any:
+        """Return the value of the current window, which has a number, and begin the next one."""
+        total, count, self.count = self.total, self.count, 0
+        if not self.mean:
+            return total
+        return total / count if self.one else [each / count for each in total]
+
+
+# Slots of ``Telemetry`` that a checkpoint holds.
+OWN = ("arrived", "finite", "loss", "lowest", "norm", "norms", "off", "peak", "qat", "squares")
+# The same where a checkpoint holds a list; "error" is the value of ``int6_error``.
+LISTED = ("arrived", "error", *OWN[1:])
 
 
 class Telemetry:
     """Sums of the current window. ``add`` and ``snapshot`` take one or two microseconds.
 
-    A step that is not finite is counted and enters no mean. A window without a finite step has the
-    means of the last window that had one.
+    A step that is not finite is counted and enters no mean. A window without a finite step, or
+    without a number of a signal, has the value of the last window that had one.
+
+    Args:
+        reads: names of the signals that snapshots have.
+
+    Raises:
+        KeyError: there is no such signal.
     """
 
-    __slots__ = (
-        "arrived",
-        "error",
-        "finite",
-        "loss",
-        "lowest",
-        "norm",
-        "norms",
-        "off",
-        "peak",
-        "qat",
-        "squares",
-    )
+    __slots__ = (*OWN, "_unread", "_values", "_windows")
 
-    def __init__(self) -> None:
+    def __init__(self, reads: Iterable[str]) -> None:
+        reads, table = set(reads), {signal.name: signal for signal in SIGNALS}
+        if unknown := sorted(reads - table.keys()):
+            raise KeyError(f"no signal {unknown[0]!r}; there are: {', '.join(table)}")
+        derived = [signal.name for signal in SIGNALS if signal.window is None]
+        self._unread = [name for name in derived if name not in reads]
+        self._windows = {
+            name: Window(signal)
+            for name, signal in table.items()
+            if name in reads and signal.window is not None
+        }
+        self._values: dict[str, Any] = dict.fromkeys(self._windows)
         self.loss = self.lowest = self.norm = 0.0
         self.qat: float | None = None  # at ``lowest``; None before the first finite step
-        self.error: float | None = None
         self._clear()
 
     def _clear(self) -> None:
         self.arrived = self.finite = 0
         # Sums of (loss - previous mean): subtracting first keeps the variance exact if the noise
         # is small and the loss large.
-        self.off = self.squares = 0.0
-        self.norms = self.peak = 0.0
+        self.off = self.squares = self.norms = self.peak = 0.0
 
-    def add(self, loss: float, gradient_norm: float, int6_error: float | None = None) -> None:
-        """Add the numbers of a finished step."""
+    def add(self, loss: float, gradient_norm: float, numbers: Numbers | None = None) -> None:
+        """Add the numbers of a finished step; those of signals that nobody reads are ignored."""
         self.arrived += 1
         if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
             return
@@ -86,8 +169,10 @@ class Telemetry:
         self.norms += gradient_norm
         if gradient_norm > self.peak:
             self.peak = gradient_norm
-        if int6_error is not None and math.isfinite(int6_error):
-            self.error = int6_error
+        if numbers:
+            for name, window in self._windows.items():
+                if (value := numbers.get(name)) is not None:
+                    window.add(value)
 
     def snapshot(
         self,
@@ -98,7 +183,7 @@ class Telemetry:
         levers: LeverValues,
     ) -> Snapshot:
         """Return the current window, and begin the next one."""
-        count = self.finite
+        count, arrived = self.finite, self.arrived
         velocity = noise = 0.0
         if count:
             off = self.off / count
@@ -106,35 +191,42 @@ class Telemetry:
             self.norm = self.norms / count
             if count > 1:
                 noise = math.sqrt(max(0.0, self.squares / count - off * off) / (count - 1))
-            if self.qat != levers.qat:  # losses before and after the switch are not comparable
-                self.lowest, self.qat = self.loss, levers.qat
+            if self.qat != levers["qat"]:  # losses before and after the switch are not comparable
+                self.lowest, self.qat = self.loss, levers["qat"]
             else:
-                velocity = off / self.arrived
-                self.lowest = min(self.lowest, self.loss)
-        taken = Snapshot(
-            step,
-            progress,
-            lr_scale,
-            self.loss,
-            velocity,
-            noise,
-            self.lowest,
-            self.norm,
-            self.peak if count else self.norm,
-            self.arrived - count,
-            self.arrived,
-            self.error,
-            kept,
-            levers,
-        )
+                velocity = off / arrived
+                if self.loss < self.lowest:
+                    self.lowest = self.loss
+            for name, window in self._windows.items():
+                if window.count:
+                    self._values[name] = window.close()
+        signals = {
+            "loss": self.loss,
+            "velocity": velocity,
+            "noise": noise,
+            "lowest": self.lowest,
+            "gradient_norm": self.norm,
+            "gradient_peak": self.peak if count else self.norm,
+            **self._values,
+        }
+        for name in self._unread:
+            del signals[name]
         self._clear()
-        return taken
+        return Snapshot(step, progress, lr_scale, arrived - count, arrived, kept, levers, signals)
 
-    def state(self) -> list:
+    def state(self) -> dict[str, Any]:
         """Return the state as plain JSON; it includes the current window."""
-        return [getattr(self, name) for name in self.__slots__]
+        windows = {name: [window.count, window.total] for name, window in self._windows.items()}
+        own = {name: getattr(self, name) for name in OWN}
+        return own | {"windows": windows, "values": dict(self._values)}
 
-    def load(self, state: Sequence) -> None:
-        """Restore what ``state`` returned."""
-        for name, value in zip(self.__slots__, state, strict=True):
-            setattr(self, name, value)
+    def load(self, state: Mapping[str, Any] | Sequence) -> None:
+        """Restore what ``state`` returned, or the list that older checkpoints hold."""
+        if not isinstance(state, Mapping):
+            listed = dict(zip(LISTED, state, strict=True))
+            state = listed | {"windows": {}, "values": {"int6_error": listed.pop("error")}}
+        for name in OWN:
+            setattr(self, name, state[name])
+        for name, window in self._windows.items():
+            window.count, window.total = state["windows"].get(name, (0, None))
+            self._values[name] = state["values"].get(name)

@@ -212,7 +212,7 @@ class Loop:
         for done in finished:
             now, started = self._moments.pop(done.step)
             if self.steering:
-                self.steering.add(done.loss, done.gradient_norm, done.int6_error)
+                self.steering.add(done.loss, done.gradient_norm, {"int6_error": done.int6_error})
             elapsed = self.budget.elapsed()
             rate = (done.step + 1) * self.settings.train_batch_tokens / max(elapsed, 1e-9)
             seconds_left = self.settings.wallclock - elapsed if self.settings.wallclock else None

@@ -16,7 +16,6 @@ from runtime.micro_batches import Forward, MicroBatches
 from runtime.ranks import World
 from settings import Settings
 from settings.variants import Variant, accumulation_of, reachable
-from swarm.levers import UNREACHED
 from training.averaging import make_averaging
 from training.captured_steps import CapturedSteps
 from training.device_levers import DeviceLevers
@@ -66,7 +65,7 @@ class Trainer:
         self.shards = Shards(self.model, world)
         own = {name: self.shards.own[name] for name in exported(self.model)}
         self.averaging = make_averaging(settings, own, self.shards.join)
-        self.levers = DeviceLevers(world.device)
+        self.levers = DeviceLevers(settings, world.device)
         self.variants = reachable(settings)
         nats = torch.zeros((), device=world.device)
         self.update = self._make_update(nats)
@@ -180,17 +179,11 @@ class Trainer:
         return self.loader.next_step(batch_shape(variant, self.settings, self.world.size))
 
     def _schedule_levers(self, moment: Moment) -> None:
-        """Set the levers by settings and schedule."""
-        settings, levers = self.settings, self.levers
+        """Set the levers that the schedule changes."""
+        levers = self.levers
         levers.schedule(
-            clip=settings.grad_clip_norm,
-            mtp_weight=settings.mtp_loss_weight,
-            kg_weight=settings.kg_loss_weight,
             qat=moment.qat,
             momentum=moment.momentum,
-            decay_factor=1.0,
-            skip_norm=UNREACHED,
-            averaging_decay=settings.ema_decay,
             lr_scale=moment.lr_scale * levers.value("lr_factor"),
         )
 

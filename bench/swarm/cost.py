@@ -21,7 +21,7 @@ from bench.harness.timeline import added_by, differences, timeline, traced
 from bench.swarm.decisions import BAR as HOST_US
 from bench.swarm.decisions import percentiles
 from swarm.agents.base import SURE, Agent, Proposal
-from swarm.levers import KEEP
+from swarm.levers import KEEP, limits, start_values
 from swarm.simulate import SyntheticRun, simulate
 from swarm.steering import Steering
 from swarm.telemetry import Snapshot
@@ -85,7 +85,8 @@ def keep_cost(rig: Rig) -> tuple[float, float]:
     """Microseconds that a step takes longer for a copy of the state beside it, and their standard
     error. Neighbours are compared, for a device's clock may drift by more; their median, for some
     steps take half a millisecond longer whatever runs beside them."""
-    steering, first = Steering([Keeper()], rig.steering(OFTEN).levers, OFTEN), rig.step
+    settings, first = rig.settings, rig.step
+    steering = Steering([Keeper()], start_values(settings), limits(settings), OFTEN)
     snapshots, take = rig.trainer.snapshots, rig.trainer.snapshots.take
 
     def take_often() -> None:

@@ -52,11 +52,11 @@ def snapshots() -> list[Snapshot]:
 
 def cycles(swarm: Steering, seen: list[Snapshot]) -> Callable[[], object]:
     """A call that decides on all of them; a window is closed for each, too."""
-    telemetry, mesh = Telemetry(), swarm.mesh
+    telemetry, mesh = Telemetry(swarm.reads), swarm.mesh
 
     def call() -> None:
         for snapshot in seen:
-            telemetry.add(snapshot.loss, snapshot.gradient_peak)
+            telemetry.add(snapshot.signals["loss"], snapshot.signals["gradient_peak"])
             telemetry.snapshot(snapshot.step, snapshot.progress, 1.0, None, snapshot.levers)
             mesh.cycle(snapshot)
 

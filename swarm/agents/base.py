@@ -34,10 +34,12 @@ class Agent:
     Attributes:
         name: unique in a mesh.
         levers: levers and requests that it may propose to change.
+        reads: signals that it reads of a snapshot.
     """
 
     name: ClassVar[str]
     levers: ClassVar[tuple[str, ...]]
+    reads: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def of(cls, settings: "Settings") -> Self | None:

@@ -66,6 +66,7 @@ class GradientHealth(Agent):
 
     name: ClassVar[str] = "health"
     levers: ClassVar[tuple[str, ...]] = ("clip", KEEP, "lr_factor", ROLLBACK, "skip_norm")
+    reads: ClassVar[tuple[str, ...]] = ("gradient_peak", "loss", "lowest", "noise", "velocity")
 
     clip: float = 0.3
     spreads: float = 6.0
@@ -93,7 +94,7 @@ class GradientHealth(Agent):
     def propose(self, state: Health, snapshot: Snapshot) -> tuple[Health, Sequence[Proposal]]:
         if not snapshot.arrived:
             return state, ()
-        peak = math.log(max(snapshot.gradient_peak, TINY))
+        peak = math.log(max(snapshot.signals["gradient_peak"], TINY))
         far_out = max(DOUBLE, self.spreads * state.spread)
         spike = state.seen >= self.learned and peak > state.centre + far_out
         storm = snapshot.nonfinite > self.lost * snapshot.arrived
@@ -119,12 +120,14 @@ class GradientHealth(Agent):
     def _strays(self, state: Health, snapshot: Snapshot) -> tuple[bool, int]:
         """Return whether the loss diverges, and the windows in a row that were far, this one
         included: 0 if this one is not far, or falls back."""
-        rise, lowest = snapshot.loss - snapshot.lowest, snapshot.lowest
-        if rise <= self.away * lowest or rise <= self.noises * max(snapshot.noise, state.sway):
+        seen, lowest = snapshot.signals, snapshot.signals["lowest"]
+        rise = seen["loss"] - lowest
+        if rise <= self.away * lowest or rise <= self.noises * max(seen["noise"], state.sway):
             return False, 0
-        fall = -snapshot.velocity * snapshot.arrived
-        falls = fall > max(self.falling * snapshot.noise, self.returning * rise)
-        return snapshot.velocity > 0, 0 if falls or rise <= self.far * lowest else state.gone + 1
+        velocity = seen["velocity"]
+        fall = -velocity * snapshot.arrived
+        falls = fall > max(self.falling * seen["noise"], self.returning * rise)
+        return velocity > 0, 0 if falls or rise <= self.far * lowest else state.gone + 1
 
     def _learn(
         self, state: Health, within: float, alarm: bool, gone: int, snapshot: Snapshot
@@ -139,20 +142,21 @@ class GradientHealth(Agent):
         off = within - state.centre
         centre = state.centre + self.memory * off
         spread = state.spread + self.memory * (abs(off) - state.spread)
-        rise, most = 0.0, self.away * snapshot.lowest + self.noises * state.sway
-        if snapshot.velocity > 0:
-            rise = min(snapshot.velocity * snapshot.arrived, most)
+        rise, velocity = 0.0, snapshot.signals["velocity"]
+        if velocity > 0:
+            most = self.away * snapshot.signals["lowest"] + self.noises * state.sway
+            rise = min(velocity * snapshot.arrived, most)
         sway = state.sway + self.memory * (rise - state.sway)
         return Health(centre, spread, state.seen + 1, calm, gone, sway)
 
     def _tighten(self, snapshot: Snapshot, skip_norm: float) -> list[Proposal]:
         return [
-            Proposal(self.name, "clip", snapshot.levers.clip / 2, SURE, "spike"),
+            Proposal(self.name, "clip", snapshot.levers["clip"] / 2, SURE, "spike"),
             Proposal(self.name, "skip_norm", skip_norm, SURE, "spike"),
         ]
 
     def _slow(self, snapshot: Snapshot, confidence: float, reason: str) -> list[Proposal]:
-        clip, factor = snapshot.levers.clip / 2, snapshot.levers.lr_factor / 2
+        clip, factor = snapshot.levers["clip"] / 2, snapshot.levers["lr_factor"] / 2
         return [
             Proposal(self.name, "clip", clip, SURE, reason),
             Proposal(self.name, "lr_factor", factor, confidence, reason),
@@ -163,20 +167,20 @@ class GradientHealth(Agent):
 
         The confidence grows with the calm windows; the first proposals need a second agent.
         """
-        levers = snapshot.levers
-        tight = levers.clip < self.clip or levers.skip_norm < UNREACHED
+        held, skip_norm = snapshot.levers["clip"], snapshot.levers["skip_norm"]
+        tight = held < self.clip or skip_norm < UNREACHED
         keeps = state.calm % self.keep_every == self.keep_first
         if state.calm < self.patience or not (tight or keeps):
             return ()
         proposals = []
         confidence = min(SURE, 0.4 + 0.1 * state.calm)
-        if levers.clip < self.clip:
-            clip = min(self.clip, 2 * levers.clip)
+        if held < self.clip:
+            clip = min(self.clip, 2 * held)
             proposals.append(Proposal(self.name, "clip", clip, confidence, "calm"))
-        if levers.skip_norm < UNREACHED:
+        if skip_norm < UNREACHED:
             proposals.append(Proposal(self.name, "skip_norm", UNREACHED, confidence, "calm"))
-        rise = snapshot.loss - snapshot.lowest
-        good = rise <= max(self.away / 2 * snapshot.lowest, self.noises * snapshot.noise)
+        seen, lowest = snapshot.signals, snapshot.signals["lowest"]
+        good = seen["loss"] - lowest <= max(self.away / 2 * lowest, self.noises * seen["noise"])
         if good and keeps:
             proposals.append(Proposal(self.name, KEEP, 1.0, SURE, "calm"))
         return proposals
@@ -185,7 +189,7 @@ class GradientHealth(Agent):
         if proposal.lever == "qat":
             return 0.0 if state.calm else -0.7  # no new regime in an emergency
         if proposal.lever == "lr_factor":
-            if proposal.value > snapshot.levers.lr_factor:
+            if proposal.value > snapshot.levers["lr_factor"]:
                 return 0.5 if state.calm >= self.patience else -0.7
             return 0.0 if state.calm else 0.5
         return 0.0

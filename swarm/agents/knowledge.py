@@ -42,6 +42,6 @@ class KgWeight(Agent):
                 factor = held
                 break
         weight = factor * self.weight
-        if weight == snapshot.levers.kg_weight:
+        if weight == snapshot.levers["kg_weight"]:
             return state, ()
         return state, (Proposal(self.name, "kg_weight", weight, SURE, "taper"),)

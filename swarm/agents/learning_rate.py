@@ -1,6 +1,6 @@
 """The agent that lowers and raises the learning rate by the loss."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -45,6 +45,7 @@ class LearningRate(Agent):
 
     name: ClassVar[str] = "lr"
     levers: ClassVar[tuple[str, ...]] = ("lr_factor",)
+    reads: ClassVar[tuple[str, ...]] = ("loss", "lowest", "noise", "velocity")
 
     noises: float = 1.5
     least: float = 2e-4
@@ -58,18 +59,20 @@ class LearningRate(Agent):
         return Trend()
 
     def propose(self, state: Trend, snapshot: Snapshot) -> tuple[Trend, Sequence[Proposal]]:
-        loss, lowest, factor = snapshot.loss, snapshot.lowest, snapshot.levers.lr_factor
         if snapshot.arrived == snapshot.nonfinite:
             return state, ()
-        fell = self._fell(snapshot)
+        seen, factor = snapshot.signals, snapshot.levers["lr_factor"]
+        loss, lowest = seen["loss"], seen["lowest"]
+        least = self._least(seen)
+        fell = -seen["velocity"] * snapshot.arrived > least
         rise = loss - lowest
-        if not fell and rise > max(6 * snapshot.noise, self.away * lowest):
+        if not fell and rise > max(6 * seen["noise"], self.away * lowest):
             proposals = self._proposals(factor / 2, 0.7, "rising loss")
             return Trend(state.low, 0, 0, state.ceiling), proposals
         well = state.well + 1 if fell or rise < self.away / 4 * lowest else 0
         lowered = factor < state.ceiling
         low, flat = state.low, state.flat + 1
-        if loss < low - self._least(snapshot) or low < lowest:  # QAT switched and lowest restarted
+        if loss < low - least or low < lowest:  # QAT switched and lowest restarted
             low, flat = loss, 0
         if lowered or snapshot.lr_scale < 1:
             flat = 0
@@ -82,21 +85,23 @@ class LearningRate(Agent):
         return trend, ()
 
     def _fell(self, snapshot: Snapshot) -> bool:
-        return -snapshot.velocity * snapshot.arrived > self._least(snapshot)
+        seen = snapshot.signals
+        return -seen["velocity"] * snapshot.arrived > self._least(seen)
 
-    def _least(self, snapshot: Snapshot) -> float:
-        return max(self.noises * snapshot.noise, self.least * snapshot.loss)
+    def _least(self, seen: Mapping[str, float]) -> float:
+        return max(self.noises * seen["noise"], self.least * seen["loss"])
 
     def _proposals(self, value: float, confidence: float, reason: str) -> tuple[Proposal, ...]:
         return (Proposal(self.name, "lr_factor", value, confidence, reason),)
 
     def vote(self, state: Trend, snapshot: Snapshot, proposal: Proposal) -> float:
         if proposal.lever == ROLLBACK:
-            rise, fall = snapshot.loss - snapshot.lowest, -snapshot.velocity * snapshot.arrived
+            seen = snapshot.signals
+            rise, fall = seen["loss"] - seen["lowest"], -seen["velocity"] * snapshot.arrived
             comes_back = self._fell(snapshot) and fall > self.returning * rise
             return -0.7 if comes_back else 0.5
         if proposal.lever != "clip":
             return 0.0
-        if proposal.value > snapshot.levers.clip:
+        if proposal.value > snapshot.levers["clip"]:
             return 0.5 if self._fell(snapshot) else 0.0
-        return 0.5 if snapshot.velocity > 0 else 0.0
+        return 0.5 if snapshot.signals["velocity"] > 0 else 0.0

@@ -33,6 +33,6 @@ class MtpWeight(Agent):
 
     def propose(self, state: tuple, snapshot: Snapshot) -> tuple[tuple, Sequence[Proposal]]:
         half = self.weight / 2
-        if snapshot.progress < self.from_progress or snapshot.levers.mtp_weight <= half:
+        if snapshot.progress < self.from_progress or snapshot.levers["mtp_weight"] <= half:
             return state, ()
         return state, (Proposal(self.name, "mtp_weight", half, SURE, "end of the run"),)

@@ -28,6 +28,7 @@ class QatTiming(Agent):
 
     name: ClassVar[str] = "qat"
     levers: ClassVar[tuple[str, ...]] = ("qat",)
+    reads: ClassVar[tuple[str, ...]] = ("int6_error",)
 
     threshold: float = 0.15
     earliest: float = 0.40
@@ -41,9 +42,9 @@ class QatTiming(Agent):
         return cls(threshold) if threshold else None
 
     def propose(self, state: tuple, snapshot: Snapshot) -> tuple[tuple, Sequence[Proposal]]:
-        if snapshot.levers.qat > 0.5 or snapshot.progress < self.earliest:
+        if snapshot.levers["qat"] > 0.5 or snapshot.progress < self.earliest:
             return state, ()
-        error = snapshot.int6_error
+        error = snapshot.signals["int6_error"]
         if snapshot.lr_scale < self.threshold:
             reason = "low learning rate"
         elif error is not None and error > self.urgent:

@@ -5,40 +5,46 @@ from typing import Any
 
 from settings.load import load_settings
 from swarm.agents.base import Agent, Proposal
-from swarm.levers import LeverValues, limits
+from swarm.levers import limits, start_values
 from swarm.mesh import Mesh, Rules
 from swarm.steering import Steering
 from swarm.telemetry import Snapshot
 
-LEVERS = LeverValues(clip=0.4, kg_weight=0.5, mtp_weight=0.1)
+# Of a run with a knowledge graph whose clip starts at 0.4.
+SETTINGS = load_settings(["--kg-scores", "wordnet", "--grad-clip-norm", "0.4"], {})
+LEVERS = start_values(SETTINGS)
+SIGNALS = {
+    "loss": 2.0,
+    "velocity": 0.0,
+    "noise": 0.003,
+    "lowest": 2.0,
+    "gradient_norm": 0.3,
+    "gradient_peak": 0.4,
+    "int6_error": None,
+}
 CALM = Snapshot(
     step=800,
     progress=0.3,
     lr_scale=1.0,
-    loss=2.0,
-    velocity=0.0,
-    noise=0.003,
-    lowest=2.0,
-    gradient_norm=0.3,
-    gradient_peak=0.4,
     nonfinite=0,
     arrived=80,
-    int6_error=None,
     kept=None,
     levers=LEVERS,
+    signals=SIGNALS,
 )
 
 
 def snapshot(**changes: Any) -> Snapshot:
-    """A calm one but for what is given; levers by name."""
-    levers = {name: changes.pop(name) for name in LeverValues._fields if name in changes}
-    return CALM._replace(levers=LEVERS._replace(**levers), **changes)
+    """A calm one but for what is given; levers and signals by name."""
+    levers = LEVERS | {name: changes.pop(name) for name in LEVERS if name in changes}
+    signals = SIGNALS | {name: changes.pop(name) for name in SIGNALS if name in changes}
+    return CALM._replace(levers=levers, signals=signals, **changes)
 
 
 class Scripted(Agent):
     """Says what a test has it say: proposals (lever, value, confidence) and votes by lever."""
 
-    levers = LeverValues._fields
+    levers = tuple(LEVERS)
 
     def __init__(self, name: str, *proposals: tuple[str, float, float], **votes: float) -> None:
         self.called, self.proposals, self.votes = name, proposals, votes
@@ -62,7 +68,7 @@ def proposed(agent: Agent, **changes: Any) -> tuple[float, str] | None:
 
 def mesh(*agents: Agent, rules: Rules | None = None) -> Mesh:
     """A mesh with the bounds of a run that starts with ``LEVERS``."""
-    return Mesh(agents, limits(LEVERS), rules)
+    return Mesh(agents, limits(SETTINGS), rules)
 
 
 def steering(*arguments: str) -> Steering:

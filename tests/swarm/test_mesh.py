@@ -99,7 +99,7 @@ def test_a_direction_that_does_not_pass_does_not_stand_in_the_way():
 
 
 def test_what_is_as_it_is_wished_needs_no_decision():
-    assert not mesh(Scripted("a", ("clip", LEVERS.clip, 0.9))).cycle(snapshot()).verdicts
+    assert not mesh(Scripted("a", ("clip", LEVERS["clip"], 0.9))).cycle(snapshot()).verdicts
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_a_change_that_is_too_small_is_none():
 def test_a_lever_turns_back_only_after_its_hold():
     agent = Scripted("a", ("clip", 0.2, 0.9))
     table = mesh(agent)
-    assert table.cycle(snapshot()).levers.clip == 0.2
+    assert table.cycle(snapshot()).levers["clip"] == 0.2
     agent.proposals = (("clip", 0.4, 0.9),)
     rules = [table.cycle(snapshot(clip=0.2)).verdicts[0].rule for _ in range(3)]
     assert rules == ["too soon", "too soon", "alone"]
@@ -152,8 +152,8 @@ def test_a_hold_outlasts_a_checkpoint():
 def test_a_lever_goes_on_in_its_direction_at_once():
     agent = Scripted("a", ("clip", 0.1, 0.9))
     table = mesh(agent)
-    assert table.cycle(snapshot()).levers.clip == 0.2
-    assert table.cycle(snapshot(clip=0.2)).levers.clip == 0.1
+    assert table.cycle(snapshot()).levers["clip"] == 0.2
+    assert table.cycle(snapshot(clip=0.2)).levers["clip"] == 0.1
 
 
 def test_requests_are_granted_and_leave_levers_alone():
@@ -193,5 +193,5 @@ def test_several_levers_are_decided_in_one_cycle():
         Scripted("a", ("clip", 0.2, 0.9), ("qat", 1.0, 0.9)), Scripted("b", qat=-0.9)
     ).cycle(snapshot())
     assert cycle.changed == {"clip": 0.2}
-    assert cycle.levers == LEVERS._replace(clip=0.2)
+    assert cycle.levers == LEVERS | {"clip": 0.2}
     assert cycle.votes == [[0.0, 0.0], [0.0, -0.9]]

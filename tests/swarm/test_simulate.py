@@ -28,13 +28,13 @@ def changes(records, lever):
 @pytest.mark.parametrize("seed", range(3))
 def test_whatever_happens_the_schedule_is_kept_and_the_run_ends_steered_back(kind, seed):
     swarm, made_up, records = run(kind, seed=seed)
-    assert swarm.levers.qat == 1.0
-    assert swarm.levers.mtp_weight == 0.05
-    assert swarm.levers.kg_weight == pytest.approx(0.1)
-    assert swarm.levers.clip == 0.3
-    assert swarm.levers.skip_norm == 3e38
+    assert swarm.levers["qat"] == 1.0
+    assert swarm.levers["mtp_weight"] == 0.05
+    assert swarm.levers["kg_weight"] == pytest.approx(0.1)
+    assert swarm.levers["clip"] == 0.3
+    assert swarm.levers["skip_norm"] == 3e38
     if kind != "plateau":
-        assert swarm.levers.lr_factor == 1.0
+        assert swarm.levers["lr_factor"] == 1.0
     assert made_up.lost < 0.01
     assert changes(records, "keep")
 

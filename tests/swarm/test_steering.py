@@ -11,11 +11,10 @@ import torch
 from errors import InputError
 from settings.load import load_settings
 from swarm.agents import AGENTS
-from swarm.levers import LeverValues
 from swarm.mesh import Cycle
 from swarm.steering import Steering
 from tests.swarm.ranks import decisions_of_ranks, telemetry
-from tests.swarm.small import steering
+from tests.swarm.small import LEVERS, steering
 from training.device_levers import DeviceLevers
 
 
@@ -30,26 +29,33 @@ def feed(swarm: Steering, cycles: range, seed: int) -> Iterator[Cycle]:
 
 
 def test_a_swarm_steers_the_levers_of_its_agents_and_no_others():
-    assert set(steering().decided) == set(LeverValues._fields)
+    assert set(steering().decided) == set(LEVERS)
     only = Steering.of(load_settings(["--agents-off", "health,lr,kg"], {}))
     assert only is not None
     assert only.decided == {"qat": 0.0, "mtp_weight": 0.1}
 
 
 def test_what_is_decided_is_what_the_levers_take():
-    levers, swarm = DeviceLevers(torch.device("cpu")), steering()
+    swarm, settings = steering(), load_settings([], {})
+    levers = DeviceLevers(settings, torch.device("cpu"))
     for cycle in feed(swarm, range(1, 400), seed=0):
         levers.schedule(clip=9.0, lr_factor=9.0, qat=9.0)  # what settings and schedule say
         levers.decide(**swarm.decided)
-        decided = cycle.levers._asdict()
-        assert {name: levers.value(name) for name in decided} == decided
+        assert {name: levers.value(name) for name in cycle.levers} == cycle.levers
 
 
 def test_a_swarm_begins_with_the_settings_levers():
     swarm = steering(
         "--grad-clip-norm", "0.7", "--kg-loss-weight", "0.4", "--mtp-loss-weight", "0.2"
     )
-    assert swarm.levers == LeverValues(clip=0.7, kg_weight=0.4, mtp_weight=0.2)
+    assert swarm.levers == {
+        "clip": 0.7,
+        "kg_weight": 0.4,
+        "lr_factor": 1.0,
+        "mtp_weight": 0.2,
+        "qat": 0.0,
+        "skip_norm": 3e38,
+    }
 
 
 def test_a_rehearsal_leaves_no_trace():

@@ -4,11 +4,16 @@ import pytest
 import torch
 
 from kernels.common.pinned import BLOCKS
+from settings.load import load_settings
 from training.device_levers import DeviceLevers
 
 
+def device_levers() -> DeviceLevers:
+    return DeviceLevers(load_settings([], {}), torch.device("cpu"))
+
+
 def test_a_pushed_lever_is_seen_through_views_taken_before():
-    levers = DeviceLevers(torch.device("cpu"))
+    levers = device_levers()
     qat = levers["qat"]
     levers.schedule(qat=1.0, clip=0.3)
     assert qat.item() == 0.0
@@ -18,7 +23,7 @@ def test_a_pushed_lever_is_seen_through_views_taken_before():
 
 
 def test_blocks_in_flight_wrap_around():
-    levers = DeviceLevers(torch.device("cpu"))
+    levers = device_levers()
     for value in range(3 * BLOCKS):
         levers.schedule(mtp_weight=float(value))
         levers.push()
@@ -26,7 +31,7 @@ def test_blocks_in_flight_wrap_around():
 
 
 def test_a_decision_stands_over_what_is_scheduled_after_it_and_over_nothing_else():
-    levers = DeviceLevers(torch.device("cpu"))
+    levers = device_levers()
     levers.schedule(clip=0.3, mtp_weight=0.1)
     levers.decide(clip=0.15)
     levers.schedule(clip=0.3, mtp_weight=0.2)
@@ -39,4 +44,4 @@ def test_a_decision_stands_over_what_is_scheduled_after_it_and_over_nothing_else
 @pytest.mark.parametrize("how", ["schedule", "decide"])
 def test_an_unknown_lever_is_refused(how):
     with pytest.raises(KeyError, match="mtp_weight"):
-        getattr(DeviceLevers(torch.device("cpu")), how)(mpt_weight=1.0)
+        getattr(device_levers(), how)(mpt_weight=1.0)

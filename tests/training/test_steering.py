@@ -70,7 +70,7 @@ class Watched:
         model = dict(self.loop.trainer.model.named_parameters())
         self.weights[step] = {name: p.detach().clone() for name, p in model.items()}
         self.clipped[step] = {n: p.grad.clone() for n, p in model.items() if p.grad is not None}
-        self.decided.append(self.steering.levers._asdict() if self.steering else {})
+        self.decided.append(dict(self.steering.levers) if self.steering else {})
         self.meddle(step)
         return 1.0
 

@@ -62,7 +62,7 @@ def test_steps_and_decisions_of_all_agents_cause_no_sync(make_wide, monkeypatch)
     assert loop.step == 60
     assert set(rehearsed) == set(range(2, 60, 2))
     assert steering.kept is not None  # the state was copied
-    assert steering.levers.qat == 1  # a lever changed
+    assert steering.levers["qat"] == 1  # a lever changed
 
 
 def test_a_snapshot_takes_pinned_host_memory_and_no_device_memory(make_wide):

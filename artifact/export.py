@@ -40,6 +40,7 @@ def export(
     path: Path,
     architecture: dict[str, Any],
     weights: Mapping[str, Tensor],
+    roles: Mapping[str, str],
     recipe: Recipe | None = None,
     hessians: Mapping[str, Tensor] | None = None,
     limit: int | None = None,
@@ -50,6 +51,7 @@ def export(
         path: the file to make or replace.
         architecture: what the model is rebuilt from; whatever JSON can hold.
         weights: floating point, by name, on any device.
+        roles: of `model.parameters.roles`, by name.
         recipe: see `artifact.quantisation.recipe`.
         hessians: of `artifact.quantisation.hessians.collect`; without, each weight goes to its
             nearest code.
@@ -66,7 +68,7 @@ def export(
     recipe = recipe or Recipe()
 
     def encoded(factor: float) -> container.Encoded:
-        stored = quantise(weights, recipe.coarser(factor), hessians)
+        stored = quantise(weights, roles, recipe.coarser(factor), hessians)
         return container.encode(architecture, stored)
 
     try:
@@ -102,19 +104,30 @@ def export_run(
     Raises:
         InputError, OSError: as `export` and `load`.
     """
-    architecture = settings.architecture().header() | {"mtp_num_heads": 0}
+    from model.parameters import roles  # `load` needs no package but this one
+
+    network = settings.architecture()
+    architecture = network.header() | {"mtp_num_heads": 0}
     limit = max(0, settings.size_limit - sum(code_bytes(root).values()))
-    report = export(path, architecture, weights, Recipe.of(settings), hessians, limit)
+    recipe = Recipe.of(settings)
+    report = export(path, architecture, weights, roles(network), recipe, hessians, limit)
     return load(path)[1], report
 
 
-def load(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def load(
+    path: Path, check: container.Check | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The architecture and the weights of an artifact, as fp32 on the CPU.
+
+    Args:
+        path: the file.
+        check: raises ValueError if the header is not the expected one; called before anything is
+            decoded.
 
     Raises:
         InputError: missing, damaged, foreign, of another version, or over the limits.
     """
-    architecture, tensors = container.read(path)
+    architecture, tensors = container.read(path, check)
     weights = {name: stored.restore() for name, stored in tensors.items()}
     try:
         return architecture, put_back(weights)

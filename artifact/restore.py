@@ -6,10 +6,12 @@ import torch
 from pydantic import ValidationError
 
 from artifact.export import load
-from errors import InputError
+from artifact.format.header import Header
+from artifact.quantisation.lqer import corrected_by
 from kernels import operations
 from model.config import Architecture
 from model.gpt import GPT
+from model.parameters import parameters
 from settings.load import describe
 
 
@@ -24,17 +26,28 @@ def restore(path: Path, max_seq_len: int, device: torch.device) -> GPT:
     Raises:
         InputError: no artifact of this project, or its tensors do not fit its architecture.
     """
-    header, weights = load(path)
-    try:
-        config = Architecture(**header)
-    except ValidationError as error:
-        raise InputError(f"{path}: impossible architecture: {describe(error)}") from None
+    architecture, weights = load(path, check_tensors)
+    config = Architecture(**architecture)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = GPT(config, operations("reference"), dtype=dtype, max_seq_len=max_seq_len, seed=0)
-    wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    found = {name: tuple(weight.shape) for name, weight in weights.items()}
-    if wanted != found:
-        differ = sorted(dict(wanted.items() ^ found.items()))
-        raise InputError(f"{path}: tensors that do not fit its architecture: {', '.join(differ)}")
     model.load_state_dict(weights)
     return model.to(device)
+
+
+def check_tensors(header: Header) -> None:
+    """Compare a header's tensors with the parameters of its architecture; allocate nothing.
+
+    Raises:
+        ValueError: the architecture is impossible, or names or shapes differ.
+    """
+    try:
+        specs = parameters(Architecture(**header.architecture))
+    except ValidationError as error:
+        raise ValueError(f"impossible architecture: {describe(error)}") from None
+    except OverflowError:
+        raise ValueError("impossible architecture: a number is too large") from None
+    wanted = {spec.name: spec.shape for spec in specs}
+    found = {e.name: e.shape for e in header.entries if corrected_by(e.name) not in wanted}
+    if wanted != found:
+        differ = sorted(dict(wanted.items() ^ found.items()))
+        raise ValueError(f"tensors that do not fit its architecture: {', '.join(differ)}")

@@ -39,7 +39,9 @@ class Architecture(BaseModel):
     vocab_size: Annotated[int, Field(ge=4, le=65_535)] = Field(
         default=1024, description="tokens in the vocabulary; must be the tokenizer's"
     )
-    num_layers: PositiveInt = Field(default=11, description="transformer blocks")
+    num_layers: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=11, description="transformer blocks"
+    )
     model_dim: PositiveInt = Field(default=512, description="width of the residual stream")
     num_heads: PositiveInt = Field(
         default=8, description="query heads; head dim = model_dim / num_heads"
@@ -92,7 +94,7 @@ class Architecture(BaseModel):
     loop_layers: LayerList = Field(
         default=[], description="consecutive layers that are visited several times"
     )
-    num_loops: NonNegativeInt = Field(
+    num_loops: Annotated[int, Field(ge=0, le=1024)] = Field(
         default=0, description="how many more times loop_layers are visited"
     )
     parallel_from: PositiveInt | None = Field(

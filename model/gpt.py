@@ -1,6 +1,6 @@
 """GPT with U-net skips, residual mixes, value embeddings and XSA (parameter-golf PR #1081)."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from kernels.attention.reference import document_bounds, window_bounds
 from model.blocks import BLOCKS, HEAD, LayerWeights, Pass, ProductHook, ResidualState, hooked
 from model.config import Architecture
 from model.initial_weights import initialise
+from model.parameters import parameters
 from model.plan import Plan, plan
 
 
@@ -31,6 +32,10 @@ class GPT(nn.Module):
 
     rope: Tensor
 
+    if TYPE_CHECKING:
+        # Attributes besides those set below are the parameters of ``model.parameters``.
+        def __getattr__(self, name: str) -> Tensor: ...
+
     def __init__(
         self,
         config: Architecture,
@@ -46,50 +51,12 @@ class GPT(nn.Module):
         self.config, self.ops, self.dtype = config, ops, dtype
         self.fake_step_floor = fake_step_floor
         self.plan = plan(config)
-        self._make_embeddings(config)
-        self._make_layers(config)
-        self._make_heads(config)
+        for spec in parameters(config):
+            values = torch.empty(spec.shape, dtype=torch.float32)
+            self.register_parameter(spec.name, nn.Parameter(values))
         table = ops.rope_table(max_seq_len, config.rope_dims, config.rope_base, torch.device("cpu"))
         self.register_buffer("rope", table, persistent=False)
         initialise(self, config, seed, embedding_gain)
-
-    def _make_embeddings(self, config: Architecture) -> None:
-        width = config.model_dim
-        self.tok_emb = parameter(config.vocab_size, width)
-        self.smear_gate = parameter(width)
-        if config.bigram_vocab_size:
-            self.bigram_table = parameter(config.bigram_vocab_size, config.bigram_dim)
-            self.bigram_proj = parameter(width, config.bigram_dim)
-            self.bigram_scale = parameter()
-        if config.value_layers:
-            self.value_table = parameter(config.vocab_size, config.ve_dim)
-            self.value_proj = parameter(config.kv_dim, config.ve_dim)
-            self.value_scale = parameter()
-            self.value_layer_scale = parameter(len(config.value_layers))
-
-    def _make_layers(self, config: Architecture) -> None:
-        layers, width = config.num_layers, config.model_dim
-        self.qo_bank = parameter(2 * layers, width, width)
-        self.kv_bank = parameter(2 * layers, config.kv_dim, width)
-        self.up_bank = parameter(layers, config.mlp_dim, width)
-        self.down_bank = parameter(layers, width, config.mlp_dim)
-        self.mix = parameter(layers, 2, width)
-        self.attn_scale = parameter(layers, width)
-        self.mlp_scale = parameter(layers, width)
-        self.q_gain = parameter(layers, config.num_heads)
-        if config.num_skips:
-            self.skip_weight = parameter(config.num_skips, width)
-        if config.gated_attention:
-            self.gate_weight = parameter(layers, config.num_heads, width)
-            self.gate_bias = parameter(layers, config.num_heads)
-        if config.value_residual:
-            self.value_residual = parameter(layers, 2)
-
-    def _make_heads(self, config: Architecture) -> None:
-        if not config.tie_embeddings:
-            self.head = parameter(config.vocab_size, config.model_dim)
-        if config.mtp_num_heads:
-            self.mtp_heads = parameter(config.mtp_num_heads, config.vocab_size, config.model_dim)
 
     def forward(
         self,
@@ -288,8 +255,3 @@ class GPT(nn.Module):
         self, weight: Tensor, qat: Tensor | None = None, row_scale: Tensor | None = None
     ) -> Tensor:
         return self.ops.quant(weight, self.dtype, qat, self.fake_step_floor, row_scale)
-
-
-def parameter(*shape: int) -> nn.Parameter:
-    """An fp32 parameter; ``initialise`` gives it its values."""
-    return nn.Parameter(torch.empty(shape, dtype=torch.float32))

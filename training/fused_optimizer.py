@@ -4,13 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kernels.optimizer.adamw import FusedAdamW
 from kernels.optimizer.gradient_norm import GradientNorm
 from kernels.optimizer.muon import Bank, FusedMuon
-from kernels.optimizer.statistics import StepStatistics
+from kernels.optimizer.statistics import REST, StepStatistics
 from kernels.optimizer.step_levers import StepLevers
+from model.gpt import GPT
 from runtime.ranks import World
 from settings import Settings
 from training.optimizer import Optimizer
@@ -51,7 +52,7 @@ class FusedOptimizer:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: GPT,
         settings: Settings,
         muon_dtype: torch.dtype,
         averages: Mapping[str, Tensor],
@@ -72,7 +73,7 @@ class FusedOptimizer:
         self._gradient_norm = GradientNorm([*pieces, *rest.values()])
         self._muon = self._make_muon(settings)
         self._adamw = self._make_adamw(len(pieces))
-        self.groups = (*banks, "rest")
+        self.groups = (*banks, REST)
         self._statistics = self._make_statistics(len(pieces))
         self.statistics = self._statistics.values
         self.norm, _, _ = self._gradient_norm.decision.unbind()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.optimizer.statistics import FIELDS
+from kernels.optimizer.statistics import FIELDS, REST
 
 COUNTED = 3  # numbers before the groups' statistics: loss, gradient norm, skipped steps
 
@@ -35,7 +35,7 @@ class Finished:
     @property
     def int6_error(self) -> float | None:
         """Norm of the banks' int6 rounding error over their norm; None: not measured."""
-        banks = [of for name, of in self.groups.items() if name.endswith("_bank")]
+        banks = [of for name, of in self.groups.items() if name != REST]
         weight = sum(of["weight"] for of in banks)
         return math.sqrt(sum(of["int6_error"] for of in banks) / weight) if weight else None
 

@@ -1,24 +1,45 @@
 """Which parameter learns how: every one in exactly one group, and one global clip over all."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kernels.optimizer.reference import AdamW, Muon, newton_schulz
+from model.gpt import GPT
+from model.parameters import parameters
 from settings import Settings
 
-TABLES = {"tok_emb", "bigram_table", "value_table"}
-HEADS = {"head", "mtp_heads"}
+
+@dataclass(frozen=True)
+class Rule:
+    """How the parameters of a group are updated.
+
+    Attributes:
+        optimizer: "muon" or "adamw".
+        rate: learning rate by settings, before the schedule.
+        axis: along which ranks share a parameter, its gradient and its states; None: every rank
+            updates the whole parameter.
+    """
+
+    optimizer: str
+    rate: Callable[[Settings], float]
+    axis: int | None = None
 
 
-def group_of(name: str) -> str:
-    """The group of a parameter: bank (Muon), table, head or small (AdamW)."""
-    if name.endswith("_bank"):
-        return "bank"
-    if name in TABLES:
-        return "table"
-    return "head" if name in HEADS else "small"
+def table_rate(settings: Settings) -> float:
+    """Return the tables' learning rate."""
+    return settings.tied_embed_lr if settings.tie_embeddings else settings.embed_lr
+
+
+# By ``ParameterSpec.rule``.
+RULES = {
+    "muon": Rule("muon", lambda settings: settings.matrix_lr, axis=0),
+    "table": Rule("adamw", table_rate),
+    "head": Rule("adamw", lambda settings: settings.head_lr),
+    "scalar": Rule("adamw", lambda settings: settings.scalar_lr),
+}
 
 
 class Optimizer:
@@ -38,18 +59,18 @@ class Optimizer:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: GPT,
         settings: Settings,
         muon_dtype: torch.dtype,
         own: Mapping[str, Tensor] | None = None,
     ) -> None:
-        parameters = dict(model.named_parameters()) | dict(own or {})
-        groups: dict[str, dict[str, Tensor]] = {"bank": {}, "table": {}, "head": {}, "small": {}}
-        for name, parameter in parameters.items():
-            groups[group_of(name)][name] = parameter
-        self.parameters = list(parameters.values())
+        learnt = dict(model.named_parameters()) | dict(own or {})
+        groups: dict[str, dict[str, Tensor]] = {group: {} for group in RULES}
+        for spec in parameters(model.config):
+            groups[spec.rule][spec.name] = learnt[spec.name]
+        self.parameters = list(learnt.values())
         self.muon = Muon(
-            groups.pop("bank"),
+            groups.pop("muon"),
             newton_schulz(settings.muon_coefficients, settings.muon_backend_steps),
             settings.muon_wd,
             muon_dtype,
@@ -58,12 +79,8 @@ class Optimizer:
         self.adamw = AdamW(
             groups, (settings.beta1, settings.beta2), settings.adam_eps, settings.adam_wd
         )
-        self.matrix_lr = settings.matrix_lr
-        self.lr = {
-            "table": settings.tied_embed_lr if settings.tie_embeddings else settings.embed_lr,
-            "head": settings.head_lr,
-            "small": settings.scalar_lr,
-        }
+        self.matrix_lr = RULES["muon"].rate(settings)
+        self.lr = {group: RULES[group].rate(settings) for group in groups}
 
     def step(self, lr_scale: float, momentum: float) -> None:
         """Apply all gradients."""

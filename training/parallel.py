@@ -13,10 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from model.gpt import GPT
+from model.parameters import parameters
 from runtime.ranks import World
-from training.optimizer import group_of
+from training.optimizer import RULES
 
 ALIGNMENT = 4  # elements: kernels that read a packed gradient load 16 bytes at a time
 
@@ -119,16 +121,16 @@ class Shards:
         world: the ranks.
     """
 
-    def __init__(self, model: nn.Module, world: World) -> None:
+    def __init__(self, model: GPT, world: World) -> None:
         self.world = world
-        parameters = dict(model.named_parameters())
+        whole = dict(model.named_parameters())
         self.banks = {
-            name: BankShard(parameter, world)
-            for name, parameter in parameters.items()
-            if world.size > 1 and group_of(name) == "bank"
+            spec.name: BankShard(whole[spec.name], world)
+            for spec in parameters(model.config)
+            if world.size > 1 and RULES[spec.rule].axis is not None
         }
-        self.own = parameters | {name: bank.own for name, bank in self.banks.items()}
-        small = [p for name, p in parameters.items() if name not in self.banks]
+        self.own = whole | {name: bank.own for name, bank in self.banks.items()}
+        small = [p for name, p in whole.items() if name not in self.banks]
         self._small = Packed(small) if world.size > 1 else None
         # Stream of the reductions; None: that of the backward pass.
         self._side = torch.cuda.Stream(world.device) if world.device.type == "cuda" else None

@@ -17,7 +17,7 @@ code.
 import hashlib
 import math
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -38,6 +38,8 @@ VERSION = 2
 PREFIX = struct.Struct("<8sIII")
 SIZE = struct.Struct("<I")
 HEADER_AT = PREFIX.size + hashlib.sha256().digest_size
+
+Check = Callable[[Header], None]  # raises ValueError if a header is not the expected one
 
 
 class TooLarge(ValueError):  # noqa: N818
@@ -94,7 +96,7 @@ def save(path: Path, encoded: Encoded) -> None:
         file.write(encoded.blob)
 
 
-def read(path: Path) -> tuple[dict[str, Any], dict[str, Stored]]:
+def read(path: Path, check: Check | None = None) -> tuple[dict[str, Any], dict[str, Stored]]:
     """Read an artifact: its architecture and its tensors, on the CPU.
 
     Whatever a file says, one of more than `MAX_DECODED` bytes is not read, and none is decoded to
@@ -103,10 +105,12 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Stored]]:
     Raises:
         InputError: missing, damaged, foreign, of another version, or over the limits.
     """
-    return read_with_sizes(path)[:2]
+    return read_with_sizes(path, check)[:2]
 
 
-def read_with_sizes(path: Path) -> tuple[dict[str, Any], dict[str, Stored], dict[str, int]]:
+def read_with_sizes(
+    path: Path, check: Check | None = None
+) -> tuple[dict[str, Any], dict[str, Stored], dict[str, int]]:
     """`read`, and the bytes of each part as `Encoded` has them."""
     try:
         if not path.is_file():
@@ -117,7 +121,7 @@ def read_with_sizes(path: Path) -> tuple[dict[str, Any], dict[str, Stored], dict
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check its rights") from error
     try:
-        return decode(blob)
+        return decode(blob, check)
     except ValueError as problem:
         raise InputError(f"{path}: not a sound artifact: {problem}; export it again") from problem
 
@@ -173,8 +177,15 @@ def _bank(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return math.prod(shape[:-2]), shape[-2], shape[-1]
 
 
-def decode(blob: bytes) -> tuple[dict[str, Any], dict[str, Stored], dict[str, int]]:
+def decode(
+    blob: bytes, check: Check | None = None
+) -> tuple[dict[str, Any], dict[str, Stored], dict[str, int]]:
     """Undo `encode`: architecture, tensors, and bytes by part.
+
+    Args:
+        blob: an artifact's bytes.
+        check: raises ValueError if the header is not the expected one; called before a stream is
+            unpacked.
 
     Raises:
         ValueError: it is not an artifact; says what is wrong with it.
@@ -192,6 +203,8 @@ def decode(blob: bytes) -> tuple[dict[str, Any], dict[str, Stored], dict[str, in
     body = BytesIO(blob)
     body.seek(HEADER_AT)
     header = Header.from_json(unpack(body.read(packed_size), text_size))
+    if check is not None:
+        check(header)
     packed = _cut(header, body)
     streams = {
         stream: iter(_unpack_stream(stream, packed[stream], shapes))

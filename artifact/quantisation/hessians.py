@@ -7,6 +7,9 @@ from torch import Tensor
 
 from model.blocks import HEAD, Site
 from model.gpt import GPT
+from model.parameters import ParameterSpec, parameters
+
+SHARED = {"k": "q", "v": "q"}  # products that read the same inputs as another product
 
 
 class Hessians:
@@ -32,10 +35,13 @@ class Hessians:
         self.sums[key].addmm_(x.T, x)
         return y
 
-    def of(self, matrix: str) -> Tensor:
-        """Return (layers, in, in) fp32: one matrix's Hessian in each layer."""
-        layers = sorted(layer for name, layer in self.sums if name == matrix)
-        return torch.stack([self.sums[matrix, layer] for layer in layers])
+    def of(self, spec: ParameterSpec) -> Tensor | None:
+        """Return (n, cols, cols) fp32 for a parameter of n matrices; None if it has no products."""
+        slices = [(spec.product, HEAD.layer)] if spec.product else spec.slices
+        keys = [(SHARED.get(matrix, matrix), layer) for matrix, layer in slices]
+        if not keys or not all(matrix in self.matrices for matrix, _ in keys):
+            return None
+        return torch.stack([self.sums[key] for key in keys])
 
 
 @torch.no_grad()
@@ -62,11 +68,5 @@ def collect(model: GPT, batches: Iterable[Tensor]) -> dict[str, Tensor]:
         hessians(HEAD, hidden, hidden)
     if not hessians.sums:
         raise ValueError("Hessians need at least one batch of tokens")
-    into_qkv = hessians.of("q")
-    return {
-        "qo_bank": torch.cat((into_qkv, hessians.of("o"))),
-        "kv_bank": into_qkv.repeat(2, 1, 1),
-        "up_bank": hessians.of("up"),
-        "down_bank": hessians.of("down"),
-        "tok_emb" if model.config.tie_embeddings else "head": hessians.of("head"),
-    }
+    found = {spec.name: hessians.of(spec) for spec in parameters(model.config)}
+    return {name: hessian for name, hessian in found.items() if hessian is not None}

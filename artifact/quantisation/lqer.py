@@ -20,6 +20,7 @@ from artifact.stored import Stored
 
 BITS = 8
 DAMPING = 0.01
+PARTS = ("at", "left", "right")
 MOST_MATRICES = 2048  # fp16 holds every whole number up to here
 
 
@@ -58,6 +59,12 @@ def correct(
     return corrections
 
 
+def corrected_by(name: str) -> str:
+    """Return the name of the bank that the tensor ``name`` corrects; "" if it is no correction."""
+    bank, _, part = name.rpartition(".")
+    return bank if part in PARTS else ""
+
+
 def put_back(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """``weights`` with their corrections in them rather than beside them.
 
@@ -66,7 +73,7 @@ def put_back(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     found = dict(weights)
     for name in [name.removesuffix(".at") for name in weights if name.endswith(".at")]:
-        at, left, right = (found.pop(f"{name}.{part}", None) for part in ("at", "left", "right"))
+        at, left, right = (found.pop(f"{name}.{part}", None) for part in PARTS)
         bank = found.get(name)
         if bank is None or at is None or left is None or right is None or bank.ndim != 3:
             raise ValueError(f"the correction of tensor {name} is not whole")

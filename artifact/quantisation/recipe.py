@@ -16,11 +16,9 @@ from errors import InputError
 if TYPE_CHECKING:
     from settings.artifact import ArtifactSettings
 
-LARGEST_SMALL = 65_536  # elements: a 2-D tensor above this is worth coding
 LARGEST_FP16 = torch.finfo(torch.float16).max
 LEAST_CLIP = 5.0  # standard deviations of a row: less would cut off weights that matter
 FINEST = 1 / 16
-ROLES = {"qo_bank": "attention", "kv_bank": "attention", "tok_emb": "embed", "head": "embed"}
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,8 @@ class Recipe:
     """How a model is coded.
 
     Attributes:
-        attention, mlp, embed, table: by role; ``mlp`` is every bank that is not attention's, and
-            ``table`` every other 2-D tensor of more than 65,536 elements. All else is fp16.
+        attention, mlp, embed, table: by role, which ``model.parameters`` declares for each
+            parameter as ``storage``. Parameters of the role ``small`` are fp16.
         damping: of GPTQ's Hessians.
         rank: of the correction of the matrices with the largest errors; 0: none.
         corrected: how many matrices are corrected.
@@ -89,17 +87,9 @@ class Recipe:
         return self.attention, self.mlp, self.embed, self.table
 
 
-def role_of(name: str, weight: Tensor) -> str:
-    """The role of a weight: a field of `Recipe`, or ``small``."""
-    if name.endswith("_bank"):
-        return ROLES.get(name, "mlp")
-    if weight.ndim == 2 and weight.numel() > LARGEST_SMALL:
-        return ROLES.get(name, "table")
-    return "small"
-
-
 def quantise(
     weights: Mapping[str, Tensor],
+    roles: Mapping[str, str],
     recipe: Recipe,
     hessians: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Stored]:
@@ -110,6 +100,7 @@ def quantise(
 
     Args:
         weights: floating point, by name.
+        roles: of `model.parameters.roles`, by name.
         recipe: how.
         hessians: of `artifact.quantisation.hessians.collect`, on the weights' device.
 
@@ -120,11 +111,11 @@ def quantise(
     hessians = hessians or {}
     stored: dict[str, Stored] = {}
     for name, weight in weights.items():
-        if "mtp" in name:
+        role = roles[name]
+        if role == "none":
             raise ValueError(f"{name}: multi-token-prediction heads are not exported; leave it out")
         if not torch.isfinite(weight).all():
             raise InputError(f"{name} is not finite: training diverged; lower its learning rate")
-        role = role_of(name, weight)
         if role == "small" or not weight.numel():
             stored[name] = _small(weight.detach())
         else:

@@ -9,6 +9,7 @@ import torch
 from bench.harness.bar import Bar
 from bench.harness.contest import Contest
 from bench.harness.optimizers import Fused, Plain, check
+from model.parameters import parameters
 
 FP32 = 4  # bytes
 BAR = Bar(ratios={"unfused, launched": 3.0}, seconds=0.0015)
@@ -25,10 +26,11 @@ def bytes_moved(fused: Fused) -> int:
 def flops(fused: Fused) -> int:
     """Of the Newton-Schulz products: a Gram matrix, its square, and their sum times the matrix."""
     total = 0
-    for name, bank in fused.named.items():
-        if name.endswith("_bank"):
-            short, long = sorted(bank.shape[1:])
-            total += len(bank) * (4 * short * short * long + 2 * short**3)
+    for spec in parameters(fused.model.config):
+        if spec.rule == "muon":
+            count, *matrix = spec.shape
+            short, long = sorted(matrix)
+            total += count * (4 * short * short * long + 2 * short**3)
     return fused.settings.muon_backend_steps * total
 
 

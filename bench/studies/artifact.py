@@ -43,6 +43,7 @@ from evaluation.score import Scoring, Split
 from evaluation.windows import WindowPlan, evaluate
 from kernels import operations
 from model.gpt import GPT
+from model.parameters import roles
 from runtime import checkpoint
 from runtime.ranks import World
 from settings import Settings
@@ -196,7 +197,9 @@ class Bench:
         self, path: Path, recipe: Recipe, hessians: Mapping[str, Tensor] | None
     ) -> tuple[Made, Mapping[str, Stored]]:
         """What `export` does without a limit, each part timed."""
-        quantising, stored = seconds_of(lambda: quantise(self.weights, recipe, hessians))
+        quantising, stored = seconds_of(
+            lambda: quantise(self.weights, self.roles, recipe, hessians)
+        )
         packing, encoded = seconds_of(lambda: container.encode(self.architecture, stored))
         writing, _ = seconds_of(lambda: container.save(path, encoded))
         exporting = quantising + packing + writing
@@ -206,13 +209,18 @@ class Bench:
         self, path: Path, recipe: Recipe, hessians: Mapping[str, Tensor] | None, limit: int
     ) -> tuple[Made, Mapping[str, Stored]]:
         """As training does it: `export` looks for the steps that fill ``limit``."""
-        report = export(path, self.architecture, self.weights, recipe, hessians, limit)
+        report = export(path, self.architecture, self.weights, self.roles, recipe, hessians, limit)
         return Made(report.bytes, report.factor, report.seconds), container.read(path)[1]
 
     @property
     def architecture(self) -> dict[str, Any]:
         """What an artifact says of the model."""
         return self.settings.architecture().model_dump() | {"mtp_num_heads": 0}
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """How each parameter is coded."""
+        return roles(self.settings.architecture())
 
 
 Found = TypeVar("Found")

@@ -45,7 +45,10 @@ def sound_file() -> bytes:
         "huge": normal(3) * 1e6,
     }
     inputs = normal(2, 64, 16)
-    stored = quantise(weights, Recipe(rank=2, corrected=1), {"qo_bank": inputs.mT @ inputs})
+    roles = {"qo_bank": "attention", "up_bank": "mlp", "tok_emb": "embed"}
+    roles |= {"mix": "small", "huge": "small"}
+    recipe = Recipe(rank=2, corrected=1)
+    stored = quantise(weights, roles, recipe, {"qo_bank": inputs.mT @ inputs})
     return container.encode({"layers": 2}, stored).blob
 
 

@@ -9,8 +9,9 @@ takes the same step; the number of ranks changes only the order of sums.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -22,16 +23,11 @@ from evaluation.ttt.learner import Learner
 from evaluation.windows import WindowPlan, cut, score_windows
 from model.config import Architecture
 from model.gpt import GPT
-from model.parameters import exported
-from model.plan import plan
+from model.parameters import exported, parameters
 from runtime.graphs import Graphs
 from runtime.micro_batches import MicroBatches
 from runtime.ranks import World
 from settings.ttt import TttSettings
-
-HALVES = ("qo_bank", "kv_bank")  # two matrices a layer: all first ones, then all second ones
-STACKED = {"up_bank", "down_bank", "mix", "attn_scale", "mlp_scale", "q_gain"}
-STACKED |= {"gate_weight", "gate_bias", "value_residual"}
 
 
 def score_first(
@@ -113,9 +109,9 @@ class WeightLearner:
         check_names(settings.ttt_freeze, weights)
         self.parameters = [p for name, p in weights.items() if name not in settings.ttt_freeze]
         self.frozen_rows = {
-            p: frozen_rows(model.config, name, settings.ttt_freeze_blocks)
-            for name, p in weights.items()
-            if name not in settings.ttt_freeze
+            weights[name]: rows
+            for name, rows in frozen_rows(model.config, settings.ttt_freeze_blocks).items()
+            if name in weights and name not in settings.ttt_freeze
         }
         windows = settings.ttt_chunk_tokens // seq_len
         self.batch = min(windows, settings.ttt_batch_seqs)
@@ -205,25 +201,27 @@ def check_names(names: list[str], weights: dict[str, torch.nn.Parameter]) -> Non
         raise InputError("ttt_freeze names all parameters; leave one to learn")
 
 
-def frozen_rows(config: Architecture, name: str, blocks: int) -> list[slice]:
-    """Return the rows of a stacked parameter that belong to the first ``blocks`` layers.
+def frozen_rows(config: Architecture, blocks: int) -> dict[str, list[slice]]:
+    """Return by parameter the parts of axis 0 that belong to the first ``blocks`` layers.
 
     Raises:
         InputError: the network has fewer layers.
     """
-    layers = config.num_layers
-    if blocks > layers:
-        raise InputError(f"ttt_freeze_blocks {blocks}, but the network has {layers} layers")
-    if not blocks:
-        return []
-    if name in HALVES:
-        return [slice(0, blocks), slice(layers, layers + blocks)]
-    if name in STACKED:
-        return [slice(0, blocks)]
-    if name == "skip_weight":
-        rows = [visit.skip_row for visit in plan(config) if visit.layer < blocks]
-        return [slice(row, row + 1) for row in rows if row is not None]
-    if name == "value_layer_scale":
-        of_frozen = [i for i, layer in enumerate(config.value_layers) if layer < blocks]
-        return [slice(i, i + 1) for i in of_frozen]
-    return []
+    if blocks > config.num_layers:
+        raise InputError(
+            f"ttt_freeze_blocks {blocks}, but the network has {config.num_layers} layers"
+        )
+    return {
+        spec.name: list(runs(of.layer < blocks for of in spec.slices))
+        for spec in parameters(config)
+    }
+
+
+def runs(frozen: Iterable[bool]) -> Iterator[slice]:
+    """Yield each run of true values, as few slices as possible."""
+    begin = 0
+    for value, run in groupby(frozen):
+        end = begin + len(list(run))
+        if value:
+            yield slice(begin, end)
+        begin = end

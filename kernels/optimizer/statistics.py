@@ -11,6 +11,7 @@ from torch import Tensor
 from kernels.optimizer.gradient_norm import APPLIED, GradientNorm
 from kernels.optimizer.multi_tensor import Addresses, tensor_at
 
+REST = "rest"  # name of the group of all parameters that are no bank
 FIELDS = ("gradient", "largest", "nonfinite", "update", "weight", "int6_error")
 STATISTICS = 3  # of a program's step: squares of update, of new weight, of its int6 error
 PARTIALS = 1_024  # of one turn

@@ -14,7 +14,9 @@ from artifact.stored import Stored
 def test_lists_tensors_and_totals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = torch.tensor([1.0, -1.0, 0.01]).repeat(6)[:16]
     weights = {"qo_bank": row.expand(2, 8, 16), "gain": torch.tensor(1.0)}
-    report = export(tmp_path / "a", {"layers": 1}, weights)
+    report = export(
+        tmp_path / "a", {"layers": 1}, weights, {"qo_bank": "attention", "gain": "small"}
+    )
     assert main(["inspect", str(tmp_path / "a")]) == 0
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert '{"layers": 1}' in text

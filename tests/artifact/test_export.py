@@ -15,9 +15,21 @@ from artifact.quantisation.gptq import gptq
 from artifact.quantisation.recipe import Recipe, Role, relative_error
 from errors import InputError
 from files import PROJECT
+from model.parameters import stored_as
 from settings.load import load_settings
 
 ARCHITECTURE = {"layers": 2, "width": 32}
+ROLES = {
+    "qo_bank": "attention",
+    "down_bank": "mlp",
+    "tok_emb": stored_as("embed", (1024, 65)),
+    "bigram_table": stored_as("table", (1024, 65)),
+    "bigram_proj": stored_as("table", (1024, 64)),
+    "mix": stored_as("table", (2, 2, 32)),
+    "skips": "attention",  # of no element
+    "scale": stored_as("table", ()),
+    "huge": stored_as("table", (2,)),
+}
 
 
 def some_weights() -> dict[str, torch.Tensor]:
@@ -43,7 +55,7 @@ def some_hessians() -> dict[str, torch.Tensor]:
 
 def test_each_weight_is_stored_by_its_role(tmp_path: Path) -> None:
     recipe = Recipe(Role(6), Role(5), Role(8), Role(7))
-    export(tmp_path / "a", ARCHITECTURE, some_weights(), recipe)
+    export(tmp_path / "a", ARCHITECTURE, some_weights(), ROLES, recipe)
     found = {name: (s.role, s.kind) for name, s in read(tmp_path / "a")[1].items()}
     assert found == {
         "qo_bank": ("attention", "int6"),
@@ -61,7 +73,7 @@ def test_each_weight_is_stored_by_its_role(tmp_path: Path) -> None:
 def test_weights_come_back_as_quantised(tmp_path: Path) -> None:
     weights, hessians = some_weights(), some_hessians()
     recipe = Recipe(Role(6, 12.0), Role(6, min_step=0.1), Role(8), Role(8, 20.0), damping=0.02)
-    export(tmp_path / "a", ARCHITECTURE, weights, recipe, hessians)
+    export(tmp_path / "a", ARCHITECTURE, weights, ROLES, recipe, hessians)
     architecture, restored = load(tmp_path / "a")
     expected = {name: weight.half().float() for name, weight in weights.items()}
     expected["huge"] = weights["huge"]
@@ -82,7 +94,7 @@ def test_a_correction_travels_in_the_file(tmp_path: Path) -> None:
     weights, hessians = some_weights(), some_hessians()
 
     def output_error(recipe: Recipe) -> float:
-        export(tmp_path / "a", ARCHITECTURE, weights, recipe, hessians)
+        export(tmp_path / "a", ARCHITECTURE, weights, ROLES, recipe, hessians)
         restored = load(tmp_path / "a")[1]
         assert restored.keys() == weights.keys()
         return relative_error(weights["qo_bank"], restored["qo_bank"], hessians["qo_bank"])
@@ -94,7 +106,7 @@ def test_a_correction_travels_in_the_file(tmp_path: Path) -> None:
 
 def test_the_error_of_a_tensor_is_its_outputs(tmp_path: Path) -> None:
     weights, hessians = some_weights(), some_hessians()
-    export(tmp_path / "a", ARCHITECTURE, weights, Recipe(), hessians)
+    export(tmp_path / "a", ARCHITECTURE, weights, ROLES, Recipe(), hessians)
     stored = read(tmp_path / "a")[1]["qo_bank"]
     root = torch.linalg.cholesky(hessians["qo_bank"])
     change = (stored.restore() - weights["qo_bank"]) @ root
@@ -106,9 +118,9 @@ def test_the_error_of_a_tensor_is_its_outputs(tmp_path: Path) -> None:
 def test_a_limit_is_filled_and_not_passed(tmp_path: Path, share: float) -> None:
     weights = {"qo_bank": some_weights()["bigram_table"][None]}
     recipe = Recipe(Role(8, 24.0))
-    free = export(tmp_path / "a", ARCHITECTURE, weights, recipe)
+    free = export(tmp_path / "a", ARCHITECTURE, weights, ROLES, recipe)
     limit = int(share * free.bytes)
-    report = export(tmp_path / "a", ARCHITECTURE, weights, recipe, limit=limit)
+    report = export(tmp_path / "a", ARCHITECTURE, weights, ROLES, recipe, limit=limit)
     assert 0.99 * limit < report.bytes <= limit
     assert report.bytes == (tmp_path / "a").stat().st_size
     assert (report.factor > 1) == (share < 1)
@@ -121,11 +133,13 @@ def test_a_limit_is_filled_and_not_passed(tmp_path: Path, share: float) -> None:
 def test_rows_that_reach_their_largest_weight_fit_a_limit_too(tmp_path: Path, floor: float) -> None:
     weights = {"qo_bank": some_weights()["bigram_table"][None]}
     recipe = Recipe(Role(6, min_step=floor))
-    free = export(tmp_path / "a", ARCHITECTURE, weights, recipe)
-    report = export(tmp_path / "a", ARCHITECTURE, weights, recipe, limit=int(0.8 * free.bytes))
+    free = export(tmp_path / "a", ARCHITECTURE, weights, ROLES, recipe)
+    report = export(
+        tmp_path / "a", ARCHITECTURE, weights, ROLES, recipe, limit=int(0.8 * free.bytes)
+    )
     assert 0.99 * 0.8 * free.bytes < report.bytes <= 0.8 * free.bytes
     # A finer grid could only cut off what has a code now.
-    larger = export(tmp_path / "a", ARCHITECTURE, weights, recipe, limit=2 * free.bytes)
+    larger = export(tmp_path / "a", ARCHITECTURE, weights, ROLES, recipe, limit=2 * free.bytes)
     stored = read(tmp_path / "a")[1]["qo_bank"]
     assert larger.bytes == pytest.approx(free.bytes, rel=0.1)
     assert stored.scale is not None
@@ -134,7 +148,7 @@ def test_rows_that_reach_their_largest_weight_fit_a_limit_too(tmp_path: Path, fl
 
 
 def test_report_counts_the_file(tmp_path: Path) -> None:
-    report = export(tmp_path / "a", ARCHITECTURE, some_weights())
+    report = export(tmp_path / "a", ARCHITECTURE, some_weights(), ROLES)
     assert report.bytes == (tmp_path / "a").stat().st_size == sum(report.streams.values())
     assert report.factor == 1.0
     assert report.seconds > 0
@@ -151,25 +165,25 @@ def test_settings_say_how() -> None:
 
 def test_mtp_heads_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="mtp_heads: multi-token-prediction"):
-        export(tmp_path / "a", {}, {"mtp_heads": torch.ones(2, 4, 8)})
+        export(tmp_path / "a", {}, {"mtp_heads": torch.ones(2, 4, 8)}, {"mtp_heads": "none"})
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
 def test_a_diverged_model_is_refused(tmp_path: Path, value: float) -> None:
     with pytest.raises(InputError, match="qo_bank is not finite"):
-        export(tmp_path / "a", {}, {"qo_bank": torch.full((1, 2, 2), value)})
+        export(tmp_path / "a", {}, {"qo_bank": torch.full((1, 2, 2), value)}, ROLES)
 
 
 def test_a_model_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("artifact.format.header.MAX_DECODED", 1000)
     with pytest.raises(InputError, match=r"a: cannot be written: .* use a smaller model"):
-        export(tmp_path / "a", {}, some_weights())
+        export(tmp_path / "a", {}, some_weights(), ROLES)
 
 
 def test_loads_anywhere_with_the_file_and_the_code_alone(tmp_path: Path) -> None:
     """Another process, another working directory, and no package of the project but two."""
-    export(tmp_path / "a", ARCHITECTURE, some_weights())
+    export(tmp_path / "a", ARCHITECTURE, some_weights(), ROLES)
     program = (
         "import sys, json; from pathlib import Path\n"
         "from artifact.export import load\n"

@@ -8,6 +8,7 @@ from artifact.quantisation.recipe import Recipe, Role
 from artifact.restore import restore
 from errors import InputError
 from model.gpt import GPT
+from model.parameters import roles
 from tests.small import small_model
 
 
@@ -19,7 +20,8 @@ def model() -> GPT:
 def test_a_restored_model_scores_like_the_weights_it_was_made_from(model, tmp_path):
     weights = dict(model.named_parameters())
     recipe = Recipe(Role(8), Role(8))
-    export(tmp_path / "a.bin", model.config.model_dump(), weights, recipe)
+    architecture, of = model.config.model_dump(), roles(model.config)
+    export(tmp_path / "a.bin", architecture, weights, of, recipe)
     restored = restore(tmp_path / "a.bin", 16, torch.device("cpu"))
     tokens = torch.randint(0, 64, (3, 17), generator=torch.Generator().manual_seed(1)).int()
     ours, theirs = (m.score(tokens[:, :-1], tokens[:, 1:]) for m in (restored, model))
@@ -38,7 +40,7 @@ def test_a_restored_model_scores_like_the_weights_it_was_made_from(model, tmp_pa
 )
 def test_an_architecture_that_does_not_fit_is_refused(model, tmp_path, change, words):
     architecture = model.config.model_dump() | change
-    export(tmp_path / "a.bin", architecture, dict(model.named_parameters()))
+    export(tmp_path / "a.bin", architecture, dict(model.named_parameters()), roles(model.config))
     with pytest.raises(InputError, match=words) as refused:
         restore(tmp_path / "a.bin", 16, torch.device("cpu"))
     assert "\n" not in str(refused.value)

@@ -16,7 +16,7 @@ from evaluation import __main__ as cli
 from evaluation.subject import Subject
 from kernels.attention.reference import scaled_dot_product
 from model.gpt import GPT
-from model.parameters import exported
+from model.parameters import exported, roles
 from tests.evaluation.network import LENGTH, fresh, small_settings
 from tests.small import trained_tokenizer
 
@@ -33,7 +33,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_shard(folder / f"{split}.bin", tokenizer.encode_documents([TEXT * 3, TEXT * 6]))
     settings = small_settings(vocab_size=VOCAB)
     architecture = settings.architecture().model_dump() | {"mtp_num_heads": 0}
-    export(folder / "artifact.bin", architecture, exported(fresh(settings)))
+    model = fresh(settings)
+    export(folder / "artifact.bin", architecture, exported(model), roles(model.config))
     return folder
 
 

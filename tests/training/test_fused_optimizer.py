@@ -16,7 +16,7 @@ from kernels.common import streams
 from kernels.optimizer.statistics import FIELDS
 from kernels.quant.reference import grid_change
 from model.gpt import GPT
-from model.parameters import exported
+from model.parameters import exported, parameters
 from settings import Settings
 from tests.kernels.tools.levers import NEUTRAL, make_levers
 from tests.kernels.tools.twins import DEVICE
@@ -225,7 +225,7 @@ def test_statistics_are_of_each_bank_and_of_the_rest():
     give_gradients(run.model, 0)
     run.step()
     named = dict(run.model.named_parameters())
-    groups = {name: [name] for name in named if name.endswith("_bank")}
+    groups = {s.name: [s.name] for s in parameters(run.model.config) if s.rule == "muon"}
     groups["rest"] = [name for name in named if name not in groups]
     assert run.optimizer.groups == tuple(groups)
     for row, names in zip(run.optimizer.statistics.tolist(), groups.values(), strict=True):

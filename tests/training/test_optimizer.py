@@ -5,6 +5,7 @@ import torch
 
 from kernels import operations
 from model.gpt import GPT
+from settings import Settings
 from tests.training.small import small_settings
 from training.optimizer import Optimizer
 
@@ -16,16 +17,15 @@ EVERYTHING = {
 }
 
 
+def make_model(settings: Settings) -> GPT:
+    ops = operations("reference")
+    return GPT(settings.architecture(), ops, dtype=torch.float32, max_seq_len=16, seed=0)
+
+
 @pytest.mark.parametrize("changes", [{}, EVERYTHING], ids=["default", "all options"])
 def test_every_parameter_is_in_exactly_one_group(changes):
     settings = small_settings(**changes)
-    model = GPT(
-        settings.architecture(),
-        operations("reference"),
-        dtype=torch.float32,
-        max_seq_len=16,
-        seed=0,
-    )
+    model = make_model(settings)
     optimizer = Optimizer(model, settings, torch.float32)
     groups = [optimizer.muon.banks, *optimizer.adamw.groups.values()]
     grouped = sorted(name for group in groups for name in group)
@@ -42,20 +42,19 @@ def test_adamw_goes_on_from_its_tensors():
     settings = small_settings()
     runs = []
     for _ in range(2):
-        model = torch.nn.Module()
-        model.register_parameter("tok_emb", torch.nn.Parameter(torch.ones(3, 4)))
+        model = make_model(settings)
         runs.append((model, Optimizer(model, settings, torch.float32)))
     (model, optimizer), (other, resumed) = runs
     torch.manual_seed(0)
     for _ in range(3):
-        model.tok_emb.grad = torch.randn(3, 4)
+        model.tok_emb.grad = torch.randn_like(model.tok_emb)
         optimizer.step(1.0, 0.9)
     with torch.no_grad():
         other.tok_emb.copy_(model.tok_emb)
     for name, tensor in resumed.tensors().items():
         tensor.copy_(optimizer.tensors()[name])
     assert resumed.adamw.steps == 3
-    other.tok_emb.grad = model.tok_emb.grad = torch.randn(3, 4)
+    other.tok_emb.grad = model.tok_emb.grad = torch.randn_like(model.tok_emb)
     for each in (optimizer, resumed):
         each.step(1.0, 0.9)
     assert torch.equal(model.tok_emb, other.tok_emb)
@@ -68,10 +67,10 @@ def test_settings_reach_the_update(change):
     found = []
     for settings in (small_settings(), small_settings(**change)):
         torch.manual_seed(0)
-        model, bank = torch.nn.Module(), torch.nn.Parameter(torch.zeros(2, 6, 8))
-        model.register_parameter("a_bank", bank)
+        model = make_model(settings)
+        bank = model.up_bank
         optimizer = Optimizer(model, settings, torch.float32)
-        bank.grad = torch.randn(2, 6, 8)
+        before, bank.grad = bank.detach().clone(), torch.randn_like(bank)
         optimizer.step(1.0, 0.9)
-        found.append(bank.detach())
+        found.append(bank.detach() - before)
     assert (found[0] - found[1]).norm() > 0.05 * found[0].norm()

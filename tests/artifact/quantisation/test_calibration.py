@@ -12,7 +12,7 @@ from artifact.quantisation.calibration import Calibration
 from artifact.quantisation.hessians import collect
 from artifact.quantisation.recipe import Recipe, Role
 from errors import InputError
-from model.parameters import exported
+from model.parameters import exported, roles
 from runtime.progress import Progress
 from tests.training.small import small_settings, trainers, write_tokens
 from training.loop import Loop
@@ -145,7 +145,7 @@ def test_a_trained_model_loses_less_with_than_without(make, tmp_path: Path) -> N
     unseen = [batch for _ in range(8) for batch in trainer.loader.next_step()]
 
     def nats(hessians: dict[str, torch.Tensor]) -> float:
-        export(tmp_path / "a", {}, weights, recipe, hessians)
+        export(tmp_path / "a", {}, weights, roles(trainer.model.config), recipe, hessians)
         restored = load(tmp_path / "a")[1]
         with holding(trainer.model, restored, trainer.world), torch.no_grad():
             return sum(trainer.model.score(*batch[:2]).mean().item() for batch in unseen) / len(

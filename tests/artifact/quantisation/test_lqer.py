@@ -34,7 +34,7 @@ def test_the_matrices_with_the_largest_errors_are_corrected(device: str) -> None
     sizes = torch.tensor([1.0, 9.0, 3.0], device=device)
     weights = {"up_bank": residual * sizes[:, None, None]}
     hessians = {"up_bank": hessian / hessian.diagonal(dim1=1, dim2=2).mean(-1)[:, None, None]}
-    stored = quantise(weights, Recipe(Role(4), Role(4)), hessians)
+    stored = quantise(weights, {"up_bank": "mlp"}, Recipe(Role(4), Role(4)), hessians)
     made = correct(weights, stored, hessians, rank=2, matrices=2)
     assert sorted(made["up_bank.at"].values.tolist()) == [1, 2]
     before = {"up_bank": stored["up_bank"].restore()}

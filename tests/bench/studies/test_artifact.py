@@ -101,7 +101,7 @@ def test_the_files_are_those_of_an_export(bench, tmp_path: Path) -> None:
     recipe = Recipe(rank=2, corrected=1)
     paths = [tmp_path / name for name in ("ours", "theirs", "filled")]
     made, stored = bench.code(paths[0], recipe, hessians)
-    report = export(paths[1], bench.architecture, bench.weights, recipe, hessians)
+    report = export(paths[1], bench.architecture, bench.weights, bench.roles, recipe, hessians)
     assert paths[0].read_bytes() == paths[1].read_bytes()
     assert made.bytes == report.bytes
     assert made.quantising and made.packing

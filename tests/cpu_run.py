@@ -12,6 +12,8 @@ from xdist.scheduler import LoadScopeScheduling
 MOST = 8  # processes: each imports PyTorch
 # Folders whose files share a fixture that takes long to make.
 TOGETHER = ("tests/train/",)
+# Files whose cases share nothing, and take long.
+APART = ("tests/kernels/test_ahead_of_time.py",)
 # They start first and in this order, because a long file that starts late ends last.
 LONG = (
     "tests/training/test_parallel.py",
@@ -45,5 +47,7 @@ def start_of(nodeid: str) -> int:
 
 def group_of(nodeid: str) -> str:
     """Return the name of the tests that run in one process, one after another."""
+    if nodeid.startswith(APART):
+        return nodeid
     together = (folder for folder in TOGETHER if nodeid.startswith(folder))
     return next(together, nodeid.partition("::")[0])

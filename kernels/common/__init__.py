@@ -1,1 +1,1 @@
-"""What several operations share: rows, sums, side streams, launches, Hopper's tiles."""
+"""Code of several operations: rows, sums, side streams, launches, Hopper's tiles."""

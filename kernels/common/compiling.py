@@ -42,11 +42,11 @@ def compile_in_parallel() -> Iterator[None]:
         knobs.runtime.jit_cache_hook = before
 
     def build(function: Any, launch: dict[str, Any]) -> None:
-        # A kernel that fails here fails again at its first launch, where the error has a traceback.
+        # A kernel that fails here fails again at its first launch, with a traceback.
         with suppress(Exception):
             compile_recorded(function, launch)
 
-    # The device of a new thread is the first one, whatever this thread's is.
+    # A new thread would use the first device instead of this thread's.
     device = (torch.cuda.current_device(),)
     with ThreadPoolExecutor(threads(), initializer=torch.cuda.set_device, initargs=device) as pool:
         for (function, _), launch in recorded.items():
@@ -77,6 +77,6 @@ def compile_recorded(function: Any, launch: dict[str, Any]) -> None:
 
 
 def threads() -> int:
-    """Return this rank's share of the cores."""
+    """Return this rank's number of threads: its part of the cores."""
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, min(MAX_THREADS, len(os.sched_getaffinity(0)) // ranks))

@@ -1,4 +1,4 @@
-"""What kernels ask of the device that they run on."""
+"""Properties of the device that kernels run on."""
 
 from functools import cache
 
@@ -13,7 +13,7 @@ def is_hopper(device: torch.device) -> bool:
 
 @cache
 def multiprocessors(device: torch.device) -> int:
-    """Return how many multiprocessors a GPU has: programs of a persistent grid. 1 elsewhere."""
+    """Return a GPU's number of multiprocessors, the programs of a persistent grid; else 1."""
     if device.type != "cuda":
         return 1  # the interpreter
     return torch.cuda.get_device_properties(device).multi_processor_count

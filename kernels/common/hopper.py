@@ -1,8 +1,8 @@
-"""What kernels in Gluon for Hopper share: layouts, TMA descriptors, barriers, rings of tiles.
+"""Layouts, TMA descriptors, barriers and rings of tiles of the Gluon kernels for Hopper.
 
 A ring is a NamedTuple of tiles in shared memory, (stages, rows, columns) each, with two rows of
 barriers: ``full`` completes when a stage's tiles have arrived, ``empty`` when all consumers have
-released them. The ``index``-th tile of a ring lies in stage ``index % stages``.
+released them. The ``index``-th tile of a ring is in stage ``index % stages``.
 """
 
 # pyright: basic, reportIndexIssue=false, reportCallIssue=false, reportArgumentType=false
@@ -16,7 +16,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 WARPGROUP_ROWS = 64  # of a product's result, by one warpgroup of 4 warps
 CONSUMERS = gl.constexpr(3)  # warpgroups of a block that multiply
 # Registers of a thread of the second and third consumer and of the loader: 3 x 4 warps of 160 and 4
-# of 24 are 65,536 in all. The first consumer takes what the kernel was compiled for.
+# of 24 are 65,536 in all. The first consumer has the number that the kernel was compiled for.
 REGISTERS = gl.constexpr((160, 160, 24))
 # 128 bytes a row, swizzled as wgmma and TMA read it.
 TILE_LAYOUT = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
@@ -51,19 +51,19 @@ def vector_descriptor(x: Tensor, rows: int) -> TensorDescriptor:
 
 @gluon.constexpr_function
 def product_layout(columns):
-    """Return where one warpgroup's registers hold a product of 64 rows."""
+    """Return the layout of a product of 64 rows in one warpgroup's registers."""
     return gl.NVMMADistributedLayout([3, 0], [4, 1], [16, columns, 16])
 
 
 @gluon.constexpr_function
 def left_layout(columns):
-    """Return where they hold the left operand of 16 bits of such a product."""
+    """Return the layout of the 16-bit left operand of such a product."""
     return gl.DotOperandLayout(0, product_layout(columns), 2)
 
 
 @gluon.constexpr_function
 def store_layout():
-    """Return where registers hold 64 rows that are stored in pieces of 16 bytes."""
+    """Return the layout of 64 rows that are stored in pieces of 16 bytes."""
     return gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])
 
 
@@ -101,8 +101,8 @@ def release(ring, index):
 def release_read(ring, index):
     """Release the ``index``-th tile of a ring, which was read into registers just before.
 
-    Such reads are still under way when the next instruction begins, and a copy by TMA does not wait
-    for them: without the fence it replaced a tile under its reader, in one launch of a hundred.
+    Such reads may not have completed when the next instruction begins, and a copy by TMA does not
+    wait for them. Without the fence it could overwrite a tile that is still being read.
     """
     fence_async_shared()
     release(ring, index)

@@ -10,13 +10,13 @@ class Launch:
     Attributes:
         rows: of a program's tile.
         columns: of a program's tile, or keys of an attention tile.
-        depth: how much of the sum a step of a product takes.
+        depth: terms of the sum in one step of a product.
         elements: of a program's tile or chunk, if it is not cut into rows and columns.
         warps: of a program.
         stages: of the software pipeline, or tiles of a ring; 3 is Triton's default.
-        programs: of a persistent grid. A constant, not the GPU's number of multiprocessors, where
-            it sets the order in which sums over rows are taken.
-        registers: at most so many a thread, so that more programs share a multiprocessor.
+        programs: of a persistent grid. It is a constant instead of the GPU's number of
+            multiprocessors if it sets the order of sums over rows.
+        registers: most registers of a thread, so that more programs fit a multiprocessor.
     """
 
     rows: int = 0
@@ -30,5 +30,5 @@ class Launch:
 
     @property
     def options(self) -> dict[str, int | None]:
-        """Return what Triton's launch is passed beside a kernel's arguments."""
+        """Return the options of Triton's launch."""
         return {"num_warps": self.warps, "num_stages": self.stages, "maxnreg": self.registers}

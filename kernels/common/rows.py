@@ -1,11 +1,10 @@
-"""The layout of a tile of rows in registers, in kernels that reduce along each row.
+"""The layout of a tile of rows in registers, in kernels that reduce each row.
 
 A tile is (ROWS, CHUNKS, CHUNK): column ``chunk * CHUNK + c`` of row r is at [r, chunk, c]. Triton
-distributes the contiguous dimension over lanes and the first over warps: with CHUNK = 256 in bf16,
-a chunk of a row is one 16-byte load by each of 32 lanes, each row belongs to one warp, and the
-chunks stay in a lane's registers. So a sum along a row takes shuffles inside one warp. A plain
-(ROWS, 512) tile would split each row over two warps, and every sum would need shared memory and a
-barrier.
+distributes the contiguous dimension over lanes and the first over warps. With CHUNK = 256 in bf16,
+a chunk of a row is one 16-byte load by each of 32 lanes. Each row belongs to one warp, and the
+chunks stay in a lane's registers. So a row's sum takes shuffles inside one warp. A plain (ROWS,
+512) tile would split each row over two warps, and every sum would need shared memory and a barrier.
 """
 
 # pyright: basic
@@ -66,7 +65,7 @@ def zeros(tile):
 
 @triton.jit
 def load(pointer, offsets, mask):
-    """Load a tile as fp32, zero where masked."""
+    """Load a tile as fp32; masked elements are zero."""
     return tl.load(pointer + offsets, mask=mask, other=0.0).to(tl.float32)
 
 

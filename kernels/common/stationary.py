@@ -2,7 +2,7 @@
 
     x (N, C) @ weight (C, M), bf16, sums in fp32; C at most 512
 
-A block keeps a strip of 128 columns of the weight, at full depth, in shared memory; only x is
+A block holds a strip of 128 columns of the weight, at full depth, in shared memory. Only x is
 loaded repeatedly, 128 rows at a time. So each byte from L2 makes 128 FLOP. Tiles of 128 x 256 that
 load both operands make 85, and at the MLP's size read 1.8 GB from L2 instead of 1.2.
 
@@ -10,8 +10,8 @@ Two consumer warpgroups take tiles alternately, so that one's epilogue overlaps 
 products (CUTLASS's "pingpong" schedule). A producer warp loads x through a ring of buffers.
 
 The strip's columns are permuted in shared memory. A Hopper product gives a thread 2 neighbouring
-columns of every 8, and a row to four threads. With column 32 i + 8 t + 2 j + b of the strip at
-index 32 i + 8 j + 2 t + b, thread t has runs of 8 columns: 16-byte loads and stores.
+columns of every 8, and a row to four threads. Column 32 i + 8 t + 2 j + b of the strip is at index
+32 i + 8 j + 2 t + b. Thread t then has runs of 8 columns, for 16-byte loads and stores.
 """
 
 # Pyright takes a launch for a call of the kernel, and a kernel's code for Python.
@@ -94,7 +94,7 @@ def share(HIDDEN: gl.constexpr):
 
 @gluon.jit
 def open_ring(x_NC, STAGES: gl.constexpr):
-    """Return buffers of x, and barriers: full, empty, the consumers' turns, the strip's arrival."""
+    """Return buffers of x, and barriers: full, empty, the consumers' order, the strip's arrival."""
     buffers = gl.allocate_shared_memory(gl.bfloat16, [STAGES, ROWS, DEPTH], x_NC.layout)
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
@@ -111,7 +111,7 @@ def open_ring(x_NC, STAGES: gl.constexpr):
 
 @gluon.jit
 def stream_rows(x_NC, ring, rows, HIDDEN: gl.constexpr, WIDTH: gl.constexpr):
-    """Load this block's rows, DEPTH columns to a buffer: the producer's whole work."""
+    """Load this block's rows, DEPTH columns to a buffer: the producer's part."""
     buffers, full, empty, _, _ = ring
     STAGES: gl.constexpr = buffers.shape[0]
     _, first, every = share(HIDDEN)
@@ -156,7 +156,7 @@ def keep_strip(
 def product(ring, kept, order, CONSUMER: gl.constexpr):
     """Return the product of the block's tile ``order``, as two halves (64, 4, 4, 8) of its rows.
 
-    The other consumer's turn begins when all products of this tile are issued. Without turns, a
+    The other consumer begins when all products of this tile are issued. Without this alternation, a
     consumer could mistake a buffer's earlier phase for the one it waits for.
     """
     buffers, full, empty, turns, _ = ring

@@ -1,4 +1,4 @@
-"""Side streams, whose launches overlap with the current stream's, and which it joins again.
+"""Side streams, whose launches overlap with the current stream's until the join.
 
     with Side(device) as side:
         with side.launches():  # runs after everything launched on the current stream so far
@@ -7,9 +7,9 @@
     ...                        # runs after both
 
 A kernel leaves multiprocessors idle while it starts, in its last wave, and if it has fewer blocks
-than the GPU has multiprocessors; an independent kernel can use them. Streams change only when a
-kernel runs: results equal those of ``serial`` bit for bit. cuBLAS guarantees that only if each
-stream has its own workspace, which PyTorch provides.
+than the GPU has multiprocessors. An independent kernel can use them. Streams change only when a
+kernel runs, so results equal those of ``serial`` bit for bit. cuBLAS guarantees that only if each
+stream has a separate workspace, which PyTorch provides.
 
 Fork and join are events, so a CUDA graph captures them as its edges. Both are in one context, so
 callers, autograd and the allocator see one stream only:
@@ -31,8 +31,7 @@ import torch
 from torch import Tensor
 
 # Above the current stream's 0, because side launches are shorter, or one wave of long blocks. The
-# current stream's many blocks fill the multiprocessors that they leave; in the other order those
-# would stay idle.
+# current stream's many blocks fill the multiprocessors that they leave idle.
 PRIORITY = -1
 
 _concurrent = True
@@ -75,9 +74,10 @@ class Side:
         return None if self.stream is None else self.stream.record_event()
 
     def join(self, mark: torch.Event | None = None) -> None:
-        """Let the current stream wait for the side stream, up to ``mark`` if it is given.
+        """Make the current stream wait for the side stream, up to ``mark`` unless it is None.
 
-        Without a launch before, it does nothing, because a capture would not know the side stream.
+        Without an earlier launch it does nothing, because a capture would not include the side
+        stream.
         """
         if self.stream is None or self.main is None or not self.forked:
             return
@@ -113,5 +113,5 @@ def side_stream(device: torch.device, lane: int) -> torch.cuda.Stream | None:
 
 @cache
 def make_stream(device: torch.device, lane: int, priority: int) -> torch.cuda.Stream:
-    """Return a stream, kept for the process, as is the 32 MB workspace that cuBLAS has for it."""
+    """Return a stream. It stays for the process, as does cuBLAS's workspace for it, 32 MB."""
     return torch.cuda.Stream(device, priority=priority)

@@ -27,7 +27,7 @@ class Attention(Protocol):
             q, k = rotate(rmsnorm(q)) * gain, rotate(rmsnorm(k))
             y    = softmax(q k^T / sqrt(D), causal, inside a document) v
             y    = y - (y . v/|v|) v/|v|                 if xsa
-            y    = sigmoid(gate) * y                     if a gate is given
+            y    = sigmoid(gate) * y                     if gate is not None
 
         XSA is exclusive self attention (parameter-golf PR #198): each head's output loses its
         component along the value of its own position.
@@ -39,7 +39,7 @@ class Attention(Protocol):
             gain: (H,) fp32 factor of the queries, clamped to +-``reference.gain_limit(D)``.
             rope: (2, T, dims / 2) fp32 from ``RopeTable``.
             eps: added to the mean square in the QK norm.
-            xsa: exclude each position's own value direction.
+            xsa: exclude the direction of the position's value from its output.
             gate: (B, T, H) logits.
             documents: (2, B, T) int32 from ``reference.document_bounds``; None: a window is one
                 document.

@@ -1,15 +1,15 @@
 """Causal grouped-query attention with all that surrounds it between two projections.
 
-    rotated                 norm and rotary of queries (with their gain) and keys, once a token
+    rotated                 norm and rope of queries (with their gain) and keys, once a token
     forward                 softmax, values; XSA and gate
-    backward_prepare        gate, XSA, delta; XSA's share of dv; dgate
-    backward_dq             dq through gain, rotary and norm; dgain
-    backward_dkv            dk through rotary and norm; dv
+    backward_prepare        gate, XSA, delta; XSA's part of dv; dgate
+    backward_dq             dq through gain, rope and norm; dgain
+    backward_dkv            dk through rope and norm; dv
 
-The kernels with products exist twice. The Gluon kernels for Hopper (``*_hopper``) are what trains.
+The kernels with products exist twice. Training runs the Gluon kernels for Hopper (``*_hopper``).
 The Triton kernels do everything else: other head dims, fp32, and the interpreter, in which the
-formulas are tested on a CPU. The scaled query and rotated key are saved for the backward pass in
-place of q and k, so the sum of what is kept does not grow.
+formulas are tested on a CPU. The backward pass needs the scaled query and the rotated key instead
+of q and k, so saving them takes no more memory.
 """
 
 from typing import Any
@@ -61,7 +61,7 @@ def check_heads(head_dim: int, dims: int) -> None:
 
 
 class Attention(torch.autograd.Function):
-    """Saves ``Saved``."""
+    """Save ``Saved``."""
 
     @staticmethod
     def forward(
@@ -102,8 +102,10 @@ def attend(
     documents: Tensor | None,
     xsa: bool,
 ) -> Saved:
-    """Return attention of ``rotated`` queries and keys and of v (B, T, G, D), as ``y``, with all
-    that the backward pass reads."""
+    """Compute attention of ``rotated`` queries and keys and of v (B, T, G, D).
+
+    Returns the result ``y`` with all tensors that the backward pass reads.
+    """
     B, T, G, D = v.shape
     y = torch.empty((B, T, G * query.size(2) // T, D), dtype=query.dtype, device=query.device)
     v_projection = torch.empty_like(rstd) if xsa else None
@@ -116,8 +118,10 @@ def attend(
 
 
 def joint_gradient(saved: Saved, dy: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return dq, dk and dv side by side (B, T, H + 2 G, D), as a joint projection reads them; dgain
-    (H,); dgate."""
+    """Return dq, dk and dv in one tensor, dgain (H,) and dgate.
+
+    The tensor (B, T, H + 2 G, D) is what a joint projection's backward pass reads.
+    """
     dy = dy.contiguous()
     (B, T, H, D), G = saved.y.shape, saved.v.size(2)
     joint = torch.empty((B, T, H + 2 * G, D), dtype=dy.dtype, device=dy.device)
@@ -142,8 +146,11 @@ def on_hopper(saved: Saved) -> bool:
 
 
 def rows_of_heads(x: Tensor) -> Tensor:
-    """Return x (B, T, heads, D), copied unless tokens are evenly spaced and the heads of each are
-    contiguous, as in a slice of a joint projection."""
+    """Return x (B, T, heads, D), copied if a kernel cannot read it.
+
+    Kernels need evenly spaced tokens and contiguous heads of a token, as in a slice of a joint
+    projection.
+    """
     even = x.size(0) == 1 or x.stride(0) == x.size(1) * x.stride(1)
     whole = x.stride(3) == 1 and (x.size(2) == 1 or x.stride(2) == x.size(3))
     return x if even and whole else x.contiguous()

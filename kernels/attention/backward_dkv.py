@@ -1,14 +1,10 @@
 """Attention's backward pass in Triton, third part: gradients of keys and values.
 
     P = 2^(query key^T - lse);   dscores = P * (dout v^T - delta)
-    dv = P^T dout;   dk = dscores^T query through rotary and norm
+    dv = P^T dout;   dk = dscores^T query through rope and norm
 
-    dout (B, T, H, D), query, key, v, and the results dk and dv (B, T, G, D) in one dtype; delta,
-    lse (B, G, padded T * GROUP), rstd (B, G, padded T) fp32. Other shapes as in ``saved.Saved``.
-
-At 98,304 tokens, T = 2048, 8/4 heads of 64: reads query, dout, key, v (302 MB; 50 more with XSA),
-writes dk and dv (101 MB): 94-106 us of traffic under 412 GFLOP (680 us at 606 TFLOP/s) and 805 M
-exponentials (228 us).
+dout (B, T, H, D), query, key, v, and the results dk and dv (B, T, G, D) have one dtype; delta, lse
+(B, G, padded T * GROUP) and rstd (B, G, padded T) are fp32. Other shapes as in ``saved.Saved``.
 """
 
 # pyright: basic, reportIndexIssue=false, reportCallIssue=false, reportArgumentType=false
@@ -40,8 +36,10 @@ LAUNCH = {
 
 
 class Inputs(NamedTuple):
-    """Of rows: queries, the gradient of the softmax's output, statistics, and elements between
-    groups of these; in a program's copy, those of its window and group."""
+    """Queries, gradients of the softmax's output, statistics, and elements between groups of these.
+
+    A program has a copy whose pointers begin at its window and group.
+    """
 
     query: Any
     dout: Any
@@ -58,7 +56,7 @@ class Statistics(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """dk and dv, elements between their tokens, and whether XSA's share is in dv already."""
+    """dk and dv, elements between their tokens, and whether XSA's part is in dv already."""
 
     dk: Any
     dv: Any
@@ -67,7 +65,10 @@ class Outputs(NamedTuple):
 
 
 class OwnKeys(NamedTuple):
-    """A tile of keys: key and value (KEYS, D), each key's position and where its document stops."""
+    """A tile of keys: key and value (KEYS, D).
+
+    Of each key its position and its stop, the first later position that does not see it.
+    """
 
     key: Any
     value: Any
@@ -191,8 +192,10 @@ def take_rows(own, dk, dv, rows, first, problem, MASKED: tl.constexpr, ROWS: tl.
 
 @triton.jit
 def load_grouped(ptr, row, rows, problem, MASKED: tl.constexpr, D: tl.constexpr):
-    """Return rows (position, head of the group) of a (T, H, D) tensor, from the group's first head
-    on."""
+    """Return rows (position, head of the group) of a (T, H, D) tensor.
+
+    ``ptr`` is at the group's first head.
+    """
     GROUP: tl.constexpr = problem.GROUP
     offset = (row // GROUP) * (problem.G * GROUP * D) + (row % GROUP) * D
     ptrs = ptr + offset[:, None] + tl.arange(0, D)[None, :]

@@ -1,18 +1,17 @@
 """Attention's backward pass on Hopper, third part: gradients of keys and values.
 
     P = 2^(query key^T - lse);   dscores = P * (dout v^T - delta)
-    dv = P^T dout;   dk = dscores^T query through rotary and norm
+    dv = P^T dout;   dk = dscores^T query through rope and norm
 
     dout (B, T, H, 64), query, key, v and the results dk and dv (B, T, G, 64) in 16 bits; delta, lse
     (B, G, padded T * GROUP), rstd (B, G, padded T) fp32. Other shapes as in ``saved.Saved``.
 
-Both are summed over all rows that see a key: a group's heads included. Scores are kept transposed,
-(64 keys, rows), so that probabilities and their gradients leave one product's registers as the next
-one's left operand.
+Both are sums over all rows that see a key, so over the heads of a group too. Scores are transposed,
+(64 keys, rows), so that probabilities and their gradients are the next product's left operand in
+the registers that hold them.
 
 At 98,304 tokens, T = 2048, 8/4 heads of 64: reads query, dout, key, v (302 MB; 50 more with XSA),
-writes dk and dv (101 MB): 94-106 us of traffic under 412 GFLOP (440 us at 940 TFLOP/s) and 805 M
-exponentials (228 us).
+writes dk and dv (101 MB); 412 GFLOP and 805 M exponentials.
 """
 
 # pyright: basic, reportIndexIssue=false, reportCallIssue=false, reportArgumentType=false
@@ -67,7 +66,7 @@ from kernels.common.math import LN_2
 # thread, and only two warpgroups have so many. Microseconds of the backward pass: H100, 98,304
 # tokens, 8/4 heads of 64, febceab, bench/results/variants-h100.md (with PART 64 in the dq kernel).
 LAUNCH = Launch(rows=32, columns=ITEM_ROWS, stages=4)  # 1368.7; with XSA 1447.9
-# Warpgroups that start products in turn, two ways: 1400.1, 1409.7; with XSA 1482.2, 1490.7
+# Warpgroups that alternate (ping-pong), two ways: 1400.1, 1409.7; with XSA 1482.2, 1490.7
 
 
 class Inputs(NamedTuple):
@@ -109,7 +108,7 @@ class Statistics(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """dk and dv, elements between their tokens, and whether XSA's share is in dv already."""
+    """dk and dv, elements between their tokens, and whether XSA's part is in dv already."""
 
     dk: Any
     dv: Any
@@ -118,8 +117,10 @@ class Outputs(NamedTuple):
 
 
 class OwnKeys(NamedTuple):
-    """64 keys in registers: key and value (64, D), each key's position and where its document
-    stops."""
+    """64 keys in registers: key and value (64, D).
+
+    Of each key its position and its stop, the first later position that does not see it.
+    """
 
     key: Any
     value: Any
@@ -161,7 +162,7 @@ def backward_dkv_kernel(
     outputs,
     STAGES: gl.constexpr,
 ):
-    """One block: three warpgroups differentiate 64 keys each, one warp loads."""
+    """Run one block: three warpgroups differentiate 64 keys each, one warp loads."""
     dtype: gl.constexpr = query_desc.dtype
     ROWS: gl.constexpr = query_desc.block_type.shape[0]
     D: gl.constexpr = query_desc.block_type.shape[1]
@@ -247,7 +248,7 @@ def load_rows(problem, rows, inputs, index, head_index, first):
 
 @gluon.jit
 def differentiate_items(which: gl.constexpr, problem, keys, rows, statistics, rope, outputs):
-    """One warpgroup: keys ``which`` * 64 and following of each item."""
+    """Run one warpgroup: keys ``which`` * 64 and following of each item."""
     D: gl.constexpr = keys.key.shape[2]
     total = item_count(problem)
     index = 0
@@ -303,7 +304,7 @@ def differentiate_keys(which: gl.constexpr, problem, keys, rows, turn, item, ind
 
 @gluon.jit
 def take_rows(own, dk, dv, rows, index, first, GROUP: gl.constexpr, MASKED: gl.constexpr):
-    """Return dk and dv with what the ``index``-th tile of rows, from ``first`` on, adds to them."""
+    """Return dk and dv plus the terms of the ``index``-th tile of rows, from ``first`` on."""
     STAGES: gl.constexpr = rows.query.shape[0]
     ROWS: gl.constexpr = rows.query.shape[1]
     layout: gl.constexpr = product_layout(ROWS)
@@ -340,7 +341,7 @@ def take_rows(own, dk, dv, rows, index, first, GROUP: gl.constexpr, MASKED: gl.c
 
 @gluon.jit
 def finish_keys(dk, key, head_index, first_key, problem, statistics, rope):
-    """Return the gradient of 64 rotated keys (64, D) taken through norm and rotary."""
+    """Return the gradient of 64 rotated keys (64, D), taken through norm and rope."""
     D: gl.constexpr = dk.shape[1]
     position = first_key + gl.arange(0, 64, gl.SliceLayout(1, product_layout(D)))
     rstd_ptr = statistics.rstd + head_index * statistics.stride
@@ -355,7 +356,9 @@ def finish_keys(dk, key, head_index, first_key, problem, statistics, rope):
 @gluon.jit
 def store_keys(x, out, head_index, first_key, problem, stride, ADD: gl.constexpr):
     """Store x (64, D) fp32 as the rows of 64 keys of ``out`` (B, T, G, D), in pieces of 16 bytes.
-    If ADD, it is added to the elements there."""
+
+    If ADD, x is added to these rows.
+    """
     layout: gl.constexpr = store_layout()
     D: gl.constexpr = x.shape[1]
     dtype: gl.constexpr = out.dtype.element_ty

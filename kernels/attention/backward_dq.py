@@ -1,18 +1,15 @@
 """Attention's backward pass in Triton, second part: gradients of queries and gain.
 
     P = 2^(query key^T - lse);   dscores = P * (dout v^T - delta);   dquery = dscores key
-    dq = dquery through gain, rotary and norm;   dgain = the sum of dquery . query over positions
+    dq = dquery through gain, rope and norm;   dgain = the sum of dquery . query over positions
 
     dout, dq (B, T, H, D), query, key, v in one dtype; delta, lse, rstd (B, G, padded T * GROUP),
     gain, dgain (H,) fp32. Other shapes as in ``saved.Saved``.
 
-Seven products where an atomic sum of query gradients needs five, but no sum over blocks leaves its
-block: same inputs, same bits, and no fp32 copy of the query gradients to clear, add to and convert
-(0.6 GB, 140 us at the real size). Both halves keep their probabilities in registers, as an operand
-of the next product; five products would send them through shared memory.
-
-At 98,304 tokens, T = 2048, 8/4 heads of 64: reads dout, query, key, v (302 MB), writes dq (101 MB):
-94 us of traffic under 309 GFLOP (510 us at 606 TFLOP/s) and 805 M exponentials (228 us).
+dq and dk with dv take seven products together. One kernel with an atomic sum of dq would take five,
+but its bits would differ between runs, and it would need an fp32 copy of dq, 0.2 GB at 98,304
+tokens. Both kernels hold their probabilities in registers, as an operand of the next product; with
+five products they would pass through shared memory.
 """
 
 # pyright: basic, reportIndexIssue=false, reportCallIssue=false, reportArgumentType=false
@@ -50,8 +47,10 @@ LAUNCH = {
 
 
 class Inputs(NamedTuple):
-    """Of rows: the gradient of the softmax's output, queries, statistics, and elements between
-    groups of these."""
+    """Gradients of the softmax's output, queries, statistics, and elements between groups of these.
+
+    All of them are by row.
+    """
 
     dout: Any
     query: Any
@@ -70,8 +69,10 @@ class Outputs(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """A tile of rows: query and dout (ROWS, D); of each row lse, delta, its position and where its
-    document starts."""
+    """A tile of rows: query and dout (ROWS, D).
+
+    Of each row lse, delta, its position and the first position that it sees.
+    """
 
     query: Any
     dout: Any
@@ -181,8 +182,10 @@ def take_keys(rows, acc, keys, first, length, MASKED: tl.constexpr, KEYS: tl.con
 
 @triton.jit
 def finish_rows(dq, query, row, gain, rstd, rope, problem, outputs):
-    """Take the gradient of scaled queries (ROWS, D) through gain, norm and rotary; store it and the
-    gain's."""
+    """Take the gradient of scaled queries (ROWS, D) through gain, norm and rope.
+
+    Stores it and the gain's gradient.
+    """
     D: tl.constexpr = dq.shape[1]
     GROUP: tl.constexpr = problem.GROUP
     tile = tl.num_programs(0) - 1 - tl.program_id(0)

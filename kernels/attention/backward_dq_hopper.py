@@ -1,14 +1,14 @@
 """Attention's backward pass on Hopper, second part: gradients of queries and gain.
 
     P = 2^(query key^T - lse);   dscores = P * (dout v^T - delta);   dquery = dscores key
-    dq = dquery through gain, rotary and norm;   dgain = the sum of dquery . query over positions
+    dq = dquery through gain, rope and norm;   dgain = the sum of dquery . query over positions
 
     dout (B, T, H, 64), query, key, v and the result dq (B, T, H, 64) in 16 bits; delta, lse, rstd
     (B, G, padded T * GROUP), gain, dgain (H,) fp32. Other shapes as in ``saved.Saved``.
 
 An item's queries and gradients arrive while the item before is computed. At 98,304 tokens, T =
-2048, 8/4 heads of 64: reads dout, query, key, v (302 MB), writes dq (101 MB): 94 us of traffic
-under 309 GFLOP (330 us at 940 TFLOP/s) and 805 M exponentials (228 us).
+2048, 8/4 heads of 64: reads dout, query, key, v (302 MB), writes dq (101 MB); 309 GFLOP and 805 M
+exponentials.
 """
 
 # pyright: basic, reportIndexIssue=false, reportCallIssue=false, reportArgumentType=false
@@ -62,7 +62,7 @@ from kernels.common.math import LN_2
 # Rows of an item, keys of a tile of the ring, its stages: 115 KB of shared memory. Microseconds of
 # the backward pass: H100, 98,304 tokens, 8/4 heads of 64, febceab, bench/results/variants-h100.md.
 LAUNCH = Launch(rows=ITEM_ROWS, columns=64, stages=4)  # 1348.8; with XSA 1425.3
-# Warpgroups that start products in turn: 1366.5; with XSA 1440.7
+# Warpgroups that alternate (ping-pong): 1366.5; with XSA 1440.7
 # Keys of one score product: half a tile's, whose other products overlap with these exponentials.
 PART = gl.constexpr(32)  # 64: 1368.7; with XSA 1447.9
 
@@ -86,7 +86,7 @@ class Queries(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Of rows: lse, delta and 1/rms, with ``stride`` elements between groups."""
+    """Numbers of rows: lse, delta and 1/rms, with ``stride`` elements between groups."""
 
     lse: Any
     delta: Any
@@ -103,8 +103,10 @@ class Outputs(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """64 rows in registers: query and dout (64, D); of each row lse, delta, its position and where
-    its document starts."""
+    """64 rows in registers: query and dout (64, D).
+
+    Of each row lse, delta, its position and the first position that it sees.
+    """
 
     query: Any
     dout: Any
@@ -149,7 +151,7 @@ def backward_dq_kernel(
     outputs,
     STAGES: gl.constexpr,
 ):
-    """One block: three warpgroups differentiate 64 rows each, one warp loads."""
+    """Run one block: three warpgroups differentiate 64 rows each, one warp loads."""
     dtype: gl.constexpr = query_desc.dtype
     D: gl.constexpr = key_desc.block_type.shape[1]
     KEYS: gl.constexpr = key_desc.block_type.shape[0]
@@ -215,7 +217,7 @@ def load_rows(problem, queries, inputs, turn, head_index, first_row):
 def differentiate_items(
     which: gl.constexpr, problem, queries, keys, statistics, gain, rope, outputs
 ):
-    """One warpgroup: rows ``which`` * 64 and following of each item."""
+    """Run one warpgroup: rows ``which`` * 64 and following of each item."""
     D: gl.constexpr = keys.key.shape[2]
     total = item_count(problem)
     index = 0
@@ -276,10 +278,10 @@ def differentiate_rows(which: gl.constexpr, problem, queries, keys, statistics, 
 
 @gluon.jit
 def take_keys(rows, dq, keys, index, first, MASKED: gl.constexpr):
-    """Return dq with what the ``index``-th tile of keys and values, from ``first`` on, adds to it.
+    """Return dq plus the terms of the ``index``-th tile of keys and values, from ``first`` on.
 
-    In flight during a part's exponentials are its own dout v^T, the sum of the part before, and the
-    two products of the part after. Nothing is in flight from one tile to the next, because the
+    In flight during a part's exponentials are its dout v^T, the sum of the part before, and the two
+    products of the part after. Nothing is in flight from one tile to the next, because the
     assembler would serialise every product (its note C7514). Four parts do not fit in the registers
     (C7512).
     """
@@ -328,22 +330,26 @@ def part_of(tiles, index, part: gl.constexpr):
     """Return the ``part``-th PART rows of the ``index``-th tile of a ring."""
     STAGES: gl.constexpr = tiles.shape[0]
     parts: gl.constexpr = tiles.shape[1] // PART
-    # Rows lie one after another, and the swizzle repeats every 8 of them.
+    # Rows are contiguous, and the swizzle repeats every 8 of them.
     pieces = tiles._reinterpret(tiles.dtype, [STAGES * parts, PART, tiles.shape[2]], tiles.layout)
     return pieces.index(index % STAGES * parts + part)
 
 
 @gluon.constexpr_function
 def younger(part, parts):
-    """Return how many products start between the ``part``-th dout v^T and its wait: the sum of the
-    part before, two of the part after."""
+    """Return how many products start between the ``part``-th dout v^T and its wait.
+
+    These are the sum of the part before, and two products of the part after.
+    """
     return (part > 0) + 2 * (part + 1 < parts)
 
 
 @gluon.jit
 def finish_rows(dq, query, head_index, first_row, problem, statistics, gain, rope, outputs):
-    """Take the gradient of 64 scaled queries (64, D) through gain, norm and rotary; store it and
-    the gain's."""
+    """Take the gradient of 64 scaled queries (64, D) through gain, norm and rope.
+
+    Stores it and the gain's gradient.
+    """
     D: gl.constexpr = dq.shape[1]
     GROUP: gl.constexpr = problem.GROUP
     row = first_row + gl.arange(0, 64, gl.SliceLayout(1, product_layout(D)))

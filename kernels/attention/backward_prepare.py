@@ -1,4 +1,4 @@
-"""Attention's backward pass, first part: all that surrounds the softmax on its way out.
+"""Attention's backward pass, first part: gate, XSA and delta.
 
 With y the output as returned, dy its gradient, s = sigmoid(gate) (1 without), u = v / |v|,
 v_projection = the softmax's output . u, and everything a vector of one row:
@@ -7,22 +7,21 @@ v_projection = the softmax's output . u, and everything a vector of one row:
     dout  = s (dy - (dy . u) u)             the gradient of the softmax's output
     delta = dy . y                          is (dout . output) of the softmax as well
           = dout . (y + v_projection u)     with XSA alone
-          = dout . v                        where a row sees no key but its own
-    dv    = -((dy . u) y + v_projection dout) / |v|     over the heads of a group: XSA's share
+          = dout . v                        if a row sees no other key
+    dv    = -((dy . u) y + v_projection dout) / |v|     over the heads of a group: XSA's part
 
 dy, y (B, T, H, D), v (B, T, G, D), gate and dgate (B, T, H), dout as y, dv as v, in their dtype;
 delta, v_projection (B, G, padded T * GROUP) fp32.
 
-Softmax's gradient cancels where one key has all the weight, but only if delta is computed from the
-very dout that meets the values, rounded as it is: hence the third line. And from the very value,
-because y has the rounding of a weight besides: hence the fourth.
+If one key has all the weight, softmax's gradient is zero, but only if delta is computed from the
+rounded dout that the products read. Hence delta's third line. y also has the rounding of a weight,
+so the fourth line takes v instead.
 
-A separate kernel, as FlashAttention-2 has one for delta. In the kernels of the products the same
-lines took 200 us of a layer: registers that their loops need, and reads of dy, y and dout that the
-second of them had to repeat.
+FlashAttention-2 also has a separate kernel for delta. The product kernels need the registers for
+their loops, and both would read dy, y and dout.
 
-At 98,304 tokens and 8/4 heads of 64 reads dy and y (201 MB), 47 us at 4275 GB/s; with XSA reads v
-and writes dout and dv besides (201 MB more): 94 us.
+At 98,304 tokens and 8/4 heads of 64 it reads dy and y (201 MB). With XSA it also reads v and writes
+dout and dv (201 MB).
 """
 
 # pyright: basic, reportIndexIssue=false, reportCallIssue=false, reportUnboundVariable=false
@@ -42,7 +41,10 @@ LAUNCH = {head_dim: Launch(rows=ELEMENTS // head_dim, warps=4) for head_dim in (
 
 
 class Inputs(NamedTuple):
-    """As the module says; v_projection is None without XSA; elements between tokens of v."""
+    """Operands, as the module names them.
+
+    v_projection is None without XSA; v_stride is the elements between tokens of v.
+    """
 
     dy: Any
     y: Any
@@ -53,7 +55,10 @@ class Inputs(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """As the module says; dout is None if it is dy; elements between tokens of dv."""
+    """Results, as the module names them.
+
+    dout is None if it is dy; dv_stride is the elements between tokens of dv.
+    """
 
     dgate: Any
     dout: Any
@@ -63,7 +68,7 @@ class Outputs(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """What ``backward_prepare`` writes: see there."""
+    """Results of ``backward_prepare``: see there."""
 
     dgate: Tensor | None
     dout: Tensor | None
@@ -100,7 +105,7 @@ def backward_prepare(saved: Saved, dy: Tensor, gradients: Gradients) -> None:
 def backward_prepare_kernel(
     inputs, problem, outputs, tokens, stats_stride, D: tl.constexpr, ROWS: tl.constexpr
 ):
-    """Compute dgate, dout, delta and XSA's share of dv for ROWS tokens and one group of heads."""
+    """Compute dgate, dout, delta and XSA's part of dv for ROWS tokens and one group of heads."""
     G: tl.constexpr = problem.G
     GROUP: tl.constexpr = problem.GROUP
     # Divisions in 32 bits: in 64 they take longer than the rest.

@@ -5,13 +5,12 @@
     query (B, G, T * GROUP, 64), scaled by log2(e) / sqrt(D) too; key (B, G, T, 64); v (B, T, G, 64)
     y (B, T, H, 64) in their 16-bit dtype; lse, v_projection (B, G, padded T * GROUP) fp32
 
-Scores are bounded because queries and keys are normed (``kernels.attention.rope``): no running
-maximum, no rescaling of the sum, and the exponential of one tile overlaps with the product of the
-next.
+Scores are bounded because queries and keys are normed (``kernels.attention.rope``). So there is no
+running maximum and no rescaling of the sum, and the exponential of one tile overlaps with the
+product of the next.
 
-At 98,304 tokens, T = 2048, 8/4 heads of 64: reads query, key, v (201 MB), writes y (101 MB): 72 us
-of traffic under 206 GFLOP (220 us at the 940 TFLOP/s that bare wgmma of this shape runs at) and 805
-M exponentials (228 us at 16 a clock an SM).
+At 98,304 tokens, T = 2048, 8/4 heads of 64: reads query, key, v (201 MB), writes y (101 MB); 206
+GFLOP and 805 M exponentials.
 """
 
 # pyright: basic, reportIndexIssue=false, reportCallIssue=false, reportArgumentType=false
@@ -60,7 +59,7 @@ from kernels.common.launch import Launch
 # norm, rotary and gain: H100, 98,304 tokens, 8/4 heads of 64, 69955f1 (variants-h100.md).
 LAUNCH = Launch(rows=ITEM_ROWS, columns=64, stages=4)  # 497.1; with XSA 533.1
 # 1 or 2 of 4 exponentials as a polynomial: 508.5, 549.9; with XSA 545.2, 590.0
-# 3 or 5 stages: no difference. A grid of a block an item: 20 % slower.
+# 3 or 5 stages: no difference. A grid with a block for each item: 20 % slower.
 
 
 class Inputs(NamedTuple):
@@ -89,8 +88,11 @@ class Keys(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What the epilogue writes, and reads for that: v with XSA (then v_projection is not None),
-    gate or None; elements between tokens of v, and between groups of lse and v_projection."""
+    """Results and operands of the epilogue; v_projection is None without XSA, gate without a gate.
+
+    v_stride is the elements between tokens of v, stats_stride those between groups of lse and
+    v_projection.
+    """
 
     y: Any
     lse: Any
@@ -119,7 +121,7 @@ def forward(saved: Saved) -> None:
 
 @gluon.jit
 def forward_kernel(query_desc, key_desc, v_desc, problem, outputs, STAGES: gl.constexpr):
-    """One block: three warpgroups attend 64 rows each, one warp loads."""
+    """Run one block: three warpgroups attend 64 rows each, one warp loads."""
     dtype: gl.constexpr = query_desc.dtype
     D: gl.constexpr = key_desc.block_type.shape[1]
     KEYS: gl.constexpr = key_desc.block_type.shape[0]
@@ -189,7 +191,7 @@ def load_keys(problem, keys, inputs, index, head_index, first):
 
 @gluon.jit
 def attend_items(which, problem, queries, keys, outputs):
-    """One warpgroup: rows ``which`` * 64 and following of each item."""
+    """Run one warpgroup: rows ``which`` * 64 and following of each item."""
     total = item_count(problem)
     index = 0
     for turn in range(gl.cdiv(total, gl.num_programs(0))):
@@ -200,8 +202,7 @@ def attend_items(which, problem, queries, keys, outputs):
 
 @gluon.jit
 def attend_rows(which, problem, queries, keys, outputs, turn, item, index):
-    """Attend 64 rows of the ``turn``-th item, tiles from the ``index``-th on. Return the next
-    index."""
+    """Attend 64 rows of the ``turn``-th item, tiles from the ``index``-th on; return the next."""
     KEYS: gl.constexpr = keys.key.shape[1]
     D: gl.constexpr = keys.key.shape[2]
     scores_layout: gl.constexpr = product_layout(KEYS)
@@ -244,11 +245,10 @@ def attend_rows(which, problem, queries, keys, outputs, turn, item, index):
 
 @gluon.jit
 def take_pair(query, sums, total, keys, index):
-    """Add two tiles that all rows see: the exponentials of one overlap with the products of the
-    other.
+    """Add two tiles that all rows see.
 
-    Nothing stays in flight from one iteration to the next, because the assembler would serialise
-    every product (its note C7514).
+    The exponentials of one overlap with the products of the other. Nothing stays in flight from one
+    iteration to the next, because the assembler would serialise every product (its note C7514).
     """
     even = start_scores(query, keys, index)
     odd = start_scores(query, keys, index + 1)

@@ -6,16 +6,15 @@
     (B, G, T, 64), v (B, T, G, 64): bf16; gain (H,), rope (2, T, PAIRS), rstd, key_rstd (B, G,
     padded rows): fp32; N = B T
 
-The same as ``kernels.attention.rope.rotated`` of the product, but of its sums before they are ever
-rounded: a bf16 q and k would be 151 MB to write and to read again at the real size.
+The same as ``kernels.attention.rope.rotated`` of the product, but computed from the unrounded fp32
+sums. q and k in bf16 would be 151 MB to write and to read again at 98,304 tokens.
 
-A strip of 128 columns is two heads. Of each, a thread (one of four for a row) holds dims 8 t to
-8 t + 7 of either half: the sum of a head's squares takes two shuffles, the other of each rotary
-pair one, and four threads store 64 bytes of a row at once.
+A strip of 128 columns is two heads. Four threads hold a row; thread t holds dims 8 t to 8 t + 7 of
+either half of a head. The sum of a head's squares then takes two shuffles, and the other half of
+each rotary pair one. Four threads store 64 bytes of a row at once.
 
-At N 98304, C 512, H 8, G 4: 103 GFLOP; reads x 101 MB (8 times from L2) and weight 1 MB, writes
-query 101, key 50, v 50 and 5 MB: 307 MB, 72 us on an H200, under 130 us of products at 794
-TFLOP/s. 8 strips are 16 blocks each, on 128 of 132 multiprocessors.
+At N 98,304, C 512, H 8, G 4: 103 GFLOP; reads x 101 MB (8 times from L2), writes query 101, key 50,
+v 50 and 5 MB. 8 strips of 16 blocks run on 128 of 132 multiprocessors.
 """
 
 # Pyright takes a launch for a call of the kernel, and a kernel's code for Python.
@@ -52,8 +51,8 @@ from kernels.common.stationary import (
 LAUNCH = Launch(rows=ROWS.value, columns=STRIP.value, depth=DEPTH.value, stages=STAGES)  # 176.1
 # 4 stages: 198.7. 5: 175.1. cuBLAS alone: 168.6; with ``rotate_kernel``: 280.4
 HEAD_DIM = gl.constexpr(64)
-PAIRS = (8, 16)  # rotary pairs: both of one are in the first half of a head's dims, 8 a thread
-# That half of a half tile, or the other: (row, head, thread of a row, dim of its 8).
+PAIRS = (8, 16)  # rotary pairs: all are in the first half of a head's dims, 8 dims a thread
+# One half of the dims of half a tile: (row, head, thread of a row, dim of its 8).
 DIMS = gl.constexpr(
     gl.DistributedLinearLayout(
         [[0, 0, 0, 1], [0, 0, 0, 2], [0, 0, 0, 4], [8, 0, 0, 0], [0, 1, 0, 0]],
@@ -104,8 +103,11 @@ class Sizes(NamedTuple):
 
 
 class Destination(NamedTuple):
-    """Where a strip's heads go: the tensor, and in units of its rows how far on the next window and
-    the next position are, and where each head begins (2,)."""
+    """Rows of a tensor to which a strip's heads are written.
+
+    In units of the tensor's rows: distance of windows, distance of positions, and the row at which
+    each head begins (2,).
+    """
 
     tensor: Any
     window_stride: Any
@@ -127,11 +129,10 @@ def projections_fit_hopper(x: Tensor, heads: int, kv_heads: int, head_dim: int, 
 def project(
     x: Tensor, weight: Tensor, gain: Tensor, rope: Tensor, heads: int, kv_heads: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return query, its 1/rms, key and its 1/rms as ``kernels.attention.rope.rotated`` does, and v
-    (B, T, G, D).
+    """Return query, its 1/rms, key, its 1/rms, and v (B, T, G, D).
 
-    x is (B, T, C), weight ((H + 2 G) D, C) in the order q, k, v, both bf16; the rest as ``rotated``
-    takes it.
+    All but v are as ``kernels.attention.rope.rotated`` returns them. x is (B, T, C), weight
+    ((H + 2 G) D, C) in the order q, k, v, both bf16; other arguments as for ``rotated``.
     """
     (B, T, C), G, D = x.shape, kv_heads, HEAD_DIM.value
     query, rstd = rotated_buffers(x, (B, T, heads, D), G)
@@ -153,7 +154,7 @@ def project(
     return query, rstd, key, key_rstd, v
 
 
-# Triton specialises members of a tuple always, so these integers are plain arguments.
+# Triton always specialises members of a tuple, so these integers are plain arguments.
 @gluon.jit(do_not_specialize=["rows", "length", "rstd_stride", "key_rstd_stride"])
 def project_kernel(
     x_NC,
@@ -168,7 +169,7 @@ def project_kernel(
     WIDTH: gl.constexpr,
     STAGES: gl.constexpr,
 ):
-    """One block: two warpgroups multiply and rotate half of its tiles each, one warp loads."""
+    """Run one block: two warpgroups multiply and rotate half of its tiles each, one warp loads."""
     ring = open_ring(x_NC, STAGES)
     kept = gl.allocate_shared_memory(gl.bfloat16, [WIDTH // DEPTH, DEPTH, STRIP], KEPT_BY_DEPTH)
     sizes = Sizes(rows, length, rstd_stride, key_rstd_stride)
@@ -185,7 +186,7 @@ def project_kernel(
 
 @gluon.jit
 def rotate_tiles(CONSUMER: gl.constexpr, ring, kept, inputs, rope, outputs, heads, sizes):
-    """All of a consumer's work. Angles are under way before they are needed."""
+    """Compute a consumer's tiles. Angles are loaded before they are needed."""
     HIDDEN: gl.constexpr = (heads.H + 2 * heads.G) * HEAD_DIM
     keep_strip(inputs.weight, kept, ring, CONSUMER, 1, kept.shape[0] * DEPTH, HIDDEN)
     strip, first, every = share(HIDDEN)
@@ -207,7 +208,7 @@ def rotate_tiles(CONSUMER: gl.constexpr, ring, kept, inputs, rope, outputs, head
 
 @gluon.jit
 def scales(strip, gain, H: gl.constexpr):
-    """Return what the strip's heads are multiplied by (2,), queries by ``query_scale``."""
+    """Return the factors of the strip's heads (2,): ``query_scale`` of queries, else 1."""
     head = strip * 2 + gl.arange(0, 2, OF_HEADS)
     scale = query_scale(gl.load(gain + head, mask=head < H, other=0.0), HEAD_DIM)
     return gl.where(head < H, scale, 1.0)
@@ -215,7 +216,7 @@ def scales(strip, gain, H: gl.constexpr):
 
 @gluon.jit
 def destinations(strip, outputs, heads, sizes):
-    """Return where the strip's heads go, and their 1/rms."""
+    """Return the destinations of the strip's heads and of their 1/rms."""
     H: gl.constexpr = heads.H
     G: gl.constexpr = heads.G
     GROUP: gl.constexpr = H // G
@@ -238,8 +239,10 @@ def destinations(strip, outputs, heads, sizes):
 
 @gluon.jit
 def angles(first_row, rope, rotated, length):
-    """Return cos and sin (64, 1, 4, 8) for the first half of the dims of 64 rows: factors of each
-    dim and of the other of its pair; 1 and 0 where nothing rotates."""
+    """Return cos and sin (64, 1, 4, 8) for the first half of the dims of 64 rows.
+
+    They are the factors of each dim and of its partner in the pair; 1 and 0 if it does not rotate.
+    """
     PAIRS: gl.constexpr = rope.PAIRS
     THREADS: gl.constexpr = PAIRS // 8
     position = (first_row + gl.arange(0, HALF, OF_ROWS)) % length
@@ -254,8 +257,10 @@ def angles(first_row, rope, rotated, length):
 
 @gluon.jit
 def rotate(sums, cos_and_sin, rotated, eps, PAIRS: gl.constexpr):
-    """Return half a tile's heads, their left halves rotated, as halves of a head, and their rows'
-    1/rms. Neither is multiplied by it yet; 1 for values, which pass."""
+    """Return the left (rotated) and right halves of half a tile's heads, and their rows' 1/rms.
+
+    The halves are not multiplied by 1/rms yet; values pass unchanged, with 1 instead.
+    """
     halves = sums.reshape((HALF, 2, 2, 4, 8)).permute((0, 1, 3, 4, 2))
     left, right = gl.split(halves)
     left, right = gl.convert_layout(left, DIMS), gl.convert_layout(right, DIMS)
@@ -285,7 +290,7 @@ def store(halves, rstd, first_row, scale, out, statistics, rotated, sizes):
 
 @gluon.jit
 def lines(destination, row, length):
-    """Return at which row of its tensor the rows of both heads are (64, 2)."""
+    """Return the rows of the destination's tensor for 64 rows of both heads (64, 2)."""
     within = row // length * destination.window_stride + row % length * destination.stride
     return within[:, None] + destination.begins[None, :]
 
@@ -294,7 +299,7 @@ def lines(destination, row, length):
 def scaled(x, rstd, scale):
     """Return x * rstd * scale in bf16, rounded before it is scaled: see ``rope.unscaled``."""
     x *= rstd[:, :, None, None]
-    # Two at once: Triton rounds one at a time, on a unit of a quarter of the speed.
+    # Round two at once, because Triton rounds one at a time, at a quarter of the speed.
     rounded = gl.inline_asm_elementwise(
         """{ .reg .b32 pair;
         cvt.rn.bf16x2.f32 pair, $3, $2;

@@ -24,12 +24,12 @@ def rope_table(length: int, dims: int, base: float, device: torch.device) -> Ten
 
 
 def document_bounds(tokens: Tensor, bos_id: int) -> Tensor:
-    """Of each token, where its document starts and where it stops in its window.
+    """Return each token's bounds: the start and the stop of its document in its window.
 
-    Two integers a token rather than cumulative lengths: the shape does not depend on the data, so a
-    captured graph replays; a tile reads the bounds of its first and last token and knows what to
-    skip, without a search; and a mask is two comparisons with numbers that stay put while a kernel
-    walks the other side: the start belongs to the query, the stop to the key.
+    Two integers a token have three advantages over cumulative lengths. Their shape does not depend
+    on the data, so a captured graph replays. A tile reads the bounds of its first and last token
+    and skips the rest without a search. A mask is two comparisons, of the query's start and the
+    key's stop.
 
     Args:
         tokens: (B, T) integer ids; every document begins with ``bos_id``.
@@ -48,9 +48,9 @@ def document_bounds(tokens: Tensor, bos_id: int) -> Tensor:
 
 
 def window_bounds(tokens: Tensor, window: int, documents: Tensor | None = None) -> Tensor:
-    """Of each token, the bounds of a sliding window, in the form of ``document_bounds``.
+    """Return each token's bounds of a sliding window, in the form of ``document_bounds``.
 
-    A position sees at most ``window`` positions, itself included: the start belongs to the query,
+    A position sees at most ``window`` positions, itself included. The start belongs to the query,
     the stop to the key, as for documents.
 
     Args:
@@ -71,7 +71,7 @@ def window_bounds(tokens: Tensor, window: int, documents: Tensor | None = None) 
 
 
 def rotate(x: Tensor, rope: Tensor) -> Tensor:
-    """Turn the first 2 * rope.size(-1) dims of each head, in half-split pairs; the rest passes.
+    """Rotate the first 2 * rope.size(-1) dims of each head, in half-split pairs; the rest passes.
 
     x is (B, T, heads, D), rope (2, T, dims / 2) fp32.
     """
@@ -83,7 +83,7 @@ def rotate(x: Tensor, rope: Tensor) -> Tensor:
 
 
 def exclude_self(y: Tensor, v: Tensor) -> Tensor:
-    """XSA: ``y - (y . v/|v|) v/|v|``, each head's output without its part along its own value.
+    """Return ``y - (y . v/|v|) v/|v|``: each head's output without its component along its value.
 
     Exclusive self attention, parameter-golf PR #198. y is (B, T, H, D), v (B, T, G, D).
     """
@@ -95,7 +95,7 @@ def exclude_self(y: Tensor, v: Tensor) -> Tensor:
 
 
 def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
-    """``softmax(q k^T / sqrt(D)) v`` by PyTorch, causal unless told what is visible.
+    """Compute ``softmax(q k^T / sqrt(D)) v`` by PyTorch, causal unless ``visible`` is the mask.
 
     q is (B, T, H, D), k and v (B, T, G, D), visible (B, 1, T, T) boolean. Returns (B, T, H, D).
     """
@@ -110,10 +110,10 @@ def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None =
 
 
 def gain_limit(head_dim: int) -> float:
-    """The gain that counts at most: 8.7 for heads of 64.
+    """Return the largest gain that has an effect: 8.7 for heads of 64.
 
-    Normed queries and keys have |q . k| <= head_dim, so with it no score is beyond 2^+-100, and a
-    kernel takes powers of 2 of them in fp32 without a running maximum.
+    Normed queries and keys have |q . k| <= head_dim. With this bound no score is beyond 2^+-100, so
+    a kernel takes powers of 2 in fp32 without a running maximum.
     """
     return 100.0 / (math.log2(math.e) * math.sqrt(head_dim))
 

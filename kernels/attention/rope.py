@@ -1,14 +1,14 @@
-"""RMSNorm and partial rotary of queries and keys, and the way back: shared by attention's kernels.
+"""RMSNorm and partial rope of queries and keys, forward and backward, for attention's kernels.
 
     rotated = rotate(x * rstd) * scale;   rstd = 1 / sqrt(mean(x^2) + eps)      scale: queries only
 
-The backward pass needs neither raw queries nor raw keys. With r = rotate(x * rstd), saved, and g
-its gradient: rotation keeps inner products, so the norm's projection comes before rotating back,
+The backward pass needs neither raw queries nor raw keys. Let r = rotate(x * rstd), which is saved,
+and g its gradient. Rotation preserves inner products, so the norm's projection comes before
+rotating back,
 
     dx = rstd * rotate_back(g - r * mean(g * r)).
 
-At 98,304 tokens and heads of 64 in bf16: 8 queries 201 MB, 4 keys 101 MB, and 5 MB of 1/rms: 72 us
-at 4275 GB/s. About 150 instructions for four rows and a warp are 48 us of issue slots.
+At 98,304 tokens and heads of 64 in bf16, 8 queries and 4 keys are 302 MB in and out.
 """
 
 # pyright: basic, reportIndexIssue=false, reportCallIssue=false, reportArgumentType=false
@@ -24,7 +24,7 @@ from kernels.attention.reference import gain_limit as largest_gain
 from kernels.common.launch import Launch
 from kernels.common.math import LOG2_E
 
-# 32 rows of 64 are 32 fp32 a thread: four loads of 16 bytes, and their partners'.
+# 32 rows of 64 are 32 fp32 a thread: four loads of 16 bytes, and four of their partners.
 LAUNCH = Launch(rows=32, warps=2)  # 109 us: H100, 69955f1, bench/results/variants-h100.md
 
 TINY_GAIN = tl.constexpr(1e-30)
@@ -41,8 +41,11 @@ class Rope(NamedTuple):
 
 
 class Heads(NamedTuple):
-    """Queries or keys: x (B, T, heads, D) as projected and elements between its tokens; their gain
-    or None; out (B, G, rows, D); rstd (B, G, padded rows) and elements between its groups."""
+    """Queries or keys: x (B, T, heads, D) as projected and elements between its tokens.
+
+    Their gain or None; out (B, G, rows, D); rstd (B, G, padded rows) and elements between its
+    groups.
+    """
 
     x: Any
     stride: Any
@@ -57,9 +60,9 @@ def rotated(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return ``rotate(rmsnorm(x))`` of queries and keys, head-major, and each row's 1/rms.
 
-    A row is one position of one head. The heads of a group are neighbours: row ``t * group +
-    member``, where a group is H / G heads. Queries are scaled by their gain and log2(e) / sqrt(D),
-    so that products with keys are exponents of 2.
+    A row is one position of one head. A group is H / G heads, which are neighbours: row ``t * group
+    + member``. Queries are scaled by their gain and log2(e) / sqrt(D), so that products with keys
+    are exponents of 2.
 
     Args:
         q: (B, T, H, D), each token's heads contiguous; a window under 2^31 elements, gaps included.
@@ -98,8 +101,10 @@ def rope_argument(rope: Tensor) -> Rope:
 
 
 def rotated_buffers(like: Tensor, shape: Sequence[int], kv_heads: int) -> tuple[Tensor, Tensor]:
-    """Return empty tensors, on the device of ``like``: heads of ``shape`` (B, T, heads, D),
-    head-major, in its dtype, and their rows' 1/rms in fp32."""
+    """Return empty tensors for heads of ``shape`` (B, T, heads, D) and their rows' 1/rms in fp32.
+
+    Heads are head-major, with device and dtype of ``like``.
+    """
     B, T, heads, D = shape
     rows = T * heads // kv_heads
     rstd = like.new_empty((B, kv_heads, padded(rows)), dtype=torch.float32)
@@ -107,8 +112,7 @@ def rotated_buffers(like: Tensor, shape: Sequence[int], kv_heads: int) -> tuple[
 
 
 def padded(rows: int) -> int:
-    """Return the least number of fp32 statistics that fills whole pieces of 16 bytes, as TMA
-    requires."""
+    """Return ``rows`` rounded up to a multiple of 16 bytes of fp32, as TMA requires."""
     return -(-rows // 4) * 4
 
 
@@ -153,7 +157,7 @@ def rotate_rows(
 ):
     """``rotate_kernel`` on ROWS rows from ``first`` of a window; a token's heads are neighbours."""
     PAIRS: tl.constexpr = rope.PAIRS
-    # 32 bits inside a window: 64 would take longer than the rest.
+    # Indices inside a window have 32 bits, because 64 would take longer than the rest.
     row = first + tl.arange(0, ROWS)
     position, head = row // (G * GROUP), row % (G * GROUP)
     valid, dim = position < length, tl.arange(0, D)
@@ -161,8 +165,8 @@ def rotate_rows(
     offset = (position * heads.stride + head * D)[:, None]
     x = tl.load(x_ptr + offset + dim[None, :], mask=valid[:, None])
     if PAIRS > 0:
-        # The other of each pair comes from the first cache, where it was just loaded to. In
-        # registers it is a neighbour's, and would come through shared memory.
+        # Load the partner in each pair again, from the first cache. From the neighbour's registers
+        # it would come through shared memory.
         partner = tl.max_contiguous(tl.multiple_of(dim ^ PAIRS, PAIRS), PAIRS)[None, :]
         other = tl.load(x_ptr + offset + partner, mask=valid[:, None])
         angle = rope.table + (position * PAIRS)[:, None] + (dim % PAIRS)[None, :]
@@ -192,8 +196,8 @@ def query_scale(gain, D: tl.constexpr):
     """Return gain * log2(e) / sqrt(D), with the gain bounded.
 
     Exponents of normed queries and keys are then within +-100, so that 2 to their power needs no
-    maximum subtracted in fp32. The gain is kept off zero too, so that the normed query can be
-    computed from the scaled one; 1e-30 leaves scores at zero all the same.
+    maximum subtracted in fp32. The gain is not zero either, so that the normed query can be
+    computed from the scaled one. With 1e-30 scores are still zero.
     """
     gain = tl.minimum(tl.maximum(gain, -gain_limit(D)), gain_limit(D))
     gain = tl.where(gain < 0, tl.minimum(gain, -TINY_GAIN), tl.maximum(gain, TINY_GAIN))
@@ -204,8 +208,8 @@ def query_scale(gain, D: tl.constexpr):
 def unscaled(query, scale):
     """Return the rotated queries (rows, D) fp32 that ``rotate_kernel`` scaled by ``scale`` (rows,).
 
-    Rounded as they were: the gain's gradient is a sum along them, and errors that queries and their
-    products with keys have in common would add up in it.
+    They are rounded as before. The gain's gradient is a sum of their products, and errors that are
+    common to queries and their products with keys would add up in it.
     """
     return (query.to(tl.float32) / scale[:, None]).to(query.dtype).to(tl.float32)
 
@@ -214,9 +218,9 @@ def unscaled(query, scale):
 def rotate_back(x, position, valid, rope, D: tl.constexpr):
     """Rotate the first 2 * PAIRS dims of x (rows, D) fp32 by the negative angles.
 
-    The row is cut into D / (2 * PAIRS) pieces, each of two halves that lie PAIRS apart. Only the
-    first piece rotates. In the registers of a product's result both of a pair are one thread's if
-    PAIRS is a multiple of 8, and each thread needs only its own few angles.
+    The row is cut into D / (2 * PAIRS) pieces, each of two halves of PAIRS. Only the first piece
+    rotates. If PAIRS is a multiple of 8, one thread holds both dims of a pair of a product's
+    result, and each thread needs few angles.
     """
     PAIRS: tl.constexpr = rope.PAIRS
     if PAIRS > 0:

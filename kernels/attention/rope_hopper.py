@@ -1,4 +1,4 @@
-"""Norm, gain and rotary in the registers of a product, for attention's Hopper kernels."""
+"""Norm, gain and rope in the registers of a product, in attention's Hopper kernels."""
 
 # pyright: basic, reportIndexIssue=false, reportCallIssue=false, reportArgumentType=false
 # pyright: reportAssignmentType=false, reportGeneralTypeIssues=false

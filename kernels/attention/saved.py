@@ -1,4 +1,4 @@
-"""The tensors that attention's kernels read and write, and what its backward pass reads again."""
+"""The tensors that attention's kernels read and write, and that its backward pass reads again."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Which work the blocks of attention's Hopper kernels take, and which tiles they visit for it.
+"""The items of work of the blocks of attention's Hopper kernels, and the tiles of each item.
 
 A persistent grid has one block a multiprocessor. An item of work is a tile of 192 rows (or keys) of
 one group of heads of one window. A row is (position, head of the group).
@@ -21,8 +21,10 @@ ITEM_ROWS = CONSUMERS.value * WARPGROUP_ROWS
 
 
 class Problem(NamedTuple):
-    """What a kernel computes: ``windows`` of ``length`` positions, ``tiles`` items a window and
-    group, G groups of GROUP query heads; documents (2, windows, length) int32 or None."""
+    """Sizes: ``windows`` of ``length`` positions, G groups of GROUP query heads.
+
+    ``tiles`` are the items of a window and group; documents (2, windows, length) int32 or None.
+    """
 
     windows: Any
     length: Any
@@ -36,7 +38,7 @@ def heads_fit_hopper(q: Tensor, kv_heads: int, pairs: int) -> bool:
     """Return whether the Hopper kernels compute attention of q (B, T, H, D).
 
     They need a Hopper GPU, 16 bits, head dim 64, groups whose heads fill 64 rows evenly, and rotary
-    pairs that lie in one thread's registers.
+    pairs in one thread's registers.
     """
     group = q.size(2) // kv_heads
     return (
@@ -51,8 +53,10 @@ def heads_fit_hopper(q: Tensor, kv_heads: int, pairs: int) -> bool:
 def schedule(
     query: Tensor, key: Tensor, documents: Tensor | None, rows: int
 ) -> tuple[Problem, tuple[int]]:
-    """Return the problem of query (B, G, T * GROUP, D) and key (B, G, T, D), with ``rows`` rows or
-    keys of a window and group to partition, and the grid."""
+    """Return the problem of query (B, G, T * GROUP, D) and key (B, G, T, D), and the grid.
+
+    ``rows`` are the rows or keys of a window and group that are cut into items.
+    """
     B, G, T = key.shape[:3]
     tiles = -(-rows // ITEM_ROWS)
     heads = gl.constexpr(G), gl.constexpr(query.size(2) // T)
@@ -62,7 +66,7 @@ def schedule(
 
 @gluon.jit
 def item_count(problem):
-    """Return how many items of work all programs have together."""
+    """Return the number of items of work of all programs."""
     return problem.windows * problem.G * problem.tiles
 
 
@@ -70,8 +74,8 @@ def item_count(problem):
 def work_item(turn):
     """Return the item of work that a program takes as its ``turn``-th.
 
-    Work of a head grows or falls along its tiles. Programs take items in serpentine order, so that
-    each gets long and short ones in turn.
+    Items of a head get longer or shorter from one to the next. Programs take them in serpentine
+    order, so that each gets long and short ones.
     """
     programs = gl.num_programs(0)
     slot = gl.where(turn % 2 == 0, gl.program_id(0), programs - 1 - gl.program_id(0))
@@ -92,8 +96,11 @@ def visible_keys(problem, batch, first_row, ROWS: gl.constexpr, KEYS: gl.constex
 
 @gluon.jit
 def unmasked_keys(problem, batch, first_row, row, begin, KEYS: gl.constexpr):
-    """Return where the document of each of 64 rows starts (64,), and begin and end, multiples of
-    KEYS, of the keys that all of them see. ``begin`` is where visible keys begin."""
+    """Return the first key that each of 64 rows sees (64,), and begin and end of a range of keys.
+
+    All 64 rows see the range; its ends are multiples of KEYS. The argument ``begin`` is the begin
+    of the visible keys.
+    """
     position = row // problem.GROUP
     start = gl.zeros_like(position)
     if problem.documents is not None:
@@ -117,8 +124,11 @@ def visible_rows(problem, batch, first_key, KEYS: gl.constexpr, ROWS: gl.constex
 
 @gluon.jit
 def unmasked_rows(problem, batch, first_key, key, ROWS: gl.constexpr):
-    """Return where the document of each of 64 keys stops (64,), and begin and end, multiples of
-    ROWS, of the rows that see all of them."""
+    """Return the stop of each of 64 keys (64,), and begin and end of a range of rows.
+
+    A key's stop is the first later position that does not see it. All rows of the range see all of
+    these keys; its ends are multiples of ROWS.
+    """
     stop = gl.zeros_like(key) + problem.length
     end = problem.length
     if problem.documents is not None:

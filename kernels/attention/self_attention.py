@@ -2,12 +2,12 @@
 
     project                 queries and keys normed, rotated and scaled, and values: one kernel
     attend                  as in ``kernels.attention.autograd``
-    joint_gradient          as there: dq, dk and dv side by side
+    joint_gradient          as there: dq, dk and dv in one tensor
     projection_gradients    as in ``kernels.linear.autograd``
 
-By ``projections`` and ``attention`` apart, raw queries and keys are written and read, 151 MB a
-layer at the real size, and stay until the backward pass, because the values are a slice of their
-memory. Where ``project`` has no kernel it is a product and ``rotated``, and so are they here.
+``projections`` followed by ``attention`` writes and reads raw queries and keys, 151 MB a layer at
+98,304 tokens. They stay until the backward pass, because the values are a slice of their memory. If
+``project`` has no kernel for the shapes, it computes a product and ``rotated``.
 """
 
 from typing import Any
@@ -54,7 +54,7 @@ def self_attention(
 
 
 class SelfAttention(torch.autograd.Function):
-    """Saves ``Saved`` and the factors: x, the weight, the lookup and its weight."""
+    """Save ``Saved`` and the factors: x, the weight, the lookup and its weight."""
 
     @staticmethod
     def forward(
@@ -93,8 +93,10 @@ class SelfAttention(torch.autograd.Function):
 def project(
     x: Tensor, weight: Tensor, gain: Tensor, rope: Tensor, heads: int, kv_heads: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return query, its 1/rms, key and its 1/rms, as ``rotated`` makes them of x's projections; and
-    v, its tokens evenly spaced."""
+    """Return query, its 1/rms, key, its 1/rms, and v with evenly spaced tokens.
+
+    All but v are as ``rotated`` returns them for x's projections.
+    """
     head_dim = weight.size(0) // (heads + 2 * kv_heads)
     if qkv_hopper.projections_fit_hopper(rows(x), heads, kv_heads, head_dim, rope.size(-1)):
         return qkv_hopper.project(x, weight, gain, rope, heads, kv_heads, eps)

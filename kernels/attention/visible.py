@@ -1,4 +1,4 @@
-"""What attention's Triton kernels share: their problem, loads, and the tiles visible to a tile."""
+"""Common code of attention's Triton kernels: sizes, loads, and the tiles visible to a tile."""
 
 # pyright: basic, reportIndexIssue=false, reportCallIssue=false
 from typing import Any, NamedTuple
@@ -14,8 +14,10 @@ TINY_NORM = tl.constexpr(1e-12)
 
 
 class Problem(NamedTuple):
-    """Windows of ``length`` positions, G groups of GROUP query heads; documents (2, B, T) int32 or
-    None."""
+    """Sizes: windows of ``length`` positions, G groups of GROUP query heads.
+
+    documents are (2, B, T) int32 or None.
+    """
 
     length: Any
     documents: Any
@@ -24,8 +26,10 @@ class Problem(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """Keys (B, G, T, D) and values (B, T, G, D), elements between tokens of these; in a program's
-    copy, those of its window and group."""
+    """Keys (B, G, T, D), values (B, T, G, D), and elements between tokens of the values.
+
+    A program has a copy whose pointers begin at its window and group.
+    """
 
     key: Any
     v: Any
@@ -33,7 +37,7 @@ class Keys(NamedTuple):
 
 
 def problem_argument(saved: Saved) -> Problem:
-    """Return a kernel's argument of what it computes."""
+    """Return a kernel's argument with the sizes."""
     G, T = saved.key.shape[1:3]
     return Problem(T, saved.documents, tl.constexpr(G), tl.constexpr(saved.group))
 
@@ -61,8 +65,11 @@ def head_keys(keys, problem, D: tl.constexpr):
 def visible_keys(
     problem, first_token, position, valid, tile, ROWS: tl.constexpr, KEYS: tl.constexpr
 ):
-    """Return where each row's document starts, begin and end of the keys that a tile of rows
-    visits, in tiles of KEYS, and those that all rows see: the ``whole`` ones from whole_begin."""
+    """Return the keys that a tile of rows sees, in tiles of KEYS.
+
+    These are the first key of each row, begin and end of the keys that some row sees, whole_begin,
+    and the number ``whole`` of keys from there that all rows see.
+    """
     first_position = tile * ROWS // problem.GROUP
     last_row = tl.minimum((tile + 1) * ROWS, problem.length * problem.GROUP) - 1
     last_position = last_row // problem.GROUP
@@ -81,8 +88,12 @@ def visible_keys(
 
 @triton.jit
 def visible_rows(problem, first_token, key, valid, ROWS: tl.constexpr, KEYS: tl.constexpr):
-    """Return where each key's document stops, begin and end of the rows that see a tile of keys, in
-    tiles of ROWS, and those that see all keys: the ``whole`` ones from whole_begin."""
+    """Return the rows that see a tile of keys, in tiles of ROWS.
+
+    These are each key's stop (the first later position that does not see it), begin and end of the
+    rows that see some key, whole_begin, and the number ``whole`` of rows from there that see all
+    keys.
+    """
     first_key = tl.program_id(0) * KEYS
     last_key = tl.minimum(first_key + KEYS, problem.length) - 1
     stop = tl.zeros_like(key) + problem.length
@@ -109,7 +120,7 @@ def load_rows(ptr, row, stride, rows, MASKED: tl.constexpr, D: tl.constexpr):
 
 @triton.jit
 def unit(v):
-    """Return v / |v| in fp32, and 1 / |v|, as torch.nn.functional.normalize has them."""
+    """Return v / |v| in fp32, and 1 / |v|, as torch.nn.functional.normalize computes them."""
     v = v.to(tl.float32)
     inverse = 1.0 / tl.maximum(tl.sqrt(tl.sum(v * v, 1)), TINY_NORM)
     return v * inverse[:, None], inverse

@@ -109,7 +109,7 @@ def train(
     from training.warm_up import warm_up
 
     settings, folder, model = rank.settings, rank.folder, trainer.model
-    step, elapsed = load_checkpoint(settings.resume, trainer, steering, folder)
+    start = load_checkpoint(settings.resume, trainer, steering, folder)
     rank.log_decisions(steering)
     rank.progress.phase("warming up")
     warm_up(trainer, settings.warmup_steps)
@@ -118,9 +118,7 @@ def train(
     rank.startup.done("warm-up")
     rank.log("startup", **rank.startup.seconds, total=rank.startup.total)
     validate, reserved = partial(scores.validate, model.score), calibration.reserved
-    loop = Loop(
-        trainer, settings, folder, rank.progress, validate, steering, step, elapsed, reserved
-    )
+    loop = Loop(trainer, settings, folder, rank.progress, validate, steering, start, reserved)
     loop.run()
     return finish(rank, loop, calibration)
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from settings.section import Section, Share
+from settings.section import Fraction, Section, Share
 
 
 class OptimizerSettings(Section):
@@ -27,6 +27,11 @@ class OptimizerSettings(Section):
     muon_momentum_warmup_start: Share = Field(default=0.92, description="momentum at step 0")
     muon_momentum_warmup_steps: NonNegativeInt = Field(
         default=1500, description="steps between the two"
+    )
+    muon_momentum_warmup_share: Fraction = Field(
+        default=0.0,
+        description="the same as a fraction of the clock, or of the iterations; 0: "
+        "muon_momentum_warmup_steps",
     )
     muon_backend_steps: PositiveInt = Field(default=5, description="Newton-Schulz iterations")
     muon_coefficients: Literal["classic", "polar_express"] = Field(

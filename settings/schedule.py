@@ -11,7 +11,7 @@ from pydantic import (
     PositiveInt,
 )
 
-from settings.section import Section
+from settings.section import Fraction, Section
 from settings.stages import Stage, check_order, read_stages
 
 
@@ -32,7 +32,11 @@ class ScheduleSettings(Section):
         default=3700,
         description="steps' worth of time at the end in which learning rates fall to 0",
     )
-    late_qat_threshold: Annotated[float, Field(ge=0, le=1)] = Field(
+    warmdown_share: Fraction = Field(
+        default=0.0,
+        description="the same as a fraction of the clock, or of the iterations; 0: warmdown_iters",
+    )
+    late_qat_threshold: Fraction = Field(
         default=0.15,
         description="int6-faked weights once the learning rate's scale is under this; 0: never",
     )

@@ -6,9 +6,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from model.config import split_commas
 
+Fraction = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Bits = Annotated[int, Field(ge=2, le=8)]
-Confidence = Annotated[float, Field(ge=0, le=1)]
+Confidence = Fraction
 Precision = Literal["native", "fp8"]
 NameList = Annotated[list[str], BeforeValidator(split_commas)]
 FROZEN = ConfigDict(

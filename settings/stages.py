@@ -53,6 +53,11 @@ class Stage(BaseModel):
         return {name: value for name, value in serialise(self).items() if value is not None}
 
 
+def or_one(stages: list[Stage]) -> list[Stage]:
+    """Return the stages; if there are none, one that names nothing."""
+    return stages or [Stage(until=1.0)]
+
+
 def read_stages(value: object) -> object:
     """Return the list that a text of TOML describes, as command line and environment have it.
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 from errors import InputError
 from settings import Settings
 from settings.section import Precision
-from settings.stages import Stage
+from settings.stages import Stage, or_one
 
 Value = TypeVar("Value")
 MOST_VARIANTS = 8  # each takes time to capture before the clock starts, and memory
@@ -41,7 +41,7 @@ class Variant:
 
 def stage_variants(settings: Settings) -> tuple[Variant, ...]:
     """Return the variant of each stage, in order; of one stage if the settings name none."""
-    return tuple(variant_of(stage, settings) for stage in settings.stages or [Stage(until=1.0)])
+    return tuple(variant_of(stage, settings) for stage in or_one(settings.stages))
 
 
 def variant_of(stage: Stage, settings: Settings) -> Variant:

@@ -42,22 +42,15 @@ class Budget:
         running = 0.0 if self._since is None else time.perf_counter() - self._since
         return self._spent + running
 
-    def fits(self, step: int, elapsed: float, pending: int) -> bool:
+    def fits(self, step: int, elapsed: float, ahead: float) -> bool:
         """Return whether step number ``step`` (from 0) still ends inside the budget.
 
         Args:
             step: the next one to be launched.
             elapsed: seconds so far, as the ranks agreed.
-            pending: launched steps that the device has not finished.
+            ahead: seconds until the step will end: its own, and those of the launched steps that
+                the device has not finished.
         """
         if step >= self.iterations:
             return False
-        if self.seconds == 0:
-            return True
-        end = elapsed + (pending + 1) * self.mean_step(step, elapsed, pending)
-        return end <= self.seconds - self.reserved
-
-    def mean_step(self, step: int, elapsed: float, pending: int) -> float:
-        """Return the mean seconds of the finished steps; 0 before the first one."""
-        done = step - pending
-        return elapsed / done if done > 0 else 0.0
+        return self.seconds == 0 or elapsed + ahead <= self.seconds - self.reserved

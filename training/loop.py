@@ -5,8 +5,9 @@ import math
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -14,10 +15,12 @@ from runtime import checkpoint
 from runtime.progress import Progress
 from runtime.run_folder import RunFolder
 from settings import Settings
+from settings.variants import Variant, with_choices
 from swarm.levers import KEEP
 from swarm.steering import Steering
 from training.budget import Budget
 from training.metrics import Finished, Metrics
+from training.pace import FIRST_STEP, Pace, Start
 from training.schedule import Moment, Schedule
 from training.trainer import Trainer
 
@@ -72,6 +75,20 @@ def no_collection() -> Iterator[None]:
             gc.enable()
 
 
+class Launched(NamedTuple):
+    """What the host knows of a step that it launched.
+
+    Attributes:
+        now: the schedule at the step.
+        elapsed: seconds of training when it was launched.
+        tokens: that training has seen after the step.
+    """
+
+    now: Moment
+    elapsed: float
+    tokens: int
+
+
 class Loop:
     """The training loop of one run.
 
@@ -83,7 +100,7 @@ class Loop:
         validate: given steps and seconds, returns the live weights' bpb; called off the clock
             every ``val_loss_every`` steps.
         steering: the swarm; None: settings and schedule alone.
-        step, elapsed: of the checkpoint of a resumed run.
+        start: where the steps begin, in a resumed run.
         reserved: seconds at the end of the wallclock that are not for steps.
     """
 
@@ -95,8 +112,7 @@ class Loop:
         progress: Progress,
         validate: Callable[[int, float], float],
         steering: Steering | None = None,
-        step: int = 0,
-        elapsed: float = 0.0,
+        start: Start = FIRST_STEP,
         reserved: float = 0.0,
     ) -> None:
         self.trainer, self.settings, self.folder = trainer, settings, folder
@@ -106,14 +122,16 @@ class Loop:
             trainer.snapshots.allocate_buffers()
             if steering.kept is not None:  # checkpoints hold no snapshot: take one of this state
                 trainer.snapshots.take()
-        self.step = step
-        self.budget = Budget(settings.wallclock, settings.iterations, elapsed, reserved)
+        self.step = start.step
+        self.budget = Budget(settings.wallclock, settings.iterations, start.elapsed, reserved)
         self.schedule = Schedule.of(settings)
         self.metrics = Metrics(trainer.update.groups, trainer.outgoing)
         self.ahead = AHEAD_ON_GPU if trainer.world.device.type == "cuda" else 0
-        self.saved_at = elapsed
+        self.saved_at = start.elapsed
         self.bpb: float | None = None
-        self._moments: dict[int, tuple[Moment, float]] = {}
+        self.pace = Pace(start)
+        self.variant: Variant | None = None
+        self._launched: dict[int, Launched] = {}
 
     def run(self) -> None:
         """Step until the next step would not fit, and write a checkpoint.
@@ -144,21 +162,39 @@ class Loop:
             self._land()
             self._save(elapsed)
             raise Interruption(self.step, signals.received or signal.SIGTERM)
-        if not self.budget.fits(self.step, elapsed, pending):
+        now = self._now(elapsed, pending)
+        ahead = self.pace.ahead() + self.pace.of(self._next_variant(now))
+        if not self.budget.fits(self.step, elapsed, ahead):
             return False
-        self._step(elapsed, pending)
+        self._step(now, elapsed)
         self._between_steps(elapsed)
         return True
 
-    def _step(self, elapsed: float, pending: int) -> None:
-        mean_step = self.budget.mean_step(self.step, elapsed, pending)
-        begins, reserved = elapsed + pending * mean_step, self.budget.reserved
-        now = self.schedule.at(self.step, begins, mean_step, reserved)
-        self._moments[self.step] = (now, elapsed)
+    def _now(self, elapsed: float, pending: int) -> Moment:
+        """Return the schedule at the next step, which begins when the pending ones end."""
+        self.pace.finished(pending, elapsed)
+        begins = elapsed + self.pace.ahead()
+        return self.schedule.at(self.step, begins, self.pace.of, self.budget.reserved)
+
+    def _next_variant(self, now: Moment) -> Variant:
+        """Return the variant of the stage, with the swarm's choices."""
+        return with_choices(self.schedule.variant(now.progress), {})
+
+    def _step(self, now: Moment, elapsed: float) -> None:
         if self.steering and self.steering.due(self.step):
             self._steer(self.steering, now)
-        self.metrics.push(self.step, self.trainer.step(self.step, now))
+        variant = self._next_variant(now)
+        self._log_change(variant)
+        self.metrics.push(self.step, self.trainer.step(self.step, now, variant))
+        self.pace.launched(variant)
+        self._launched[self.step] = Launched(now, elapsed, self.trainer.loader.position)
         self.step += 1
+
+    def _log_change(self, variant: Variant) -> None:
+        """Log the variant of the first step, and of each step whose variant is another."""
+        if self.folder and variant != self.variant:
+            self.folder.log("variant", step=self.step, **asdict(variant))
+        self.variant = variant
 
     def _steer(self, steering: Steering, now: Moment) -> None:
         """Run a cycle of the swarm before the next step, and obey; only a restore waits."""
@@ -195,10 +231,12 @@ class Loop:
     def _save(self, elapsed: float) -> None:
         """Write a checkpoint on rank 0; a full disk loses the checkpoint, not the run."""
         self.saved_at = elapsed
+        self.pace.finished(len(self.metrics), elapsed)
         tensors = self.trainer.state.tensors()
         if self.folder is None:
             return
         state = self.trainer.state.numbers() | {"step": self.step, "elapsed": elapsed}
+        state["pace"] = self.pace.state()
         if self.steering:
             state["swarm"] = self.steering.state()
         try:
@@ -210,11 +248,11 @@ class Loop:
 
     def _report(self, finished: list[Finished]) -> None:
         for done in finished:
-            now, started = self._moments.pop(done.step)
+            now, started, tokens = self._launched.pop(done.step)
             if self.steering:
                 self.steering.add(done.loss, done.gradient_norm, {"int6_error": done.int6_error})
             elapsed = self.budget.elapsed()
-            rate = (done.step + 1) * self.settings.train_batch_tokens / max(elapsed, 1e-9)
+            rate = tokens / max(elapsed, 1e-9)
             seconds_left = self.settings.wallclock - elapsed if self.settings.wallclock else None
             self.progress.update(done.step + 1, done.loss, rate, seconds_left, self.bpb)
             if self.folder and self._is_logged(done.step):

@@ -8,6 +8,7 @@ from runtime import checkpoint
 from runtime.run_folder import RunFolder
 from settings import Settings
 from swarm.steering import Steering
+from training.pace import FIRST_STEP, Start
 from training.trainer import Trainer
 
 
@@ -29,16 +30,16 @@ def open_folder(settings: Settings) -> RunFolder:
 
 def load_checkpoint(
     run: Path | None, trainer: Trainer, steering: Steering | None, folder: RunFolder | None
-) -> tuple[int, float]:
-    """Load the newest checkpoint of ``run``; return its step and its seconds of training.
+) -> Start:
+    """Load the newest checkpoint of ``run``; return where its steps go on.
 
-    Both are 0 without a ``run``, because training then starts.
+    Without a ``run`` they start.
 
     Raises:
         InputError: there is none, it is damaged, or does not fit.
     """
     if run is None:
-        return 0, 0.0
+        return FIRST_STEP
     path = checkpoint.latest(run / "checkpoints")
     if path is None:
         raise InputError(f"{run} has no checkpoint to go on from; start a new run")
@@ -48,7 +49,7 @@ def load_checkpoint(
         steering.load(state["swarm"])
     if folder:
         folder.truncate_log(state["step"])
-    return state["step"], state["elapsed"]
+    return Start(state["step"], state["elapsed"], state.get("pace", ()))
 
 
 def with_tokens(numbers: dict[str, int], seq_len: int) -> dict[str, int]:

@@ -1,9 +1,14 @@
-"""The schedule: learning-rate scale, momentum and QAT by the progress of the run."""
+"""The schedule: stage, learning-rate scale, momentum and QAT by the progress of the run."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 from settings import Settings
+from settings.stages import or_one
+from settings.variants import Variant, stage_variants
+
+PaceOf = Callable[[Variant], float]
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,20 @@ class Moment:
     qat: bool
 
 
+class Momentum(NamedTuple):
+    """Muon's momentum: at step 0, after its warm-up, and the steps or the fraction of that."""
+
+    start: float
+    end: float
+    steps: int
+    share: float
+
+    def at(self, step: int, progress: float) -> float:
+        """Return the momentum, which rises linearly."""
+        over = progress / self.share if self.share else step / max(1, self.steps)
+        return self.start + (self.end - self.start) * min(1.0, over)
+
+
 @dataclass(frozen=True)
 class Schedule:
     """The schedule of a run.
@@ -30,74 +49,97 @@ class Schedule:
         seconds: of the run; 0: only the iterations end it.
         iterations: most steps.
         warmdown: steps in which the learning rates fall to zero.
-        momentum: Muon's at step 0, after its warm-up, and the steps of its warm-up.
+        warmdown_share: the same as a fraction of the run; 0: ``warmdown`` holds.
+        momentum: Muon's.
         qat_below: QAT is on while the scale of the learning rates is below.
+        stages: fraction of the run at which each stage ends, and its variant.
     """
 
     seconds: float
     iterations: int
     warmdown: int
-    momentum: tuple[float, float, int]
+    warmdown_share: float
+    momentum: Momentum
     qat_below: float
+    stages: tuple[tuple[float, Variant], ...]
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """Return the schedule that the settings describe."""
-        momentum = (
+        momentum = Momentum(
             settings.muon_momentum_warmup_start,
             settings.muon_momentum,
             settings.muon_momentum_warmup_steps,
+            settings.muon_momentum_warmup_share,
         )
         return cls(
             settings.wallclock,
             settings.iterations,
             settings.warmdown_iters,
+            settings.warmdown_share,
             momentum,
             settings.late_qat_threshold,
+            tuple(
+                (stage.until, variant)
+                for stage, variant in zip(
+                    or_one(settings.stages), stage_variants(settings), strict=True
+                )
+            ),
         )
 
-    def at(self, step: int, elapsed: float, mean_step: float, reserved: float = 0.0) -> Moment:
+    def variant(self, progress: float) -> Variant:
+        """Return the variant of the stage in which a fraction of the run is over."""
+        return next((v for until, v in self.stages if progress < until), self.stages[-1][1])
+
+    def at(self, step: int, elapsed: float, pace: PaceOf, reserved: float = 0.0) -> Moment:
         """Return the scheduled values at a step.
 
         Args:
             step: number of the step, from 0.
             elapsed: seconds of the budget that are spent.
-            mean_step: seconds of a step.
+            pace: returns the seconds of a step of a variant.
             reserved: seconds at the end of the run that are not for steps.
         """
-        seconds = self.seconds - reserved if self.seconds else None
-        seconds_left = None if seconds is None else seconds - elapsed
-        lr_scale = lr_scale_at(self.iterations - step, seconds_left, self.warmdown, mean_step)
         fractions = [step / self.iterations]
-        if seconds is not None:
-            fractions.append(elapsed / seconds)
+        if self.seconds:
+            fractions.append(elapsed / (self.seconds - reserved))
+        progress = min(1.0, max(fractions))
+        lr_scale = self._lr_scale(step, elapsed, progress, pace, reserved)
         return Moment(
-            progress=min(1.0, max(fractions)),
+            progress=progress,
             lr_scale=lr_scale,
-            momentum=momentum_at(step, *self.momentum),
+            momentum=self.momentum.at(step, progress),
             qat=lr_scale < self.qat_below,
         )
 
+    def _lr_scale(
+        self, step: int, elapsed: float, progress: float, pace: PaceOf, reserved: float
+    ) -> float:
+        """Return the scale of the learning rates: constant, then falling linearly to zero."""
+        scales = [1.0]
+        if self.warmdown_share:
+            scales.append((1 - progress) / self.warmdown_share)
+        elif self.warmdown:
+            scales.append((self.iterations - step) / self.warmdown)
+            seconds = self.seconds - reserved
+            if self.seconds and (warmdown := self.seconds_of_last(self.warmdown, seconds, pace)):
+                scales.append((seconds - elapsed) / warmdown)
+        return max(0.0, min(scales))
 
-def lr_scale_at(
-    steps_left: int, seconds_left: float | None, warmdown: int, mean_step: float
-) -> float:
-    """Return the scale of the learning rates: constant, then falling linearly to zero.
+    def seconds_of_last(self, steps: int, seconds: float, pace: PaceOf) -> float:
+        """Return how long the last steps of a run take, at the pace of the stages they are in.
 
-    Args:
-        steps_left: of the iterations.
-        seconds_left: of the wallclock; None: there is no limit.
-        warmdown: steps in which the scale falls.
-        mean_step: seconds of a step, which turns ``warmdown`` into seconds.
-    """
-    scales = [1.0]
-    if warmdown:
-        scales.append(steps_left / warmdown)
-    if seconds_left is not None and (warmdown_seconds := warmdown * mean_step):
-        scales.append(seconds_left / warmdown_seconds)
-    return max(0.0, min(scales))
-
-
-def momentum_at(step: int, start: float, end: float, steps: int) -> float:
-    """Return Muon's momentum, which rises linearly from ``start`` to ``end`` in ``steps`` steps."""
-    return start + (end - start) * min(1.0, step / max(1, steps))
+        Args:
+            steps: number of steps.
+            seconds: of the whole run.
+            pace: returns the seconds of a step of a variant.
+        """
+        begins = (0.0, *(until for until, _ in self.stages))
+        left, later = float(steps), 0.0
+        for begin, (until, variant) in reversed(list(zip(begins, self.stages, strict=False))):
+            of_stage, needed = (until - begin) * seconds, left * pace(variant)
+            if not begin or needed <= of_stage:
+                return later + needed
+            later += of_stage
+            left -= of_stage / pace(variant)
+        raise AssertionError("the first stage begins at 0")

@@ -16,7 +16,7 @@ def facts(trainer: Trainer, steps: int, seconds: float) -> dict[str, object]:
         steps: number of steps.
         seconds: of the budget that all steps took.
     """
-    tokens = steps * trainer.settings.train_batch_tokens
+    tokens = trainer.loader.position
     on_gpu = trainer.world.device.type == "cuda"
     return {
         "backend": trainer.backends.backend,

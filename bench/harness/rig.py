@@ -14,6 +14,7 @@ from settings import Settings
 from settings.load import load_settings
 from swarm.steering import Steering
 from training.loop import Loop
+from training.pace import FIRST_STEP, Start
 from training.trainer import Trainer
 from training.warm_up import warm_up
 
@@ -61,7 +62,7 @@ class Rig:
 
     def run(self, steps: int, steering: Steering | None = None) -> float:
         """Seconds of so many further steps, from the first launch to the last one's end."""
-        loop = self._loop(self.settings, steering, self.step, self.elapsed)
+        loop = self._loop(self.settings, steering, Start(self.step, self.elapsed))
         loop.steps(steps)
         took, self.elapsed = loop.budget.elapsed() - self.elapsed, loop.budget.elapsed()
         self.step = loop.step
@@ -75,13 +76,10 @@ class Rig:
         self,
         settings: Settings,
         steering: Steering | None = None,
-        step: int = 0,
-        elapsed: float = 0.0,
+        start: Start = FIRST_STEP,
     ) -> Loop:
         silent = Progress(None, None, enabled=False)
-        return Loop(
-            self.trainer, settings, self.folder, silent, no_validation, steering, step, elapsed
-        )
+        return Loop(self.trainer, settings, self.folder, silent, no_validation, steering, start)
 
     def close(self) -> None:
         """End the loader's thread and the log."""

@@ -4,16 +4,25 @@ import time
 
 import pytest
 
+from settings.variants import Variant
 from training.budget import Budget
+from training.pace import Pace
+
+VARIANT = Variant(4096, 256)
 
 
 @pytest.mark.parametrize("pending", [0, 1])
 @pytest.mark.parametrize("step_seconds", [0.3, 0.7, 1.0])
 def test_ends_at_the_last_step_that_fits(step_seconds, pending):
     budget = Budget(seconds=10.0, iterations=10_000)
-    step = 0
-    # The host launches a step when all but `pending` of those before are done.
-    while budget.fits(step, max(0, step - pending) * step_seconds, min(step, pending)):
+    step, pace = 0, Pace()
+    while True:
+        # The host launches a step when all but `pending` of those before are done.
+        elapsed = max(0, step - pending) * step_seconds
+        pace.finished(min(step, pending), elapsed)
+        if not budget.fits(step, elapsed, pace.ahead() + pace.of(VARIANT)):
+            break
+        pace.launched(VARIANT)
         step += 1
     assert step * step_seconds <= 10.0 + 1e-9
     assert (step + 1) * step_seconds > 10.0
@@ -40,5 +49,5 @@ def test_paused_time_does_not_count_and_earlier_time_does():
 
 def test_steps_leave_what_is_reserved():
     budget = Budget(10.0, 100, reserved=4.0)
-    assert budget.fits(5, 5.0, 0)
-    assert not budget.fits(6, 6.0, 0)
+    assert budget.fits(5, 5.0, 1.0)
+    assert not budget.fits(6, 6.0, 1.0)

@@ -2,54 +2,97 @@
 
 import pytest
 
+from settings.variants import Variant
 from tests.training.small import small_settings
 from training.schedule import Schedule
+
+
+def tenth(variant: Variant) -> float:
+    """A tenth of a second a step."""
+    return 0.1
+
 
 CLOCKED = {"wallclock": 100.0, "iterations": 20_000, "warmdown_iters": 200}
 
 
 def test_learning_rate_falls_over_the_last_steps_worth_of_time():
     schedule = Schedule.of(small_settings(**CLOCKED))
-    at = {elapsed: schedule.at(int(10 * elapsed), elapsed, 0.1) for elapsed in (0, 80, 90, 99)}
+    at = {elapsed: schedule.at(int(10 * elapsed), elapsed, tenth) for elapsed in (0, 80, 90, 99)}
     assert at[0].lr_scale == 1.0
     assert at[80].lr_scale == pytest.approx(1.0)
     assert at[90].lr_scale == pytest.approx(0.5)
     assert at[99].lr_scale == pytest.approx(0.05)
-    assert schedule.at(1001, 100.5, 0.1).lr_scale == 0.0
+    assert schedule.at(1001, 100.5, tenth).lr_scale == 0.0
 
 
 def test_progress_is_the_clocks_share_not_the_step_counts():
     schedule = Schedule.of(small_settings(**CLOCKED))
-    assert schedule.at(700, 90.0, 0.1).progress == pytest.approx(0.9)
+    assert schedule.at(700, 90.0, tenth).progress == pytest.approx(0.9)
 
 
 def test_iterations_end_the_run_when_they_run_out_first():
     schedule = Schedule.of(small_settings(wallclock=0.0, iterations=100, warmdown_iters=20))
-    assert schedule.at(79, 1e9, 0.1).lr_scale == 1.0
-    assert schedule.at(90, 0.0, 0.1).lr_scale == pytest.approx(0.5)
-    assert schedule.at(50, 0.0, 0.1).progress == 0.5
+    assert schedule.at(79, 1e9, tenth).lr_scale == 1.0
+    assert schedule.at(90, 0.0, tenth).lr_scale == pytest.approx(0.5)
+    assert schedule.at(50, 0.0, tenth).progress == 0.5
 
 
 def test_qat_turns_on_in_a_run_that_ends_by_wallclock():
     schedule = Schedule.of(small_settings(**CLOCKED, late_qat_threshold=0.15))
-    assert not schedule.at(900, 90.0, 0.1).qat
-    assert schedule.at(975, 97.5, 0.1).qat
+    assert not schedule.at(900, 90.0, tenth).qat
+    assert schedule.at(975, 97.5, tenth).qat
 
 
 def test_qat_never_turns_on_at_threshold_zero():
     schedule = Schedule.of(small_settings(**CLOCKED, late_qat_threshold=0.0))
-    assert not schedule.at(1001, 100.5, 0.1).qat
+    assert not schedule.at(1001, 100.5, tenth).qat
 
 
 def test_momentum_warms_up_linearly():
     schedule = Schedule.of(small_settings(muon_momentum_warmup_start=0.9, muon_momentum=0.98))
-    momenta = [schedule.at(step, 0.0, 0.0).momentum for step in (0, 5, 10, 30)]
+    momenta = [schedule.at(step, 0.0, lambda _: 0.0).momentum for step in (0, 5, 10, 30)]
     assert momenta == pytest.approx([0.9, 0.94, 0.98, 0.98])
 
 
 def test_reserved_seconds_are_not_for_steps():
     schedule = Schedule.of(small_settings(wallclock=110.0, iterations=10**6, warmdown_iters=100))
     for elapsed, share in ((90.0, 0.9), (95.0, 0.95)):
-        now = schedule.at(int(10 * elapsed), elapsed, 0.1, reserved=10.0)
+        now = schedule.at(int(10 * elapsed), elapsed, tenth, reserved=10.0)
         assert now.progress == pytest.approx(share)
         assert now.lr_scale == pytest.approx(min(1.0, (100.0 - elapsed) / 10))
+
+
+STAGES = [{"until": 0.5, "train_batch_tokens": 96}, {"until": 1.0}]
+
+
+def test_the_stage_follows_from_the_progress():
+    schedule = Schedule.of(small_settings(**CLOCKED, stages=STAGES))
+    first, last = schedule.variant(0.0), schedule.variant(1.0)
+    assert (first.batch_tokens, last.batch_tokens) == (96, 192)
+    assert schedule.variant(0.499) == first
+    assert schedule.variant(0.5) == last
+
+
+def test_warmdown_steps_last_as_long_as_those_of_the_stages_they_are_in():
+    schedule = Schedule.of(small_settings(**CLOCKED, stages=STAGES))
+    first, last = (variant for _, variant in schedule.stages)
+    pace = {first: 0.1, last: 0.2}.__getitem__
+    # 200 steps of 0.2 s are in the second stage, which has 250.
+    assert schedule.at(700, 59.0, pace).lr_scale == 1.0
+    assert schedule.at(700, 80.0, pace).lr_scale == pytest.approx(0.5)
+    # 250 of 300 are in the second stage, and 50 of 0.1 s in the first.
+    assert schedule.seconds_of_last(300, 100.0, pace) == pytest.approx(55.0)
+    # More than there are: the pace of the first stage holds beyond.
+    assert schedule.seconds_of_last(1000, 100.0, pace) == pytest.approx(50 + 75)
+
+
+def test_shares_take_the_place_of_steps():
+    shares = {"warmdown_share": 0.4, "muon_momentum_warmup_share": 0.1}
+    changes = {"muon_momentum_warmup_start": 0.9, "muon_momentum": 0.98, **shares}
+    clocked = Schedule.of(small_settings(**{**CLOCKED, **changes}))
+    counted = Schedule.of(small_settings(wallclock=0.0, iterations=1000, **changes))
+    for percent, scale, momentum in ((0, 1, 0.9), (5, 1, 0.94), (60, 1, 0.98), (90, 0.25, 0.98)):
+        for now in (clocked.at(0, percent, tenth), counted.at(10 * percent, 1e9, tenth)):
+            assert now.lr_scale == pytest.approx(scale)
+            assert now.momentum == pytest.approx(momentum)
+    assert clocked.at(0, 101.0, tenth).lr_scale == 0.0

@@ -15,10 +15,12 @@ from data.shards import write_shard
 from runtime import checkpoint
 from runtime.progress import Progress
 from runtime.run_folder import RunFolder
+from settings.variants import Variant
 from swarm.agents import AGENTS
 from swarm.steering import Steering
 from tests.training.small import VOCAB, small_settings, trainers
 from training.loop import Interruption, Loop
+from training.pace import FIRST_STEP, Start
 from training.schedule import Moment
 from training.trainer import Trainer
 
@@ -48,19 +50,19 @@ class Watched:
         self.clipped: dict[int, Weights] = {}
         self.losses: list[float] = []
         self.decided: list[dict[str, float]] = []
-        done = (0, 0.0)
+        start = FIRST_STEP
         if checkpointed:
             tensors, state = checkpointed
             trainer.state.load(tensors, state)
             assert self.steering
             self.steering.load(state["swarm"])
-            done = state["step"], state["elapsed"]
+            start = Start(state["step"], state["elapsed"])
         nowhere = Progress(None, None, enabled=False)
-        self.loop = Loop(trainer, settings, folder, nowhere, self._look, self.steering, *done)
+        self.loop = Loop(trainer, settings, folder, nowhere, self._look, self.steering, start)
         take = trainer.step
 
-        def noted(step: int, moment: Moment) -> Tensor:
-            numbers = take(step, moment)
+        def noted(step: int, moment: Moment, variant: Variant | None = None) -> Tensor:
+            numbers = take(step, moment, variant)
             self.losses.append(numbers[0].item())
             return numbers
 

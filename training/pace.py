@@ -1,0 +1,99 @@
+"""Seconds a step takes, by variant: measured when steps finish, so that nothing waits."""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+from settings.variants import Variant
+
+
+class Start(NamedTuple):
+    """Where a run's steps begin: at 0, or at a checkpoint.
+
+    Attributes:
+        step: number of steps taken.
+        elapsed: seconds that they took.
+        pace: of each variant, as ``Pace.state``; empty if the checkpoint has none.
+    """
+
+    step: int = 0
+    elapsed: float = 0.0
+    pace: Sequence[tuple[Mapping[str, Any], int, float]] = ()
+
+
+FIRST_STEP = Start()
+
+
+class Pace:
+    """The mean seconds of a step of each variant.
+
+    The time between two calls of ``finished`` belongs to the steps that finished in it. So a mean
+    includes everything that training time is spent on, such as checkpoints.
+
+    Args:
+        start: of the steps. Earlier steps of unknown variants count as steps of the first one's.
+    """
+
+    def __init__(self, start: Start = FIRST_STEP) -> None:
+        self._done, self._at, pace = start
+        self._flight: deque[Variant] = deque()
+        # Steps of one variant in a row: the variant, and when the first of them began.
+        self._variant: Variant | None = None
+        self._since = (self._done, self._at) if pace else (0, 0.0)
+        # Steps and seconds of each variant before that.
+        self._before = {Variant(**variant): (steps, seconds) for variant, steps, seconds in pace}
+
+    def launched(self, variant: Variant) -> None:
+        """Record that a step was launched."""
+        self._flight.append(variant)
+
+    def finished(self, pending: int, elapsed: float) -> None:
+        """Record that all launched steps but the last ``pending`` are finished.
+
+        Args:
+            elapsed: seconds of training so far, as the ranks agreed.
+        """
+        began, count = self._at, len(self._flight) - pending
+        for number in range(1, count + 1):
+            variant = self._flight.popleft()
+            if variant != self._variant:
+                self._begin(variant)
+            self._done += 1
+            self._at = began + (elapsed - began) * number / count
+        self._at = elapsed
+
+    def of(self, variant: Variant) -> float:
+        """Return seconds a step; of a variant that has not run yet, by its tokens."""
+        known = self._totals()
+        if variant in known:
+            steps, seconds = known[variant]
+            return seconds / steps
+        if not known:
+            return self._at / self._done if self._done else 0.0
+        tokens = sum(steps * each.batch_tokens for each, (steps, _) in known.items())
+        return sum(seconds for _, seconds in known.values()) / tokens * variant.batch_tokens
+
+    def ahead(self) -> float:
+        """Return seconds that the unfinished steps take."""
+        return sum(map(self.of, self._flight))
+
+    def state(self) -> list[list[Any]]:
+        """Return variant, steps and seconds of each variant, as plain JSON."""
+        return [
+            [asdict(variant), steps, seconds]
+            for variant, (steps, seconds) in self._totals().items()
+        ]
+
+    def _begin(self, variant: Variant) -> None:
+        if self._variant is not None:
+            self._before, self._since = self._totals(), (self._done, self._at)
+        self._variant = variant
+
+    def _totals(self) -> dict[Variant, tuple[int, float]]:
+        totals = dict(self._before)
+        if self._variant is not None:
+            steps, seconds = totals.get(self._variant, (0, 0.0))
+            done, at = self._since
+            totals[self._variant] = steps + self._done - done, seconds + (self._at - at)
+        return {variant: total for variant, total in totals.items() if total[0]}

@@ -3,6 +3,7 @@
 python train.py --preset tiny --data DIR
 torchrun --standalone --nproc_per_node=8 train.py --preset seed --data DIR
 python train.py --resume RUN
+python train.py --preset seed --explain
 """
 
 # Imports of what needs torch or numpy are inside functions: --help and refusals come without them.
@@ -11,7 +12,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 import command_line
 from files import PROJECT
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
     Weights = Mapping[str, Tensor]
 
+Flag = Annotated[bool, Parameter(negative=(), group="Parameters", show_default=False)]
 app = command_line.program("train.py", Settings.__doc__ or "", "Usage: train.py [OPTIONS]")
 
 
@@ -41,13 +45,23 @@ def main(arguments: Sequence[str]) -> int:
 
 
 @app.default
-def run(given: Given = NOTHING) -> int:
+def run(given: Given = NOTHING, *, explain: Flag = False) -> int:
     """Read settings and inputs, train, export, score, conclude; return the exit code.
 
     All that a run leaves is in its folder.
+
+    Args:
+        given: the settings that the command line gives.
+        explain: print visits, parameters, variants and kernels, and stop, without a GPU or data.
     """
     settings = merge(given)
-    check_variants(settings, int(os.environ.get("WORLD_SIZE", "1")))
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    check_variants(settings, ranks)
+    if explain:
+        from training.explain import print_explanation
+
+        print_explanation(settings, ranks)
+        return 0
 
     from data.inputs import open_inputs
     from knowledge.scores import scores_for
@@ -67,11 +81,14 @@ def run(given: Given = NOTHING) -> int:
         from evaluation.score import Split
         from evaluation.scoreboard import Scoreboard
         from training.loop import Interruption
+        from training.opening import opening
         from training.trainer import Trainer
 
         rank.progress.phase("building the model")
         trainer = Trainer(settings, inputs.train, rank.world, rank.backends, token_scores)
         startup.done("model")
+        for line in opening(rank, trainer, inputs):
+            rank.progress.line(line)
         split = Split(inputs.validation, inputs.byte_table, settings.val_max_tokens)
         scores = Scoreboard(settings, split, rank.world, rank.folder, rank.progress)
         try:
@@ -105,6 +122,7 @@ def train(
     from artifact.quantisation.calibration import Calibration
     from training.finishing import finish
     from training.loop import Loop
+    from training.opening import expected
     from training.resuming import load_checkpoint
     from training.warm_up import warm_up
 
@@ -112,7 +130,8 @@ def train(
     start = load_checkpoint(settings.resume, trainer, steering, folder)
     rank.log_decisions(steering)
     rank.progress.phase("warming up")
-    warm_up(trainer, settings.warmup_steps)
+    paces = warm_up(trainer, settings.warmup_steps)
+    rank.progress.line(expected(settings, paces))
     calibration = Calibration(model, trainer.loader, rank.world, settings.calibration_tokens)
     calibration.reserve(settings.wallclock)
     rank.startup.done("warm-up")

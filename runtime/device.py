@@ -47,21 +47,29 @@ def choose(settings: Settings, device: torch.device) -> Backends:
     on_gpu = device.type == "cuda"
     name = settings.dtype if settings.dtype != "auto" else ("bfloat16" if on_gpu else "float32")
     dtype = getattr(torch, name)
-    backend = settings.backend
-    if backend == "auto":
-        backend = fastest(settings, device, dtype) if on_gpu else "reference"
+    backend = choose_backend(settings, on_gpu, is_hopper(device) and dtype == torch.bfloat16)
     if backend == "kernels" and not on_gpu and os.environ.get("TRITON_INTERPRET") != "1":
         raise InputError("--backend kernels needs a CUDA GPU; use --backend reference on a CPU")
     return Backends(backend, choose_attention(settings.attention_backend, backend, on_gpu), dtype)
 
 
-def fastest(settings: Settings, device: torch.device, dtype: torch.dtype) -> str:
-    """Return "kernels" if they fit GPU, dtype and network, else "compiled"."""
+def choose_backend(settings: Settings, on_gpu: bool, on_hopper: bool) -> str:
+    """Return the model's backend: "auto" is the fastest that fits device, dtype and network.
+
+    Args:
+        settings: of the run.
+        on_gpu: whether the device is a GPU.
+        on_hopper: whether it is a Hopper GPU, and the dtype bfloat16.
+    """
+    if settings.backend != "auto":
+        return settings.backend
+    if not on_gpu:
+        return "reference"
     try:
         settings.check_kernels()
     except ValueError:
         return "compiled"
-    return "kernels" if is_hopper(device) and dtype == torch.bfloat16 else "compiled"
+    return "kernels" if on_hopper else "compiled"
 
 
 def choose_attention(wanted: str, backend: str, on_gpu: bool) -> str:

@@ -89,6 +89,13 @@ class Progress:
         self._pending = text
         self._show()
 
+    def line(self, text: str) -> None:
+        """Print a line that stays, above the line that changes."""
+        if self._live:
+            self._live.console.print(text, highlight=False, markup=False)
+        elif self._enabled:
+            print(text, flush=True)
+
     def _percent(self, step: int, seconds_left: float | None) -> str:
         if self._total_seconds and seconds_left is not None:
             return f"{1 - seconds_left / self._total_seconds:4.0%}"

@@ -116,14 +116,18 @@ class Destination(NamedTuple):
 
 
 def projections_fit_hopper(x: Tensor, heads: int, kv_heads: int, head_dim: int, pairs: int) -> bool:
-    """Return whether ``project_kernel`` computes these heads of x (N, C).
+    """Return whether ``project_kernel`` computes these heads of x (N, C)."""
+    hidden = (heads + 2 * kv_heads) * head_dim
+    return heads_fit(heads, kv_heads, head_dim, pairs) and stationary.fits(x, hidden)
+
+
+def heads_fit(heads: int, kv_heads: int, head_dim: int, pairs: int) -> bool:
+    """Return whether there is a kernel for these heads with this number of rotary pairs.
 
     No strip may have a query and a key, or a key and a value.
     """
     even = heads % 2 == 0 and kv_heads % 2 == 0
-    hidden = (heads + 2 * kv_heads) * head_dim
-    known = head_dim == HEAD_DIM.value and pairs in PAIRS
-    return even and known and stationary.fits(x, hidden)
+    return even and head_dim == HEAD_DIM.value and pairs in PAIRS
 
 
 def project(

@@ -40,14 +40,13 @@ def heads_fit_hopper(q: Tensor, kv_heads: int, pairs: int) -> bool:
     They need a Hopper GPU, 16 bits, head dim 64, groups whose heads fill 64 rows evenly, and rotary
     pairs in one thread's registers.
     """
-    group = q.size(2) // kv_heads
-    return (
-        is_hopper(q.device)
-        and q.dtype in (torch.bfloat16, torch.float16)
-        and q.size(3) == HEAD_DIM
-        and group in (1, 2, 4, 8, 16)
-        and pairs % 8 == 0
-    )
+    on_hopper = is_hopper(q.device) and q.dtype in (torch.bfloat16, torch.float16)
+    return on_hopper and heads_fit(q.size(2) // kv_heads, q.size(3), pairs)
+
+
+def heads_fit(group: int, head_dim: int, pairs: int) -> bool:
+    """Return whether there are kernels for groups of so many heads, with so many rotary pairs."""
+    return head_dim == HEAD_DIM and group in (1, 2, 4, 8, 16) and pairs % 8 == 0
 
 
 def schedule(

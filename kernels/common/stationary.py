@@ -58,13 +58,13 @@ RUNS = gl.constexpr(
 
 def fits(x: Tensor, hidden: int) -> bool:
     """Return whether these kernels can multiply x (N, C) with a weight (C, M), M = hidden."""
-    return (
-        is_hopper(x.device)
-        and x.dtype == torch.bfloat16
-        and x.size(1) <= WIDEST
-        and x.size(1) % DEPTH.value == 0
-        and hidden % STRIP.value == 0
-    )
+    on_hopper = is_hopper(x.device) and x.dtype == torch.bfloat16
+    return on_hopper and sizes_fit(x.size(1), hidden)
+
+
+def sizes_fit(width: int, hidden: int) -> bool:
+    """Return whether there is a kernel for x (N, width) and a weight (width, hidden)."""
+    return width <= WIDEST and width % DEPTH.value == 0 and hidden % STRIP.value == 0
 
 
 def streamed(x: Tensor) -> TensorDescriptor:

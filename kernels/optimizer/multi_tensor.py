@@ -1,6 +1,6 @@
-"""Many tensors in one launch: a table of their addresses, and each program's chunk of a tensor.
+"""Many tensors in one launch: a table of where they lie, and each program's chunk of one of them.
 
-The idea is that of multi_tensor_apply in NVIDIA's apex. The table is in device memory, so that a
+The idea is multi_tensor_apply's, of NVIDIA's apex; the table lies in device memory, so that a
 captured launch follows tensors that moved.
 """
 
@@ -18,15 +18,15 @@ ALIGNMENT = 16  # bytes: of the widest load
 
 
 class Addresses:
-    """Addresses of a list of tensors, on the device.
+    """Where each of a list of tensors begins.
 
     Attributes:
         table: (tensors,) int64 on the device; 0 for None.
         aligned: whether loads of 16 bytes may be used on all of them.
 
     Args:
-        tensors: fp32, contiguous; None for a missing one.
-        device: of the table.
+        tensors: fp32, contiguous; None where there is none.
+        device: whose kernels read the table.
     """
 
     def __init__(self, tensors: Sequence[Tensor | None], device: torch.device) -> None:
@@ -37,9 +37,9 @@ class Addresses:
         self.update(tensors)
 
     def update(self, tensors: Sequence[Tensor | None]) -> None:
-        """Copy the addresses of tensors that may have moved, in stream order, without waiting.
+        """Follow tensors that may have moved, in stream order, without waiting.
 
-        If none moved, nothing is copied. Nothing is allocated, so that it can be captured.
+        Nothing is copied where none did, and nothing allocated, so that it can be captured.
         """
         addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
         if addresses == self._known:
@@ -50,18 +50,18 @@ class Addresses:
 
 
 def sizes(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
-    """Return the number of elements of each tensor, (tensors,) int32."""
+    """(tensors,) int32: elements of each."""
     return torch.tensor([tensor.numel() for tensor in tensors], dtype=torch.int32, device=device)
 
 
 def chunk_map(
     tensors: Sequence[Tensor], indices: Sequence[int], chunk: int, device: torch.device
 ) -> Tensor:
-    """Return each program's tensor and the first element of its chunk, (chunks, 2) int32, in order.
+    """(chunks, 2) int32: a program's tensor, and the first element of its chunk; in order.
 
     Args:
-        tensors: all tensors.
-        indices: of the tensors of the launch.
+        tensors: that ``indices`` count in.
+        indices: those that the launch is about.
         chunk: most elements of a program, a multiple of 16.
     """
     chunks = [
@@ -72,7 +72,7 @@ def chunk_map(
 
 @triton.jit
 def tensor_at(addresses, index, ALIGNED: tl.constexpr):
-    """Return an fp32 pointer to tensor ``index``."""
+    """fp32 pointer to where tensor ``index`` begins."""
     pointer = tl.load(addresses + index).to(tl.pointer_type(tl.float32))
     if ALIGNED:
         pointer = tl.multiple_of(pointer, 16)
@@ -81,11 +81,11 @@ def tensor_at(addresses, index, ALIGNED: tl.constexpr):
 
 @triton.jit
 def size_at(addresses, sizes, index):
-    """Return the number of elements of tensor ``index``, 0 if it is missing."""
+    """Elements of tensor ``index``, none where it is missing."""
     return tl.where(tl.load(addresses + index) != 0, tl.load(sizes + index), 0)
 
 
 @triton.jit
 def chunk_at(chunks, program):
-    """Return tensor and first element of a program's chunk; chunks begin at whole wide loads."""
+    """Tensor and first element of a program's chunk; chunks begin at whole wide loads."""
     return tl.load(chunks + 2 * program), tl.multiple_of(tl.load(chunks + 2 * program + 1), 16)

@@ -1,4 +1,4 @@
-"""The levers of an optimizer's step, which its kernels read on the device."""
+"""What steers an optimizer's step from outside, read on the device by its kernels."""
 
 from typing import NamedTuple
 
@@ -11,12 +11,12 @@ class StepLevers(NamedTuple):
     lr_scale: Tensor
     """Factor on every learning rate."""
     momentum: Tensor
-    """Muon's momentum, in [0, 1)."""
+    """Of Muon, in [0, 1)."""
     decay_factor: Tensor
     """Factor on every weight decay."""
     clip: Tensor
-    """Bound of the gradients' global norm; 0 or less: no clip."""
+    """Most that the gradients' global norm may be; 0 or less: no clip."""
     skip_norm: Tensor
-    """A step changes nothing if its gradients' global norm is above this, or not finite."""
+    """A step whose gradients' global norm is not at most this, or not finite, changes nothing."""
     averaging_decay: Tensor
-    """Decay of the exponential averages in a step."""
+    """Of the exponential averages, a step."""

@@ -1,0 +1,129 @@
+"""What a run will do, printed before it does it: ``train.py --explain``, without a GPU."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from kernels.routes import Sizes, routes
+from model.config import Architecture
+from model.parameters import parameters
+from model.plan import Visit, plan
+from runtime.device import choose_attention, choose_backend
+from settings import Settings
+from settings.variants import accumulation_of, reachable, stage_variants
+from training.memory import state_bytes, step_bytes
+
+NARROWEST = 100  # columns of what is no terminal
+
+
+def print_explanation(settings: Settings, ranks: int) -> None:
+    """Print visits, parameters, variants and kernels of a run on ``ranks`` GPUs."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=NARROWEST)
+    config = settings.architecture()
+    for table in (
+        visits_table(config, plan(config)),
+        parameters_table(config),
+        variants_table(settings, ranks),
+        routes_table(settings),
+    ):
+        console.print(table)
+        console.print()
+
+
+def table_of(
+    title: str, columns: str, rows: Iterable[Sequence[object]], caption: str = ""
+) -> Table:
+    """Return a table; columns that begin with a digit sign, "#", are aligned to the right."""
+    table = Table(title=title, caption=caption or None, title_justify="left", box=None)
+    for column in columns.split(", "):
+        justify = "right" if column.startswith("#") else "left"
+        table.add_column(column.lstrip("#"), justify=justify)
+    for row in rows:
+        table.add_row(*map(str, row))
+    return table
+
+
+def visits_table(config: Architecture, visits: Sequence[Visit]) -> Table:
+    """Return the plan of visits, a row each."""
+    rows = []
+    for number, visit in enumerate(visits):
+        skip = "" if visit.skip is None else f"visit {visit.skip}, row {visit.skip_row}"
+        parts = ["XSA"] if visit.exclude_self else []
+        if visit.layer in config.value_layers:
+            parts.append("value embedding")
+        window = visit.window or "all"
+        rows.append((number, visit.layer, visit.block, skip, window, ", ".join(parts)))
+    columns = "#visit, #layer, block, skip from, #window, with"
+    return table_of(f"{len(visits)} visits of {config.num_layers} layers", columns, rows)
+
+
+def parameters_table(config: Architecture) -> Table:
+    """Return the parameters, a row each, with their sums."""
+    specs = parameters(config)
+    sizes = {spec.name: math.prod(spec.shape) for spec in specs}
+    exported = sum(sizes[spec.name] for spec in specs if spec.storage != "none")
+    rows = [
+        (
+            spec.name,
+            " x ".join(map(str, spec.shape)),
+            f"{sizes[spec.name]:,}",
+            spec.rule,
+            spec.storage,
+        )
+        for spec in specs
+    ]
+    title = f"{sum(sizes.values()):,} parameters, of which {exported:,} are exported"
+    return table_of(title, "name, #shape, #number, optimizer rule, stored as", rows)
+
+
+def variants_table(settings: Settings, ranks: int) -> Table:
+    """Return the variants of a step that are captured, a row each, and the memory of a GPU."""
+    stages = stage_variants(settings)
+    ends = [stage.until for stage in settings.stages] or [1.0]
+    rows = []
+    for variant in reachable(settings):
+        until = [f"{end:.0%}" for end, each in zip(ends, stages, strict=True) if each == variant]
+        parts = accumulation_of(variant, settings, ranks)
+        rows.append(
+            (
+                ", ".join(until) or "the swarm's choice",
+                f"{variant.batch_tokens:,}",
+                variant.seq_len,
+                f"{parts} x {ranks}",
+                variant.loops,
+                variant.window or "all",
+                "own" if variant.documents else "all",
+                variant.heads,
+                variant.precision,
+                f"{step_bytes(variant, settings, ranks) / 2**30:.1f} GiB",
+            )
+        )
+    kept = state_bytes(settings, ranks) / 2**30
+    title = (
+        f"{len(rows)} variant{'s' * (len(rows) > 1)} of a step, for {ranks} GPU{'s' * (ranks > 1)}"
+    )
+    columns = (
+        "until, #tokens, #per window, #micro-batches, #loops, #sees, documents, #MTP heads, "
+        "precision, #memory"
+    )
+    caption = f"besides {kept:.2f} GiB of weights, gradients, moments and averages; estimated"
+    return table_of(title, columns, rows, caption)
+
+
+def routes_table(settings: Settings) -> Table:
+    """Return the kernel of each operation on a Hopper GPU in bf16, a row each."""
+    backend = choose_backend(settings, on_gpu=True, on_hopper=True)
+    attention = choose_attention(settings.attention_backend, backend, on_gpu=True)
+    found = routes(sizes_of(settings.architecture()), backend, attention)
+    rows = [(route.operation, route.kernel, route.missed) for route in found]
+    return table_of("Kernels on a Hopper GPU", "operation, kernel, slower because", rows)
+
+
+def sizes_of(config: Architecture) -> Sizes:
+    """Return what the choice of kernels depends on."""
+    heads = (config.num_heads, config.num_kv_heads, config.head_dim, config.rope_dims)
+    return Sizes(config.model_dim, *heads, config.mlp_dim)

@@ -1,0 +1,89 @@
+"""The first lines of a run: what users look for before they wait for it."""
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+
+import torch
+
+from data.inputs import Inputs
+from kernels.routes import routes
+from model.parameters import exported
+from runtime.device import Backends
+from settings import Settings
+from settings.stages import Stage
+from settings.variants import Variant, accumulation_of, stage_variants
+from training.explain import sizes_of
+from training.rank import Rank
+from training.trainer import Trainer
+
+
+def opening(rank: Rank, trainer: Trainer, inputs: Inputs) -> Iterator[str]:
+    """Yield lines: parameters, device and backend, tokens a step, data, falls from the fast path.
+
+    Args:
+        rank: of the run.
+        trainer: before its first step.
+        inputs: what it reads.
+    """
+    settings, backends, ranks = rank.settings, rank.backends, rank.world.size
+    everything = sum(parameter.numel() for parameter in trainer.model.parameters())
+    kept = sum(parameter.numel() for parameter in exported(trainer.model).values())
+    yield f"network   {everything:,} parameters, of which {kept:,} are exported"
+    dtype = str(backends.dtype).removeprefix("torch.")
+    device = f"{ranks} x {device_name(rank.world.device)}"
+    yield f"device    {device}; backend {backends.backend}, attention {backends.attention}, {dtype}"
+    for variant in dict.fromkeys(stage_variants(settings)):
+        parts = accumulation_of(variant, settings, ranks)
+        windows = variant.batch_tokens // (variant.seq_len * parts * ranks)
+        yield (
+            f"a step    {variant.batch_tokens:,} tokens: {parts} micro-batches on each of {ranks} "
+            f"ranks, of {windows} windows of {variant.seq_len:,}"
+        )
+    yield (
+        f"data      {len(inputs.train):,} training tokens, {len(inputs.validation):,} of validation"
+        f"; {settings.data}"
+    )
+    yield from missed(settings, backends, rank.world.device)
+
+
+def expected(settings: Settings, paces: Mapping[Variant, float]) -> str:
+    """Return a line: the steps that a run will take, by the paces of its warm-up.
+
+    Args:
+        settings: of the run.
+        paces: seconds of a step, by variant.
+    """
+    if not settings.wallclock or not paces:
+        return f"length    {settings.iterations:,} steps"
+    ends = [stage.until for stage in settings.stages or [Stage(until=1.0)]]
+    fractions = [end - begin for begin, end in pairwise((0.0, *ends))]
+    variants = stage_variants(settings)
+    steps = sum(
+        fraction * settings.wallclock / paces[variant]
+        for fraction, variant in zip(fractions, variants, strict=True)
+    )
+    times = ", ".join(f"{1000 * paces[variant]:.1f}" for variant in dict.fromkeys(variants))
+    most = min(settings.iterations, round(steps))
+    return f"length    about {most:,} steps in {settings.wallclock:g} s, at {times} ms a step"
+
+
+def missed(settings: Settings, backends: Backends, device: torch.device) -> Iterator[str]:
+    """Yield a line for each operation that does not take the fastest kernel on a GPU."""
+    if device.type != "cuda":
+        return
+    if backends.backend != "kernels":
+        try:
+            settings.check_kernels()
+        except ValueError as error:
+            yield f"slower    backend {backends.backend}, because {error}"
+    sizes = sizes_of(settings.architecture())
+    for route in routes(sizes, backends.backend, backends.attention):
+        if route.missed:
+            yield f"slower    {route.operation}: {route.kernel}, because {route.missed}"
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU, or how many threads a CPU has for a rank."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU with {torch.get_num_threads()} threads"

@@ -117,7 +117,7 @@ def export_run(
 def load(
     path: Path, check: container.Check | None = None
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The architecture and the weights of an artifact, as fp32 on the CPU.
+    """Return the architecture and the weights of an artifact, as fp32 on the CPU.
 
     Args:
         path: the file.

@@ -15,14 +15,14 @@ DROPPED = 6  # bits of fp16's mantissa that a step by standard deviation does wi
 
 
 def top_code(bits: int) -> int:
-    """Codes of ``bits`` lie in [-top, top]."""
+    """Return ``top``: codes of ``bits`` lie in [-top, top]."""
     return 2 ** (bits - 1) - 1
 
 
 def row_steps(
     weight: Tensor, bits: int, clip: float = 0.0, min_step: float = 0.0, stretch: float = 1.0
 ) -> Tensor:
-    """The step of each row: ``max(reach / top, min_step)``.
+    """Return the step of each row: ``max(reach / top, min_step)``.
 
     With ``clip`` 0 the reach is ``stretch`` times the row's largest magnitude, and with a stretch
     of 1 the grid is the one that training fakes (`kernels.quant.autograd`). Otherwise it is
@@ -58,13 +58,13 @@ def row_steps(
 
 
 def nearest(weight: Tensor, step: Tensor, bits: int) -> Tensor:
-    """The nearest code (..., rows, cols) int8 of each weight, given the step of each row."""
+    """Return the nearest codes (..., rows, cols) int8, given the step of each row."""
     top = top_code(bits)
     return (weight.float() / step.float().unsqueeze(-1)).round_().clamp_(-top, top).to(torch.int8)
 
 
 def dequantise(codes: Tensor, step: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The weight that ``codes`` (..., rows, cols) and ``step`` (..., rows) stand for.
+    """Return the weights of ``codes`` (..., rows, cols) and ``step`` (..., rows).
 
     The product is formed in fp32, where it is exact, and rounded once to ``dtype``.
     """

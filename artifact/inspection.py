@@ -33,7 +33,7 @@ def show(path: Path, console: Console) -> None:
 
 
 def _tensors(title: str, tensors: Mapping[str, Stored], sizes: Mapping[str, int]) -> Table:
-    """A line a tensor. Its bytes are its share of the streams that it is in, by entropy."""
+    """Return a row per tensor; its bytes are its part of its streams, by entropy."""
     table = Table("name", "shape", "role", "kind", title=title)
     for heading in ("error", "bits a value", "bytes"):
         table.add_column(heading, justify="right")
@@ -64,7 +64,7 @@ def _parts(sizes: Mapping[str, int]) -> Table:
 
 
 def entropy_bits(stored: Stored) -> dict[str, float]:
-    """What a tensor's numbers would take at least, each by itself, by stream."""
+    """Return the entropy of a tensor's numbers in bits, by stream."""
     parts = {f"{stored.role} {stored.kind}": stored.values}
     if stored.scale is not None:
         parts["steps fp16"] = stored.scale

@@ -38,8 +38,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def side_stream() -> Iterator[None]:
-    """All on one stream that is not the default one, on which no graph can be captured: a backward
-    pass runs where its forward ran."""
+    """Run all on one stream, because no graph can be captured on the default one.
+
+    A backward pass runs on the stream of its forward pass.
+    """
     with torch.cuda.stream(torch.cuda.Stream() if torch.cuda.is_available() else None):
         yield
 

@@ -51,7 +51,7 @@ def make_builtin(out: Path, workers: int, console: Console) -> None:
 
 
 def split_files(library: Path) -> tuple[Corpus, Corpus]:
-    """The library's source files that are text, for training and for validation."""
+    """Return the library's source files that are text, for training and for validation."""
     files = sorted(path for path in library.rglob("*.py") if _is_wanted(path.relative_to(library)))
     val = [path for path in files if validates(path.relative_to(library))]
     train = [path for path in files if not validates(path.relative_to(library))]
@@ -75,7 +75,7 @@ def validates(relative: Path) -> bool:
 
 
 def read_source(path: Path) -> Iterator[Document]:
-    """A source file as one document, in the encoding that it declares."""
+    """Yield a source file as one document, decoded as it declares."""
     with tokenize.open(path) as file:
         text = file.read()
     if text.strip():

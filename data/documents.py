@@ -22,7 +22,7 @@ Document = tuple[str, int]
 
 
 def read_file(path: Path) -> Iterator[Document]:
-    """The documents of one file, in order; those without any text are left out.
+    """Return the documents of one file, in order; those without any text are left out.
 
     Raises:
         InputError: the file's kind is unknown, or it is corrupt, or a record holds no text.
@@ -62,7 +62,7 @@ class Corpus:
                 raise InputError(f"{path}: holds no document")
 
     def documents(self, report: Callable[[int], object] = lambda consumed: None) -> Iterator[str]:
-        """Every document's text; ``report`` hears the bytes of the files read so far.
+        """Yield every document's text; ``report`` gets the bytes read so far.
 
         Raises:
             InputError: as ``read_file``.
@@ -77,7 +77,7 @@ class Corpus:
 
 
 def check_text(text: object, where: str) -> str:
-    """``text`` if it is a string of whole characters.
+    """Return ``text`` if it is a string of whole characters.
 
     Raises:
         InputError: it is not; the message begins with ``where``.
@@ -116,7 +116,7 @@ def _read_jsonl(path: Path) -> Iterator[Document]:
 
 
 def decompressed(raw: BinaryIO, suffix: str) -> BinaryIO:
-    """What a file holds, by its name's last suffix; as it is unless that is in ``COMPRESSED``."""
+    """Return the content of a file, decompressed if its last suffix is in ``COMPRESSED``."""
     if suffix == ".gz":
         return cast(BinaryIO, gzip.open(raw))
     if suffix == ".xz":

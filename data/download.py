@@ -35,12 +35,12 @@ Fetch = Callable[[str], Path]
 
 
 def repository() -> str:
-    """The hub's data set repository."""
+    """Return the name of the hub's data set repository."""
     return os.environ.get(REPOSITORY_VARIABLE, "willdepueoai/parameter-golf")
 
 
 def prefix() -> str:
-    """The folder of the repository that holds the manifest."""
+    """Return the folder of the repository that holds the manifest."""
     return os.environ.get(PREFIX_VARIABLE, "datasets")
 
 
@@ -113,7 +113,7 @@ def _remote(path: str) -> str:
 
 
 def _wanted(catalogue: Manifest, variant: str, train_shards: int) -> Iterator[tuple[str, str]]:
-    """Pairs of a file's name here and its path in the repository."""
+    """Yield pairs of a file's name here and its path in the repository."""
     name = f"fineweb10B_{variant}"
     dataset = _entry(catalogue, "datasets", name)
     tokenizer = _entry(catalogue, "tokenizers", dataset.get("tokenizer_name"))

@@ -23,7 +23,7 @@ Manifest = dict[str, Any]
 
 
 def fingerprint(source: Manifest) -> str:
-    """SHA-256 of what a folder is made from: equal for equal inputs and options."""
+    """Return the SHA-256 of a folder's inputs and options."""
     canonical = json.dumps({"format": FORMAT, **source}, sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -83,7 +83,7 @@ def write_manifest(folder: Path, source: Manifest, tokenizer: Tokenizer, splits:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The folder's manifest, or None where there is none.
+    """Return the folder's manifest, or None if there is none.
 
     Raises:
         InputError: it is no JSON object.
@@ -101,7 +101,7 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def describe_shard(path: Path) -> Manifest:
-    """What a manifest records of a shard."""
+    """Return the manifest's record of a shard."""
     return {"tokens": read_header(path), "sha256": sha256(path)}
 
 

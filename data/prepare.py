@@ -38,7 +38,7 @@ class Options:
     workers: int = 1
 
     def check(self) -> None:
-        """Raises InputError for a value out of range or a tokenizer that does not load."""
+        """Check the options; raise InputError if a value is out of range or no tokenizer loads."""
         if not 1 <= self.shard_tokens <= MAX_SHARD_TOKENS:
             raise InputError(f"--shard-tokens {self.shard_tokens}: give 1 to {MAX_SHARD_TOKENS}")
         if self.workers < 1:
@@ -72,7 +72,7 @@ def prepare(train: Corpus, val: Corpus, options: Options, out: Path, console: Co
 
 
 def describe_options(options: Options) -> Manifest:
-    """The options that decide a folder's bytes, for its fingerprint."""
+    """Return the options that decide a folder's bytes, for its fingerprint."""
     given = options.tokenizer
     tokenizer = {"trained": given} if isinstance(given, int) else {"sha256": sha256(given)}
     return {"tokenizer": tokenizer, "shard_tokens": options.shard_tokens}
@@ -175,7 +175,7 @@ class _Encoded:
 
 
 def _chunks(documents: Iterable[str]) -> Iterator[list[str]]:
-    """Documents in lists of about a million characters: large enough to be worth a message."""
+    """Yield documents in lists of about a million characters, which are worth a message."""
     chunk: list[str] = []
     characters = 0
     for text in documents:

@@ -29,7 +29,7 @@ SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 def shard_name(split: Split, index: int) -> str:
-    """The public name of a split's ``index``-th shard."""
+    """Return the public name of a split's ``index``-th shard."""
     return f"fineweb_{split}_{index:06d}.bin"
 
 
@@ -48,7 +48,7 @@ def write_shard(path: Path, tokens: np.ndarray) -> None:
 
 
 def read_header(path: Path) -> int:
-    """The number of tokens in a shard, its magic, version and length checked.
+    """Return the number of tokens in a shard, its magic, version and length checked.
 
     Raises:
         InputError: the file is missing, or is not a whole shard.
@@ -98,7 +98,7 @@ class TokenStream:
 
     @classmethod
     def open(cls, folder: Path, split: Split, vocab_size: int) -> "TokenStream":
-        """The shards ``*train*.bin`` or ``*val*.bin`` of a data folder, in order of their names.
+        """Open the shards ``*train*.bin`` or ``*val*.bin`` of a folder, in order of their names.
 
         Raises:
             InputError: the folder is missing or holds no such shard, or one is not whole.
@@ -116,7 +116,7 @@ class TokenStream:
         return self._starts[-1]
 
     def read(self, start: int, count: int) -> np.ndarray:
-        """Tokens [start, start + count) as uint16 (count,), across shard borders.
+        """Return tokens [start, start + count) as uint16 (count,), across shard borders.
 
         Within one shard it is a read-only view of the file, without a copy.
 

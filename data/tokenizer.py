@@ -46,21 +46,21 @@ class Tokenizer:
             )
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of ``text``, without BOS."""
+        """Return token ids of ``text``, without BOS."""
         return self.processor.encode(text)
 
     def encode_documents(self, texts: Sequence[str]) -> np.ndarray:
-        """uint16 tokens of the documents one after the other, BOS before each."""
+        """Return the documents' tokens in order, uint16, BOS before each."""
         ids = self.processor.encode(list(texts), add_bos=True, num_threads=1)
         return np.fromiter(chain.from_iterable(ids), dtype=np.uint16)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ``ids``; control tokens stand for nothing."""
+        """Return the text of ``ids``; control tokens stand for nothing."""
         return self.processor.decode([int(token) for token in ids])
 
 
 def find_tokenizer(folder: Path, given: Path | None) -> Path:
-    """The tokenizer that the user gave, or else the one in the data folder.
+    """Return the tokenizer that the user gave, or else the one in the data folder.
 
     Raises:
         InputError: there is no such file.
@@ -147,7 +147,7 @@ def check_vocabulary_size(vocab_size: int) -> None:
 
 
 def sample(documents: Iterable[str], limit_bytes: int) -> list[str]:
-    """Every n-th document, n the smallest power of two that keeps them under ``limit_bytes``.
+    """Return every n-th document, n the least power of two that keeps to ``limit_bytes``.
 
     One pass, bounded memory, evenly spread over the corpus, and the same at every call.
     """
@@ -179,7 +179,7 @@ class ByteTable:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "ByteTable":
-        """The table of a tokenizer's vocabulary."""
+        """Return the table of a tokenizer's vocabulary."""
         processor, size = tokenizer.processor, tokenizer.vocab_size
         base = np.zeros(size, dtype=np.int16)
         leading_space = np.zeros(size, dtype=np.bool_)
@@ -200,6 +200,6 @@ class ByteTable:
         return cls(base, leading_space, boundary)
 
     def count(self, previous: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """int64 bytes of each target, given the token before it; the arrays have one shape."""
+        """Return int64 bytes of each target after its previous token; the arrays have one shape."""
         space = self.leading_space[targets] & ~self.boundary[previous]
         return self.base[targets].astype(np.int64) + space

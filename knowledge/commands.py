@@ -71,7 +71,7 @@ def inspect(file: Path, model: Path | None) -> None:
 
 
 def _show(path: Path, scores: TokenScores, tokenizer: Tokenizer | None, console: Console) -> None:
-    """Sizes, tokenizer and the highest scores."""
+    """Print sizes, tokenizer and the highest scores."""
     console.print(
         f"{path}: {path.stat().st_size} bytes of at most {MOST_BYTES}; {len(scores.ids)} scores of "
         f"at most {MOST_SCORES}, mean {scores.dense().mean():.3f} over {scores.vocab_size:,} tokens"

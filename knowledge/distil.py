@@ -36,7 +36,7 @@ def distil(
     tokenizer: Tokenizer,
     report: Report = lambda share: None,
 ) -> TokenScores:
-    """The scores of ``tokenizer``'s tokens; ``report`` hears of the words cut.
+    """Return the scores of ``tokenizer``'s tokens; ``report`` gets the fraction done.
 
     Args:
         rank: (N,) fp64 of the graph's nodes.
@@ -52,7 +52,7 @@ def distil(
 
 
 def word_masses(labels: pa.ChunkedArray, rank: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """The distinct words of all labels, and masses (2, W) fp64 by rank and with all nodes alike."""
+    """Return all words, and masses (2, W) fp64 by rank and with all nodes alike."""
     split = pc.split_pattern_regex(labels, NOT_LETTERS)
     words = pc.list_flatten(split)
     node = np.repeat(np.arange(len(labels)), pc.list_value_length(split).to_numpy())
@@ -71,7 +71,7 @@ def word_masses(labels: pa.ChunkedArray, rank: np.ndarray) -> tuple[list[str], n
 def token_masses(
     words: list[str], masses: np.ndarray, tokenizer: Tokenizer, report: Report
 ) -> np.ndarray:
-    """Masses (2, V) fp64 that reach each token from words' masses (2, W)."""
+    """Return masses (2, V) fp64 that reach each token from words' masses (2, W)."""
     total = np.zeros((2, tokenizer.vocab_size))
     for start, tokens in cut(words, tokenizer):
         lengths = np.fromiter(map(len, tokens), np.int64, len(tokens))
@@ -83,7 +83,7 @@ def token_masses(
 
 
 def cut(words: list[str], tokenizer: Tokenizer) -> Iterator[tuple[int, list[list[int]]]]:
-    """Tokens of words as they stand after a space, many at once, with the first one's place.
+    """Yield tokens of words as they stand after a space, with the first word's index.
 
     A tokenizer may drop a space at the beginning of a text, or put one there, so another word comes
     first. No token of these models reaches over a space between words.
@@ -96,7 +96,7 @@ def cut(words: list[str], tokenizer: Tokenizer) -> Iterator[tuple[int, list[list
 
 
 def candidates(tokenizer: Tokenizer) -> np.ndarray:
-    """Which tokens (V,) can have a score: those whose piece holds a letter."""
+    """Return which tokens (V,) can have a score: those whose piece holds a letter."""
     processor, size = tokenizer.processor, tokenizer.vocab_size
     special = (processor.is_byte, processor.is_control, processor.is_unknown, processor.is_unused)
     return np.array(
@@ -109,7 +109,7 @@ def candidates(tokenizer: Tokenizer) -> np.ndarray:
 
 
 def excess(ranked: np.ndarray, alike: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Scores (V,) in [0, 1] from masses (V,) by rank and with all nodes alike; NaN: no score."""
+    """Return scores (V,) in [0, 1], or NaN, of masses (V,) by rank and with all nodes alike."""
     reached = wanted & (alike > 0)
     if not reached.any():
         raise InputError("no word of any label has a token that holds a letter: nothing to distil")

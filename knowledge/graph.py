@@ -72,7 +72,7 @@ def load_graph(
 
 
 def classify(names: pa.ChunkedArray, relations: Relations) -> tuple[np.ndarray, np.ndarray]:
-    """Type (E,) of each edge and whether rank flows against it, by its raw name."""
+    """Return the type (E,) of each edge, and whether rank flows against it."""
     encoded = names.dictionary_encode().combine_chunks()
     kinds, against = relations.look_up(encoded.dictionary.to_pylist())
     codes = encoded.indices.to_numpy()

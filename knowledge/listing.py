@@ -11,7 +11,7 @@ from knowledge.scores import TokenScores
 
 
 def read_list(path: Path, tokenizer: Tokenizer) -> TokenScores:
-    """The scores of a list of ``tokenizer``'s ids; the 358 highest if there are more.
+    """Return the scores of a list of ``tokenizer``'s ids; the 358 highest if there are more.
 
     Raises:
         InputError: no such file, no such list, an id beyond the vocabulary, a score beyond [0, 1].

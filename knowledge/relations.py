@@ -67,7 +67,7 @@ class Relations:
         return cls(np.array([table.weights[name] for name in TYPES]), mapping)
 
     def look_up(self, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Type index (len(names),) and whether rank flows against the edge, of each raw name.
+        """Return each raw name's type index, and whether rank flows against its edges.
 
         Raises:
             InputError: a name is in no section of the table.
@@ -84,7 +84,7 @@ class Relations:
 
 
 def read_table(path: Path) -> Table:
-    """A TOML file as a ``Table``.
+    """Read a TOML file as a ``Table``.
 
     Raises:
         InputError: missing file, no TOML, no such table.

@@ -41,21 +41,21 @@ class TokenScores:
 
     @classmethod
     def best(cls, tokenizer: str, values: np.ndarray) -> "TokenScores":
-        """The 358 highest of ``values`` (V,) in [0, 1], quantised; NaN is no score."""
+        """Return the 358 highest of ``values`` (V,) in [0, 1], quantised; NaN is no score."""
         order = np.argsort(-values, kind="stable")[:MOST_SCORES]
         ids = np.sort(order[~np.isnan(values[order])])
         codes = np.rint(values[ids] * TOP_CODE)
         return cls(tokenizer, len(values), ids, (codes / TOP_CODE).astype(np.float32))
 
     def dense(self) -> np.ndarray:
-        """(V,) fp32."""
+        """Return the scores of all tokens, (V,) fp32."""
         values = np.zeros(self.vocab_size, np.float32)
         values[self.ids] = self.scores
         return values
 
 
 def pack(scores: TokenScores) -> bytes:
-    """The bytes of a file."""
+    """Return the bytes of a file."""
     low = low_bits(scores.vocab_size, len(scores.ids))
     high = scores.ids >> low
     unary = np.zeros(len(high) + (scores.vocab_size >> low) + 1, np.uint8)
@@ -97,17 +97,17 @@ def unpack(packed: bytes) -> TokenScores:
 
 
 def checksum(digest: bytes, vocab_size: int, count: int, body: bytes) -> int:
-    """CRC-32 of all of a file but its magic and itself."""
+    """Return the CRC-32 of a file without its magic and checksum."""
     return zlib.crc32(digest + struct.pack("<HH", vocab_size, count) + body)
 
 
 def low_bits(vocab_size: int, count: int) -> int:
-    """Bits of an id that are stored as they are: those of the mean gap."""
+    """Return the number of an id's low bits, which are stored as they are."""
     return max(0, (vocab_size // max(1, count)).bit_length() - 1)
 
 
 def to_bits(values: np.ndarray, width: int) -> np.ndarray:
-    """(n * width,) uint8: the lowest bits of each of ``values`` (n,), highest first."""
+    """Return (n * width,) uint8: the low bits of ``values`` (n,), highest first."""
     return (values[:, None] >> np.arange(width)[::-1] & 1).astype(np.uint8).ravel()
 
 
@@ -139,7 +139,7 @@ def read_scores(path: Path) -> TokenScores:
 
 
 def scores_for(given: str, tokenizer: Path) -> np.ndarray:
-    """Scores (V,) fp32 of each token of ``tokenizer``, from a file or a name of ``BUILT_IN``.
+    """Return scores (V,) fp32 of ``tokenizer``'s tokens, from a file or ``BUILT_IN``.
 
     Raises:
         InputError: there is no such file, it is damaged, or made for another tokenizer.

@@ -19,7 +19,7 @@ Report = Callable[[float], object]
 
 
 def read_columns(path: Path, columns: Sequence[str], report: Report) -> pa.Table:
-    """The named columns of a file as text; ``report`` hears how far it has been read.
+    """Return columns of a file as text; ``report`` gets the fraction that was read.
 
     TSV and CSV begin with a line of names; CSV may quote, TSV takes quotes as they are. A line of
     JSONL is an object that holds the columns as strings. Other columns are passed over.
@@ -48,7 +48,7 @@ def read_columns(path: Path, columns: Sequence[str], report: Report) -> pa.Table
 
 
 def kind_of(path: Path) -> str:
-    """``.tsv``, ``.csv`` or ``.jsonl``, whatever the compression.
+    """Return ``.tsv``, ``.csv`` or ``.jsonl``, whatever the compression.
 
     Raises:
         InputError: it is none of them.
@@ -71,7 +71,7 @@ def _batches(
 
 
 def _open(file: BinaryIO, kind: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Arrow's reader of record batches, a megabyte of text or so at a time."""
+    """Return Arrow's reader of record batches of about a megabyte of text."""
     texts = dict.fromkeys(columns, pa.string())
     if kind == ".jsonl":
         options = json.ParseOptions(

@@ -42,7 +42,7 @@ class Model:
 
     @classmethod
     def fit(cls, counts: np.ndarray) -> "Model":
-        """The model of ``counts`` (contexts, symbols): what occurs has at least frequency one."""
+        """Return the model of ``counts`` (contexts, symbols); all that occur have frequencies."""
         return cls(np.stack([_frequencies(row) for row in counts.astype(np.float64)]))
 
     @property
@@ -51,12 +51,12 @@ class Model:
         return np.cumsum(self.frequencies, axis=1, dtype=np.uint32) - self.frequencies
 
     def bits(self, counts: np.ndarray) -> float:
-        """What ``counts`` (contexts, symbols) of symbols will take: `encode` needs little more."""
+        """Return the bits of ``counts`` (contexts, symbols): `encode` needs few more."""
         occur = counts > 0
         return float((counts[occur] * (PRECISION - np.log2(self.frequencies[occur]))).sum())
 
     def to_bytes(self) -> bytes:
-        """The frequencies, low bytes before high bytes."""
+        """Return the frequencies, low bytes before high bytes."""
         planes = self.frequencies.astype("<u2").view(np.uint8).reshape(-1, 2)
         return planes.T.tobytes()
 
@@ -69,7 +69,7 @@ class Model:
 
 
 def count(symbols: np.ndarray, contexts: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """How often each symbol occurs in each context, ``shape`` (contexts, symbols) int64."""
+    """Return how often each symbol occurs in each context, ``shape`` (contexts, symbols) int64."""
     places = _places(symbols, contexts, shape[1])
     return np.bincount(places, minlength=shape[0] * shape[1]).reshape(shape)
 
@@ -124,7 +124,7 @@ def decode(packed: bytes, contexts: np.ndarray, model: Model) -> np.ndarray:
 
 
 def _places(symbols: np.ndarray, contexts: np.ndarray, size: int) -> np.ndarray:
-    """Where each symbol of its context is in a flat table of ``size`` symbols a context."""
+    """Return where each symbol of its context is in a flat table of ``size`` symbols a context."""
     return contexts.astype(np.int32) * size + symbols
 
 
@@ -133,8 +133,7 @@ def _lanes(symbols: int) -> int:
 
 
 def _slots(model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each context and value of a state's low bits: the symbol, its frequency, and the place
-    in its range."""
+    """Return symbol, frequency and offset in its range, by context and a state's low bits."""
     frequencies, size = model.frequencies, model.frequencies.shape[1]
     flat = frequencies.ravel()
     symbol = np.tile(np.arange(size, dtype=np.uint8), len(frequencies))
@@ -145,7 +144,7 @@ def _slots(model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _frequencies(counts: np.ndarray) -> np.ndarray:
-    """``counts`` scaled to whole numbers that sum to ``TOTAL``, none that occurs to zero."""
+    """Scale ``counts`` to integers that sum to ``TOTAL``; none that occurs becomes zero."""
     if not counts.any():
         counts = np.ones_like(counts)
     frequencies = np.maximum(np.floor(counts * (TOTAL / counts.sum())), counts > 0)

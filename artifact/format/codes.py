@@ -45,7 +45,7 @@ class Order:
     classes: np.ndarray
 
     def runs(self) -> list[tuple[int, int, np.ndarray]]:
-        """The stream's parts: (class, bank, its lines of that class), none empty."""
+        """Return the stream's parts: (class, bank, its lines of that class), none empty."""
         ends = np.cumsum([lines for lines, _ in self.shapes])[:-1]
         of_banks = np.split(self.classes, ends)
         found = [
@@ -56,13 +56,13 @@ class Order:
         return [run for run in found if len(run[2])]
 
     def contexts(self) -> np.ndarray:
-        """The class of each symbol of the stream, uint8."""
+        """Return the class of each symbol of the stream, uint8."""
         runs = self.runs()
         sizes = [len(lines) * self.shapes[bank][1] for _, bank, lines in runs]
         return np.repeat(np.array([number for number, _, _ in runs], np.uint8), sizes)
 
     def gather(self, banks: Sequence[np.ndarray]) -> np.ndarray:
-        """The stream (symbols,) int8 of ``banks``, each (lines, length) int8."""
+        """Return the stream (symbols,) int8 of ``banks``, each (lines, length) int8."""
         parts = [banks[bank][lines].reshape(-1) for _, bank, lines in self.runs()]
         return np.concatenate([np.empty(0, np.int8), *parts])
 
@@ -77,7 +77,7 @@ class Order:
 
 
 def pack(banks: Sequence[np.ndarray], bits: int) -> bytes:
-    """One stream of all codes of ``banks``, each (n, rows, cols) int8 of ``bits`` bits."""
+    """Return one stream of all codes of ``banks``, each (n, rows, cols) int8."""
     turned = [_unevenness(_lines(bank, True)) > _unevenness(_lines(bank, False)) for bank in banks]
     lines = [_lines(bank, turn) for bank, turn in zip(banks, turned, strict=True)]
     shapes = [(len(of_bank), of_bank.shape[1]) for of_bank in lines]
@@ -117,7 +117,7 @@ def unpack(packed: bytes, shapes: Sequence[tuple[int, int, int]], bits: int) -> 
 
 
 def _lines(bank: np.ndarray, turned: bool) -> np.ndarray:
-    """The rows (lines, length) of all matrices of a bank, or their columns."""
+    """Return the rows (lines, length) of all matrices of a bank, or their columns."""
     bank = bank.swapaxes(1, 2) if turned else bank
     return bank.reshape(bank.shape[0] * bank.shape[1], bank.shape[2])
 
@@ -125,7 +125,7 @@ def _lines(bank: np.ndarray, turned: bool) -> np.ndarray:
 def _read_order(
     turned: bytes, packed: bytes, shapes: Sequence[tuple[int, int, int]], number: int
 ) -> Order:
-    """The order of a stream. Raises ValueError for what is none."""
+    """Return the order of a stream. Raises ValueError if there is none."""
     if len(turned) != len(shapes) or max(turned, default=0) > 1:
         raise ValueError("a stream of codes has the wrong form")
     of_lines = [
@@ -139,7 +139,7 @@ def _read_order(
 
 
 def _take_apart(packed: bytes) -> tuple[int, int, list[bytes]]:
-    """Classes, coder and the four blocks of a stream."""
+    """Return the number of classes, the coder and the four blocks of a stream."""
     if len(packed) < HEAD.size:
         raise ValueError("a stream of codes is cut short")
     number, coder = HEAD.unpack_from(packed)
@@ -156,17 +156,17 @@ def _take_apart(packed: bytes) -> tuple[int, int, list[bytes]]:
 
 
 def _spread(lines: np.ndarray) -> np.ndarray:
-    """The mean magnitude of each line (lines, length), fp32."""
+    """Return the mean magnitude of each line (lines, length), fp32."""
     return np.abs(lines).mean(axis=1, dtype=np.float32) if lines.size else np.zeros(len(lines))
 
 
 def _unevenness(lines: np.ndarray) -> float:
-    """How much the lines' spreads differ."""
+    """Return how much the lines' spreads differ."""
     return float(np.log(_spread(lines) + 0.1).var()) if lines.size else 0.0
 
 
 def _classes(banks: Sequence[np.ndarray]) -> np.ndarray:
-    """Every line's class of ``FINEST``, uint8: as many lines in each, by their spread."""
+    """Return every line's class of ``FINEST``, uint8: as many lines in each, by their spread."""
     spread = np.concatenate([np.empty(0), *map(_spread, banks)])
     rank = np.empty(len(spread), np.int64)
     rank[spread.argsort(kind="stable")] = np.arange(len(spread))
@@ -178,7 +178,7 @@ def _symbols(order: Order, banks: Sequence[np.ndarray], bits: int) -> np.ndarray
 
 
 def _cheapest(banks: Sequence[np.ndarray], finest: Order, bits: int) -> tuple[Order, ans.Model]:
-    """The order by as many classes as make the stream smallest, and their distributions."""
+    """Return the order and the distributions that make the stream smallest."""
     shape = (FINEST, 2 * top_code(bits) + 1)
     counts = ans.count(_symbols(finest, banks, bits), finest.contexts(), shape)
     found = []
@@ -192,7 +192,7 @@ def _cheapest(banks: Sequence[np.ndarray], finest: Order, bits: int) -> tuple[Or
 
 
 def _shortest(symbols: np.ndarray, contexts: np.ndarray, model: ans.Model) -> tuple[int, bytes]:
-    """Who codes ``symbols`` in fewest bytes, by a sample from their middle, and what it makes."""
+    """Return the coder that needs fewest bytes for a sample of ``symbols``, and its bytes."""
     begin = max(0, (len(symbols) - SAMPLE) // 2)
     sample = slice(begin, begin + SAMPLE)
     by_library = len(coding.pack(symbols[sample].tobytes()))

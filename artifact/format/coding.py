@@ -26,7 +26,7 @@ class Library(NamedTuple):
 
 
 def pack(raw: bytes) -> bytes:
-    """The shortest that any library makes of ``raw``, after a byte that says which."""
+    """Pack ``raw`` by the library that makes it shortest, after a byte that names it."""
     packed = [bytes([place]) + library.pack(raw) for place, library in enumerate(LIBRARIES)]
     return min(packed, key=len)
 
@@ -49,7 +49,7 @@ def unpack(packed: bytes, size: int) -> bytes:
 
 
 def planes(numbers: np.ndarray) -> bytes:
-    """All first bytes of little-endian ``numbers``, then all second bytes, and so on."""
+    """Return all first bytes of little-endian ``numbers``, then all second bytes, and so on."""
     octets = np.ascontiguousarray(numbers).reshape(-1).view(np.uint8)
     return octets.reshape(-1, numbers.itemsize).T.tobytes()
 

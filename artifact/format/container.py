@@ -111,7 +111,7 @@ def read(path: Path, check: Check | None = None) -> tuple[dict[str, Any], dict[s
 def read_with_sizes(
     path: Path, check: Check | None = None
 ) -> tuple[dict[str, Any], dict[str, Stored], dict[str, int]]:
-    """`read`, and the bytes of each part as `Encoded` has them."""
+    """Return `read`, and the bytes of each part as `Encoded` has them."""
     try:
         if not path.is_file():
             raise InputError(f"{path}: no such file; give the path of an artifact")
@@ -127,7 +127,7 @@ def read_with_sizes(
 
 
 def _arrays(stored: Stored) -> list[np.ndarray]:
-    """The values, then the scale if there is one."""
+    """Return the values, then the scale if there is one."""
     parts = [stored.values] if stored.scale is None else [stored.values, stored.scale]
     return [part.detach().cpu().contiguous().numpy() for part in parts]
 
@@ -143,7 +143,7 @@ def _entry(name: str, stored: Stored, arrays: list[np.ndarray]) -> Entry:
 
 
 def _pack_streams(header: Header, arrays: Mapping[str, list[np.ndarray]]) -> dict[Stream, bytes]:
-    """Each stream with its size before it, in file order."""
+    """Return each stream with its size before it, in file order."""
     parts: dict[Stream, list[np.ndarray]] = {stream: [] for stream in header.streams()}
     for entry in header.entries:
         for (stream, _), array in zip(entry.parts(), arrays[entry.name], strict=True):
@@ -173,7 +173,7 @@ def _unpack_stream(
 
 
 def _bank(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """(..., rows, cols) as a bank of matrices."""
+    """Return (..., rows, cols) as a bank of matrices."""
     return math.prod(shape[:-2]), shape[-2], shape[-1]
 
 
@@ -216,7 +216,7 @@ def decode(
 
 
 def _cut(header: Header, body: BytesIO) -> dict[Stream, bytes]:
-    """The packed streams. Raises ValueError where they and the file do not end together."""
+    """Return the packed streams. Raises ValueError if they and the file end apart."""
     packed = {}
     for stream in header.streams():
         size = int.from_bytes(body.read(SIZE.size), "little")
@@ -229,7 +229,7 @@ def _cut(header: Header, body: BytesIO) -> dict[Stream, bytes]:
 
 
 def _take(entry: Entry, streams: Mapping[Stream, Iterator[np.ndarray]]) -> Stored:
-    """The next tensor of the streams, checked against its hash."""
+    """Return the next tensor of the streams, checked against its hash."""
     arrays = [next(streams[stream]) for stream, _ in entry.parts()]
     if _sha256(array.tobytes() for array in arrays) != entry.sha256:
         raise ValueError(f"tensor {entry.name} does not match its SHA-256")

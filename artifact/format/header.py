@@ -78,7 +78,7 @@ class Entry:
         return self.kind.startswith("int")
 
     def parts(self) -> Iterator[tuple[Stream, tuple[int, ...]]]:
-        """The stream and shape of its values, then of its scale if it has one."""
+        """Yield stream and shape of the values, then of the scale if there is one."""
         yield Stream(self.role, self.kind), self.shape
         if self.is_coded:
             yield Stream("steps", "fp16"), self.shape[:-1]
@@ -116,7 +116,7 @@ class Header:
             raise ValueError(f"its tensors take more than {MAX_DECODED:,} bytes")
 
     def streams(self) -> dict[Stream, list[tuple[int, ...]]]:
-        """The shapes of each stream's tensors, in file order."""
+        """Return the shapes of each stream's tensors, in file order."""
         found: dict[Stream, list[tuple[int, ...]]] = {}
         for entry in self.entries:
             for stream, shape in entry.parts():
@@ -131,7 +131,7 @@ class Header:
         )
 
     def to_json(self) -> bytes:
-        """UTF-8 JSON. Raises ValueError if it is larger than a header may be."""
+        """Return UTF-8 JSON. Raises ValueError if it is larger than a header may be."""
         text = json.dumps(asdict(self), separators=(",", ":")).encode()
         if len(text) > MAX_HEADER:
             raise ValueError(f"its header takes more than {MAX_HEADER:,} bytes")

@@ -18,7 +18,7 @@ LEAST_DAMPING, MOST_DAMPING = 1e-6, 10.0
 
 
 def gptq(weight: Tensor, hessian: Tensor, step: Tensor, bits: int, damping: float = 0.01) -> Tensor:
-    """Codes of least ``tr(D H D^T)`` for ``D = codes * step - weight``, greedily.
+    """Return codes of least ``tr(D H D^T)`` for ``D = codes * step - weight``, greedily.
 
     Columns go by falling ``H_jj`` (GPTQ's act-order): the inputs that matter most are rounded while
     there is most left to correct with.
@@ -57,7 +57,7 @@ def gptq(weight: Tensor, hessian: Tensor, step: Tensor, bits: int, damping: floa
 
 
 def factor(hessian: Tensor, damping: float) -> Tensor:
-    """Upper triangular R (n, cols, cols) with ``R R^T = H + damping * mean(diag H) * I``.
+    """Return upper triangular R (n, cols, cols) with ``R R^T = H + damping * mean(diag H) * I``.
 
     Where rounding leaves H indefinite, damping grows tenfold until it is not.
 

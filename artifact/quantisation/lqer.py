@@ -31,7 +31,7 @@ def correct(
     rank: int,
     matrices: int,
 ) -> dict[str, Stored]:
-    """Corrections of the ``matrices`` matrices whose outputs have the largest errors.
+    """Return corrections of the ``matrices`` matrices whose outputs have the largest errors.
 
     Args:
         weights: (n, rows, cols) banks, and others that are left alone.
@@ -66,7 +66,7 @@ def corrected_by(name: str) -> str:
 
 
 def put_back(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``weights`` with their corrections in them rather than beside them.
+    """Return ``weights`` with their corrections added.
 
     Raises:
         ValueError: a correction that fits no bank.
@@ -87,12 +87,12 @@ def put_back(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def output_error(residual: Tensor, hessian: Tensor) -> Tensor:
-    """``tr(D H D^T)`` of each matrix' residual D, (n,) fp32."""
+    """Return ``tr(D H D^T)`` of each matrix' residual D, (n,) fp32."""
     return ((residual @ hessian) * residual).sum(dim=(-2, -1))
 
 
 def best_product(residual: Tensor, hessian: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """left (m, rank, rows) and right (m, rank, cols) whose ``left.T @ right`` takes most away.
+    """Return left (m, rank, rows) and right (m, rank, cols) of the best ``left.T @ right``.
 
     With ``H = R R^T``, the output's error ``|D X^T|`` is ``|D R|``; its largest singular values go.
 

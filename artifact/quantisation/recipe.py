@@ -31,7 +31,7 @@ class Role:
     stretch: float = 1.0
 
     def coarser(self, factor: float) -> "Role":
-        """Every step ``factor`` times as large, but no row cut short that was whole before."""
+        """Return a role with steps ``factor`` times as large; no row becomes clipped by it."""
         if self.clip:
             return replace(self, clip=self.clip * factor, min_step=self.min_step * factor)
         stretch = max(1.0, self.stretch * factor)
@@ -60,7 +60,7 @@ class Recipe:
 
     @classmethod
     def of(cls, settings: "ArtifactSettings") -> "Recipe":
-        """The recipe that a run's settings ask for."""
+        """Return the recipe that a run's settings ask for."""
         floor = settings.quant_min_step
         return cls(
             Role(settings.attention_bits, settings.attention_clip, floor),
@@ -73,7 +73,7 @@ class Recipe:
         )
 
     def coarser(self, factor: float) -> "Recipe":
-        """The same with every step ``factor`` times as large."""
+        """Return the same with every step ``factor`` times as large."""
         attention, mlp, embed, table = (role.coarser(factor) for role in self._roles)
         return replace(self, attention=attention, mlp=mlp, embed=embed, table=table)
 
@@ -93,7 +93,7 @@ def quantise(
     recipe: Recipe,
     hessians: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Stored]:
-    """Every weight as it is stored, on the device where it is.
+    """Return every weight as it is stored, on the device where it is.
 
     A weight with a Hessian is coded by `artifact.quantisation.gptq`; without, each value goes to
     the nearest code. On a GPU all of preset ``seed`` takes under 5 s.
@@ -139,7 +139,7 @@ def _coded(weight: Tensor, role: str, how: Role, hessian: Tensor | None, damping
 
 
 def relative_error(weight: Tensor, found: Tensor, hessian: Tensor | None) -> float:
-    """Root mean square error over root mean square, of the output where its inputs are known."""
+    """Return the relative RMS error, of the output if the Hessian of its input is known."""
 
     def power(matrix: Tensor) -> Tensor:
         through = matrix if hessian is None else matrix @ hessian

@@ -25,7 +25,7 @@ Made = TypeVar("Made", bound=Sized)
 def largest_that_fits(
     make: Callable[[float], Made], limit: int, finest: float
 ) -> tuple[float, Made]:
-    """The factor of all steps that fills ``limit`` best, and what it makes.
+    """Return the factor of all steps that fills ``limit`` best, and what it makes.
 
     A code of twice the step takes one bit less, so one attempt says where the next should be; the
     places left and right of the limit then close in on it (regula falsi, in the factor's
@@ -56,7 +56,7 @@ def largest_that_fits(
 
 
 def _next(fitting: Mapping[float, Sized], over: Mapping[float, Sized], limit: int) -> float:
-    """Where the size should be a little under ``limit``."""
+    """Return the factor, as a logarithm, whose size should be a little under ``limit``."""
     target = limit * (1 + ENOUGH) / 2
     if fitting and over:
         left, right = max(over), min(fitting)

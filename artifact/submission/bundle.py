@@ -23,7 +23,7 @@ if __name__ == "__main__":
 
 
 def bundle(root: Path, settings: Mapping[str, object]) -> str:
-    """The text of a file that trains as ``root``'s ``train.py`` does with these settings.
+    """Return the text of a file that trains as ``train.py`` does with these settings.
 
     Args:
         root: of the project.
@@ -47,21 +47,21 @@ def bundle(root: Path, settings: Mapping[str, object]) -> str:
 
 
 def quoted(name: str, text: str) -> str:
-    """A statement that puts a file into ``TEXTS`` as it is."""
+    """Return a statement that puts a file into ``TEXTS`` as it is."""
     if "'''" in text or text.endswith(("\\", "'")):
         raise InputError(f"{name} holds ''' and cannot be quoted; write it with another quote")
     return f"TEXTS[\"{name}\"] = r'''{text}'''\n"
 
 
 def packed(path: Path) -> str:
-    """A statement that puts token scores into ``PACKED``."""
+    """Return a statement that puts token scores into ``PACKED``."""
     coded = base64.b85encode(_read(path)).decode()
     lines = [f'    "{coded[at : at + LINE]}"\n' for at in range(0, len(coded), LINE)]
     return f'PACKED["{SCORES}/{path.stem}.scores"] = (\n{"".join(lines)})\n'
 
 
 def modules(root: Path) -> set[str]:
-    """Paths of all modules that ``train.py`` may import, itself included, whenever it does."""
+    """Return the paths of ``train.py`` and of all modules that it may ever import."""
     found: set[str] = set()
     waiting = [ENTRY]
     while waiting:
@@ -85,7 +85,7 @@ def _imported(root: Path, tree: ast.Module) -> Iterator[str]:
 
 
 def _files(root: Path, name: str) -> Iterator[str]:
-    """The module's file and those of the packages that it is in, where they are the project's."""
+    """Return a module's file and its packages' files, as far as they are the project's."""
     parts = name.split(".")
     for length in range(1, len(parts) + 1):
         stem = "/".join(parts[:length])

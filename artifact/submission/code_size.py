@@ -11,7 +11,7 @@ class OverBudget(RuntimeError):  # noqa: N818
 
 
 def code_bytes(root: Path) -> dict[str, int]:
-    """Bytes of every project file that this process runs on, by path relative to ``root``.
+    """Return bytes of every project file that this process runs on, by path relative to ``root``.
 
     These are the files of all modules imported so far, the started script included, and the
     presets: call it at the end of a run, when nothing is left to import. Installed packages are
@@ -30,7 +30,7 @@ def code_bytes(root: Path) -> dict[str, int]:
 
 
 def budget_line(code: int, artifact: int, limit: int = LIMIT) -> str:
-    """One line with code, artifact, their total and what is left (or over), in bytes."""
+    """Return one line with code, artifact, their total and what is left (or over), in bytes."""
     total = code + artifact
     rest = f"{limit - total:,} left" if total <= limit else f"{total - limit:,} over"
     return f"code {code:,} + artifact {artifact:,} = {total:,} of {limit:,} bytes ({rest})"

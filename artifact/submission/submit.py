@@ -68,7 +68,7 @@ class Entry:
         return self.settings["seed"]
 
     def score(self, method: str) -> Mapping[str, float]:
-        """bpb, nats and more of a row of its scores."""
+        """Return bpb, nats and more of one of its scores."""
         return self.summary["scores"][method]
 
 
@@ -202,7 +202,7 @@ def check_starts(script: Path) -> None:
 def submission(
     entries: Sequence[Entry], verdict: Verdict, name: str, code: int
 ) -> dict[str, object]:
-    """What ``submission.json`` says; bytes are those of the largest artifact."""
+    """Return ``submission.json``; its bytes are those of the largest artifact."""
     results = {
         str(entry.seed): {
             "val_loss": entry.score(verdict.method)["nats"],
@@ -232,7 +232,7 @@ def submission(
 
 
 def readme(facts: Mapping[str, Any], entries: Sequence[Entry], verdict: Verdict) -> str:
-    """A page for whoever reads the folder."""
+    """Return the README of the folder."""
     rows = [
         f"| {seed} | {row['val_bpb']:.5f} | {row['val_loss']:.5f} | {row['steps']:,} | "
         f"{row['train_seconds']:.1f} | {row['artifact_bytes']:,} |"

@@ -32,7 +32,7 @@ class Sources(MetaPathFinder, ExecutionLoader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The specification of a module that is here; None for all others."""
+        """Return the specification of a module of this file; None for others."""
         return spec_from_loader(fullname, self) if self._place(fullname) else None
 
     def is_package(self, fullname: str) -> bool:
@@ -40,11 +40,11 @@ class Sources(MetaPathFinder, ExecutionLoader):
         return self._found(fullname).endswith("__init__.py")
 
     def get_filename(self, fullname: str) -> str:
-        """The path that tracebacks show."""
+        """Return the path that tracebacks show."""
         return str(self.root / self._found(fullname))
 
     def get_source(self, fullname: str) -> str:
-        """The module's text: what ``inspect`` and tracebacks read lines from."""
+        """Return the module's text, from which ``inspect`` and tracebacks read lines."""
         return TEXTS[self._found(fullname)]
 
     def _found(self, fullname: str) -> str:

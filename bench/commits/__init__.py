@@ -1,1 +1,1 @@
-"""This tree against another commit: one process in each tree, timed in turn."""
+"""Two commits compared: one process in each tree, timed in turn."""

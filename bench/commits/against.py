@@ -1,4 +1,4 @@
-"""This tree's times against another commit's.
+"""Compare this tree's times with another commit's.
 
 Two processes stay alive on one GPU, one in each tree. They compile at the same time and are timed
 in turn, so that a drifting clock slows both alike. The table has each kernel, the model's forward
@@ -220,7 +220,7 @@ def about(this_commit: str | None, that_commit: str) -> str:
 
 @contextmanager
 def worktree(commit: str) -> Iterator[Path]:
-    """A checkout of a commit, removed at the end.
+    """Yield a checkout of a commit, removed at the end.
 
     Raises:
         InputError: git has no such commit, or is not there.

@@ -104,7 +104,7 @@ def random_documents(s: Sizes) -> Tensor:
 
 
 def attention(ops: Any, s: Sizes, xsa: bool, gate: bool, documents: bool) -> tuple:
-    """Attention of projected queries, keys and values."""
+    """Prepare attention of projected queries, keys and values."""
     queries, keys = (s.windows, s.time, s.heads), (s.windows, s.time, s.kv_heads)
     inputs = {"q": random(*queries, s.head_dim), "k": random(*keys, s.head_dim)}
     inputs |= {"v": random(*keys, s.head_dim), "gain": random(s.heads).float() + 1.5}
@@ -118,7 +118,7 @@ def attention(ops: Any, s: Sizes, xsa: bool, gate: bool, documents: bool) -> tup
 
 
 def self_attention(ops: Any, s: Sizes, xsa: bool, lookup: bool) -> tuple:
-    """Attention from its input."""
+    """Prepare attention of its layer's input."""
     parts = (s.heads + 2 * s.kv_heads) * s.head_dim
     inputs = {
         "x": random(s.windows, s.time, s.width),
@@ -134,13 +134,13 @@ def self_attention(ops: Any, s: Sizes, xsa: bool, lookup: bool) -> tuple:
 
 
 def norm(ops: Any, s: Sizes) -> tuple:
-    """Norm in a layer's middle."""
+    """Prepare the norm in a layer's middle."""
     inputs = {"x": random(s.windows, s.time, s.width)}
     return lambda given: ops.norm(passed(given["x"]), scale=0.5, eps=EPS), inputs
 
 
 def mix_norm(ops: Any, s: Sizes, skip: bool) -> tuple:
-    """Norm at a layer's entry."""
+    """Prepare the norm at a layer's entry."""
     inputs = {name: random(s.windows, s.time, s.width) for name in ("stream", "x0")}
     inputs["mix"] = random(2, s.width).float()
     if skip:
@@ -155,7 +155,7 @@ def mix_norm(ops: Any, s: Sizes, skip: bool) -> tuple:
 
 
 def mlp(ops: Any, s: Sizes) -> tuple:
-    """The MLP, added to the stream."""
+    """Prepare the MLP, added to the stream."""
     inputs = {
         "x": random(s.windows, s.time, s.width),
         "up": random(s.hidden, s.width, scale=s.width**-0.5),
@@ -170,14 +170,14 @@ def mlp(ops: Any, s: Sizes) -> tuple:
 
 
 def linear(ops: Any, s: Sizes) -> tuple:
-    """A product."""
+    """Prepare a product."""
     inputs = {"x": random(s.windows, s.time, s.width)}
     inputs["weight"] = random(s.width, s.width, scale=s.width**-0.5)
     return lambda given: [ops.linear(**given)], inputs
 
 
 def linear_add(ops: Any, s: Sizes) -> tuple:
-    """A product, added to the stream."""
+    """Prepare a product, added to the stream."""
     _, inputs = linear(ops, s)
     inputs["stream"] = random(s.windows, s.time, s.width)
 
@@ -188,7 +188,7 @@ def linear_add(ops: Any, s: Sizes) -> tuple:
 
 
 def projections(ops: Any, s: Sizes) -> tuple:
-    """Queries, keys and values of one input."""
+    """Prepare queries, keys and values of one input."""
     sizes = [heads * s.head_dim for heads in (s.heads, s.kv_heads, s.kv_heads)]
     inputs = {"x": random(s.windows, s.time, s.width)}
     inputs["weight"] = random(sum(sizes), s.width, scale=s.width**-0.5)
@@ -196,7 +196,7 @@ def projections(ops: Any, s: Sizes) -> tuple:
 
 
 def loss(ops: Any, s: Sizes) -> tuple:
-    """The loss of the main and the MTP heads."""
+    """Prepare the loss of the main and the MTP heads."""
     inputs = {
         "hidden": random(s.windows, s.time, s.width),
         "head": random(s.vocabulary, s.width, scale=0.05),
@@ -208,7 +208,7 @@ def loss(ops: Any, s: Sizes) -> tuple:
 
 
 def embed(ops: Any, s: Sizes) -> tuple:
-    """Embedding with bigrams and SmearGate."""
+    """Prepare the embedding with bigrams and SmearGate."""
     inputs = {
         "table": random(s.vocabulary, s.width).float(),
         "smear_gate": random(s.width).float(),
@@ -227,7 +227,7 @@ def embed(ops: Any, s: Sizes) -> tuple:
 
 
 def quant(ops: Any, s: Sizes) -> tuple:
-    """The compute copy of the MLP's down bank, on the int6 grid."""
+    """Prepare the compute copy of the MLP's down bank, on the int6 grid."""
     shape, lever = (s.layers, s.width, s.hidden), torch.tensor(1.0, device=DEVICE)
     inputs = {
         name: random(*size, dtype=torch.float32)

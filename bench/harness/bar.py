@@ -45,7 +45,7 @@ class Bar:
     memory: float = math.inf
 
     def verdict(self, result: Result) -> str:
-        """Each part: met or missed, what was measured, and the bar."""
+        """Return each part: met or missed, what was measured, and the bar."""
         return "; ".join(
             f"{'met' if met else 'missed'} {text}" for met, text in self._parts(result)
         )

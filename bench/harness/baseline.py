@@ -16,7 +16,7 @@ ALLOWED_LOSS = 0.05  # of a ratio to a peer
 
 
 def baseline_name(device: str) -> str:
-    """File of a kind of GPU, as baseline-nvidia-h200.json."""
+    """Return the file name of a kind of GPU, as baseline-nvidia-h200.json."""
     return f"baseline-{re.sub('[^a-z0-9]+', '-', device.lower()).strip('-')}.json"
 
 
@@ -27,7 +27,7 @@ def save(path: Path, results: Sequence[Result], about: Mapping[str, str]) -> Non
 
 
 def losses(path: Path, results: Sequence[Result], device: str) -> list[str]:
-    """What fell behind a baseline: a line for each ratio that is more than 5 % below its own.
+    """Return a line for each ratio that is more than 5 % below the baseline's.
 
     Ratios to peers measured in the same run travel between machines; times do not.
 

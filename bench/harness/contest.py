@@ -47,7 +47,7 @@ class Ceilings:
     flops: float
 
     def floor(self, contest: Contest) -> float:
-        """Seconds under which no kernel computes the contest."""
+        """Return the least seconds in which a kernel could compute the contest."""
         return max(contest.bytes_moved / self.bandwidth, contest.flops / self.flops)
 
 
@@ -78,7 +78,7 @@ def run_contest(contest: Contest, ceilings: Ceilings, device: torch.device) -> R
 def time_in_turn(
     calls: Mapping[str, Callable[[], object]], device: torch.device, rounds: int = ROUNDS
 ) -> dict[str, float]:
-    """Median seconds of each call, all of them in every round: a clock that drifts hits all alike.
+    """Return the median seconds of each call; each round times all, so that drift hits all alike.
 
     At real sizes each call also evicts the others' data from the cache. On a GPU calls are replays
     of CUDA graphs, as in a training step: what counts is the device, not how fast a host launches.
@@ -98,7 +98,7 @@ def time_in_turn(
 
 
 def time_launched(call: Callable[[], object], device: torch.device, rounds: int = ROUNDS) -> float:
-    """Median host seconds of a call and of all that it launches."""
+    """Return median host seconds of a call and of all that it launches."""
 
     def to_its_end() -> None:
         call()
@@ -111,7 +111,7 @@ def time_launched(call: Callable[[], object], device: torch.device, rounds: int 
 
 
 def captured(call: Callable[[], object]) -> Callable[[], object]:
-    """A replay of the call's launches, which must have been made before on the current stream."""
+    """Return a replay of the call's launches, which were made before on the current stream."""
     graph = torch.cuda.CUDAGraph()
     torch.cuda.synchronize()
     with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
@@ -120,7 +120,7 @@ def captured(call: Callable[[], object]) -> Callable[[], object]:
 
 
 def time_on_gpu(call: Callable[[], object]) -> float:
-    """Device seconds of one call, by events; launches are queued behind a running kernel."""
+    """Return device seconds of one call, by events; launches are queued behind a running kernel."""
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     torch.cuda._sleep(1_000_000)  # cycles: half a millisecond in which the host can run ahead
@@ -132,14 +132,14 @@ def time_on_gpu(call: Callable[[], object]) -> float:
 
 
 def time_on_host(call: Callable[[], object]) -> float:
-    """Host seconds of one call."""
+    """Return host seconds of one call."""
     began = time.perf_counter()
     call()
     return time.perf_counter() - began
 
 
 def memory_taken(call: Callable[[], object]) -> int:
-    """Bytes of GPU memory that a call takes at its most, beyond what was allocated before."""
+    """Return the peak bytes of GPU memory that a call allocates."""
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
@@ -163,7 +163,7 @@ def measure_ceilings(device: torch.device) -> Ceilings:
 
 
 def report(results: Sequence[Result], ceilings: Ceilings) -> str:
-    """A Markdown table, a row a contest."""
+    """Return a Markdown table with one row per contest."""
     peers = list(dict.fromkeys(peer for result in results for peer in result.peers))
     head = ["contest", "us", "GB/s", "TFLOP/s", "floor us", "of floor", "GiB"]
     head += [f"{peer} us (ratio, GiB)" for peer in peers] + ["bar"]
@@ -177,7 +177,7 @@ def report(results: Sequence[Result], ceilings: Ceilings) -> str:
 
 
 def row(result: Result, peers: Sequence[str]) -> str:
-    """One contest's cells."""
+    """Return one contest's cells."""
     cells = [
         result.name,
         f"{1e6 * result.seconds:.1f}",
@@ -194,5 +194,5 @@ def row(result: Result, peers: Sequence[str]) -> str:
 
 
 def gib(result: Result, way: str) -> str:
-    """Memory of ours or a peer."""
+    """Return memory of ours or a peer."""
     return f"{result.memory[way] / 2**30:.2f}" if way in result.memory else "-"

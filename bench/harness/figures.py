@@ -20,7 +20,7 @@ class Figure:
         return not high and (self.least is None or self.value >= self.least)
 
     def row(self) -> str:
-        """Cells of a Markdown table: what, value, bar."""
+        """Return cells of a Markdown table: what, value, bar."""
         bars = [f"<= {self.most:g}"] if self.most is not None else []
         bars += [f">= {self.least:g}"] if self.least is not None else []
         verdict = f"{'met' if self.met else 'missed'} ({', '.join(bars)})" if bars else "-"
@@ -28,10 +28,10 @@ class Figure:
 
 
 def missed(figures: list[Figure]) -> list[str]:
-    """Rows of those that are not within their bars."""
+    """Return the rows of figures that miss their targets."""
     return [figure.row() for figure in figures if not figure.met]
 
 
 def figures_table(figures: list[Figure]) -> str:
-    """A Markdown table, a row a figure."""
+    """Return a Markdown table with one row per figure."""
     return "\n".join(["| what | measured | bar |", "|---|---|---|", *(f.row() for f in figures)])

@@ -17,7 +17,7 @@ MTP_WEIGHT = 0.1
 
 
 def make_model(backend: str, dtype: torch.dtype = torch.bfloat16, attention: str = "own") -> GPT:
-    """Preset ``seed`` with its zero-initialised parts made alive."""
+    """Return preset ``seed`` with random numbers in its zero-initialised parts."""
     ops = operations(backend, attention)
     model = GPT(Architecture(), ops, dtype=dtype, max_seq_len=TIME, seed=0)
     generator = torch.Generator().manual_seed(1)
@@ -28,7 +28,7 @@ def make_model(backend: str, dtype: torch.dtype = torch.bfloat16, attention: str
 
 
 def step(model: GPT, forward: Callable, tokens: Tensor) -> Callable[[], None]:
-    """A call of forward and backward; ``forward`` is the model or what it was compiled to."""
+    """Return a call of forward and backward; ``forward`` is the model or its compiled form."""
     weight = torch.tensor(MTP_WEIGHT, device="cuda")
 
     def call() -> None:
@@ -40,7 +40,7 @@ def step(model: GPT, forward: Callable, tokens: Tensor) -> Callable[[], None]:
 
 
 def gradients(model: GPT, tokens: Tensor) -> tuple[float, dict[str, Tensor]]:
-    """Loss and the gradient of every parameter that has one."""
+    """Return loss and the gradient of every parameter that has one."""
     weight = torch.tensor(MTP_WEIGHT, device="cuda")
     loss, _ = model(tokens[:, :-1], tokens[:, 1:], mtp_weight=weight)
     loss.backward()
@@ -51,8 +51,9 @@ def gradients(model: GPT, tokens: Tensor) -> tuple[float, dict[str, Tensor]]:
 
 
 def check(ours: GPT) -> None:
-    """Loss and every gradient of a few windows against fp32, gradients over all draws: of a scalar
-    parameter, one draw's error is luck.
+    """Compare loss and every gradient of a few windows with fp32.
+
+    Errors are pooled over all draws, because one draw's error of a scalar is luck.
 
     Raises:
         AssertionError: one is too far off, or missing.

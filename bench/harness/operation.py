@@ -65,7 +65,7 @@ class Entry:
         return {"ours": self.ours, "compiled": torch.compile(self.reference), **self.peers}
 
     def contest(self, direction: str) -> Contest:
-        """The contest of one of ``DIRECTIONS``: forward, backward, or both in turn."""
+        """Return the contest of one of ``DIRECTIONS``: forward, backward, or both in turn."""
         make_call, cost = {
             "forward": (forward_call, self.forward),
             "backward": (backward_call, self.backward),
@@ -84,8 +84,10 @@ class Entry:
 
     @cached_property
     def checked(self) -> bool:
-        """Outputs and gradients of ours are as near to fp64 as PyTorch's own, times 1.5, or as
-        rounding once to their dtype, over all draws: of a scalar, one draw's error is luck.
+        """Whether outputs and gradients are as near to fp64 as PyTorch's, times 1.5.
+
+        Rounding once to their dtype is always allowed. Errors are pooled over all draws, because
+        one draw's error of a scalar is luck.
 
         Raises:
             AssertionError: one is not, or is not finite.
@@ -110,7 +112,7 @@ class Entry:
 def forward_call(
     operation: Operation, inputs: Mapping[str, Tensor]
 ) -> Callable[[], Sequence[Tensor]]:
-    """A call of the forward, with all that it saves for the backward."""
+    """Return a call of the forward, with all that it saves for the backward."""
     leaves = with_gradients(inputs)
     return lambda: operation(leaves)
 
@@ -118,7 +120,7 @@ def forward_call(
 def backward_call(
     operation: Operation, inputs: Mapping[str, Tensor]
 ) -> Callable[[], Sequence[Tensor]]:
-    """A call of the backward of one forward, run again and again."""
+    """Return a call of the backward of one forward, run again and again."""
     leaves = with_gradients(inputs)
     outputs, wanted = differentiable(operation(leaves)), differentiable(leaves.values())
     upstream = [upstream_of(output) for output in outputs]
@@ -128,7 +130,7 @@ def backward_call(
 def round_call(
     operation: Operation, inputs: Mapping[str, Tensor]
 ) -> Callable[[], Sequence[Tensor]]:
-    """A call of forward and backward."""
+    """Return a call of forward and backward."""
     leaves = with_gradients(inputs)
     upstream = [upstream_of(output) for output in differentiable(operation(leaves))]
 
@@ -142,12 +144,12 @@ def round_call(
 
 
 def upstream_of(output: Tensor) -> Tensor:
-    """A random gradient; of a loss one, as its ``backward()`` has it."""
+    """Return a random gradient; of a loss one, as its ``backward()`` has it."""
     return torch.randn_like(output) if output.dim() else torch.ones_like(output)
 
 
 def outcome(operation: Operation, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Outputs and gradients by name, under one fixed random upstream gradient."""
+    """Return outputs and gradients by name, under one fixed random upstream gradient."""
     leaves = with_gradients(inputs)
     outputs = operation(leaves)
     found = {f"output {index}": output.detach() for index, output in enumerate(outputs)}
@@ -167,7 +169,7 @@ def outcome(operation: Operation, inputs: Mapping[str, Tensor]) -> dict[str, Ten
 
 
 def with_gradients(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Leaves of their own, those of floating point with gradients."""
+    """Return new leaves; those of floating point require gradients."""
     return {
         name: tensor.detach().clone().requires_grad_(tensor.is_floating_point())
         for name, tensor in inputs.items()
@@ -175,13 +177,13 @@ def with_gradients(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def differentiable(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Those that gradients flow through, each once: an operation may return one tensor twice."""
+    """Return the tensors with gradients, each once: an operation may return one twice."""
     found = {id(tensor): tensor for tensor in tensors if tensor.requires_grad}
     return list(found.values())
 
 
 def widen(tensor: Tensor) -> Tensor:
-    """fp64 of what is floating point."""
+    """Return a tensor of floating point as fp64, any other as it is."""
     return tensor.double() if tensor.is_floating_point() else tensor
 
 

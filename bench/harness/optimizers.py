@@ -75,14 +75,14 @@ class Fused(Stepper):
 
 
 def moved(stepper: Plain | Fused) -> dict[str, Tensor]:
-    """By how much one step changes weights and averages."""
+    """Return by how much one step changes weights and averages."""
     before = {name: tensor.clone() for name, tensor in stepper.state.items()}
     stepper()
     return {name: tensor - before[name] for name, tensor in stepper.state.items()}
 
 
 def check() -> None:
-    """One fused step with products in bf16, against the plain optimizer in fp32.
+    """Compare one fused step, its products in bf16, with the plain optimizer in fp32.
 
     Raises:
         AssertionError: a weight's or an average's step is further off than the plain one's in bf16.

@@ -13,7 +13,7 @@ Commit = Annotated[str | None, Parameter(help="of the code, if it is no git chec
 
 
 def provenance(commit: str | None = None) -> dict[str, str]:
-    """Where and on what a measurement was made.
+    """Return device, versions, commit and date of a measurement.
 
     Args:
         commit: of the code, for a copy of it that is no git checkout.

@@ -55,13 +55,13 @@ class Rig:
         warm_up(self.trainer, self.settings.warmup_steps)
 
     def steering(self, every: int) -> Steering:
-        """A swarm of all five agents, with a cycle every so many steps."""
+        """Return a swarm of all five agents, with a cycle every ``every`` steps."""
         made = Steering.of(self.settings.model_copy(update={"swarm_every": every}))
         assert made is not None
         return made
 
     def run(self, steps: int, steering: Steering | None = None) -> float:
-        """Seconds of so many further steps, from the first launch to the last one's end."""
+        """Return the seconds of further steps, from the first launch to the end of the last."""
         loop = self._loop(self.settings, steering, Start(self.step, self.elapsed))
         loop.steps(steps)
         took, self.elapsed = loop.budget.elapsed() - self.elapsed, loop.budget.elapsed()
@@ -69,7 +69,7 @@ class Rig:
         return took
 
     def run_out(self, seconds: float) -> None:
-        """A run of its own, from step 0, that ends by the clock; the weights go on."""
+        """Run from step 0 until the clock ends the run; the weights go on."""
         self._loop(self.settings.model_copy(update={"wallclock": seconds})).steps()
 
     def _loop(
@@ -89,5 +89,5 @@ class Rig:
 
 
 def no_validation(*_: object) -> float:
-    """What a loop that never validates is given."""
+    """Validate nothing: the argument of a loop that never validates."""
     return 0.0

@@ -62,7 +62,7 @@ def take_device(devices: "SimpleQueue[str]") -> None:
 
 
 def summary(folder: Path, command: Sequence[str]) -> Summary:
-    """Of one run, which is made here if it is not there."""
+    """Return the summary of a run, which is made here if it is absent."""
     file = folder / "summary.json"
     if not file.exists():
         if folder.exists():

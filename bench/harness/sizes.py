@@ -13,10 +13,10 @@ BF16 = 2  # bytes
 
 
 def random(*shape: int, dtype: torch.dtype = torch.bfloat16, scale: float = 1.0) -> Tensor:
-    """Random numbers on the GPU: zeros would hide errors and run faster."""
+    """Return random numbers on the GPU, because zeros would hide errors and run faster."""
     return (torch.randn(shape, device="cuda") * scale).to(dtype)
 
 
 def random_tokens(*shape: int) -> Tensor:
-    """Random token ids, int32."""
+    """Return random token ids, int32."""
     return torch.randint(VOCABULARY, shape, device="cuda", dtype=torch.int32)

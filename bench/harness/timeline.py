@@ -64,7 +64,7 @@ class Timeline:
 
 
 def traced(run: Callable[[], object]) -> list[Event]:
-    """All that happened on the device, and what the host asked of it, in order."""
+    """Return the events of the device and the host's requests to it, in order."""
     activities = [torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]
     torch.cuda.synchronize()
     with torch.profiler.profile(activities=activities) as trace:
@@ -75,13 +75,13 @@ def traced(run: Callable[[], object]) -> list[Event]:
 
 
 def as_event(event: Any) -> Event:
-    """Of the profiler's."""
+    """Return an event of the profiler's."""
     span, on_device = event.time_range, event.device_type == DeviceType.CUDA
     return Event(event.name, span.start, span.end, on_device)
 
 
 def timeline(events: Sequence[Event]) -> Timeline:
-    """Of the events of two steps or more.
+    """Return the timeline of the events of two steps or more.
 
     Raises:
         ValueError: there are fewer.
@@ -114,7 +114,7 @@ def timeline(events: Sequence[Event]) -> Timeline:
 
 
 def step_ends(device: Iterable[Event]) -> list[float]:
-    """When each step's numbers leave. Copies close behind are of the state that is kept then."""
+    """Return when each step's numbers leave. Copies close behind are of the state."""
     ends, last = [], -math.inf
     for event in device:
         if event.name.startswith(END_OF_STEP):
@@ -125,15 +125,14 @@ def step_ends(device: Iterable[Event]) -> list[float]:
 
 
 def gap(spans: Sequence[Span], moment: float) -> float:
-    """The longest between two spans that is, or comes to be, within ``NEAR`` of the moment; 0 where
-    there is none."""
+    """Return the longest gap between two spans within ``NEAR`` of a moment; 0 if there is none."""
     holes = [(end, begin) for (_, end), (begin, _) in pairwise(spans)]
     near = [b - e for e, b in holes if b > moment - NEAR and e < moment + NEAR]
     return max(near, default=0.0)
 
 
 def union(events: Iterable[Event]) -> list[Span]:
-    """Spans in which at least one of the events, given in order of their begin, was."""
+    """Return the spans covered by at least one of the events, which are ordered by begin."""
     spans: list[Span] = []
     for event in events:
         if spans and event.begin <= spans[-1][1]:
@@ -144,30 +143,37 @@ def union(events: Iterable[Event]) -> list[Span]:
 
 
 def covered(spans: Iterable[Span], whole: Span) -> float:
-    """How much of ``whole`` the spans cover."""
+    """Return how much of ``whole`` the spans cover."""
     return sum(max(0.0, min(end, whole[1]) - max(begin, whole[0])) for begin, end in spans)
 
 
 def overlap(events: Sequence[Event], spans: Sequence[Span]) -> float:
-    """Share of the events' time that the spans cover; 0 without events."""
+    """Return the fraction of the events' time that the spans cover; 0 without events."""
     total = sum(event.end - event.begin for event in events)
     return sum(covered(spans, (e.begin, e.end)) for e in events) / total if total else 0.0
 
 
 def added_by(gaps: Sequence[float], special: Sequence[int]) -> tuple[float, float]:
-    """By how much some gaps, by index, are longer than the others in the mean, and the standard
-    error of that."""
+    """Compare some gaps with all others.
+
+    Args:
+        gaps: between steps.
+        special: indices of the gaps to compare.
+
+    Returns:
+        mean of the special gaps less that of the others; its standard error.
+    """
     chosen, rest = [gaps[i] for i in special], [g for i, g in enumerate(gaps) if i not in special]
     error = math.hypot(standard_error(chosen), standard_error(rest))
     return statistics.fmean(chosen) - statistics.fmean(rest), error
 
 
 def differences(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Mean of each pair's first over its second, less one, and its standard error."""
+    """Return the mean ratio of the pairs, less one, and its standard error."""
     ratios = [first / second - 1 for first, second in pairs]
     return statistics.fmean(ratios), standard_error(ratios)
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """Of the mean of two values or more."""
+    """Return the standard error of the mean of two values or more."""
     return statistics.stdev(values) / math.sqrt(len(values))

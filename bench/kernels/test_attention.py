@@ -68,7 +68,7 @@ def entry(request) -> Entry:
 
 
 def surrounded(xsa: bool) -> Entry:
-    """Attention with all that surrounds it."""
+    """Return attention with all that surrounds it."""
     rope = rope_table(TIME, ROPE_DIMS, 10_000.0, torch.device("cuda"))
 
     def run(ops: Operations):
@@ -148,7 +148,7 @@ def test_attention_from_its_input(contest, from_its_input, direction):
 
 
 def attentions_alone() -> dict[str, Callable]:
-    """Each maker's attention of queries, keys and values as they are."""
+    """Return other packages' attention of queries, keys and values as they are."""
     makers = {"cuDNN alone": attention_by("cudnn"), "FA2 alone": flash_2}
     try:
         makers["flash-attn alone"] = attention_by("flash")
@@ -162,6 +162,6 @@ def alone(attend, inputs) -> list[torch.Tensor]:
 
 
 def flash_2(q, k, v, visible=None) -> torch.Tensor:
-    """FlashAttention-2 as PyTorch carries it."""
+    """Run PyTorch's FlashAttention-2."""
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         return scaled_dot_product(q, k, v, visible)

@@ -64,9 +64,10 @@ def test_embed(contest, embed_entry, direction):
 
 
 def quant_inputs(*shape: int) -> dict:
-    """Not of bf16's few values, of which many lie halfway between two codes of the grid: PyTorch
-    multiplies by 1/31 on a GPU where the kernel divides by 31, and would break those ties another
-    way."""
+    """Return fp32 inputs, because many bf16 values lie halfway between two codes of the grid.
+
+    PyTorch multiplies by 1/31 on a GPU, the kernel divides by 31, so they round such ties apart.
+    """
     return {
         "weight": random(*shape, dtype=torch.float32),
         "row_scale": random(*shape[:-1], dtype=torch.float32),
@@ -75,7 +76,7 @@ def quant_inputs(*shape: int) -> dict:
 
 @pytest.fixture(scope="module")
 def quant_entry() -> Entry:
-    """The MLP's down bank, on the grid, with the branch's scale in its rows."""
+    """Time the MLP's down bank on the grid, with the branch's scale in its rows."""
     lever = torch.tensor(1.0, device="cuda")
 
     def run(ops: Operations):

@@ -47,7 +47,7 @@ def middle_inputs(windows: int) -> dict[str, Tensor]:
 
 
 def at_entry(ops: Operations):
-    """As most layers call it: the stream is not handed on."""
+    """Return a call as most layers make it, without the stream as an output."""
 
     def call(inputs):
         mixed, normed, _, x0 = ops.mix_norm(**inputs, scale=0.5, eps=EPS)

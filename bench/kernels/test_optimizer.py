@@ -16,7 +16,7 @@ BAR = Bar(ratios={"unfused, launched": 3.0}, seconds=0.0015)
 
 
 def bytes_moved(fused: Fused) -> int:
-    """Gradients in; weights, momentum, both moments and averages in and out."""
+    """Return the bytes of gradients read, and of state and weights read and written."""
     state = [t for name, t in fused.optimizer.tensors().items() if name != "adamw.steps"]
     changed = [*state, *fused.state.values()]
     gradients = sum(parameter.numel() for parameter in fused.model.parameters())
@@ -24,7 +24,7 @@ def bytes_moved(fused: Fused) -> int:
 
 
 def flops(fused: Fused) -> int:
-    """Of the Newton-Schulz products: a Gram matrix, its square, and their sum times the matrix."""
+    """Return the FLOPs of Newton-Schulz: a Gram matrix, its square, their sum times the matrix."""
     total = 0
     for spec in parameters(fused.model.config):
         if spec.rule == "muon":

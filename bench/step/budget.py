@@ -38,7 +38,7 @@ def main(*settings: str, runs: int = 20, seconds: float = 10.0, commit: Commit =
 
 
 def timed(rig: Rig, seconds: float) -> float:
-    """Seconds that a run of such a budget takes."""
+    """Return the seconds that a run with a budget takes."""
     began = time.perf_counter()
     rig.run_out(seconds)
     if torch.cuda.is_available():
@@ -47,7 +47,7 @@ def timed(rig: Rig, seconds: float) -> float:
 
 
 def figures(ends: list[float], step: float, seconds: float) -> list[Figure]:
-    """Of when runs ended, in seconds after their budget."""
+    """Return figures of the ends of runs, in seconds after their budget."""
     return [
         Figure(f"runs of {seconds:g} s", len(ends), ""),
         Figure("step", 1e3 * step, "ms"),

@@ -45,7 +45,7 @@ def main(*, rank: Path | None = None, gpus: int | None = None, commit: Commit = 
 
 
 def measure(gpus: int) -> dict[str, Any]:
-    """What rank 0 of so many says."""
+    """Return rank 0's measurements with this number of GPUs."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "measured.json"
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -55,7 +55,7 @@ def measure(gpus: int) -> dict[str, Any]:
 
 
 def measure_rank(file: Path) -> None:
-    """Step as one of the ranks."""
+    """Take steps as one of the ranks; rank 0 writes its measurements."""
     from bench.harness.rig import Rig
     from bench.harness.timeline import timeline, traced
     from runtime.ranks import World
@@ -77,7 +77,7 @@ def measure_rank(file: Path) -> None:
 
 
 def figures(one: dict[str, Any], all_of_them: dict[str, Any], gpus: int) -> list[Figure]:
-    """Of both."""
+    """Return the figures of one GPU and of all."""
     share = all_of_them["tokens"] / one["tokens"] / gpus
     return [
         Figure("one GPU, step", 1e3 * one["seconds"], "ms"),

@@ -19,7 +19,7 @@ NAME_WIDTH = 90
 
 
 def device_times(call) -> dict[str, tuple[int, float]]:
-    """By kernel: launches and microseconds, both of one call."""
+    """Return by kernel: launches and microseconds, both of one call."""
     for _ in range(3):
         call()
     torch.cuda.synchronize()
@@ -39,7 +39,7 @@ def device_times(call) -> dict[str, tuple[int, float]]:
 def main(
     *, backend: Literal["kernels", "compiled", "reference"] = "kernels", commit: Commit = None
 ) -> None:
-    """Profile one pass, print a row a kernel."""
+    """Profile one pass and print one row per kernel."""
     if backend == "kernels":
         model = make_model("kernels")
     else:

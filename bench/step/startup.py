@@ -39,7 +39,7 @@ def main(*settings: str, data: Path | None = None, commit: Commit = None) -> int
 
 
 def generate(folder: Path) -> Path:
-    """The built-in corpus."""
+    """Generate the built-in corpus; return its folder."""
     command = [sys.executable, "-m", "data", "builtin", "--out", str(folder)]
     subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
     return folder
@@ -48,7 +48,7 @@ def generate(folder: Path) -> Path:
 def startup(
     data: Path, run: Path, environment: dict[str, str], settings: Sequence[str]
 ) -> dict[str, float]:
-    """Seconds of each phase of one run, and in all.
+    """Return the seconds of each phase of one run, and their sum.
 
     Raises:
         RuntimeError: the run ended, or went on too long, without a first step.
@@ -63,7 +63,7 @@ def startup(
 
 
 def wait_for_startup(process: subprocess.Popen, log: Path) -> dict[str, float]:
-    """What the run says of its startup, as soon as it has a first step behind it."""
+    """Return the run's log event of its startup, once it has taken its first step."""
     deadline = time.monotonic() + GIVE_UP
     while process.poll() is None and time.monotonic() < deadline:
         events = list(read_log(log)) if log.exists() else []
@@ -75,7 +75,7 @@ def wait_for_startup(process: subprocess.Popen, log: Path) -> dict[str, float]:
 
 
 def table(measured: dict[str, dict[str, float]]) -> str:
-    """A row a cache: seconds of each phase, and whether the bar was met."""
+    """Return a table with one row per cache: seconds by phase, and whether it met the target."""
     phases = list(next(iter(measured.values())))
     lines = [
         "| Triton cache | " + " | ".join(f"{phase} s" for phase in phases) + " | bar |",

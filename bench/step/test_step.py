@@ -38,7 +38,7 @@ def rig(
 
 
 def step_figures(seconds: float, trace: Timeline) -> list[Figure]:
-    """Of one GPU's step."""
+    """Return the figures of one GPU's step."""
     return [
         Figure("step, wall clock", 1e3 * seconds, "ms", most=STEP_MS),
         Figure("step, some kernel running", trace.busy / 1e3, "ms"),

@@ -130,21 +130,21 @@ def check(folder: Path, settings: Settings) -> None:
 
 
 def asked(settings: Settings) -> Mapping[str, object]:
-    """What makes two runs the same."""
+    """Return what makes two runs the same."""
     values = settings.model_dump(exclude={"run_dir", "resume", "config"})
     return values | {"data": settings.data and settings.data.resolve()}
 
 
 def scores_line(of: Summary) -> str:
-    """Its scores, in bits per byte."""
+    """Return the scores of a run in bits per byte, as text."""
     return ", ".join(f"{name} {score['bpb']:.4f}" for name, score in of["scores"].items())
 
 
 def table(found: Mapping[str, Sequence[Summary]]) -> str:
-    """A row a variant: mean ± standard deviation over n seeds, that of the differences from "on"
-    at equal seeds, and their p.
+    """Return a Markdown table with one row per variant.
 
-    Seeds differ by more than variants do, but by the same in each: so runs are compared in pairs.
+    A row has mean ± standard deviation over n seeds, the same of the differences from "on" at equal
+    seeds, and their p. Runs are compared in pairs, because seeds differ by more than variants do.
 
     Args:
         found: of each variant the runs of the same seeds in the same order, some of which may lack
@@ -169,24 +169,24 @@ def table(found: Mapping[str, Sequence[Summary]]) -> str:
 
 
 def mean(runs: Sequence[Summary], key: str) -> float:
-    """Of a number in the summaries."""
+    """Return the mean of a number in the summaries."""
     return statistics.fmean(run[key] for run in runs)
 
 
 def bits(runs: Sequence[Summary], name: str) -> list[float]:
-    """Bits per byte of each run."""
+    """Return bits per byte of each run."""
     return [run["scores"][name]["bpb"] for run in runs]
 
 
 def spread(values: Sequence[float], form: str = ".4f") -> str:
-    """Mean ± standard deviation, where there is one."""
+    """Return mean ± standard deviation as text; one value has no deviation."""
     if len(values) < 2:
         return f"{values[0]:{form}}"
     return f"{statistics.fmean(values):{form}} ± {statistics.stdev(values):.4f}"
 
 
 def differing(ours: Sequence[float], theirs: Sequence[float]) -> tuple[str, str]:
-    """Ours less theirs, pair by pair, and p of a two-sided t-test of pairs, which takes two."""
+    """Return ours less theirs by pair, and p of a two-sided paired t-test of two or more."""
     less = [a - b for a, b in zip(ours, theirs, strict=True)]
     if len(less) < 2:
         return spread(less, "+.4f"), "-"

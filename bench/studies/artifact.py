@@ -149,7 +149,7 @@ class Bench:
             parameter.copy_(weights.get(name, parameter))
 
     def bpb(self, weights: Mapping[str, Tensor]) -> float:
-        """Bits per byte of the validation split, plain windows."""
+        """Return bits per byte of the validation split, plain windows."""
         self.load(weights)
         inputs, settings = self.inputs, self.settings
         split = Split(inputs.validation, inputs.byte_table, settings.val_max_tokens)
@@ -158,7 +158,7 @@ class Bench:
         return evaluate(self.model.score, split, plan, scoring).bpb
 
     def batches(self) -> Iterator[Tensor]:
-        """Training windows, evenly spread, on the device."""
+        """Yield training windows, evenly spread, on the device."""
         length = self.settings.train_seq_len
         rows = max(1, self.settings.micro_batch_tokens // length)
         windows = max(rows, self.settings.calibration_tokens // length)
@@ -196,7 +196,7 @@ class Bench:
     def code(
         self, path: Path, recipe: Recipe, hessians: Mapping[str, Tensor] | None
     ) -> tuple[Made, Mapping[str, Stored]]:
-        """What `export` does without a limit, each part timed."""
+        """Do what `export` does without a limit, with each part timed."""
         quantising, stored = seconds_of(
             lambda: quantise(self.weights, self.roles, recipe, hessians)
         )
@@ -208,7 +208,7 @@ class Bench:
     def fill(
         self, path: Path, recipe: Recipe, hessians: Mapping[str, Tensor] | None, limit: int
     ) -> tuple[Made, Mapping[str, Stored]]:
-        """As training does it: `export` looks for the steps that fill ``limit``."""
+        """Export as training does: `export` looks for the steps that fill ``limit``."""
         report = export(path, self.architecture, self.weights, self.roles, recipe, hessians, limit)
         return Made(report.bytes, report.factor, report.seconds), container.read(path)[1]
 
@@ -227,7 +227,7 @@ Found = TypeVar("Found")
 
 
 def seconds_of(work: Callable[[], Found]) -> tuple[float, Found]:
-    """How long ``work`` takes, what it queued on a GPU included, and what it makes."""
+    """Return the result of ``work`` and its seconds, those of its GPU work included."""
     begin = time.perf_counter()
     found = work()
     if torch.cuda.is_available():
@@ -236,7 +236,7 @@ def seconds_of(work: Callable[[], Found]) -> tuple[float, Found]:
 
 
 def raw_bytes(stored: Mapping[str, Stored]) -> bytes:
-    """All codes, scales and other values, one after the other."""
+    """Return all codes, scales and other values, one after the other."""
     parts = [
         part.cpu().contiguous().numpy().tobytes()
         for of_tensor in stored.values()
@@ -247,17 +247,17 @@ def raw_bytes(stored: Mapping[str, Stored]) -> bytes:
 
 
 def plain_lzma(raw: bytes) -> int:
-    """Bytes of ``raw`` through LZMA."""
+    """Return bytes of ``raw`` through LZMA."""
     return len(lzma.compress(raw, preset=9))
 
 
 def threads() -> int:
-    """How many of plain LZMA may run while something is timed."""
+    """Return how many threads of plain LZMA may run while something is timed."""
     return len(os.sched_getaffinity(0)) // CORES_A_THREAD
 
 
 def shown(seconds: float | None) -> str:
-    """Seconds, where they are known."""
+    """Return seconds as text, a dash if they are not known."""
     return "-" if seconds is None else f"{seconds:.1f}"
 
 
@@ -267,7 +267,7 @@ def tell(phase: str) -> None:
 
 
 def rows(bench: Bench, limit: int) -> Iterator[Row]:
-    """Each way of coding; the last is what the bars are for."""
+    """Yield a row for each way of coding; the targets are for the last."""
     recipe = Recipe.of(bench.settings)
     corrected = replace(recipe, rank=recipe.rank or RANK, corrected=recipe.corrected or 3)
     bench.load(bench.weights)
@@ -280,14 +280,14 @@ def rows(bench: Bench, limit: int) -> Iterator[Row]:
 
 
 def print_head(bench: Bench, run: str, commit: str | None) -> None:
-    """What stands above the rows."""
+    """Return the lines above the rows."""
     about = "\n".join(f"{name}: {value}" for name, value in provenance(commit).items())
     print(f"{about}\nrun: {run}, {bench.base:.4f} bpb before\n")
     print(f"| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}", flush=True)
 
 
 def print_row(row: Row, _: Future[int]) -> None:
-    """One write, for two threads may be at it."""
+    """Append one line in one write, because two threads may do so."""
     print(f"{row}\n", end="", flush=True)
 
 

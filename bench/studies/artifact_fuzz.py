@@ -31,7 +31,7 @@ ENTRY_VALUES = (-1, 0, 1, 3, 1 << 20, 1 << 28, 1 << 40, 1.5, True, None, "x", []
 
 
 def sound_file() -> bytes:
-    """A small artifact of every kind of stream: integers of several bits, floats, a correction."""
+    """Return a small artifact with every kind of stream: integers, floats, a correction."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -53,7 +53,7 @@ def sound_file() -> bytes:
 
 
 def mutated(blob: bytes, draw: random.Random) -> bytes:
-    """One damaged copy of a sound file."""
+    """Return one damaged copy of a sound file."""
     kinds = (_bytes_changed, _cut_or_longer, _header_changed, _sizes_changed, _not_hashed)
     return draw.choice(kinds)(blob, draw)
 
@@ -95,7 +95,7 @@ def _header_changed(blob: bytes, draw: random.Random) -> bytes:
 
 
 def _sizes_changed(blob: bytes, draw: random.Random) -> bytes:
-    """A number of four bytes somewhere, the prefix included, made another."""
+    """Replace a number of four bytes somewhere, the prefix included."""
     changed = bytearray(blob[: container.PREFIX.size] + blob[container.HEADER_AT :])
     place = draw.choice((12, 16, draw.randrange(len(changed) - 4)))
     number = draw.choice((0, 1, 255, 1 << 16, 1 << 31, (1 << 32) - 1, draw.getrandbits(32)))
@@ -110,7 +110,7 @@ def _not_hashed(blob: bytes, draw: random.Random) -> bytes:
 
 
 def outcome(blob: bytes, folder: Path) -> str:
-    """``read``, ``InputError``, or the name of what should not have come up."""
+    """Return ``read``, ``InputError``, or the name of another exception."""
     path = folder / "artifact.bin"
     path.write_bytes(blob)
     try:
@@ -123,7 +123,7 @@ def outcome(blob: bytes, folder: Path) -> str:
 
 
 def fuzz(count: int, seed: int, tell: Callable[[int], object]) -> tuple[Counter[str], float]:
-    """Outcomes of ``count`` damaged files by how often, and the longest seconds of one."""
+    """Return outcomes of ``count`` damaged files by how often, and the longest seconds of one."""
     blob, draw = sound_file(), random.Random(seed)
     outcomes: Counter[str] = Counter()
     longest = 0.0

@@ -45,11 +45,11 @@ def main(documents: Path, /, *, train: Path, held: Path) -> None:
 
 
 def places(path: Path) -> tuple[set[int], set[int]]:
-    """Places of documents, from 0, that are held out, and of those that go to neither side."""
+    """Return the indices of documents that are held out, and of those that go to neither side."""
     listed = json.loads(path.read_text(encoding="utf-8"))
     return set(listed["held"]), set(listed["dropped"])
 
 
 def as_lines(texts: Sequence[str]) -> str:
-    """Documents as JSON, one a line, as ``python -m data prepare`` reads them."""
+    """Return documents as JSON, one a line, as ``python -m data prepare`` reads them."""
     return "".join(json.dumps({FIELD: text}, ensure_ascii=False) + "\n" for text in texts)

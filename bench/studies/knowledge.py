@@ -62,7 +62,7 @@ def main(*, commit: Commit = None) -> int:
 
 
 def measure(size: Size) -> tuple[float, float]:
-    """Seconds and peak GiB of distilling a graph of this size, imports and all."""
+    """Return seconds and peak GiB of distilling a graph of this size, imports included."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         words = generate(folder, size.nodes, size.edges)
@@ -108,7 +108,7 @@ def generate(folder: Path, nodes: int, edges: int, seed: int = 0) -> list[str]:
 
 
 def make_words(count: int, generator: np.random.Generator) -> list[str]:
-    """Different words of 3 to 12 letters."""
+    """Return different words of 3 to 12 letters."""
     syllables = [first + second for first in "bcdfghlmnprstvw" for second in "aeiou"]
     words: dict[str, None] = {}
     while len(words) < count:
@@ -118,7 +118,7 @@ def make_words(count: int, generator: np.random.Generator) -> list[str]:
 
 
 def ranks(kinds: int, count: int, generator: np.random.Generator) -> np.ndarray:
-    """(count,) int64 below ``kinds``, i about in proportion to 1 / (i + 1)."""
+    """Return (count,) int64 below ``kinds``, i about in proportion to 1 / (i + 1)."""
     return (kinds ** generator.random(count)).astype(np.int64) - 1
 
 

@@ -93,7 +93,7 @@ def sprint(label: str, seed: int, folder: Path, options: Sequence[str]) -> dict[
 
 
 def table(rows: list[dict[str, object]]) -> str:
-    """Rows as a Markdown table; what a row lacks is a dash."""
+    """Return rows as a Markdown table; what a row lacks is a dash."""
     lines = [
         "| " + " | ".join(title for title, _, _ in COLUMNS) + " |",
         "|---" * len(COLUMNS) + "|",

@@ -47,7 +47,7 @@ def tiled(call: Callable[[], Result], tile: Launch) -> Result:
 
 
 def ways(given: tuple[Tensor, ...], gradient: bool) -> dict[str, Call]:
-    """By name: a call that returns a, or dh from what the same kernels made before."""
+    """Return calls by name: of a, or of dh from what the same kernels computed before."""
     x, up, down, dy = given
 
     def forward() -> tuple[Tensor, Tensor]:

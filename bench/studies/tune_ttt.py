@@ -62,8 +62,7 @@ def main(
 
 
 def gained(subject: Subject, before: float, choice: Choice) -> float:
-    """Bits per byte that test-time training takes off ``before``; what the network cannot do gains
-    nothing."""
+    """Return the bits per byte that a choice gains over ``before``; 0 if it is impossible."""
     trial = replace(subject, settings=subject.settings.model_copy(update=choice))
     try:
         score = trial.adapt(subject.split, Scoring(subject.world))
@@ -80,7 +79,7 @@ def descend(
     axes: Sequence[tuple[str, Sequence[float]]],
     goes_on: Callable[[], bool],
 ) -> dict[str, float]:
-    """The choice that gains most, of those that differ from the best so far in one axis.
+    """Return the best choice; each trial differs from the best so far in one axis.
 
     Args:
         gain: of a choice; asked once for each.
@@ -104,5 +103,5 @@ def descend(
 
 
 def shown(choice: Choice) -> str:
-    """A choice as one reads it."""
+    """Return a choice as text."""
     return " ".join(f"{axis.removeprefix('ttt_')}={value:g}" for axis, value in choice.items())

@@ -48,7 +48,7 @@ class Keeper(Agent):
 
 
 def measured(rig: Rig) -> list[Figure]:
-    """All of it; bars as figures."""
+    """Measure all of it."""
     by_cycle, error = cycle_gap(rig)
     keeping, keeping_error = keep_cost(rig)
     steps, (ratio, ratio_error) = on_and_off(rig)
@@ -73,7 +73,7 @@ def measured(rig: Rig) -> list[Figure]:
 
 
 def cycle_gap(rig: Rig) -> tuple[float, float]:
-    """Microseconds that a cycle adds to the gap between two steps, and their standard error."""
+    """Return the microseconds that a cycle adds between two steps, and their standard error."""
     steering, first = rig.steering(OFTEN), rig.step
     gaps = timeline(traced(lambda: rig.run(TRACED, steering))).gaps
     # Gap i lies before step first + 1 + i.
@@ -82,9 +82,11 @@ def cycle_gap(rig: Rig) -> tuple[float, float]:
 
 
 def keep_cost(rig: Rig) -> tuple[float, float]:
-    """Microseconds that a step takes longer for a copy of the state beside it, and their standard
-    error. Neighbours are compared, for a device's clock may drift by more; their median, for some
-    steps take half a millisecond longer whatever runs beside them."""
+    """Return the microseconds that a copy of the state adds to its step, and their standard error.
+
+    Neighbouring steps are compared, because a device's clock may drift by more. Their median
+    counts, because some steps take half a millisecond longer whatever else runs.
+    """
     settings, first = rig.settings, rig.step
     steering = Steering([Keeper()], start_values(settings), limits(settings), OFTEN)
     snapshots, take = rig.trainer.snapshots, rig.trainer.snapshots.take
@@ -106,8 +108,10 @@ def keep_cost(rig: Rig) -> tuple[float, float]:
 
 
 def step_times(rig: Rig, steps: int, steering: Steering) -> list[float]:
-    """Microseconds from each step's end to the next one's, by the device's clock, in a run whose
-    host is ahead: what it does in the meantime is not counted."""
+    """Return the microseconds between the ends of steps, by the device's clock.
+
+    The host is a step ahead, so its work does not count.
+    """
     ends: list[torch.cuda.Event] = []
     take = rig.trainer.step
 
@@ -123,14 +127,14 @@ def step_times(rig: Rig, steps: int, steering: Steering) -> list[float]:
 
 
 def on_and_off(rig: Rig) -> tuple[float, tuple[float, float]]:
-    """Seconds of a step without the swarm; ratio less one, with a cycle every ``TURN`` steps."""
+    """Return seconds of a step without the swarm; ratio less one with a cycle every ``TURN``."""
     steering = rig.steering(TURN)
     pairs = [(rig.run(TURN, steering), rig.run(TURN)) for _ in range(PAIRS)]
     return statistics.median(off for _, off in pairs) / TURN, differences(pairs)
 
 
 def keeps_of_a_calm_run(steering: Steering, cycles: int) -> int:
-    """How often a run without trouble copies its state."""
+    """Return how often a run without trouble copies its state."""
     found: list[bool] = []
     made_up = SyntheticRun("calm")
 
@@ -143,7 +147,7 @@ def keeps_of_a_calm_run(steering: Steering, cycles: int) -> int:
 
 
 def cycle_times(rig: Rig) -> list[float]:
-    """Microseconds of cycles in a run: so many that one slow one is not their p99."""
+    """Return the microseconds of a run's cycles: more than 100, so that p99 is not the slowest."""
     steering = rig.steering(1)
     rig.run(SAMPLED, steering)
     return steering.microseconds

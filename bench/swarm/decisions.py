@@ -40,7 +40,7 @@ def main(*, commit: Commit = None) -> int:
 
 
 def cycles(kind: str, seed: int, megabytes: int) -> list[float]:
-    """Microseconds of each cycle of a made-up run."""
+    """Return microseconds of each cycle of a made-up run."""
     steering = Steering.of(load_settings(["--preset", "seed", "--kg-scores", "wordnet"], {}))
     assert steering is not None
     made_up, filler = SyntheticRun(kind, seed), np.ones(megabytes * 2**20, dtype=np.uint8)
@@ -54,6 +54,6 @@ def cycles(kind: str, seed: int, megabytes: int) -> list[float]:
 
 
 def percentiles(taken: Sequence[float]) -> tuple[float, float]:
-    """p50 and p99."""
+    """Return p50 and p99."""
     shares = statistics.quantiles(taken, n=100, method="inclusive")
     return shares[49], shares[98]

@@ -29,7 +29,7 @@ DEVICE = f"{sys.implementation.name} {sys.version_info.major}.{sys.version_info.
 
 
 def steering() -> Steering:
-    """All five agents."""
+    """Return all five agents."""
     made = Steering.of(load_settings(["--preset", "seed", "--kg-scores", "wordnet"], {}))
     assert made is not None
     assert len(made.mesh.agents) == 5
@@ -37,7 +37,7 @@ def steering() -> Steering:
 
 
 def snapshots() -> list[Snapshot]:
-    """What agents see in a calm run, a spike and a divergence."""
+    """Return the snapshots of a calm run, a spike and a divergence."""
     seen: list[Snapshot] = []
     for kind in ("calm", "spike", "divergence"):
         made_up = SyntheticRun(kind)
@@ -51,7 +51,7 @@ def snapshots() -> list[Snapshot]:
 
 
 def cycles(swarm: Steering, seen: list[Snapshot]) -> Callable[[], object]:
-    """A call that decides on all of them; a window is closed for each, too."""
+    """Return a call that closes a window for each snapshot and decides on it."""
     telemetry, mesh = Telemetry(swarm.reads), swarm.mesh
 
     def call() -> None:
@@ -85,7 +85,7 @@ class Clerk:
 
 
 def plain(calls: int) -> Callable[[], object]:
-    """A call of the fixed piece: never change it, or every baseline is void."""
+    """Return a call of the fixed piece. Never change it, or every baseline is void."""
     clerks = [Clerk(number) for number in range(5)]
 
     def call() -> None:
@@ -104,7 +104,7 @@ def plain(calls: int) -> Callable[[], object]:
 
 
 def measure(seen: list[Snapshot]) -> Result:
-    """Thread seconds of a cycle, beside the fixed piece's.
+    """Return the thread seconds of a cycle and of the fixed piece.
 
     A round's lower decile: neighbours on the machine slow down some rounds, and what waits for
     memory more than what does not. The median of fresh objects: where they lie makes 2 %.
@@ -117,7 +117,7 @@ def measure(seen: list[Snapshot]) -> Result:
 
 
 def alone(seen: list[Snapshot]) -> tuple[float, float]:
-    """Seconds of a cycle, and how often the fixed piece's go into them; objects made for it."""
+    """Return the seconds of a cycle, their ratio to the fixed piece's, and its new objects."""
     calls = (cycles(steering(), seen), plain(len(seen)))
     times: tuple[list[float], ...] = ([], [])
     gc.collect()

@@ -62,7 +62,7 @@ class Adapters:
         )
 
     def tensors(self) -> list[Tensor]:
-        """All that learning changes, but for the optimizer's state."""
+        """Return all that an update changes, but for the optimizer's state."""
         return [parameter.detach() for parameter in (*self.down.values(), *self.up.values())]
 
     @torch.no_grad()

@@ -4,8 +4,8 @@
     weight <- (1 - rate decay) weight - rate / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + eps)
     average <- average + (1 - averaging_decay) (weight - average)
 
-All tensors fp32; g is the clipped gradient. Reads five and writes four tensors, 67 MB at the real
-size, 2.09 M parameters of which half have no average.
+All tensors are fp32; g is the clipped gradient. It reads five tensors and writes four: 67 MB for
+the 2.09 M parameters of preset ``seed``, half of which have no average.
 """
 
 # pyright: basic, reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false
@@ -28,7 +28,7 @@ LAUNCH = Launch(elements=1_024, warps=4)  # 8 a thread, of five tensors: 110 reg
 
 
 class Tables(NamedTuple):
-    """One number a tensor: int64 addresses, but for rates (fp32) and sizes (int32)."""
+    """Numbers by tensor: int64 addresses, except rates (fp32) and sizes (int32)."""
 
     gradients: Any
     weights: Any
@@ -40,7 +40,7 @@ class Tables(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """Numbers that stay the same in every step; logarithms are of base 2."""
+    """Constants of all steps; logarithms have base 2."""
 
     share1: Any
     """1 - beta1."""

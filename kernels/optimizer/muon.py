@@ -5,8 +5,8 @@
     weight   <- (1 - rate decay) weight - rate update,  then its average
 
 Banks are (n, rows, cols) fp32, the products' matrices in the compute dtype. Most of a batch's
-products occupy one wave of multiprocessors or less; the passes before and after them leave the
-tensor cores idle. So each batch's launches have a stream of their own, and overlap with the others.
+products occupy one wave of multiprocessors or less, and the passes before and after them leave the
+tensor cores idle. So each batch's launches have a separate stream and overlap with the others.
 """
 
 # pyright: basic, reportCallIssue=false, reportArgumentType=false
@@ -122,7 +122,7 @@ class FusedMuon:
         return [partial(self._step, shape, live[shape]) for shape in longest_first]
 
     def _step(self, shape: tuple[int, int], gradients: Mapping[int, Tensor]) -> None:
-        """Apply the gradients, by index of the bank, of banks that share a batch."""
+        """Apply the gradients, by index of the bank, of the banks of one batch."""
         for index, gradient in gradients.items():
             self._prepare(index, gradient)
         updates = self.batches[shape].orthogonalise(self.coefficients)
@@ -167,7 +167,7 @@ def launch_concurrently(device: torch.device, chains: Sequence[Callable[[], obje
     """Launch each chain on its lane of ``LANES``; the current stream then waits for all."""
     lanes = [*LANES, *[None] * len(chains)][: len(chains)]
     with ExitStack() as joined:
-        # The current stream's last, because side streams wait for what it was given before.
+        # The current stream's chain is last, because side streams wait for its earlier launches.
         for lane, chain in sorted(
             zip(lanes, chains, strict=True), key=lambda pair: pair[0] is None
         ):
@@ -178,8 +178,10 @@ def launch_concurrently(device: torch.device, chains: Sequence[Callable[[], obje
 def share_batches(
     banks: Sequence[Bank], dtype: torch.dtype
 ) -> tuple[dict[tuple[int, int], Batch], list[tuple[tuple[int, int], int]]]:
-    """Return a batch for each shape (short, long) that has a matrix, and each bank's slot: its
-    batch's shape and its first matrix there."""
+    """Return a batch for each shape (short, long) that has a matrix, and each bank's slot.
+
+    A slot is the shape of the bank's batch and the index of its first matrix there.
+    """
     members: dict[tuple[int, int], list[Bank]] = {}
     slots = []
     for bank in banks:

@@ -1,7 +1,7 @@
 """The optimizers in plain PyTorch: Muon on banks of matrices, AdamW on all else.
 
-Muon is momentum, orthogonalised (Jordan et al. 2024); AdamW is Loshchilov & Hutter 2017,
-arXiv:1711.05101, by PyTorch's own function. All tensors fp32, but for Muon's products.
+Muon orthogonalises the momentum (Jordan et al. 2024). AdamW (Loshchilov & Hutter 2017,
+arXiv:1711.05101) is PyTorch's function. All tensors are fp32, except in Muon's products.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ Coefficients = Sequence[tuple[float, float, float]]
 # fast, rather than to it exactly.
 CLASSIC = (3.4445, -4.7750, 2.0315)
 # Polar Express (Amsel et al. 2025, arXiv:2505.16932, algorithm 1): each polynomial is optimal for
-# the image of [0.001, 1] under those before it; from the last one on, they stay the same.
+# the image of [0.001, 1] under those before it. Later iterations use ``LIMIT``.
 POLAR_EXPRESS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
@@ -42,7 +42,7 @@ def newton_schulz(kind: str, steps: int) -> Coefficients:
 
 
 def orthogonalise(matrices: Tensor, coefficients: Coefficients, dtype: torch.dtype) -> Tensor:
-    """Return about the nearest semi-orthogonal matrix to each: singular values come near one.
+    """Return approximately the nearest semi-orthogonal matrix to each: singular values near one.
 
     Newton-Schulz: ``X <- a X + (b A + c A A) X`` with ``A = X X^T``, on the wide orientation, from
     ``X = G / |G|``.

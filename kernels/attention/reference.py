@@ -78,20 +78,20 @@ def rotate(x: Tensor, rope: Tensor) -> Tensor:
     half = rope.size(-1)
     cos, sin = rope[:, None, :, None, :]
     first, second, rest = x.split((half, half, x.size(-1) - 2 * half), dim=-1)
-    turned = torch.cat((first * cos + second * sin, second * cos - first * sin), dim=-1)
-    return torch.cat((turned.to(x.dtype), rest), dim=-1)
+    rotated = torch.cat((first * cos + second * sin, second * cos - first * sin), dim=-1)
+    return torch.cat((rotated.to(x.dtype), rest), dim=-1)
 
 
 def exclude_self(y: Tensor, v: Tensor) -> Tensor:
-    """Return ``y - (y . v/|v|) v/|v|``: each head's output without its component along its value.
+    """Return ``y - (y . v/|v|) v/|v|``: each head's output without its component in v's direction.
 
     Exclusive self attention, parameter-golf PR #198. y is (B, T, H, D), v (B, T, G, D).
     """
     B, T, H, D = y.shape
     y_grouped = y.view(B, T, v.size(2), -1, D)
     direction = F.normalize(v, dim=-1)[:, :, :, None]
-    along = (y_grouped * direction).sum(-1, keepdim=True)
-    return (y_grouped - along * direction).view(B, T, H, D)
+    v_projection = (y_grouped * direction).sum(-1, keepdim=True)
+    return (y_grouped - v_projection * direction).view(B, T, H, D)
 
 
 def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:

@@ -193,8 +193,10 @@ class GPT(nn.Module):
         return nn.functional.embedding(tokens, self._copy(self.value_table))
 
     def _layer_weights(self, qat: Tensor | None) -> list[LayerWeights]:
-        """Compute copies of all banks, a whole bank at a time, cut into layers at once: a gradient
-        of each layer's slice by itself would be as large as the bank.
+        """Return compute copies of all banks, cut into layers.
+
+        Each bank is cut at once, because a gradient of one layer's slice would be as large as the
+        bank.
 
         Q, K and V of a layer become one matrix. What scales a branch scales the rows of the matrix
         that writes it; Q's rows, in one bank with O's, have factors of one.
@@ -234,11 +236,11 @@ class GPT(nn.Module):
     def _halves(
         self, bank: Tensor, qat: Tensor | None, row_scale: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        """The compute copies of a bank (2L, out, in) that holds two matrices a layer."""
+        """Return the compute copies of a bank (2L, out, in) that holds two matrices a layer."""
         return self._copy(bank, qat, row_scale).unflatten(0, (2, -1)).unbind()
 
     def _mtp_heads(self, heads: int) -> Tensor:
-        """The compute copies of the first ``heads`` MTP heads.
+        """Return the compute copies of the first ``heads`` MTP heads.
 
         Raises:
             ValueError: there are fewer.

@@ -34,8 +34,11 @@ def initialise(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """For LAPACK on small matrices: with as many threads as a large machine has it takes a minute
-    where another process is busy, and its results depend on their number."""
+    """Use one thread, for LAPACK on small matrices.
+
+    With all threads of a large machine it takes a minute while another process is busy, and its
+    results depend on the number of threads.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -87,7 +87,7 @@ def joined(given: Given) -> dict[str, object]:
 
 
 def environment_settings(environment: Mapping[str, str]) -> dict[str, object]:
-    """Settings given by environment variables, ours (prefixed) over the contest's."""
+    """Return the settings in environment variables, ours (prefixed) over the contest's."""
     names = CONTEST_ALIASES | {name.upper(): name for name in CONTEST_NAMES}
     found = {names[key]: value for key, value in environment.items() if key in names}
     ours = {
@@ -99,7 +99,7 @@ def environment_settings(environment: Mapping[str, str]) -> dict[str, object]:
 
 
 def read_preset(name: str) -> dict[str, object]:
-    """A preset's settings by its name."""
+    """Return a preset's settings."""
     path = PRESETS / f"{name}.toml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in PRESETS.glob("*.toml")))
@@ -108,7 +108,7 @@ def read_preset(name: str) -> dict[str, object]:
 
 
 def read_toml(path: Path) -> dict[str, object]:
-    """A flat TOML file's settings."""
+    """Return the settings of a flat TOML file."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -127,7 +127,7 @@ def check_names(given: Mapping[str, object]) -> None:
 
 
 def describe(error: ValidationError) -> str:
-    """The first complaint of a validation, as one line."""
+    """Return the first error of a validation, as one line."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")

@@ -239,7 +239,9 @@ class Mesh:
 
 def strongest(ruled: Sequence[tuple[str, float, Side]]) -> tuple[str, float, Side]:
     """Return the side that passes, or else the one with more support, with its rule and support.
-    The rule is "tie" if both pass with the same support."""
+
+    The rule is "tie" if both pass with the same support.
+    """
     passing = [found for found in ruled if found[0] in PASSING]
     rule, support, side = max(passing or ruled, key=lambda found: found[1])
     if len(passing) == 2 and passing[0][1] == passing[1][1]:

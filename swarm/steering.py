@@ -72,8 +72,10 @@ class Steering:
 
     @property
     def decided(self) -> dict[str, float]:
-        """Values of the levers that the agents steer; the settings and the schedule set the
-        others."""
+        """Values of the levers that the agents steer.
+
+        The settings and the schedule set the others.
+        """
         return {lever: self.levers[lever] for lever in self._steered}
 
     def log_to(self, path: Path) -> None:

@@ -52,8 +52,10 @@ SIGNALS: tuple[Signal, ...] = (
 
 
 class Snapshot(NamedTuple):
-    """A run at one cycle, the same on every rank. Every number is finite, even if the run's are
-    not. The window is the steps whose numbers arrived since the cycle before.
+    """A run at one cycle, the same on every rank.
+
+    Every number is finite, even if the run's are not. The window is the steps whose numbers arrived
+    since the cycle before.
     """
 
     step: int

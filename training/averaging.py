@@ -22,13 +22,17 @@ class Averaging:
 
     @property
     def exponential(self) -> dict[str, Tensor]:
-        """Live averages by name that an optimizer may move itself, in place of ``move``; empty for
-        another kind of average."""
+        """Live averages by name that an optimizer may move itself, in place of ``move``.
+
+        Empty for another kind of average.
+        """
         return {}
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the averaged weights by name, whole, so all ranks must call it; empty if there are
-        none yet."""
+        """Return the averaged weights by name; empty if there are none yet.
+
+        They are whole, so all ranks must call it.
+        """
         return {}
 
     def tensors(self) -> dict[str, Tensor]:

@@ -118,8 +118,10 @@ class GradientHealth(Agent):
         return learnt, proposals
 
     def _strays(self, state: Health, snapshot: Snapshot) -> tuple[bool, int]:
-        """Return whether the loss diverges, and the windows in a row that were far, this one
-        included: 0 if this one is not far, or falls back."""
+        """Return whether the loss diverges, and how many windows in a row were far.
+
+        The number includes this window; it is 0 if this one is not far, or falls back.
+        """
         seen, lowest = snapshot.signals, snapshot.signals["lowest"]
         rise = seen["loss"] - lowest
         if rise <= self.away * lowest or rise <= self.noises * max(seen["noise"], state.sway):
@@ -132,8 +134,11 @@ class GradientHealth(Agent):
     def _learn(
         self, state: Health, within: float, alarm: bool, gone: int, snapshot: Snapshot
     ) -> Health:
-        """Return the next state. An outlier enters as the largest peak that is no spike, so that a
-        lasting change is accepted."""
+        """Return the next state.
+
+        An outlier enters as the largest peak that is no spike, so that a lasting change is
+        accepted.
+        """
         if snapshot.nonfinite == snapshot.arrived:
             return state._replace(calm=0, gone=gone)
         calm = 0 if alarm else state.calm + 1

@@ -1,4 +1,4 @@
-""" "auto" picks what the device and the network can have; what cannot be had is one clear line."""
+"""Choices of a device: "auto" picks what it and the network can have; a refusal is one line."""
 
 import sys
 

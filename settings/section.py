@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt
 
 from model.config import split_commas
 
@@ -12,6 +12,7 @@ Bits = Annotated[int, Field(ge=2, le=8)]
 Confidence = Fraction
 Precision = Literal["native", "fp8"]
 NameList = Annotated[list[str], BeforeValidator(split_commas)]
+CountList = Annotated[list[NonNegativeInt], BeforeValidator(split_commas)]
 FROZEN = ConfigDict(
     extra="forbid",
     protected_namespaces=(),

@@ -2,7 +2,7 @@
 
 from pydantic import Field, PositiveInt
 
-from settings.section import Confidence, NameList, Section
+from settings.section import Confidence, CountList, NameList, Section
 
 
 class SwarmSettings(Section):
@@ -21,4 +21,13 @@ class SwarmSettings(Section):
     )
     swarm_withdrawn: Confidence = Field(
         default=0.3, description="confidence below which an agent withdraws its proposal"
+    )
+    swarm_windows: CountList = Field(
+        default=[], description="windows that agents choose from, 0: the whole context; none: no"
+    )
+    swarm_loops: CountList = Field(
+        default=[], description="values of num_loops that agents choose from; none: no choice"
+    )
+    swarm_heads: CountList = Field(
+        default=[], description="numbers of trained MTP heads that agents choose from; none: no"
     )

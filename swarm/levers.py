@@ -4,14 +4,19 @@ A lever is one row of ``LEVERS`` and the code that reads its value: ``training.d
 the numbers in device memory, where kernels read them by name.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
+
+from settings.variants import CHOICES
 
 if TYPE_CHECKING:
     from settings import Settings
 
 UNREACHED = 3e38  # a norm that fp32 can represent and no finite gradient reaches
+CHOICE_HOLD = 2  # cycles
+STAGED = -1  # value of a choice that is not decided yet: the stage of the run determines it
 # Requests to the training loop. The mesh decides them like a lever that changes from 0 to 1: copy
 # the weights and moments, and restore the latest copy.
 KEEP, ROLLBACK = REQUESTS = ("keep", "rollback")
@@ -35,6 +40,46 @@ class Number(NamedTuple):
     least: float
     hold: int
 
+    def allowed(self, value: float) -> float:
+        """Return the value of the range that is nearest to ``value``; NaN if that is no number."""
+        return min(max(value, self.low), self.high)
+
+    def direction(self, before: float, value: float) -> bool:
+        """Return whether the value rises. Proposals in one direction support each other."""
+        return value > before
+
+    def moved(self, before: float, value: float) -> float:
+        """Return the value after a change from ``before`` towards ``value`` in one cycle."""
+        if abs(value - before) < self.least:
+            return before
+        return min(max(value, before - self.most), before + self.most)
+
+
+class Choice(NamedTuple):
+    """Limits of the changes of a choice: a whole number that picks what a step computes.
+
+    options: values that agents may propose.
+    hold: cycles after a change before the lever may change again.
+    """
+
+    options: tuple[int, ...]
+    hold: int
+
+    def allowed(self, value: float) -> float:
+        """Return the option that ``value`` is; NaN if it is none."""
+        return next((option for option in self.options if option == value), math.nan)
+
+    def direction(self, before: float, value: float) -> int:
+        """Return the option, because only proposals of the same option support each other."""
+        return int(value)
+
+    def moved(self, before: float, value: float) -> float:
+        """Return the option: it replaces ``before`` in one cycle."""
+        return value
+
+
+Limits = Number | Choice
+
 
 @dataclass(frozen=True)
 class Lever:
@@ -45,11 +90,24 @@ class Lever:
         start: returns the value of a run before the first decision and the first step.
         limits: returns the limits of the agents' changes in a run, or None if no agent may change
             the lever in this run. None: no agent ever may, because the schedule sets the lever.
+        field: whether the lever is a field of ``settings.variants.Variant``, which the host reads
+            between two steps. Otherwise it is a number in device memory, which kernels read.
     """
 
     name: str
     start: Callable[["Settings"], float]
-    limits: Callable[["Settings"], Number | None] | None = None
+    limits: Callable[["Settings"], Limits | None] | None = None
+    field: bool = False
+
+
+def choice(field: str, setting: str) -> Lever:
+    """Return the row of a choice between the options that a setting lists; none: no such lever."""
+
+    def limits_of(settings: "Settings") -> Choice | None:
+        options = getattr(settings, setting)
+        return Choice(tuple(options), CHOICE_HOLD) if options else None
+
+    return Lever(field, lambda _: STAGED, limits_of, field=True)
 
 
 def clip_limits(settings: "Settings") -> Number:
@@ -68,7 +126,7 @@ def weight_limits(start: float) -> Number:
     return Number(0.0, max(1.0, start), 0.5, 0.001, 2)
 
 
-# The order is that of the block of numbers in device memory.
+# The order is that of the block of numbers in device memory, which leaves out fields of a variant.
 LEVERS: tuple[Lever, ...] = (
     # Largest global gradient norm; 0: no clip.
     Lever("clip", lambda run: run.grad_clip_norm, clip_limits),
@@ -94,12 +152,17 @@ LEVERS: tuple[Lever, ...] = (
     Lever("decay_factor", lambda _: 1.0),
     # Decay of the exponential averages, a step.
     Lever("averaging_decay", lambda run: run.ema_decay),
+    *(choice(field, setting) for field, setting in CHOICES.items()),
 )
+FIELDS = frozenset(lever.name for lever in LEVERS if lever.field)
 
 
-def limits(settings: "Settings") -> dict[str, Number]:
+def limits(settings: "Settings") -> dict[str, Limits]:
     """Return the limits of the levers that agents may change in a run, and of the requests."""
-    found = {KEEP: Number(0.0, 1.0, 1.0, 1.0, 0), ROLLBACK: Number(0.0, 1.0, 1.0, 1.0, 3)}
+    found: dict[str, Limits] = {
+        KEEP: Number(0.0, 1.0, 1.0, 1.0, 0),
+        ROLLBACK: Number(0.0, 1.0, 1.0, 1.0, 3),
+    }
     for lever in LEVERS:
         if lever.limits and (limit := lever.limits(settings)):
             found[lever.name] = limit

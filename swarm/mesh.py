@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from swarm.agents.base import Agent, Proposal
-from swarm.levers import KEEP, REQUESTS, ROLLBACK, LeverValues, Number
+from swarm.levers import KEEP, REQUESTS, ROLLBACK, LeverValues, Limits
 from swarm.telemetry import Snapshot
 
 PASSING = ("agreed", "alone")
@@ -79,10 +79,10 @@ class Cycle(NamedTuple):
 class Side:
     """The proposals for a lever in one direction, with the agents for and against them."""
 
-    __slots__ = ("against", "best", "favour", "lever", "up")
+    __slots__ = ("against", "best", "direction", "favour", "lever")
 
-    def __init__(self, lever: str, up: bool) -> None:
-        self.lever, self.up = lever, up
+    def __init__(self, lever: str, direction: int) -> None:
+        self.lever, self.direction = lever, direction
         self.best = (-1.0, 0.0, 0.0)  # confidence, -|change|, value
         self.favour: dict[str, float] = {}
         self.against: dict[str, float] = {}
@@ -127,16 +127,16 @@ class Mesh:
     Attributes:
         states: of the agents, in their order.
         cycles: number of cycles so far.
-        turns: by lever, the cycle of its last change, and whether the value rose.
+        turns: by lever, the cycle and the direction of its last change.
     """
 
     def __init__(
-        self, agents: Sequence[Agent], bounds: Mapping[str, Number], rules: Rules | None = None
+        self, agents: Sequence[Agent], bounds: Mapping[str, Limits], rules: Rules | None = None
     ) -> None:
         self.agents, self.bounds, self.rules = tuple(agents), bounds, rules or Rules()
         self.states = [agent.start() for agent in self.agents]
         self.cycles = 0
-        self.turns: dict[str, tuple[int, bool]] = {}
+        self.turns: dict[str, tuple[int, int]] = {}
         # Agents that never vote are not called, because a cycle must take microseconds only.
         self._voters = [
             (index, agent)
@@ -177,18 +177,23 @@ class Mesh:
     def _verdicts(
         self, levers: LeverValues, proposals: Sequence[Proposal], votes: Sequence[Sequence[float]]
     ) -> list[Verdict]:
-        """Return one verdict for each lever with proposals, in the order of the proposals."""
-        contests: dict[str, dict[bool, Side]] = {}
+        """Return one verdict for each lever with proposals, in the order of the proposals.
+
+        A proposal is refused if it is withdrawn, no number or no option, or for a lever that this
+        run does not have.
+        """
+        contests: dict[str, dict[int, Side]] = {}
         for (agent, lever, proposed, confidence, _), cast in zip(proposals, votes, strict=True):
-            before = levers.get(lever, 0.0)  # a request is 0 in every cycle
-            limit = self.bounds[lever]
-            value = min(max(proposed, limit.low), limit.high)
-            withdrawn = not confidence >= self.rules.withdrawn or value != value
-            if withdrawn or value == before:
+            limit = self.bounds.get(lever)
+            if limit is None or not confidence >= self.rules.withdrawn:
                 continue
-            up = value > before
+            before = levers.get(lever, 0.0)  # a request is 0 in every cycle
+            value = limit.allowed(proposed)
+            if value != value or value == before:
+                continue
+            way = limit.direction(before, value)
             sides = contests.setdefault(lever, {})
-            side = sides[up] if up in sides else sides.setdefault(up, Side(lever, up))
+            side = sides[way] if way in sides else sides.setdefault(way, Side(lever, way))
             side.propose(agent, confidence, value, before)
             for index, voter in self._voters:
                 if cast[index]:
@@ -199,25 +204,24 @@ class Mesh:
         ]
 
     def _verdict(self, before: float, sides: Sequence[Side]) -> Verdict:
-        """Return the verdict on a lever with proposals in one direction, or in both."""
+        """Return the verdict on a lever with proposals in one direction, or in several."""
         ruled = [(side.rule(self.rules), side.support, side) for side in sides]
         rule, support, side = ruled[0] if len(ruled) == 1 else strongest(ruled)
         after = before
         if rule in PASSING:
             rule, after = self._bounded(side, before, rule)
         if after != before:
-            self.turns[side.lever] = self.cycles, side.up
+            self.turns[side.lever] = self.cycles, side.direction
         return Verdict(side.lever, before, after, rule, tuple(side.favour), support)
 
     def _bounded(self, side: Side, before: float, rule: str) -> tuple[str, float]:
         """Return rule and value after the lever's limits: size of the change, hysteresis."""
         limit, value = self.bounds[side.lever], side.best[2]
-        cycle, was_up = self.turns.get(side.lever, (-limit.hold, side.up))
-        if self.cycles - cycle <= limit.hold and (was_up != side.up or side.lever in REQUESTS):
+        cycle, last = self.turns.get(side.lever, (-limit.hold, side.direction))
+        if self.cycles - cycle <= limit.hold and (last != side.direction or side.lever in REQUESTS):
             return "too soon", before
-        if abs(value - before) < limit.least:
-            return "too small", before
-        return rule, min(max(value, before - limit.most), before + limit.most)
+        after = limit.moved(before, value)
+        return ("too small" if after == before else rule), after
 
     def state(self) -> dict[str, Any]:
         """Return the state as plain JSON."""
@@ -234,16 +238,16 @@ class Mesh:
             for start, kept in zip(self.states, state["states"], strict=True)
         ]
         self.cycles = state["cycles"]
-        self.turns = {lever: (cycle, up) for lever, (cycle, up) in state["turns"].items()}
+        self.turns = {lever: (cycle, way) for lever, (cycle, way) in state["turns"].items()}
 
 
 def strongest(ruled: Sequence[tuple[str, float, Side]]) -> tuple[str, float, Side]:
     """Return the side that passes, or else the one with more support, with its rule and support.
 
-    The rule is "tie" if both pass with the same support.
+    The rule is "tie" if several pass with the same support.
     """
     passing = [found for found in ruled if found[0] in PASSING]
     rule, support, side = max(passing or ruled, key=lambda found: found[1])
-    if len(passing) == 2 and passing[0][1] == passing[1][1]:
+    if sum(found[1] == support for found in passing) > 1:
         rule = "tie"
     return rule, support, side

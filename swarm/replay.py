@@ -7,7 +7,7 @@ from typing import Any
 from errors import InputError
 from swarm.agents import AGENTS
 from swarm.decision_log import Record, cycle_record, start_record
-from swarm.levers import Number
+from swarm.levers import Choice, Limits, Number
 from swarm.mesh import Mesh, Rules
 from swarm.telemetry import Snapshot
 
@@ -66,10 +66,16 @@ def _rebuilt(record: Record) -> Mesh:
             "replay it with the code that wrote it"
         )
     agents = [kinds[name](**constants) for name, constants in record["agents"].items()]
-    bounds = {lever: Number(**limit) for lever, limit in record["bounds"].items()}
+    bounds = {lever: _limits(fields) for lever, fields in record["bounds"].items()}
     mesh = Mesh(agents, bounds, Rules(**record["rules"]))
     mesh.load(record["state"])
     return mesh
+
+
+def _limits(fields: dict[str, Any]) -> Limits:
+    if "options" in fields:
+        return Choice(tuple(fields["options"]), fields["hold"])
+    return Number(**fields)
 
 
 def _snapshot(fields: dict[str, Any]) -> Snapshot:

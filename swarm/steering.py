@@ -9,7 +9,7 @@ from errors import InputError
 from swarm.agents import AGENTS
 from swarm.agents.base import Agent
 from swarm.decision_log import DecisionLog
-from swarm.levers import REQUESTS, LeverValues, Number, limits, start_values
+from swarm.levers import FIELDS, LEVERS, REQUESTS, STAGED, LeverValues, Limits, limits, start_values
 from swarm.mesh import Cycle, Mesh, Rules
 from swarm.telemetry import Numbers, Telemetry
 
@@ -27,6 +27,9 @@ class Steering:
         every: steps between cycles.
         rules: when a proposal passes.
 
+    Raises:
+        KeyError: an agent declares a lever or reads a signal that does not exist.
+
     Attributes:
         levers: values in force of the levers that agents may change.
         reads: names of the signals that the agents read.
@@ -38,7 +41,7 @@ class Steering:
         self,
         agents: Sequence[Agent],
         start: LeverValues,
-        bounds: Mapping[str, Number],
+        bounds: Mapping[str, Limits],
         every: int,
         rules: Rules | None = None,
     ) -> None:
@@ -49,8 +52,12 @@ class Steering:
         self.microseconds: list[float] = []
         self._telemetry = Telemetry(self.reads)
         self._log: DecisionLog | None = None
-        steered = {lever for agent in agents for lever in agent.levers}
-        self._steered = sorted(steered.difference(REQUESTS))
+        declared = {lever for agent in agents for lever in agent.levers}
+        if unknown := sorted(declared.difference(REQUESTS, (lever.name for lever in LEVERS))):
+            raise KeyError(f"no lever {unknown[0]!r}; there are: {', '.join(bounds)}")
+        steered = sorted(declared.intersection(start))
+        self._numbers = [lever for lever in steered if lever not in FIELDS]
+        self._choices = [lever for lever in steered if lever in FIELDS]
 
     @classmethod
     def of(cls, settings: "Settings") -> Self | None:
@@ -72,11 +79,17 @@ class Steering:
 
     @property
     def decided(self) -> dict[str, float]:
-        """Values of the levers that the agents steer.
+        """Values of the numbers that the agents steer.
 
         The settings and the schedule set the others.
         """
-        return {lever: self.levers[lever] for lever in self._steered}
+        return {lever: self.levers[lever] for lever in self._numbers}
+
+    @property
+    def choices(self) -> dict[str, float]:
+        """Options that the agents chose, by field of a variant; the stage sets the others."""
+        levers = self.levers
+        return {lever: levers[lever] for lever in self._choices if levers[lever] != STAGED}
 
     def log_to(self, path: Path) -> None:
         """Log every cycle from now on. Only rank 0 calls it, in a resumed run after ``load``.

@@ -25,7 +25,8 @@ class DeviceLevers:
     """
 
     def __init__(self, settings: Settings, device: torch.device) -> None:
-        self._scheduled = {lever.name: float(lever.start(settings)) for lever in LEVERS}
+        numbers = (lever for lever in LEVERS if not lever.field)
+        self._scheduled = {lever.name: float(lever.start(settings)) for lever in numbers}
         self._decided: dict[str, float] = {}
         self._table = DeviceTable(len(self._scheduled), torch.float32, device)
         views = self._table.values.unbind()

@@ -178,7 +178,8 @@ class Loop:
 
     def _next_variant(self, now: Moment) -> Variant:
         """Return the variant of the stage, with the swarm's choices."""
-        return with_choices(self.schedule.variant(now.progress), {})
+        choices = self.steering.choices if self.steering else {}
+        return with_choices(self.schedule.variant(now.progress), choices)
 
     def _step(self, now: Moment, elapsed: float) -> None:
         if self.steering and self.steering.due(self.step):

@@ -14,6 +14,7 @@ from functools import partial
 
 from kernels.attention import Attention, RopeTable, SelfAttention
 from kernels.embed import Embed
+from kernels.lanes import Lanes
 from kernels.linear import Linear, LinearAdd, Projections
 from kernels.loss import Loss
 from kernels.mlp import Mlp
@@ -36,6 +37,7 @@ class Operations:
     linear: Linear
     linear_add: LinearAdd
     mlp: Mlp
+    lanes: Lanes
     loss: Loss
     quant: Quant
     rope_table: RopeTable
@@ -66,6 +68,7 @@ def operations(backend: str, attention: str = "own") -> Operations:
 def _reference() -> Operations:
     from kernels.attention.reference import attention, rope_table, self_attention
     from kernels.embed.reference import embed
+    from kernels.lanes.reference import lanes
     from kernels.linear.reference import linear, linear_add, projections
     from kernels.loss.reference import loss
     from kernels.mlp.reference import mlp
@@ -82,6 +85,7 @@ def _reference() -> Operations:
         linear=linear,
         linear_add=linear_add,
         mlp=mlp,
+        lanes=lanes,
         loss=loss,
         quant=quant,
         rope_table=rope_table,
@@ -94,6 +98,7 @@ def _triton() -> Operations:
     from kernels.attention.reference import rope_table
     from kernels.attention.self_attention import self_attention
     from kernels.embed.autograd import embed
+    from kernels.lanes.autograd import lanes
     from kernels.linear.autograd import linear, linear_add, projections
     from kernels.loss.autograd import loss
     from kernels.mlp.autograd import mlp
@@ -111,6 +116,7 @@ def _triton() -> Operations:
         linear=linear,
         linear_add=linear_add,
         mlp=mlp,
+        lanes=lanes,
         loss=loss,
         quant=quant,
         rope_table=rope_table,

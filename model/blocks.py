@@ -1,4 +1,4 @@
-"""The arithmetic of a visit, and the hook that reads or replaces its matrix products."""
+"""The arithmetic of a visit: one function a kind of block, in the table ``BLOCKS``."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -11,56 +11,10 @@ from torch import Tensor
 
 from kernels import Operations
 from model.config import Architecture
+from model.hooks import ProductHook, Site, hooked, wants
 from model.plan import Visit
 
 QKV = ("q", "k", "v")
-
-
-class Site(NamedTuple):
-    """Where in the network a matrix product happens.
-
-    Attributes:
-        matrix: "q", "k", "v", "o", "up", "down" or "head".
-        layer: whose weights; 0 for the head.
-        visit: number of the visit, its index in the plan; 0 for the head.
-    """
-
-    matrix: str
-    layer: int
-    visit: int
-
-
-HEAD = Site("head", layer=0, visit=0)
-
-
-class ProductHook(Protocol):
-    """Reads the matrix products of a forward pass, or replaces them."""
-
-    @property
-    def matrices(self) -> Collection[str]:
-        """Matrices whose products the hook is passed. The other products stay fused."""
-        ...
-
-    @property
-    def replaces(self) -> bool:
-        """Whether the network computes with what the hook returns.
-
-        If not, products are computed for the hook besides the fused operations, whose result stays
-        the same bit for bit.
-        """
-        ...
-
-    def __call__(self, site: Site, x: Tensor, y: Tensor) -> Tensor:
-        """Return the product to use instead of ``y``; y itself if the hook only reads.
-
-        Args:
-            site: of the product.
-            x: (B, T, in), its input.
-            y: (B, T, out), its output. That of v contains the value embedding; those of o and down
-                contain the residual stream. Logits are never whole in memory, so for the head y is
-                x, and the head reads what the hook returns.
-        """
-        ...
 
 
 @dataclass
@@ -78,6 +32,8 @@ class LayerWeights:
         gate: weight (H, C) in the compute dtype and bias (H,) of the attention gate.
         lookup: (G D, E), of the value embedding.
         value_mix: (2,), of layer 0's values and of this layer's.
+        lanes: factors (2,) and (2, 2) of a layer on two lanes, as ``kernels.lanes.Lanes`` takes
+            them.
     """
 
     layer: int
@@ -90,6 +46,7 @@ class LayerWeights:
     gate: tuple[Tensor, Tensor] | None
     lookup: Tensor | None
     value_mix: Tensor | None
+    lanes: tuple[Tensor, Tensor] | None
 
 
 class Pass(NamedTuple):
@@ -125,11 +82,13 @@ class ResidualState:
         x0: (B, T, C), the embedded input.
         first_values: (B, T, G, D), the first visit's.
         outputs: (B, T, C) each, outputs of visits in ``Pass.read_later``, by number.
+        lane: (B, T, C), the second lane, which the MLP reads; the stream is then the first.
     """
 
     x0: Tensor
     first_values: Tensor | None = None
     outputs: dict[int, Tensor] = field(default_factory=dict)
+    lane: Tensor | None = None
 
 
 class Block(Protocol):
@@ -181,6 +140,36 @@ def serial(
     stream = hooked(run.hook, Site("o", visit.layer, number), attended, stream)
     stream, normed = ops.norm(stream, scale=scale, eps=eps)
     return feed_forward(run, weights, normed, number, stream)
+
+
+def parallel(
+    run: Pass,
+    weights: LayerWeights,
+    stream: Tensor,
+    number: int,
+    visit: Visit,
+    state: ResidualState,
+) -> Tensor:
+    """Apply attention to the first lane and the MLP to the second, add both to both: a ``Block``.
+
+    The first visit on two lanes begins them as one stream. Skips enter the first lane only.
+    """
+    assert weights.lanes is not None
+    ops, eps, scale = run.ops, run.config.norm_eps, norm_scale(run, visit.layer)
+    skip, skip_weight, mix = skip_and_mix(run, weights, number, visit, state)
+    _, normed, first, state.x0 = ops.mix_norm(
+        stream, state.x0, mix, scale=scale, eps=eps, skip=skip, skip_weight=skip_weight
+    )
+    second = first.clone() if state.lane is None else state.lane
+    second, normed_second = ops.norm(second, scale=scale, eps=eps)
+    attended = attend(run, weights, normed, number, visit, state).flatten(2)
+    product = ops.linear(attended, weights.o)
+    product = hooked(run.hook, Site("o", visit.layer, number), attended, product)
+    fed = feed_forward(run, weights, normed_second, number, None)
+    stream, state.lane = ops.lanes(
+        first, second, product, fed, *weights.lanes, skip=skip, skip_weight=skip_weight
+    )
+    return stream
 
 
 def norm_scale(run: Pass, layer: int) -> float:
@@ -263,29 +252,23 @@ def project(
 
 
 def feed_forward(
-    run: Pass, weights: LayerWeights, normed: Tensor, number: int, stream: Tensor
+    run: Pass, weights: LayerWeights, normed: Tensor, number: int, stream: Tensor | None
 ) -> Tensor:
-    """Return ``stream`` plus the MLP of its norm, (B, T, C)."""
+    """Return ``stream`` plus the MLP of its norm, (B, T, C); the MLP alone if it is None."""
     ops, hook, slope = run.ops, run.hook, run.config.leaky_slope
     if hook is not None and wants(hook, "up", "down"):
         up, down = (Site(name, weights.layer, number) for name in ("up", "down"))
         hidden = hooked(hook, up, normed, ops.linear(normed, weights.up))
         activated = F.leaky_relu(hidden, slope).square()
+        if hook.replaces and stream is not None:
+            product = ops.linear_add(stream, activated, weights.down)
+        else:
+            product = ops.linear(activated, weights.down)
+            product = product if stream is None else stream + product
+        product = hooked(hook, down, activated, product)
         if hook.replaces:
-            stream = ops.linear_add(stream, activated, weights.down)
-            return hooked(hook, down, activated, stream)
-        hooked(hook, down, activated, stream + ops.linear(activated, weights.down))
+            return product
     return ops.mlp(normed, weights.up, weights.down, slope, stream)
 
 
-def wants(hook: ProductHook | None, *matrices: str) -> bool:
-    """Return whether the hook is passed products of any of these matrices."""
-    return hook is not None and any(matrix in hook.matrices for matrix in matrices)
-
-
-def hooked(hook: ProductHook | None, site: Site, x: Tensor, y: Tensor) -> Tensor:
-    """Return the hook's product, or y if the hook is not passed this matrix's."""
-    return y if hook is None or site.matrix not in hook.matrices else hook(site, x, y)
-
-
-BLOCKS: Mapping[str, Block] = {"serial": serial}
+BLOCKS: Mapping[str, Block] = {"serial": serial, "parallel": parallel}

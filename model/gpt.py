@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from kernels import Operations
 from kernels.attention.reference import document_bounds, window_bounds
-from model.blocks import BLOCKS, HEAD, LayerWeights, Pass, ProductHook, ResidualState, hooked
+from model.blocks import BLOCKS, LayerWeights, Pass, ResidualState
 from model.config import Architecture
+from model.hooks import HEAD, ProductHook, hooked
 from model.initial_weights import initialise
 from model.parameters import parameters
 from model.plan import Plan, plan
@@ -139,6 +140,8 @@ class GPT(nn.Module):
         for number, visit in enumerate(visits):
             block = BLOCKS[visit.block]
             stream = block(run, weights[visit.layer], stream, number, visit, state)
+        if state.lane is not None:
+            stream = torch.lerp(stream, state.lane, 0.5)
         return self.ops.norm(stream, scale=1.0, eps=self.config.norm_eps)[1]
 
     def _pass(
@@ -219,9 +222,9 @@ class GPT(nn.Module):
         return [LayerWeights(*of_layer) for of_layer in of_layers]
 
     def _weights_of_some_layers(self) -> tuple[dict[int, Any], ...]:
-        """Return by layer: gates, scaled value projections, and value mixes."""
+        """Return by layer: gates, scaled value projections, value mixes, and factors of lanes."""
         config, layers = self.config, range(self.config.num_layers)
-        gates, lookups, value_mixes = {}, {}, {}
+        gates, lookups, value_mixes, lanes = {}, {}, {}, {}
         if config.gated_attention:
             matrices = self._copy(self.gate_weight).unbind()
             gates = {layer: (matrices[layer], self.gate_bias[layer]) for layer in layers}
@@ -231,7 +234,10 @@ class GPT(nn.Module):
             lookups = dict(zip(config.value_layers, copies.unbind(), strict=True))
         if config.value_residual:
             value_mixes = {layer: self.value_residual[layer] for layer in layers}
-        return gates, lookups, value_mixes
+        if config.parallel_layers:
+            factors = zip(self.lane_keep.unbind(), self.lane_mix.unbind(), strict=True)
+            lanes = dict(zip(config.parallel_layers, factors, strict=True))
+        return gates, lookups, value_mixes, lanes
 
     def _halves(
         self, bank: Tensor, qat: Tensor | None, row_scale: Tensor | None = None

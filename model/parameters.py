@@ -20,6 +20,7 @@ VALUE_TABLE_STD = 0.01
 BIGRAM_SCALE = 0.05
 VALUE_SCALE = 0.1
 GATE_BIAS = 4.0
+LANE_KEEP = 1.1
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Slice(NamedTuple):
     """What one index of axis 0 is."""
 
     matrix: str
-    """A ``model.blocks.Site``'s name if a matrix product multiplies by it, otherwise any name."""
+    """A ``model.hooks.Site``'s name if a matrix product multiplies by it, otherwise any name."""
     layer: int
 
 
@@ -171,6 +172,9 @@ def blocks(config: Architecture) -> Iterator[ParameterSpec]:
         yield by_layer("gate_bias", GATE_BIAS, layers, heads)
     if config.value_residual:
         yield by_layer("value_residual", 0.5, layers, 2)
+    if config.parallel_layers:
+        yield by_layer("lane_keep", LANE_KEEP, config.parallel_layers, 2)
+        yield by_layer("lane_mix", 1.0, config.parallel_layers, 2, 2)
 
 
 def heads(config: Architecture) -> Iterator[ParameterSpec]:

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from model.blocks import HEAD, Site
 from model.gpt import GPT
+from model.hooks import HEAD, Site
 from model.parameters import ParameterSpec, parameters
 
 SHARED = {"k": "q", "v": "q"}  # products that read the same inputs as another product

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from model.blocks import Site
 from model.gpt import GPT
+from model.hooks import Site
 from settings import Settings
 
 

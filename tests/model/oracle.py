@@ -47,18 +47,40 @@ def hidden(
     masked = bos_id is not None or window
     first = oracle.first_seen(tokens, bos_id, window) if masked else None
     encoder = len(order) // 2
-    x, pushed, values = x0, [], {}
+    x, second, pushed, values = x0, None, [], {}
     for i, layer in enumerate(order):
-        decoder = i - encoder
+        decoder, before = i - encoder, x
         if 0 <= decoder < encoder:
             x = x + p["skip_weight"][decoder] * pushed.pop()
         a = p["mix"][layer, 0] * x + p["mix"][layer, 1] * x0
-        branch = attention(config, p, layer, tokens, a, values, first)
-        h = a + p["attn_scale"][layer] * branch
-        x = h + p["mlp_scale"][layer] * mlp(config, p, layer, h)
+        branch = p["attn_scale"][layer] * attention(config, p, layer, tokens, a, values, first)
+        if config.parallel_from is not None and layer >= config.parallel_from:
+            second = before if second is None else second
+            fed = p["mlp_scale"][layer] * mlp(config, p, layer, second)
+            x, second = combined(config, p, layer, (x, second), (branch, fed))
+        else:
+            h = a + branch
+            x = h + p["mlp_scale"][layer] * mlp(config, p, layer, h)
         if i < encoder:
             pushed.append(x)
+    x = x if second is None else (x + second) / 2
     return oracle.rms_normed(x, config.norm_eps)
+
+
+def combined(
+    config: Architecture,
+    p: Parameters,
+    layer: int,
+    lanes: tuple[Tensor, Tensor],
+    branches: tuple[Tensor, Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Both lanes kept by a factor each, and both branches added to both by a factor each."""
+    assert config.parallel_from is not None
+    keep, mix = (p[name][layer - config.parallel_from] for name in ("lane_keep", "lane_mix"))
+    first, second = (
+        keep[i] * lanes[i] + mix[0, i] * branches[0] + mix[1, i] * branches[1] for i in (0, 1)
+    )
+    return first, second
 
 
 def embedded(config: Architecture, p: Parameters, tokens: Tensor) -> Tensor:

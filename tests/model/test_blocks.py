@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.blocks import Site
+from model.hooks import Site
 from model.parameters import exported
 from tests.model.small import architecture, fresh, perturbed, random_tokens
 
@@ -35,7 +35,7 @@ class Doubled(Seen):
 
 
 @pytest.mark.parametrize("replaces", [False, True], ids=["reads", "replaces"])
-@pytest.mark.parametrize("part", ["everything", "1 layer", "value residual", "attention gate"])
+@pytest.mark.parametrize("part", ["everything", "1 layer", "value residual", "lanes"])
 @pytest.mark.parametrize("matrices", [LAYER, ("k",), ("o",), ("up",), ("down",), ()])
 def test_each_layer_has_its_own_site(matrices: tuple[str, ...], part: str, replaces: bool) -> None:
     """In the order of the products; and without a change the hidden state is the same."""

@@ -27,6 +27,8 @@ SMALL = {
     "bigram_dim": 16,
 }
 OPTIONS = {"gated_attention": True, "value_residual": True, "tie_embeddings": False}
+VISITS = {"loop_layers": [0, 1], "num_loops": 2, "parallel_from": 3}
+VISITS |= {"document_mask": True, "window": 6}
 TOLERANCE = 2e-5  # relative by norm: sums of a few hundred fp32 roundings, in another order
 
 
@@ -54,11 +56,14 @@ def run(model: GPT, tokens: torch.Tensor, qat: float) -> tuple[torch.Tensor, tor
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("changes", "qat"), [({}, 0.0), (OPTIONS, 1.0)], ids=["default", "all options, int6-faked"]
+    ("changes", "qat"),
+    [({}, 0.0), (OPTIONS, 1.0), (VISITS, 0.0)],
+    ids=["default", "all options, int6-faked", "loop, lanes, documents and windows"],
 )
 def test_loss_nats_and_every_gradient(changes, qat):
     generator = torch.Generator().manual_seed(2)
     tokens = torch.randint(0, 64, (2, 22), generator=generator).int().to(DEVICE)
+    tokens[0, 9] = tokens[1, 3:5] = 1  # BOS
     loss, nats, gradients = run(make("kernels", changes), tokens, qat)
     expected_loss, expected_nats, expected = run(make("reference", changes), tokens, qat)
     assert relative_error(loss, expected_loss) < TOLERANCE
@@ -83,14 +88,20 @@ class Calls(TorchDispatchMode):
         return result
 
 
-def test_nothing_as_large_as_the_stream_is_added_or_copied_between_kernels():
+LOOP = {"loop_layers": [1, 2], "num_loops": 1, "document_mask": True, "window": 6}
+
+
+@pytest.mark.parametrize("changes", [{}, LOOP], ids=["default", "loop, documents and windows"])
+def test_nothing_as_large_as_the_stream_is_added_or_copied_between_kernels(changes):
     """Each would be a pass over memory; all that meets, meets in a kernel or a product."""
-    model = make("kernels", {})
+    model = make("kernels", changes)
     tokens = torch.randint(0, 64, (2, 21), device=DEVICE).int()
     with Calls() as calls:
         model(tokens[:, :-1], tokens[:, 1:])[0].backward()
     rows = ((2, 20), (40,))  # windows by tokens, and both in one
-    assert [call for call in calls.shapes if call[1][:-1] in rows] == []
+    bounds = (2, 2, 20)  # made from tokens, once a forward pass
+    large = [call for call in calls.shapes if call[1][:-1] in rows and call[1] != bounds]
+    assert large == []
 
 
 def test_score_needs_no_gradients():

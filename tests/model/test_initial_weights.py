@@ -89,10 +89,12 @@ def test_embedding_std_is_the_architectures() -> None:
         ("gate_weight", 0.0),
         ("gate_bias", 4.0),
         ("value_residual", 0.5),
+        ("lane_keep", 1.1),
+        ("lane_mix", 1.0),
     ],
 )
 def test_constants(name: str, value: float) -> None:
-    parameter = fresh(architecture("all options")).get_parameter(name)
+    parameter = fresh(architecture("all options", parallel_from=3)).get_parameter(name)
     assert torch.equal(parameter, torch.full_like(parameter, value))
 
 

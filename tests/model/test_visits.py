@@ -1,4 +1,4 @@
-"""Loops, documents and windows: training steps, and plans other than the architecture's."""
+"""Loops, lanes, documents and windows: training steps, and plans other than the architecture's."""
 
 from typing import Any
 
@@ -16,12 +16,14 @@ from tests.model.small import architecture, fresh, perturbed, perturbed_fp64, ra
 
 VISITS: dict[str, dict[str, Any]] = {
     "layers 3 to 5 three times": {"num_layers": 8, "loop_layers": [3, 4, 5], "num_loops": 2},
+    "lanes": {"num_layers": 7, "parallel_from": 4},
     "documents": {"document_mask": True},
     "windows": {"window": 4},
     "all": {
         "num_layers": 6,
         "loop_layers": [1, 2],
         "num_loops": 1,
+        "parallel_from": 5,
         "document_mask": True,
         "window": 5,
     },

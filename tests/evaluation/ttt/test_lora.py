@@ -7,9 +7,11 @@ from torch import Tensor
 
 from evaluation.ttt.lora import Adapters, document_adapters
 from model.gpt import GPT
+from model.hooks import Site
 from tests.evaluation.network import (
     CPU,
     LENGTH,
+    fresh,
     small_settings,
     tokens_of_documents,
     trained,
@@ -56,6 +58,31 @@ def test_a_row_computes_with_its_own_document_s_weights(document: int):
     expected = nats(merged, tokens)[document]
     assert (found - nats(model, tokens)[document]).abs().max() > 0.03
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
+
+
+def test_each_visit_of_a_layer_has_adapters_of_its_own():
+    settings = small_settings(ttt_lora_matrices=["q"], loop_layers=[1], num_loops=1)
+    model, (tokens, _) = fresh(settings), batch()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1
+    generator, seen = torch.Generator().manual_seed(1), {}
+
+    class Added:
+        matrices, replaces = ("q",), True
+
+        def __call__(self, site: Site, x: Tensor, y: Tensor) -> Tensor:
+            seen[site.visit] = site.layer
+            return y + x @ adapters.down["q"][site.visit].mT @ adapters.up["q"][site.visit].mT
+
+    with document_adapters(model, settings, CPU.device) as adapters:
+        assert len(adapters.down["q"]) == len(adapters.up["q"]) == 4
+        with torch.no_grad():
+            for matrices in adapters.tensors():
+                matrices.copy_(torch.randn(matrices.shape, generator=generator))
+            expected = model.score(tokens[:, :-1], tokens[:, 1:], Added())
+        torch.testing.assert_close(nats(adapters, tokens), expected)
+    assert seen == {0: 0, 1: 1, 2: 1, 3: 2}
 
 
 def test_the_head_s_adapter_changes_what_the_head_reads():

@@ -23,7 +23,7 @@ from tests.kernels.tools.simulated_streams import MAIN, Stream, simulated
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ON_CPU = pytest.mark.skipif(DEVICE == "cuda", reason="simulates streams in the interpreter")
-VOCABULARY, HEADS = 24, 3
+VOCABULARY, HEADS, VISITS = 24, 3, 3
 SMALL = (3, 70)
 REPEATS = 20
 
@@ -107,6 +107,19 @@ def run_loss(given: Tensors) -> Tensors:
     )
 
 
+def run_visits(given: Tensors) -> Tensors:
+    """The same weights three times: each one's gradients are added to each other."""
+
+    def call(x: Tensor, weight: Tensor, up: Tensor, down: Tensor) -> list[Tensor]:
+        for _ in range(VISITS):
+            stream = linear.linear_add(x.clone(), x, weight)
+            x = mlp.mlp(0.1 * stream, up, down, 0.75)
+        return [x]
+
+    named = {name: given[name] for name in ("x", "weight", "up", "down")}
+    return outputs(call, named, [given["dy"]])
+
+
 def score(given: Tensors) -> Tensors:
     names = ("head", "mtp_heads", "mtp_weight", "targets")
     with torch.no_grad():
@@ -119,6 +132,7 @@ CALLS: dict[str, Call] = {
     "linear_add": run_linear_add,
     "projections": run_projections,
     "loss": run_loss,
+    "visits": run_visits,
     "score": score,
 }
 CASES = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
@@ -151,6 +165,17 @@ def test_what_one_stream_needs_of_another_it_waits_for(
     assert launches.races == []
     assert len(launches.names()) > 1
     assert_same(got, expected)
+
+
+@ON_CPU
+def test_gradients_of_one_weight_are_added_where_the_simulation_sees_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with simulated(monkeypatch) as launches:
+        run_visits(inputs(SMALL, 32))
+    added = [access for access in launches.accesses if access.launch.startswith("aten::add")]
+    shapes = [32 * 32 * 4, 96 * 32 * 4]  # bytes of weight, and of up and down
+    assert {access.end - access.first for access in added} >= set(shapes)
 
 
 @ON_CPU

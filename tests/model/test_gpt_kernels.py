@@ -27,7 +27,7 @@ SMALL = {
     "bigram_dim": 16,
 }
 OPTIONS = {"gated_attention": True, "value_residual": True, "tie_embeddings": False}
-VISITS = {"loop_layers": [0, 1], "num_loops": 2, "parallel_from": 3}
+VISITS = {"loop_layers": [1], "num_loops": 1, "parallel_from": 3}
 VISITS |= {"document_mask": True, "window": 6}
 TOLERANCE = 2e-5  # relative by norm: sums of a few hundred fp32 roundings, in another order
 
@@ -88,7 +88,8 @@ class Calls(TorchDispatchMode):
         return result
 
 
-LOOP = {"loop_layers": [1, 2], "num_loops": 1, "document_mask": True, "window": 6}
+LOOP = {"num_layers": 2, "ve_layers": [1], "loop_layers": [0], "num_loops": 2}
+LOOP |= {"document_mask": True, "window": 6}
 
 
 @pytest.mark.parametrize("changes", [{}, LOOP], ids=["default", "loop, documents and windows"])

@@ -4,9 +4,9 @@ from kernels.common.rows import row_tile
 from kernels.lanes import autograd
 from tests.kernels.tools.ahead_of_time import Variant
 
-WIDE = ("*bf16",) * 4
-INPUTS = autograd.Inputs(*WIDE, "*fp32", "*fp32", "*bf16", "*fp32")
-INTO = autograd.InputGradients(*WIDE, "*bf16", "*fp32", "*fp32")
+WIDE = dict.fromkeys(("first", "second", "attention", "mlp", "skip"), "*bf16")
+INPUTS = autograd.Inputs(**WIDE, keep="*fp32", mix="*fp32", skip_weight="*fp32")
+INTO = autograd.InputGradients(**WIDE, factors="*fp32", skip_weight="*fp32")
 NO_SKIP = {"skip": None, "skip_weight": None}
 
 

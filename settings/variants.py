@@ -126,7 +126,7 @@ def _first(own: Value | None, otherwise: Value) -> Value:
 
 def _with_each_choice(variant: Variant, settings: Settings) -> Iterator[Variant]:
     options = {
-        field: (getattr(variant, field), *getattr(settings, setting, []))
+        field: (getattr(variant, field), *(getattr(settings, setting) if settings.swarm else ()))
         for field, setting in CHOICES.items()
     }
     for values in product(*options.values()):

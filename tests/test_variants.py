@@ -79,6 +79,24 @@ def test_more_than_eight_variants_are_refused():
         load(f"[{', '.join(ends)}, {{until=1.0, train_batch_tokens=2048}}]")
 
 
+def test_each_choice_of_the_swarm_is_reachable_in_each_stage():
+    stages = "[{until=0.5, train_batch_tokens=49152}, {until=1.0}]"
+    settings = load(stages, "--swarm-windows", "512,1024", "--swarm-heads", "2")
+    found = reachable(settings)
+    assert found[0] == Variant(98_304, 2048, heads=2)
+    assert {(each.batch_tokens, each.window) for each in found} == {
+        (tokens, window) for tokens in (49_152, 98_304) for window in (0, 512, 1024)
+    }
+    assert len(reachable(settings.model_copy(update={"swarm": False}))) == 2
+
+
+def test_an_impossible_choice_is_one_line():
+    with pytest.raises(InputError, match="2 loops are more than the network's num_loops 0"):
+        load("[]", "--swarm-loops", "0,2")
+    with pytest.raises(InputError, match="make 12 variants"):
+        load("[]", "--swarm-windows", "64,128,256", "--swarm-heads", "0,1")
+
+
 def test_a_choice_replaces_the_stages_value_and_other_levers_do_not():
     variant = Variant(4096, 256, window=64, heads=2)
     assert with_choices(variant, {"qat": 1.0}) == variant

@@ -174,12 +174,18 @@ class Loop:
         """Return the schedule at the next step, which begins when the pending ones end."""
         self.pace.finished(pending, elapsed)
         begins = elapsed + self.pace.ahead()
-        return self.schedule.at(self.step, begins, self.pace.of, self.budget.reserved)
+        reserved = self.budget.reserved
+        return self.schedule.at(
+            self.step, begins, lambda each: self.pace.of(self._chosen(each)), reserved
+        )
 
     def _next_variant(self, now: Moment) -> Variant:
-        """Return the variant of the stage, with the swarm's choices."""
-        choices = self.steering.choices if self.steering else {}
-        return with_choices(self.schedule.variant(now.progress), choices)
+        """Return the variant of the step to come."""
+        return self._chosen(self.schedule.variant(now.progress))
+
+    def _chosen(self, variant: Variant) -> Variant:
+        """Return a stage's variant with the swarm's choices."""
+        return with_choices(variant, self.steering.choices if self.steering else {})
 
     def _step(self, now: Moment, elapsed: float) -> None:
         if self.steering and self.steering.due(self.step):

@@ -5,8 +5,10 @@ import time
 import pytest
 
 from settings.variants import Variant
+from tests.training.small import small_settings
 from training.budget import Budget
 from training.pace import Pace
+from training.schedule import Schedule
 
 VARIANT = Variant(4096, 256)
 
@@ -26,6 +28,30 @@ def test_ends_at_the_last_step_that_fits(step_seconds, pending):
         step += 1
     assert step * step_seconds <= 10.0 + 1e-9
     assert (step + 1) * step_seconds > 10.0
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_the_last_step_that_fits_is_of_the_slower_stage(ahead):
+    stages = [{"until": 0.35, "train_batch_tokens": 96}, {"until": 1.0}]
+    schedule = Schedule.of(small_settings(wallclock=10.0, iterations=10_000, stages=stages))
+    seconds = dict(zip((variant for _, variant in schedule.stages), (0.05, 0.4), strict=True))
+    budget, pace = Budget(seconds=10.0, iterations=10_000), Pace()
+    ends = [0.0]  # of each step that was launched
+    while True:
+        pending = min(len(ends) - 1, ahead)
+        elapsed = ends[-1 - pending]
+        pace.finished(pending, elapsed)
+        now = schedule.at(len(ends) - 1, elapsed + pace.ahead(), pace.of)
+        variant = schedule.variant(now.progress)
+        if not budget.fits(len(ends) - 1, elapsed, pace.ahead() + pace.of(variant)):
+            break
+        pace.launched(variant)
+        ends.append(ends[-1] + seconds[variant])
+    assert ends[-1] <= 10.0 + 1e-9 < ends[-1] + 0.4
+    assert now.lr_scale <= 1.0
+    first = sum(end <= 3.5 + 0.05 for end in ends) - 1
+    assert 70 <= first <= 72
+    assert len(ends) - 1 - first == int((10.0 - ends[first]) / 0.4)
 
 
 def test_iterations_are_a_limit_too_and_no_seconds_means_no_limit():

@@ -35,12 +35,12 @@ def conclude(
     summary = {**facts, **sizes, "size_limit": limit, "scores": scores.rows, "code_files": files}
     folder.log("summary", **summary)
     folder.write_summary(summary)
-    plot_run(folder.log_file, folder.plot)
     scores.progress.phase("finished")
     print(scores.table())
     if folder.decisions.is_file():
         Console().print(decisions_table(list(read(folder.decisions))))
     print(budget_line(code, artifact, limit))
+    draw(folder)
     print(f"run folder: {folder.path}", flush=True)
     try:
         check_total(code, artifact, limit)
@@ -48,3 +48,11 @@ def conclude(
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def draw(folder: RunFolder) -> None:
+    """Draw the run's picture; a run without one is complete."""
+    try:
+        plot_run(folder.log_file, folder.plot)
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        print(f"no {folder.plot.name}: {error}")

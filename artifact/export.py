@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ArtifactReport:
-    """What an export made.
+    """The result of an export.
 
     Attributes:
         bytes: size of the file.
@@ -49,15 +49,15 @@ def export(
 
     Args:
         path: the file to make or replace.
-        architecture: what the model is rebuilt from; whatever JSON can hold.
+        architecture: from which the model is rebuilt; any JSON.
         weights: floating point, by name, on any device.
         roles: of `model.parameters.roles`, by name.
         recipe: see `artifact.quantisation.recipe`.
         hessians: of `artifact.quantisation.hessians.collect`; without, each weight goes to its
             nearest code.
-        limit: bytes that the file should fill and not pass, by a common factor on the recipe's
-            steps. It stays under it where the weights gain nothing by more, and passes
-            it where they cannot be made so small.
+        limit: bytes that the file should fill and not exceed, by a common factor on the recipe's
+            steps. The file is smaller if finer steps gain nothing, and larger if the coarsest
+            steps do not suffice.
 
     Raises:
         InputError: a weight is not finite, or all are more than an artifact can hold.

@@ -2,8 +2,8 @@
 
 A row is stored as ``code * step``. Rate-distortion theory (Gish and Pierce, "Asymptotically
 efficient quantizing", 1968) says that a *uniform* step followed by entropy coding is within 0.25
-bit a weight of the best possible code. So the step alone decides what a row costs and how much it
-hurts; the number of bits only says where codes end, and a row whose codes stay small costs little.
+bit a weight of the best possible code. So the step alone decides a row's bytes and its error. The
+number of bits only bounds the codes, and a row with small codes takes few bytes.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 SMALLEST_STEP = 2.0**-18  # keeps a row of zeros from dividing by zero
 LARGEST_STEP = 63488.0  # the largest that 4 bits of mantissa hold in fp16
-DROPPED = 6  # bits of fp16's mantissa that a step by standard deviation does without
+DROPPED = 6  # bits of fp16's mantissa that a step by standard deviation leaves zero
 
 
 def top_code(bits: int) -> int:
@@ -26,18 +26,16 @@ def row_steps(
 
     With ``clip`` 0 the reach is ``stretch`` times the row's largest magnitude, and with a stretch
     of 1 the grid is the one that training fakes (`kernels.quant.autograd`). Otherwise it is
-    ``clip`` standard deviations (about zero), as in the contest's later submissions (parameter-golf
-    PR
-    #1855): codes of all rows are then spread alike, whatever their outliers, and ``clip`` sets the
-    bits that a weight costs. Such a step has 4 bits of mantissa: more would cost bytes and buy
-    nothing.
+    ``clip`` standard deviations (about zero), as in parameter-golf PR #1855. The codes of all rows
+    then have the same spread, whatever their outliers, and ``clip`` sets the bits of a weight. Such
+    a step has 4 bits of mantissa, because more would cost bytes without a gain.
 
     Args:
         weight: (..., rows, cols), floating point, finite, cols > 0.
         bits: 2 to 8.
         clip: standard deviations of a row that its codes reach; 0: its largest magnitude.
         min_step: no step is finer than this.
-        stretch: where ``clip`` is 0: more than 1 leaves the outermost codes unused.
+        stretch: if ``clip`` is 0: a factor above 1, which leaves the outermost codes unused.
 
     Returns:
         (..., rows) fp16.

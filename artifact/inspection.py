@@ -1,4 +1,4 @@
-"""What an artifact holds, as tables."""
+"""Print the contents of an artifact as tables."""
 
 import json
 from collections.abc import Mapping

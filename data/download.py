@@ -164,15 +164,15 @@ def _is_whole(path: Path) -> bool:
 
 def _place(fetched: Path, destination: Path) -> None:
     """Link or copy a file of the hub's cache; a link spares the disk a second 200 MB a shard."""
-    beside = destination.with_name(f".{destination.name}.{os.getpid()}.part")
+    partial = destination.with_name(f".{destination.name}.{os.getpid()}.part")
     try:
         try:
-            beside.hardlink_to(fetched)
+            partial.hardlink_to(fetched)
         except OSError:
-            shutil.copyfile(fetched, beside)
-        beside.replace(destination)
+            shutil.copyfile(fetched, partial)
+        partial.replace(destination)
     finally:
-        beside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 def _describe(out: Path, split: Split) -> Manifest:

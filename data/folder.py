@@ -30,15 +30,15 @@ def fingerprint(source: Manifest) -> str:
 
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``out`` that becomes ``out`` if the block succeeds."""
+    """Yield a temporary folder next to ``out`` that becomes ``out`` if the block succeeds."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_name(f".{out.name}.{os.getpid()}.part")
-    beside.mkdir()
+    partial = out.with_name(f".{out.name}.{os.getpid()}.part")
+    partial.mkdir()
     try:
-        yield beside
-        beside.replace(out)
+        yield partial
+        partial.replace(out)
     except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
         raise
     sync_folder(out.parent)
 

@@ -27,12 +27,12 @@ class BatchLoader:
     Promise: with T = seq_len and W = batch_tokens / T, a step at position P, in tokens, consumes
     the windows ceil(P / T) to ceil(P / T) + W - 1 of that order, whatever the number of ranks. Row
     k of micro-batch a of rank r is window (a * world_size + r) * rows + k of the step.
-    ``position`` is all there is to a checkpoint.
+    A checkpoint holds only ``position``.
 
     The thread fills pinned host memory and makes no CUDA call, so a CUDA graph may be captured at
-    any time beside it. ``next_step`` starts the copy on a stream of its own, which overlaps with
-    the steps that the GPU still has in its queue; the current stream waits for it, the host does
-    not. A step of another shape restarts the thread, in the same buffers.
+    any time. ``next_step`` starts the copy on a separate stream, so that it overlaps with the steps
+    in the GPU's queue. The current stream waits for the copy; the host does not. A step of another
+    shape restarts the thread, in the same buffers.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class BatchLoader:
         bos_id: int,
         device: torch.device,
     ) -> None:
-        """Check that the batches can be dealt out; nothing is read before the first step.
+        """Check that the batches can be partitioned; nothing is read before the first step.
 
         Args:
             shapes: of all steps that will be taken; the first is that of a step without a shape.

@@ -17,7 +17,7 @@ class BlockOrder:
     [offset + b * length, offset + (b + 1) * length], the last of which is only a target. The
     j-th visit of pass p is b = (start + j * stride) mod blocks; start, stride and offset are
     drawn from (seed, p). Pass 0 has offset 0; later passes cut the text elsewhere. So that every
-    offset leaves room for all blocks, a pass leaves out fewer than 2 * length tokens.
+    offset leaves space for all blocks, a pass leaves out fewer than 2 * length tokens.
     """
 
     tokens: int

@@ -39,20 +39,20 @@ def save(
             and nothing of this one remains.
     """
     target = Path(folder) / f"step_{step:06d}"
-    beside = target.with_name(f".{target.name}.part")
+    partial = target.with_name(f".{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_hidden(target.parent)
-        beside.mkdir()
-        _write(beside, step, tensors, state)
+        partial.mkdir()
+        _write(partial, step, tensors, state)
         if target.exists():
             _hide(target)
-        beside.rename(target)
+        partial.rename(target)
         sync_folder(target.parent)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(target)) from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
     for old in _steps(target.parent)[:-keep]:
         _hide(old)
     _remove_hidden(target.parent)

@@ -1,14 +1,14 @@
-"""Integer codes of matrices as one stream: lines ordered by how far their codes spread.
+"""Integer codes of matrices as one stream, with their lines sorted by the spread of the codes.
 
-Codes of a trained weight are close to independent draws from a bell curve whose width differs from
-row to row or, in the MLP's second matrix, from column to column; the lines of a bank are whichever
-differ more. Lines of like width lie together, so that any coder finds its statistics; our own
-(`artifact.format.ans`) is told them, a distribution a class of lines. Which class a line is in
-travels
-with the stream, and the order follows from it: by class, then by bank, then by line.
+Codes of a trained weight are nearly independent draws from a bell curve. Its width differs between
+rows or, in the MLP's second matrix, between columns. The *lines* of a bank are whichever differ
+more. Lines of similar width are adjacent, so that any coder can use their statistics; rANS
+(`artifact.format.ans`) has one distribution for each class of lines. The stream holds the class of
+every line, from which the order follows: by class, then by bank, then by line.
 
-    1 byte    classes; 1 byte: who coded the symbols
-    4 blocks  each 4 bytes of size, then: a byte a bank, 1 where its lines are columns; the class of
+    1 byte    number of classes
+    1 byte    which coder coded the symbols
+    4 blocks  each 4 bytes of size, then: a byte per bank, 1 if its lines are columns; the class of
               every line, a byte each, and the distributions of the classes, both packed by
               `artifact.format.coding`; the symbols, which are codes + top
 """
@@ -23,7 +23,7 @@ import numpy as np
 from artifact.format import ans, coding
 from artifact.grid import top_code
 
-FINEST = 16  # classes; where fewer do, neighbours are merged
+FINEST = 16  # classes; if fewer suffice, neighbours are merged
 NUMBERS = (1, 4, FINEST)
 BY_LIBRARY, BY_ANS = 0, 1
 SAMPLE = 1 << 15  # symbols that the coders compete on: brotli takes two seconds for a million
@@ -34,7 +34,7 @@ SIZE = struct.Struct("<I")
 
 @dataclass(frozen=True)
 class Order:
-    """Where each line lies in a stream.
+    """The position of each line in a stream.
 
     Attributes:
         shapes: (lines, length) of each bank.
@@ -78,15 +78,17 @@ class Order:
 
 def pack(banks: Sequence[np.ndarray], bits: int) -> bytes:
     """Return one stream of all codes of ``banks``, each (n, rows, cols) int8."""
-    turned = [_unevenness(_lines(bank, True)) > _unevenness(_lines(bank, False)) for bank in banks]
-    lines = [_lines(bank, turn) for bank, turn in zip(banks, turned, strict=True)]
+    transposed = [
+        _unevenness(_lines(bank, True)) > _unevenness(_lines(bank, False)) for bank in banks
+    ]
+    lines = [_lines(bank, transpose) for bank, transpose in zip(banks, transposed, strict=True)]
     shapes = [(len(of_bank), of_bank.shape[1]) for of_bank in lines]
     order, model = _cheapest(lines, Order(shapes, _classes(lines)), bits)
     symbols = _symbols(order, lines, bits)
     coder, body = _shortest(symbols, order.contexts(), model)
     tables = model.to_bytes() if coder == BY_ANS else b""
     described = coding.pack(order.classes.tobytes()), coding.pack(tables)
-    blocks = (bytes(turned), *described, body)
+    blocks = (bytes(transposed), *described, body)
     head = HEAD.pack(len(model.frequencies), coder)
     return head + b"".join(SIZE.pack(len(block)) + block for block in blocks)
 
@@ -97,8 +99,8 @@ def unpack(packed: bytes, shapes: Sequence[tuple[int, int, int]], bits: int) -> 
     Raises:
         ValueError: ``packed`` is not a stream of such banks.
     """
-    number, coder, (turned, packed_classes, tables, body) = _take_apart(packed)
-    order = _read_order(turned, packed_classes, shapes, number)
+    number, coder, (transposed, packed_classes, tables, body) = _take_apart(packed)
+    order = _read_order(transposed, packed_classes, shapes, number)
     top = top_code(bits)
     if coder == BY_ANS:
         raw = coding.unpack(tables, 2 * number * (2 * top + 1))
@@ -111,26 +113,28 @@ def unpack(packed: bytes, shapes: Sequence[tuple[int, int, int]], bits: int) -> 
         raise ValueError(f"a code does not have {bits} bits")
     found = order.scatter((symbols - np.uint8(top)).view(np.int8))
     return [
-        lines.reshape(n, columns, rows).swapaxes(1, 2) if turn else lines.reshape(n, rows, columns)
-        for lines, turn, (n, rows, columns) in zip(found, turned, shapes, strict=True)
+        lines.reshape(n, columns, rows).swapaxes(1, 2)
+        if transpose
+        else lines.reshape(n, rows, columns)
+        for lines, transpose, (n, rows, columns) in zip(found, transposed, shapes, strict=True)
     ]
 
 
-def _lines(bank: np.ndarray, turned: bool) -> np.ndarray:
+def _lines(bank: np.ndarray, transposed: bool) -> np.ndarray:
     """Return the rows (lines, length) of all matrices of a bank, or their columns."""
-    bank = bank.swapaxes(1, 2) if turned else bank
+    bank = bank.swapaxes(1, 2) if transposed else bank
     return bank.reshape(bank.shape[0] * bank.shape[1], bank.shape[2])
 
 
 def _read_order(
-    turned: bytes, packed: bytes, shapes: Sequence[tuple[int, int, int]], number: int
+    transposed: bytes, packed: bytes, shapes: Sequence[tuple[int, int, int]], number: int
 ) -> Order:
     """Return the order of a stream. Raises ValueError if there is none."""
-    if len(turned) != len(shapes) or max(turned, default=0) > 1:
+    if len(transposed) != len(shapes) or max(transposed, default=0) > 1:
         raise ValueError("a stream of codes has the wrong form")
     of_lines = [
-        (n * columns, rows) if turn else (n * rows, columns)
-        for turn, (n, rows, columns) in zip(turned, shapes, strict=True)
+        (n * columns, rows) if transpose else (n * rows, columns)
+        for transpose, (n, rows, columns) in zip(transposed, shapes, strict=True)
     ]
     classes = np.frombuffer(coding.unpack(packed, sum(lines for lines, _ in of_lines)), np.uint8)
     if (classes >= number).any():

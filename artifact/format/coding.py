@@ -1,7 +1,7 @@
-"""Bytes made fewer by whichever of three libraries does it best, and back.
+"""Compress bytes by the best of three libraries, and decompress them.
 
-The libraries see a stream as it is, so what can be done to help them is done by their callers:
-`planes` takes numbers apart, since a float's high byte is predictable and its low byte is not.
+`planes` separates the bytes of numbers first, because a float's high byte is predictable and its
+low byte is not.
 """
 
 import lzma
@@ -12,8 +12,8 @@ import brotli
 import numpy as np
 import zstandard
 
-# No literal contexts, the smallest dictionary and the plainest search: the byte planes of weights
-# hold no text, and far matches in noise look cheaper to the encoder than they turn out to be.
+# No literal contexts, the smallest dictionary and the simplest search, because the byte planes of
+# weights hold no text, and the encoder underestimates the cost of far matches in noise.
 LZMA = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 0, "lp": 0, "pb": 0}
 LZMA |= {"dict_size": 4096, "mf": lzma.MF_HC3, "depth": 1}
 
@@ -103,7 +103,7 @@ def _unpack_brotli(packed: bytes, size: int) -> bytes:
     return b"".join(raw)
 
 
-# A file names them by their places here.
+# A file names them by their indices here.
 LIBRARIES = (
     Library(bytes, _stored),
     Library(_pack_lzma, _unpack_lzma),

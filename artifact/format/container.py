@@ -1,4 +1,4 @@
-"""The artifact's file format: everything that a trained model is, in one checked file.
+"""The artifact's file format: a trained model in one checked file.
 
     8 bytes   magic, ``MURMURA`` and a zero byte
     4 bytes   version, 2             (all numbers are little-endian)
@@ -43,7 +43,7 @@ Check = Callable[[Header], None]  # raises ValueError if a header is not the exp
 
 
 class TooLarge(ValueError):  # noqa: N818
-    """More than an artifact can hold, or a name or shape that it has no place for."""
+    """More than an artifact can hold, or a name or shape that it cannot hold."""
 
 
 class Encoded(NamedTuple):
@@ -68,7 +68,7 @@ def encode(architecture: dict[str, Any], tensors: Mapping[str, Stored]) -> Encod
         tensors: by name, on any device.
 
     Raises:
-        TooLarge: more than an artifact can hold, or a name or shape it has no place for.
+        TooLarge: more than an artifact can hold, or a name or shape that it cannot hold.
         TypeError: a tensor's dtype is not that of its kind, or its scale does not fit.
     """
     arrays = {name: _arrays(stored) for name, stored in tensors.items()}
@@ -99,8 +99,8 @@ def save(path: Path, encoded: Encoded) -> None:
 def read(path: Path, check: Check | None = None) -> tuple[dict[str, Any], dict[str, Stored]]:
     """Read an artifact: its architecture and its tensors, on the CPU.
 
-    Whatever a file says, one of more than `MAX_DECODED` bytes is not read, and none is decoded to
-    more than that; the peak, copies in between included, is under 4 GiB.
+    A file of more than `MAX_DECODED` bytes is not read, and none is decoded to more than that,
+    whatever its header says. The peak of memory is less than 4 GiB.
 
     Raises:
         InputError: missing, damaged, foreign, of another version, or over the limits.
@@ -148,7 +148,7 @@ def _pack_streams(header: Header, arrays: Mapping[str, list[np.ndarray]]) -> dic
     for entry in header.entries:
         for (stream, _), array in zip(entry.parts(), arrays[entry.name], strict=True):
             parts[stream].append(array)
-    # The libraries and NumPy let go of the interpreter while they work.
+    # The libraries and NumPy release the interpreter while they work.
     with ThreadPoolExecutor() as pool:
         packed = list(pool.map(_pack_stream, parts, parts.values()))
     return {stream: SIZE.pack(len(body)) + body for stream, body in zip(parts, packed, strict=True)}

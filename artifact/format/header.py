@@ -1,7 +1,7 @@
 """The header of an artifact: which tensors its streams hold.
 
-A header read from a file is believed only within the limits below, so that no claim in it can cost
-more memory or time than they allow.
+A header that is read from a file must keep the limits below, so that no damaged or hostile file can
+cost more memory or time than they allow.
 """
 
 import json
@@ -50,7 +50,7 @@ class Entry:
         sha256: of its codes or values and then its scale, little-endian.
 
     Raises:
-        ValueError: one of these is not so, or the tensor is larger than an artifact may be.
+        ValueError: a field is invalid, or the tensor is larger than an artifact may be.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Header:
-    """What an artifact says of itself.
+    """The description of an artifact.
 
     Attributes:
         architecture: the model's configuration, as JSON holds it.

@@ -1,9 +1,9 @@
-"""GPTQ: codes that together change a layer's output least, rather than each its own weight.
+"""GPTQ: choose codes that together change a layer's output least.
 
 From Frantar et al., "GPTQ: accurate post-training quantization for generative pre-trained
-transformers" (2022, arXiv:2210.17323): columns are rounded one after another, and what rounding one
-changed in the output is made up for in those still to come. All matrices of a bank go through it
-together, so that a GPU sees few large operations.
+transformers" (2022, arXiv:2210.17323). Columns are rounded one after another, and the later columns
+compensate each error. All matrices of a bank are rounded together, so that a GPU runs few large
+operations.
 """
 
 import torch
@@ -11,9 +11,7 @@ from torch import Tensor
 
 from artifact.grid import top_code
 
-BLOCK = (
-    128  # columns whose corrections wait before they reach the rest of the matrix, in one product
-)
+BLOCK = 128  # columns whose corrections reach the rest of the matrix together, in one product
 LEAST_DAMPING, MOST_DAMPING = 1e-6, 10.0
 
 
@@ -43,7 +41,7 @@ def gptq(weight: Tensor, hessian: Tensor, step: Tensor, bits: int, damping: floa
     rows = hessian.gather(-2, order[..., None].expand_as(hessian))
     root = factor(rows.gather(-1, order[:, None].expand_as(rows)), damping)
     identity = torch.eye(root.size(-1), device=root.device)
-    # U^T U = H^-1: row j of U says how an error in column j is made up for in those after it.
+    # U^T U = H^-1: row j of U compensates an error in column j in the columns after it.
     upper = torch.linalg.solve_triangular(root, identity, upper=True)
     codes, top = torch.empty_like(left), top_code(bits)
     step = step.float().unsqueeze(-1)
@@ -59,28 +57,28 @@ def gptq(weight: Tensor, hessian: Tensor, step: Tensor, bits: int, damping: floa
 def factor(hessian: Tensor, damping: float) -> Tensor:
     """Return upper triangular R (n, cols, cols) with ``R R^T = H + damping * mean(diag H) * I``.
 
-    Where rounding leaves H indefinite, damping grows tenfold until it is not.
+    If rounding leaves H indefinite, the damping grows tenfold until it is definite.
 
     Raises:
         ValueError: a Hessian is not finite, or no damping helps.
     """
-    if not torch.isfinite(hessian).all():  # which a GPU's Cholesky does not tell
+    if not torch.isfinite(hessian).all():  # a GPU's Cholesky does not report it
         raise ValueError("a Hessian is not finite: its model has diverged")
     identity = torch.eye(hessian.size(-1), dtype=hessian.dtype, device=hessian.device)
     level = hessian.diagonal(dim1=-2, dim2=-1).mean(dim=-1)[:, None, None]
-    level = torch.where(level > 0, level, 1.0)  # an input that never was
+    level = torch.where(level > 0, level, 1.0)  # an input that is always zero
     while damping <= MOST_DAMPING:
-        # Cholesky from the last column on, by turning H around.
+        # Cholesky from the last column on, by reversing H.
         damped = (hessian + damping * level * identity).flip(-2, -1)
         lower, info = torch.linalg.cholesky_ex(damped)
         if not info.any():
             return lower.flip(-2, -1)
         damping = max(10 * damping, LEAST_DAMPING)
-    raise ValueError("a Hessian is far from positive: it is none of X^T X")
+    raise ValueError("a Hessian is far from positive: it is not an X^T X")
 
 
 def _round_block(left: Tensor, upper: Tensor, step: Tensor, top: int, codes: Tensor) -> Tensor:
-    """Round a block's columns (n, rows, b) into ``codes``; returns what is to be made up for."""
+    """Round a block's columns (n, rows, b) into ``codes``; return the errors to compensate."""
     errors = torch.empty_like(left)
     for column in range(left.size(-1)):
         value = left[..., column, None]

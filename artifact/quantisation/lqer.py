@@ -1,8 +1,8 @@
-"""What rounding did to the worst matrices, put back in part by a product of low rank.
+"""Corrections of low rank for the matrices with the largest rounding errors.
 
 From Zhang et al., "LQER: low-rank quantization error reconstruction for LLMs" (2024,
-arXiv:2402.02446), with the whole Hessian in place of a scale an input: of all products of a rank,
-the one that is kept leaves the least error in the matrix' output.
+arXiv:2402.02446), with the whole Hessian in place of one scale per input. Of all products of a
+rank, this one leaves the least error in the matrix' output.
 
 A bank's correction is three tensors of an artifact: ``NAME.at`` (m,), the matrices that have one,
 ``NAME.left`` (m, rank, rows) and ``NAME.right`` (m, rank, cols): ``left[i].T @ right[i]`` is added

@@ -1,4 +1,4 @@
-"""From weights to what an artifact stores of them, by the role that each plays."""
+"""From weights to the numbers that an artifact stores, by the role of each weight."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

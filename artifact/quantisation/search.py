@@ -1,16 +1,16 @@
-"""How coarse the grid must be for an artifact to fill its bytes and not pass them."""
+"""Find the coarseness of the grid with which an artifact fills its limit without exceeding it."""
 
 import math
 from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
 COARSEST = 8.0
-ENOUGH = 0.998  # of the limit: what is left is worth less than another attempt
+ENOUGH = 0.998  # of the limit: filling the rest is worth less than another attempt
 ATTEMPTS = 6
 
 
 class Sized(Protocol):
-    """What an attempt makes: ``blob`` is the file, ``codes`` the number of its integers."""
+    """The result of an attempt: ``blob`` is the file, ``codes`` the number of its integers."""
 
     @property
     def blob(self) -> bytes: ...
@@ -25,11 +25,10 @@ Made = TypeVar("Made", bound=Sized)
 def largest_that_fits(
     make: Callable[[float], Made], limit: int, finest: float
 ) -> tuple[float, Made]:
-    """Return the factor of all steps that fills ``limit`` best, and what it makes.
+    """Return the factor on all steps that fills ``limit`` best, and its result.
 
-    A code of twice the step takes one bit less, so one attempt says where the next should be; the
-    places left and right of the limit then close in on it (regula falsi, in the factor's
-    logarithm). Two or three attempts do.
+    Doubling a step removes one bit per code, so one attempt predicts the next. Then regula falsi in
+    the factor's logarithm approaches the limit from both sides. Two or three attempts suffice.
 
     Args:
         make: from a factor to a file.
@@ -37,7 +36,7 @@ def largest_that_fits(
         finest: the least factor that still gains anything.
 
     Returns:
-        The largest that fits; the smallest, where none does.
+        The result with the largest file that fits, or the smallest if none fits.
     """
     low, high = math.log2(finest), math.log2(COARSEST)
     fitting: dict[float, Made] = {}

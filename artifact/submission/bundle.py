@@ -13,7 +13,7 @@ ENTRY = "train.py"
 HEAD = "artifact/submission/template.py"
 PRESET = "presets/submission.toml"
 SCORES = "knowledge/wordnet"
-# What differs from machine to machine or from run to run, and where a preset says it.
+# Settings that differ between machines or runs, and names of presets.
 NOT_KEPT = ("preset", "config", "data", "tokenizer", "run_dir", "resume", "seed")
 LINE = 90
 END = """

@@ -1,4 +1,4 @@
-"""The other part of the contest's 16,000,000 bytes: the code that a run consists of."""
+"""Count the bytes of a run's code, the other part of the contest's 16,000,000 bytes."""
 
 import sys
 from pathlib import Path

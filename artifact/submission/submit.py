@@ -1,4 +1,4 @@
-"""A contest folder of finished runs: ``train_gpt.py``, logs, scores and what they are worth.
+"""Write a contest folder from finished runs: ``train_gpt.py``, logs, scores and their test.
 
 The layout is parameter-golf's: ``records/<track>/<date>_<name>/`` with ``README.md``,
 ``submission.json``, ``train_gpt.py`` and the logs of several seeds.
@@ -64,7 +64,7 @@ class Entry:
 
     @property
     def seed(self) -> int:
-        """What tells it from the others."""
+        """The seed, by which runs differ."""
         return self.settings["seed"]
 
     def score(self, method: str) -> Mapping[str, float]:
@@ -74,14 +74,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What several seeds say, in bits per byte.
+    """The scores of several seeds in bits per byte.
 
     Attributes:
         method: which of the runs' scores of the artifact: that with the lowest mean.
         mean, spread: over the seeds; the sample's standard deviation, NaN for one seed.
         against: the score to beat.
-        p_value: of a mean no lower than ``against``, by a one-sided t-test; None where there is
-            nothing to test, or a single seed.
+        p_value: of a mean no lower than ``against``, by a one-sided t-test; None without a score to
+            beat, or with a single seed.
     """
 
     method: str
@@ -139,8 +139,8 @@ def submit(
     check_code(entries, script)
     verdict = Verdict.of(entries, against)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as beside:
-        folder = Path(beside) / out.name
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as partial:
+        folder = Path(partial) / out.name
         folder.mkdir()
         (folder / SCRIPT).write_text(script, encoding="utf-8")
         check_starts(folder / SCRIPT)
@@ -155,7 +155,7 @@ def submit(
 
 
 def check_alike(entries: Sequence[Entry]) -> None:
-    """Raise InputError where runs differ in more than the seed, or do not differ in that."""
+    """Raise InputError if runs differ in more than the seed, or have equal seeds."""
     seeds = [entry.seed for entry in entries]
     if len(set(seeds)) < len(seeds):
         raise InputError(f"two runs have the same seed, of {seeds}; give one run a seed")
@@ -170,7 +170,7 @@ def check_alike(entries: Sequence[Entry]) -> None:
 
 
 def check_code(entries: Sequence[Entry], script: str) -> None:
-    """Raise InputError where the runs' code is not the script's, or too large with an artifact."""
+    """Raise InputError if the runs' code is not the script's, or too large with an artifact."""
     size = len(script.encode())
     for entry in entries:
         for name, ran in (entry.summary.get("code_files") or {}).items():
@@ -190,7 +190,7 @@ def check_code(entries: Sequence[Entry], script: str) -> None:
 
 
 def check_starts(script: Path) -> None:
-    """Start the script from another folder, without a GPU. Raises InputError where that fails."""
+    """Start the script from another folder, without a GPU. Raises InputError if that fails."""
     command = [sys.executable, "-E", "-P", str(script.resolve()), "--help"]
     without_gpu = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd="/", env=without_gpu, capture_output=True, text=True)

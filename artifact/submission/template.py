@@ -59,7 +59,7 @@ class Sources(MetaPathFinder, ExecutionLoader):
 
 
 def main() -> int:
-    """Run ``train.py`` with the preset that came along, unless told another; its exit code."""
+    """Run ``train.py`` with the bundled preset, unless another is given; return its exit code."""
     with TemporaryDirectory(prefix="train_gpt_") as folder:
         root = Path(folder).resolve()
         data = {name: text.encode() for name, text in TEXTS.items() if not name.endswith(".py")}

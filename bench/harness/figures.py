@@ -1,4 +1,4 @@
-"""Numbers that are no contest: what was measured, in its unit, beside the most it may be."""
+"""Measured numbers without a peer, in their units, with their targets."""
 
 from dataclasses import dataclass
 

@@ -45,7 +45,7 @@ class Entry:
         inputs: at real size, in the compute dtype; floating-point ones get gradients.
         small: draws inputs of the same kind for the check, few enough for fp64.
         forward, backward: least cost of each direction.
-        peers: other ways to compute it, beside the compiled reference.
+        peers: other ways to compute it, besides the compiled reference.
         bars: what is to be reached, by direction.
     """
 

@@ -11,7 +11,7 @@ import torch
 from torch.autograd import DeviceType
 
 COPY = ("Memcpy", "Memset")
-END_OF_STEP = "Memcpy DtoH"  # of a step's numbers, beside whatever comes next
+END_OF_STEP = "Memcpy DtoH"  # of a step's numbers, concurrently with what follows
 NEAR = 50.0  # microseconds in which they leave, after a step's end; and a kept state after them
 LAUNCHES = frozenset(
     ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx")

@@ -2,7 +2,7 @@
 
     python -m bench hold_out docs_train_00.jsonl.xz --train TRAIN.jsonl --held HELD.jsonl
 
-The list that comes along, ``held_out.json``, names documents of the sprint's training file by their
+The bundled list, ``held_out.json``, names documents of the sprint's training file by their
 place: those of five authors who are then nowhere else in it, and more that may be theirs, which go
 to neither side. They were found by clusters of documents that share rare names, read by a person.
 """

@@ -1,6 +1,6 @@
 """Time the MLP's two products by each way of making them.
 
-Prints microseconds beside PyTorch's product of the same shape, and the error against fp64 over that
+Prints microseconds, PyTorch's for the same shape, and the error against fp64 over that
 of PyTorch in bf16: the stationary kernels by buffers in the ring, the tiled ones by tile.
 """
 
@@ -21,7 +21,7 @@ from kernels.mlp import products_hopper as mlp_stationary
 
 SLOPE = 0.75
 STAGES = (4, 5, 6)
-# Without spills; a tile of 64 rows or of 128 columns leaves room for a second block.
+# Without spills; a tile of 64 rows or of 128 columns leaves space for a second block.
 TILES = (
     Launch(128, 256, 64, warps=8, stages=3),
     Launch(128, 256, 64, warps=8, stages=4),

@@ -29,7 +29,7 @@ from swarm.telemetry import Snapshot
 SPRINT_SECONDS, EVERY = 150.0, 80
 TRACED, OFTEN = 33, 2  # steps in a trace, and between its cycles
 TURN, PAIRS = 40, 6  # steps of a turn, one cycle each; turns with and without
-KEEPING = 160  # steps, every second one with copies beside it:
+KEEPING = 160  # steps, every second one with copies during it:
 COPIES = 4  # one alone costs a step less than steps differ by
 SAMPLED = 200  # cycles, for the host's time
 TOTAL_US, SHARE = 300.0, 0.001
@@ -115,13 +115,13 @@ def step_times(rig: Rig, steps: int, steering: Steering) -> list[float]:
     ends: list[torch.cuda.Event] = []
     take = rig.trainer.step
 
-    def noted(*arguments) -> Tensor:
+    def timed(*arguments) -> Tensor:
         numbers = take(*arguments)
         ends.append(torch.cuda.Event(enable_timing=True))
         ends[-1].record()
         return numbers
 
-    with mock.patch.object(rig.trainer, "step", noted):
+    with mock.patch.object(rig.trainer, "step", timed):
         rig.run(steps, steering)
     return [1000 * end.elapsed_time(following) for end, following in pairwise(ends)]
 

@@ -1,6 +1,6 @@
 """Host time of the swarm's decision cycles, warm and cold.
 
-Five agents steer made-up runs of each kind; a cycle's time is what a run's decision log has, from
+Five agents steer synthetic runs of each kind; a cycle's time is what a run's decision log has, from
 telemetry to decision. Between cycles a training loop leaves little of the caches to the agents, so
 before each cycle so many MB are read. Exits with 1 where warm cycles are above the bar.
 """
@@ -40,7 +40,7 @@ def main(*, commit: Commit = None) -> int:
 
 
 def cycles(kind: str, seed: int, megabytes: int) -> list[float]:
-    """Return microseconds of each cycle of a made-up run."""
+    """Return microseconds of each cycle of a synthetic run."""
     steering = Steering.of(load_settings(["--preset", "seed", "--kg-scores", "wordnet"], {}))
     assert steering is not None
     made_up, filler = SyntheticRun(kind, seed), np.ones(megabytes * 2**20, dtype=np.uint8)

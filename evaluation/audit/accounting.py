@@ -122,7 +122,7 @@ def clocks(summary: dict[str, Any] | None) -> list[Check]:
 def clock(name: str, seconds: float | None, limit: float) -> Check:
     """Check one clock."""
     if seconds is None:
-        return Check(name, "run", None, "not known: no finished run's summary.json lies beside it")
+        return Check(name, "run", None, "not known: no finished run's summary.json in its folder")
     return Check(name, "run", seconds <= limit, f"{seconds:.1f} of {limit:.0f} s")
 
 
@@ -136,7 +136,7 @@ def whole_split(summary: dict[str, Any] | None, split: Split) -> Check:
     rows = (summary or {}).get("scores") or {}
     rows = {name: row for name, row in rows.items() if name.startswith(ROUNDTRIP)}
     if not rows:
-        return Check("whole split", "run", None, "not known: no scores of a run lie beside it")
+        return Check("whole split", "run", None, "not known: no scores of a run are in its folder")
     targets, every = split.targets, len(split.stream) - 1
     tokens = split.stream.read(0, targets + 1)
     counted = int(split.byte_table.count(tokens[:-1], tokens[1:]).sum())

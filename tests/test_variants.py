@@ -1,13 +1,16 @@
 """Stages and choices make the variants of a run; what none can be is refused in one line."""
 
+import re
 import tomllib
 
 import pytest
 
 from errors import InputError
+from files import PROJECT
+from model.plan import plan
 from runtime.run_folder import to_toml
 from settings import Settings
-from settings.load import load_settings
+from settings.load import load_settings, read_preset
 from settings.variants import Variant, reachable, stage_variants, with_choices
 
 TWO = "[{until=0.35, train_batch_tokens=49152, train_seq_len=1024}, {until=1.0}]"
@@ -101,3 +104,43 @@ def test_a_choice_replaces_the_stages_value_and_other_levers_do_not():
     variant = Variant(4096, 256, window=64, heads=2)
     assert with_choices(variant, {"qat": 1.0}) == variant
     assert with_choices(variant, {"window": 0.0, "heads": 1.0}) == Variant(4096, 256, heads=1)
+
+
+PAGE = (PROJECT / "docs" / "architecture.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+
+
+def examples() -> list[Settings]:
+    """Return preset sprint's settings with each example of the docs."""
+    found = []
+    for text in EXAMPLES:
+        given = {"preset": "sprint", **tomllib.loads(text)}
+        found.append(Settings.model_validate(read_preset("sprint") | given))
+    return found
+
+
+def test_each_example_of_the_docs_is_a_presets_lines():
+    assert len(EXAMPLES) == 5
+    loops, lanes, documents, batches, windows = map(stage_variants, examples())
+    assert [variant.loops for variant in loops] == [0, 2]
+    assert [variant.documents for variant in documents] == [True]
+    assert [variant.batch_tokens for variant in batches] == [49_152, 98_304]
+    assert [variant.window for variant in windows] == [512, 1024, 0]
+    assert len(lanes) == 1
+    for settings in examples():
+        assert len(reachable(settings)) == len(stage_variants(settings))
+
+
+def test_the_plans_of_the_docs_examples():
+    loops, lanes, documents, _, windows = examples()
+    plans = [plan(loops.architecture(), variant.loops) for variant in stage_variants(loops)]
+    assert [len(visits) for visits in plans] == [11, 17]
+    assert [visit.layer for visit in plans[1]] == [0, 1, 2, *3 * [3, 4, 5], 6, 7, 8, 9, 10]
+    blocks = [visit.block for visit in plan(lanes.architecture())]
+    assert blocks == 8 * ["serial"] + 3 * ["parallel"]
+    assert all(visit.documents for visit in plan(documents.architecture()))
+    by_stage = [
+        {visit.window for visit in plan(windows.architecture(), window=variant.window)}
+        for variant in stage_variants(windows)
+    ]
+    assert by_stage == [{512}, {1024}, {None}]

@@ -1,0 +1,32 @@
+"""Print a run's validations during training as a table.
+
+python train.py --preset sprint --val-loss-every 100 --data DIR --run-dir RUN
+python -m bench curve RUN > bench/results/curve-DEVICE.md
+"""
+
+import json
+from pathlib import Path
+
+from bench.harness.record import Commit, provenance
+from errors import InputError
+from runtime.plot import Events
+
+
+def main(run: Path, /, *, commit: Commit = None) -> None:
+    """Print a row for each validation.
+
+    Args:
+        run: its folder, on the machine that trained it
+        commit: of the code, if it is no git checkout
+    """
+    curves = Events.read(run / "log.jsonl").curves()
+    if not curves:
+        raise InputError(f"{run} has no curve: train with --val-loss-every N")
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    print("`python -m bench curve RUN`, of a run with --val-loss-every\n")
+    print("\n".join(f"{name}: {value}" for name, value in provenance(commit).items()))
+    print(f"preset {summary.get('preset', '?')}, {summary['steps']} steps\n")
+    print("| weights | seconds | bpb |\n|---|---|---|")
+    for name, (seconds, bpb) in curves.items():
+        for when, score in zip(seconds, bpb, strict=True):
+            print(f"| {name} | {when:.2f} | {score:.4f} |")

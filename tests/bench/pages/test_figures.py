@@ -7,7 +7,6 @@ import pytest
 from bench.pages import figures
 
 
-
 @pytest.mark.parametrize("name", figures.FIGURES_BY_NAME)
 def test_a_picture_shows_the_committed_results(name: str):
     figure = figures.FIGURES_BY_NAME[name]()

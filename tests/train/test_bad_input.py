@@ -21,6 +21,7 @@ from tests.train.runs import train
         (["--data", "DATA", "--tokenizer", "/no/model"], "/no/model"),
         (["--data", "DATA", "--backend", "kernels", "--model-dim", "64"], "needs a CUDA GPU"),
         (["--data", "DATA", "--attention-backend", "kernels"], "needs --backend kernels"),
+        (["--data", "DATA", "--stages", "[{until=0.5}]"], "must have until = 1.0"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(corpus, arguments, words):

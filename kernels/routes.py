@@ -44,7 +44,7 @@ def routes(sizes: Sizes, backend: str, attention: str) -> tuple[Route, ...]:
         return Route("attention", f"{attention}, by PyTorch", slow), Route("the rest", whole, slow)
     return (
         Route("embed", "Triton"),
-        Route("mix_norm, norm", "Triton"),
+        Route("mix_norm, norm, lanes", "Triton"),
         _projections(sizes),
         _attention(sizes) if attention == "own" else Route("attention", attention),
         Route("linear, linear_add", "cuBLAS"),

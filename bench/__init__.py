@@ -1,1 +1,1 @@
-"""What is measured. Results are committed under ``bench/results/`` as the commands printed them."""
+"""Benchmarks. Results are committed under ``bench/results/`` as the commands printed them."""

@@ -1,6 +1,6 @@
 """``pytest bench [-k "norm and forward"]``: contests under pytest-benchmark, one a test.
 
-What was measured is compared with the committed baseline of this kind of GPU, if there is one.
+Measurements are compared with the committed baseline of this kind of GPU, if there is one.
 ``--save bench/results`` writes a new one; ``--compare FILE`` names another.
 """
 

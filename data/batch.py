@@ -1,4 +1,4 @@
-"""A batch, and the shape of one: what the loader hands to a training step."""
+"""The batches that the loader passes to a training step, and their shapes."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,7 +15,7 @@ class Batch(NamedTuple):
         tokens: (B, T) int32.
         targets: (B, T) int32, the next tokens.
         bounds: (2, B, T) int32: first position that each token's document has in its window, and
-            first position of the next document, or T; None: documents are not told apart.
+            first position of the next document, or T; None: documents are not distinguished.
     """
 
     tokens: "Tensor"
@@ -24,7 +24,7 @@ class Batch(NamedTuple):
 
 
 class BatchShape(NamedTuple):
-    """What the batches of a step are like.
+    """The shape of a step's batches.
 
     Attributes:
         batch_tokens: tokens a step, over all ranks and micro-batches.

@@ -27,7 +27,7 @@ LEFT_OUT_PREFIXES = ("_sysconfigdata", "config-")
 
 
 def make_builtin(out: Path, workers: int, console: Console) -> None:
-    """Make the default corpus in ``out``, unless this Python's is there already.
+    """Make the default corpus in ``out``, unless it exists for this Python.
 
     A document is a source file; about 4 % of them, chosen by a hash of their path, validate.
 
@@ -65,10 +65,10 @@ def _is_wanted(relative: Path) -> bool:
 
 
 def validates(relative: Path) -> bool:
-    """Whether a file is for validation: by its path alone, so no machine decides otherwise.
+    """Whether a file is for validation: by its path alone, so that all machines agree.
 
-    The prefix keeps pydoc_data/topics.py, by far the largest file, in training: it alone would
-    be four fifths of the validation text.
+    The prefix keeps pydoc_data/topics.py, by far the largest file, in training: it alone would be
+    four fifths of the validation text.
     """
     digest = hashlib.sha256(f"val/{relative.as_posix()}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < VAL_SHARE * 2**64

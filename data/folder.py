@@ -1,4 +1,4 @@
-"""A data folder: whole or absent, and a manifest that says what it was made from."""
+"""A data folder: whole or absent, and a manifest that records its sources."""
 
 import hashlib
 import json
@@ -67,7 +67,7 @@ def write_source(folder: Path, source: Manifest) -> None:
 
 
 def write_manifest(folder: Path, source: Manifest, tokenizer: Tokenizer, splits: Manifest) -> None:
-    """Write the manifest, last of all files: its ``splits`` tell that the folder is complete.
+    """Write the manifest, last of all files: its ``splits`` mark a complete folder.
 
     Nothing in it depends on the clock or on where the folder lies, so equal inputs give equal
     folders.

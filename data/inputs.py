@@ -1,4 +1,4 @@
-"""What a run reads, opened and checked together before anything heavy is loaded."""
+"""The inputs of a run, opened and checked together before any slow import."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a data folder holds, every byte of it checked."""
+"""The contents of a data folder, with every byte checked."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ class SplitFacts:
 
 @dataclass(frozen=True)
 class FolderFacts:
-    """What ``examine`` found; no manifest is None."""
+    """The result of ``examine``; None if there is no manifest."""
 
     splits: tuple[SplitFacts, ...]
     tokenizer: Tokenizer

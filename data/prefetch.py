@@ -67,7 +67,7 @@ class Prefetch:
 
     def _end_copy(self) -> None:
         if self._copying is not None:
-            # Issued a whole step ago, on a stream with nothing else to do: no wait in practice.
+            # Issued a whole step ago on an otherwise idle stream, so there is no wait in practice.
             buffer, copied = self._copying
             copied.synchronize()
             self._free.put(buffer)

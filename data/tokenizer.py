@@ -90,9 +90,9 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int, path: Path) -> No
     """Train a BPE model like the contest's on a sample of ``documents`` and write it to ``path``.
 
     The same documents give the same bytes. Like the contest's, it splits digits and has pad, BOS,
-    EOS, unknown as ids 0-3. Unlike them it loses nothing: no normalisation, runs of white space
-    are pieces of their own, and bytes stand in for rare characters, so that bits per byte are bits
-    per byte of the text itself.
+    EOS, unknown as ids 0-3. Unlike them it is lossless: it does not normalise, runs of
+    white space are separate pieces, and bytes encode rare characters. So bits per byte are those of
+    the text itself.
 
     Raises:
         InputError: the text allows no vocabulary of exactly this size.

@@ -42,7 +42,7 @@ def distil(
 
 @app.command
 def pack(file: Path, /, *, tokenizer: Model, out: Out) -> None:
-    """Make token scores from a JSON list {token id: score}, as PR #1081's."""
+    """Make token scores from a JSON list {token id: score}, PR #1081's format."""
     from knowledge import commands
 
     commands.pack(file, tokenizer, out)
@@ -50,7 +50,7 @@ def pack(file: Path, /, *, tokenizer: Model, out: Out) -> None:
 
 @app.command
 def inspect(file: Path, /, *, tokenizer: Path | None = None) -> None:
-    """Say what a file of token scores holds, the highest first.
+    """Print a file of token scores, the highest first.
 
     Args:
         tokenizer: SentencePiece model to name the tokens by

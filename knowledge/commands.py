@@ -1,4 +1,4 @@
-"""What the commands of ``python -m knowledge`` do."""
+"""The commands of ``python -m knowledge``."""
 
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ SHOWN = 20
 
 def distil(nodes: Path, edges: Path, table: Path | None, model: Path, out: Path) -> None:
     """Write token scores of a graph; arguments as of ``python -m knowledge distil``."""
-    # scipy and Arrow take their time to load, and the other commands need neither.
+    # scipy and Arrow load slowly, and the other commands need neither.
     from knowledge.distil import distil as distil_scores
     from knowledge.graph import load_graph
     from knowledge.rank import pagerank

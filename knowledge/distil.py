@@ -1,18 +1,18 @@
 """From ranked nodes to scores of tokens.
 
-How a node's rank reaches tokens: it is split evenly over the words of the node's label (runs of
-letters), a word's share evenly over its tokens, as the tokenizer cuts it after a space in running
-text. That makes P, a distribution over tokens that hold a letter; what reaches no such one is lost.
+A node's rank is divided evenly among the words of its label (runs of letters), and a word's part
+evenly among its tokens, encoded as after a space. The sum is P, a distribution over the tokens that
+contain a letter; mass that reaches other tokens is dropped.
 
-What is merely frequent is corrected for by Q, the same with all nodes alike. Rank gathers in few
-nodes, so most tokens have less in P than in Q; m, the median of P/Q, is what an ordinary token has,
-often or rarely as it comes. A token's score is the logarithm of how much more it has, with a mean
-token's mass 1/V added on both sides, because a ratio of two small masses says little:
+Q is the same distribution if all nodes have equal rank. It corrects for tokens that are merely
+frequent. Few nodes hold most of the rank, so most tokens have less mass in P than in Q; the median
+m of P/Q is the ratio of an ordinary token. A token's score is the logarithm of its ratio to m. The
+mass 1/V of a mean token is added on both sides, because a ratio of two small masses is noisy:
 
-    score_t = ln((P_t / m + 1/V) / (Q_t + 1/V)), below zero taken for zero, over its maximum
+    score_t = ln((P_t / m + 1/V) / (Q_t + 1/V)), clipped at 0, divided by its maximum
 """
 
-# Arrow makes its compute functions at import.
+# Arrow creates its compute functions at import.
 # pyright: reportAttributeAccessIssue=false
 from collections.abc import Iterator
 
@@ -56,7 +56,7 @@ def word_masses(labels: pa.ChunkedArray, rank: np.ndarray) -> tuple[list[str], n
     split = pc.split_pattern_regex(labels, NOT_LETTERS)
     words = pc.list_flatten(split)
     node = np.repeat(np.arange(len(labels)), pc.list_value_length(split).to_numpy())
-    # A label that begins or ends with something else leaves an empty word there.
+    # A label that begins or ends without a letter leaves an empty word there.
     full = pc.not_equal(words, "")
     encoded = words.filter(full).dictionary_encode().combine_chunks()
     node = node[full.to_numpy()]
@@ -85,8 +85,8 @@ def token_masses(
 def cut(words: list[str], tokenizer: Tokenizer) -> Iterator[tuple[int, list[list[int]]]]:
     """Yield tokens of words as they stand after a space, with the first word's index.
 
-    A tokenizer may drop a space at the beginning of a text, or put one there, so another word comes
-    first. No token of these models reaches over a space between words.
+    A tokenizer may drop or add a space at the beginning of a text, so another word comes first. No
+    token of these models spans a space between words.
     """
     before = "a"
     skipped = len(tokenizer.encode(before))

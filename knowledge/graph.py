@@ -1,6 +1,6 @@
 """A typed graph as arrays: labels of nodes, ends and weights of edges."""
 
-# Arrow makes its compute functions at import.
+# Arrow creates its compute functions at import.
 # pyright: reportAttributeAccessIssue=false
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,8 @@ from knowledge.tables import Report, read_columns
 class Graph:
     """N nodes, E edges along which rank flows.
 
-    labels: N strings. sources, targets: (E,) int32, places of nodes. weights: (E,) fp64. kinds:
-    (E,) of ``relations.TYPES``. dangling: edges left out, whose nodes are not there.
+    labels: N strings. sources, targets: (E,) int32, indices of nodes. weights: (E,) fp64. kinds:
+    (E,) of ``relations.TYPES``. dangling: number of edges without a node, which are left out.
     """
 
     labels: pa.ChunkedArray
@@ -39,11 +39,11 @@ def load_graph(
 ) -> Graph:
     """Read nodes (columns id, label) and edges (source, relation, target).
 
-    Edges that name an absent node are left out and counted, as where a graph is an extract of a
-    larger one; the two are no pair of files if all edges do.
+    Edges that name an absent node are left out and counted, because a graph may be an extract of a
+    larger one. If all edges do, the two files do not belong together.
 
     Raises:
-        InputError: a file cannot be read, an id comes twice, a relation is unknown, no edge fits.
+        InputError: a file cannot be read, an id occurs twice, a relation is unknown, no edge fits.
     """
     node_table = read_columns(nodes, ("id", "label"), nodes_read)
     ids = node_table["id"]

@@ -8,16 +8,16 @@ from knowledge.tables import Report
 
 DAMPING = 0.85
 TOLERANCE = 1e-9  # of the sum of absolute changes; the ranks' own sum is one
-# The change shrinks by the damping at least, from two at most.
+# The change is at most two at first, and shrinks at least by the damping.
 MOST_ITERATIONS = int(np.ceil(np.log(TOLERANCE / 2) / np.log(DAMPING)))
 
 
 def pagerank(graph: Graph, report: Report = lambda share: None) -> np.ndarray:
-    """Rank (N,) fp64 of each node, sum one.
+    """Return the rank (N,) fp64 of each node; the sum is one.
 
         rank = (1 - d) / N + d (M rank + rank of nodes without an edge out / N)
 
-    M[t, s] is the share of s's outgoing weight on edges from s to t. 12 bytes an edge
+    M[t, s] is the fraction of s's outgoing weight on edges from s to t. It takes 12 bytes an edge
     and 40 a node.
     """
     count = len(graph.labels)

@@ -28,7 +28,7 @@ TYPES: tuple[Type, ...] = get_args(Type)
 
 
 class Table(BaseModel):
-    """A table as its file has it: weights of all ten types; raw names and their types."""
+    """A table in the form of its file: weights of all ten types; raw names and their types."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -46,9 +46,10 @@ class Relations:
 
     @classmethod
     def read(cls, path: Path) -> "Relations":
-        """Read a table: ``[weights]`` of all ten types, ``[along]`` and ``[against]`` of names.
+        """Read a table: ``[weights]`` of all types, names under ``[along]`` and ``[against]``.
 
-        A type is a raw name of itself, along. Against: rank flows from target to source.
+        A type's own name counts as under ``along``. Under ``against``, rank flows from target to
+        source.
 
         Raises:
             InputError: missing file, no TOML, a type that is none of the ten, a weight that is

@@ -1,9 +1,9 @@
 """Token scores and their file: at most 732 bytes, as small as the public system's list.
 
-A file is a header and three runs of bits. The header: magic, SHA-256 of the tokenizer's file,
-vocabulary, number of scores, CRC-32 of all the rest. The ids, ascending, are coded as Elias (1974)
-and Fano (1971) did: of each the lowest bits as they are, the rest as gaps in unary, within half a
-bit an id of what any code needs. A score is a code of 5 bits.
+A file is a header and three runs of bits. The header holds a magic, the SHA-256 of the tokenizer's
+file, the vocabulary size, the number of scores, and a CRC-32 of all else. The ascending ids are in
+Elias-Fano coding (Elias 1974, Fano 1971): the low bits of each as they are, the rest as gaps in
+unary. It is within half a bit an id of the optimum. A score is a code of 5 bits.
 """
 
 import struct
@@ -23,7 +23,7 @@ HEADER = struct.Struct("<4s32sHHI")
 SCORE_BITS = 5
 TOP_CODE = 2**SCORE_BITS - 1
 BUILT_IN = {"wordnet": Path(__file__).with_name("wordnet")}
-"""Folders of files that come with the project, each for another tokenizer, by name."""
+"""Folders of bundled files, each for another tokenizer, by name."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def unpack(packed: bytes) -> TokenScores:
     """Undo ``pack``.
 
     Raises:
-        ValueError: ``packed`` is not what ``pack`` gives, for any scores.
+        ValueError: ``packed`` is not a result of ``pack``.
     """
     if len(packed) < HEADER.size or not packed.startswith(MAGIC):
         raise ValueError("not a file of token scores")
@@ -126,7 +126,7 @@ def read_scores(path: Path) -> TokenScores:
     """Read a file.
 
     Raises:
-        InputError: it is missing, is none, or is damaged.
+        InputError: it is missing, of another kind, or damaged.
     """
     make = "make it with: python -m knowledge distil"
     try:

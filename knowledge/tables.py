@@ -21,8 +21,8 @@ Report = Callable[[float], object]
 def read_columns(path: Path, columns: Sequence[str], report: Report) -> pa.Table:
     """Return columns of a file as text; ``report`` gets the fraction that was read.
 
-    TSV and CSV begin with a line of names; CSV may quote, TSV takes quotes as they are. A line of
-    JSONL is an object that holds the columns as strings. Other columns are passed over.
+    TSV and CSV begin with a line of names; CSV may quote, TSV may not. A line of JSONL is an object
+    that holds the columns as strings. Other columns are ignored.
 
     Raises:
         InputError: missing, of unknown kind, corrupt, without one of the columns, or empty.
@@ -66,7 +66,7 @@ def _batches(
     for batch in _open(file, kind, columns):
         report()
         wanted = batch.select(columns)
-        wanted.validate(full=True)  # the reader of JSON lets through what is not UTF-8
+        wanted.validate(full=True)  # the reader of JSON does not check UTF-8
         yield wanted
 
 

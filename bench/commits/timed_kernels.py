@@ -1,7 +1,7 @@
 """Single operations at the size of a step, in the tree that is first on the path.
 
-The tree may have another layout than the one that this file lies in, so that only names which all
-layouts share are imported; others are looked up where each layout has them (``find``).
+The tree may have another layout than this file's tree. So only names that all layouts share are
+imported; ``find`` looks up the others.
 """
 
 import importlib

@@ -1,8 +1,8 @@
 """Times the tree that it is started in, on request: one line of JSON in, one out.
 
-    {"do": "names", "only": "kernels"}   what there is to time
+    {"do": "names", "only": "kernels"}   what can be timed
     {"do": "warm_up", "names": [...]}    compile all of them, in parallel
-    {"do": "prepare", "name": "norm"}    make one, call it, capture its graph; says a digest
+    {"do": "prepare", "name": "norm"}    make one, call it, capture its graph; reply a digest
     {"do": "time", "calls": 20}          microseconds of a call, the median
     {"do": "drop"}                       free what was prepared
 

@@ -1,1 +1,1 @@
-"""How anything is measured: contests against peers, bars, baselines, timelines."""
+"""The tools of measuring: contests against peers, targets, baselines, timelines."""

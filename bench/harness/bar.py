@@ -1,4 +1,4 @@
-"""What a contest measured, and the targets that it is held to."""
+"""The result of a contest, and its targets."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 class Result:
     """Median seconds of a contest; ``ratios`` are the peers' times over ours: above 1 we win.
 
-    ``memory`` is the bytes that a call takes at its most beyond what was there, of ours under
-    "ours" and of each peer; none on a CPU. ``verdict`` is what the contest's bar says of it.
+    ``memory`` is the peak of bytes that a call allocates, of ours under "ours" and of each peer;
+    none on a CPU. ``verdict`` compares the result with the contest's bar.
     """
 
     name: str
@@ -34,9 +34,9 @@ class Bar:
 
     Attributes:
         ratios: least time of a peer over ours, by peer.
-        of_floor: least share of the device's bandwidth or flops, as measured in the same run.
+        of_floor: least fraction of the device's bandwidth or flops, as measured in the same run.
         seconds: most that ours takes.
-        memory: most bytes that a call takes beyond what was there.
+        memory: most bytes that a call allocates.
     """
 
     ratios: Mapping[str, float] = field(default_factory=dict)

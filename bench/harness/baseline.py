@@ -1,4 +1,4 @@
-"""Results kept on disk, and what fell behind them."""
+"""Results on disk, and a comparison with them."""
 
 import json
 import math
@@ -29,7 +29,7 @@ def save(path: Path, results: Sequence[Result], about: Mapping[str, str]) -> Non
 def losses(path: Path, results: Sequence[Result], device: str) -> list[str]:
     """Return a line for each ratio that is more than 5 % below the baseline's.
 
-    Ratios to peers measured in the same run travel between machines; times do not.
+    Ratios to peers of the same run hold on other machines; times do not.
 
     Raises:
         InputError: no baseline, or one of another device.

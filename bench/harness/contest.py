@@ -15,18 +15,18 @@ ROUNDS = 30
 
 @dataclass(frozen=True)
 class Contest:
-    """What is timed.
+    """One comparison to time.
 
     Attributes:
         name: operation and direction, as "norm, backward".
         ours: one call of our kernel.
         peers: one call of each other way to compute the same, by name.
-        launched: peers whose launches no graph can replay in a run: timed as the host launches
-            them, from an idle device to an idle device.
-        check: raises AssertionError where ours is wrong; nothing is timed then.
+        launched: peers that no graph can replay in a run: timed as the host launches them, from an
+            idle device to an idle device.
+        check: raises AssertionError if ours is wrong; nothing is timed then.
         bytes_moved: fewest bytes that must cross device memory, each input and output once.
         flops: of the matrix products.
-        bar: what ours is to reach.
+        bar: targets of ours.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Contest:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What the device does at best, measured in the same run: bytes/s copied, flop/s in bf16."""
+    """The device's best, measured in the same run: bytes/s copied, flop/s in bf16."""
 
     bandwidth: float
     flops: float
@@ -81,7 +81,7 @@ def time_in_turn(
     """Return the median seconds of each call; each round times all, so that drift hits all alike.
 
     At real sizes each call also evicts the others' data from the cache. On a GPU calls are replays
-    of CUDA graphs, as in a training step: what counts is the device, not how fast a host launches.
+    of CUDA graphs, as in a training step, so that the host's speed does not count.
     """
     for call in calls.values():
         for _ in range(WARM_UP_ROUNDS):
@@ -123,7 +123,7 @@ def time_on_gpu(call: Callable[[], object]) -> float:
     """Return device seconds of one call, by events; launches are queued behind a running kernel."""
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
-    torch.cuda._sleep(1_000_000)  # cycles: half a millisecond in which the host can run ahead
+    torch.cuda._sleep(1_000_000)  # cycles: half a millisecond, in which the host can run ahead
     begin.record()
     call()
     end.record()

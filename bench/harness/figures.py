@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Figure:
-    """One number; ``most`` or ``least`` is its bar, None where there is none."""
+    """One number; ``most`` or ``least`` is its target, None if it has none."""
 
     what: str
     value: float

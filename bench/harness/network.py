@@ -1,4 +1,4 @@
-"""The whole network of preset ``seed`` on a GPU, and how near it is to itself in fp32."""
+"""The whole network of preset ``seed`` on a GPU, and a comparison with fp32."""
 
 from collections.abc import Callable
 

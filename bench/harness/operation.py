@@ -13,12 +13,12 @@ from bench.harness.contest import Contest
 
 DRAWS = 16  # of small inputs for a check
 TOLERANCE = 1.5  # times the error that PyTorch makes in the same dtype
-# Of a dtype's epsilon: what rounding once is off by, relative by norm. Where PyTorch's result is
-# the exact one to the last bit, another order of operations still rounds some values the other way.
+# Of a dtype's epsilon: the error of rounding once, relative by norm. If PyTorch's result is exact
+# to the last bit, another order of operations still rounds some values the other way.
 ONE_ROUNDING = 0.25
 EXACT_ENOUGH = 1e-6
 DIRECTIONS = ("forward", "backward", "both")
-# A compiled graph that gives its buffers away cannot run its backward pass twice, to be timed.
+# A compiled graph that donates its buffers cannot run its backward pass twice, to be timed.
 torch._functorch.config.donated_buffer = False
 
 Operation = Callable[[Mapping[str, Tensor]], Sequence[Tensor]]
@@ -26,7 +26,7 @@ Operation = Callable[[Mapping[str, Tensor]], Sequence[Tensor]]
 
 @dataclass(frozen=True)
 class Cost:
-    """What one direction must move and multiply at least: bytes and flops."""
+    """The least work of one direction: bytes moved and flops."""
 
     bytes_moved: int
     flops: int = 0
@@ -46,7 +46,7 @@ class Entry:
         small: draws inputs of the same kind for the check, few enough for fp64.
         forward, backward: least cost of each direction.
         peers: other ways to compute it, besides the compiled reference.
-        bars: what is to be reached, by direction.
+        bars: targets by direction.
     """
 
     name: str

@@ -20,8 +20,8 @@ LEVERS = {
     "skip_norm": 3e38,
     "averaging_decay": 0.997,
 }
-# Times the error that the plain optimizer makes with products in bf16; what fp32 in another order
-# may be off by, of the step, and by another rounding of where it leads, of that.
+# Allowed errors: of bf16 products, as a multiple of the plain optimizer's; of another summation
+# order, relative to the step; of one more rounding, relative to the weights.
 TOLERANCE, OTHER_ORDER, OTHER_ROUNDING = 1.5, 1e-4, 2**-23
 
 

@@ -1,4 +1,4 @@
-"""What every committed result says of itself: device, versions, commit, date."""
+"""The record in every committed result: device, versions, commit, date."""
 
 import platform
 from datetime import UTC, datetime

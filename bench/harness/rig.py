@@ -1,4 +1,4 @@
-"""Steps of the sprint as a run makes them, loop, loader and log included, a stretch at a time."""
+"""Steps of the sprint as a run takes them, with loop, loader and log, some at a time."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,12 +19,12 @@ from training.trainer import Trainer
 from training.warm_up import warm_up
 
 SHARD_TOKENS = 8 * 2**20
-# No clock: all steps are of the constant phase, whatever they are stopped for.
+# No clock, so all steps are of the constant phase, whatever the pauses between them.
 PRESET = ("--preset", "sprint", "--kg-scores", "wordnet", "--wallclock", "0")
 
 
 class Rig:
-    """A warmed-up trainer whose loop goes on where its last stretch ended.
+    """A warmed-up trainer whose loop continues from its last step.
 
     Attributes:
         settings: of the run.

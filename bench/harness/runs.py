@@ -1,6 +1,6 @@
-"""Runs of train.py, one on each GPU at a time, in a process that makes one after the other.
+"""Runs of train.py, one on each GPU at a time. A process makes several runs one after another.
 
-What the first run of a process imports, starts and compiles, the others find there.
+Later runs of a process reuse what its first run imported, started and compiled.
 """
 
 import gc
@@ -46,7 +46,7 @@ def summaries_of(runs: Sequence[tuple[Path, list[str]]]) -> Iterator[Summary]:
         futures = [pool.submit(summary, folder, command) for folder, command in runs]
         for future in futures:
             yield future.result()
-    except BaseException:  # an interruption, too: what is under way is of no use
+    except BaseException:  # an interruption, too: unfinished runs are of no use
         for process in active_children():
             process.kill()
         raise

@@ -1,4 +1,4 @@
-"""What a profiler's trace says of some steps: where the device idled, what the host launched."""
+"""Figures of a profiler's trace of some steps: idle time of the device, launches of the host."""
 
 import math
 import statistics
@@ -24,7 +24,7 @@ Span = tuple[float, float]  # microseconds, begin and end
 
 @dataclass(frozen=True)
 class Event:
-    """Of the device or, where ``on_device`` is not set, a call of CUDA by the host."""
+    """An event of the device or, if ``on_device`` is not set, a CUDA call of the host."""
 
     name: str
     begin: float
@@ -34,7 +34,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Timeline:
-    """Of whole steps, all times in microseconds.
+    """Figures of whole steps, all times in microseconds.
 
     Attributes:
         gaps: from the end of a step's last kernel to the next one's first, all but the last step's:
@@ -43,11 +43,11 @@ class Timeline:
         step: from one step's end to the next one's, in the mean.
         launches: kernels that the host launched by themselves, a step; replays have others.
         replays: graphs launched, a step.
-        blocked: that the host waited for the device, a step, beside the one wait for an earlier
-            step to land that keeps it from running ahead.
+        blocked: that the host waited for the device, a step, without the one wait for an earlier
+            step that keeps it from running ahead.
         working: that the host did not wait, a step. The profiler's own cost is in it.
         collectives: time of ranks' collectives, a step.
-        hidden: share of that in which another kernel ran.
+        hidden: fraction of that in which another kernel ran.
         reductions_hidden: the same of the banks' reductions alone.
     """
 

@@ -1,7 +1,7 @@
 """Attention with its surroundings, against those under torch.compile around cuDNN's attention.
 
-cuDNN's, FlashAttention-2's and, where it is installed, FlashAttention-3's alone are no fair peers,
-for they have no norm, rotary and gain to do: they are the bar.
+cuDNN's, FlashAttention-2's and, if installed, FlashAttention-3's attention alone are no fair peers,
+because they compute no norm, rotary and gain. They are the target.
 """
 
 from collections.abc import Callable
@@ -45,7 +45,7 @@ PROJECTED = (QUERY_HEADS + 2 * KEY_HEADS) * HEAD_DIM
 PROJECTION = 2 * TOKENS * WIDTH * PROJECTED
 FROM_INPUT = Cost(INPUT + 2 * QUERIES + 2 * KEYS, 2 * PRODUCT + PROJECTION)
 TO_INPUT = Cost(2 * INPUT + 3 * QUERIES + 2 * KEYS, 5 * PRODUCT + 2 * PROJECTION)
-# With all its surroundings ours is to take less than cuDNN's without any.
+# Ours with all its surroundings should take less time than cuDNN's without any.
 BARS = {
     "forward": Bar({"cuDNN alone": 1 / 0.96}),
     "backward": Bar({"cuDNN alone": 1 / 0.90}),
@@ -92,9 +92,9 @@ def test_attention(contest, entry, direction):
 
 
 def test_attention_alone(contest):
-    """Ours of queries and keys that are normed and rotated already, as the projection leaves them.
+    """Time ours on queries and keys that are normed and rotated, as the projection returns them.
 
-    Backward there is no such part: what surrounds it is in the kernels of the products.
+    The backward pass has no such part, because its surroundings are in the kernels of the products.
     """
     inputs = make_inputs(WINDOWS)
     rope = rope_table(TIME, ROPE_DIMS, 10_000.0, torch.device("cuda"))

@@ -39,7 +39,7 @@ def run(ops: Operations):
     return lambda inputs: ops.loss(**inputs, softcap=30.0, mtp_weight=weight)
 
 
-# A repeated backward pass computes anew the gradients that a forward pass has computed already.
+# A repeated backward pass recomputes the gradients that the forward pass has computed.
 @pytest.mark.parametrize("direction", ["forward", "both"])
 def test_loss(contest, direction, monkeypatch):
     # In training the loss itself is off by a mean of the approximate tanh's errors.

@@ -1,4 +1,4 @@
-"""The MLP, forward and backward: three products each way would be six reads of what is one."""
+"""The MLP, forward and backward."""
 
 from functools import partial
 

@@ -1,7 +1,7 @@
 """Norm at a layer's entry (skip, mix with the input) and in its middle.
 
-What is handed on has a gradient of its own, which ours adds in the backward pass, and autograd,
-around the compiled reference, in a pass more.
+The returned stream has a gradient, which our backward kernel adds. Around the compiled reference,
+autograd adds it in a separate kernel.
 """
 
 from functools import partial

@@ -1,7 +1,7 @@
 """Clip, AdamW, Muon and averages of all parameters: fused, against operation by operation.
 
-The unfused optimizer's rates and momentum are the host's numbers, so a run launches its operations
-one by one. As a graph it is no optimizer, but says what the kernels alone are worth.
+The unfused optimizer takes rates and momentum from the host, so a run launches its operations one
+by one. Its graph is no usable optimizer; it shows the time of the kernels alone.
 """
 
 import torch

@@ -1,7 +1,7 @@
-"""How near runs end to their budget.
+"""Measure how near runs end to their budget.
 
-Each run is a loop of its own over preset ``sprint``'s steps, timed from outside: from its start to
-when the device is done. Exits with 1 where one ends more than a step before or after its budget.
+Each run is a separate loop over steps of preset ``sprint``, timed from its start until the device
+is done. The exit code is 1 if a run ends more than a step before or after its budget.
 """
 
 import tempfile

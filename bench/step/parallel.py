@@ -1,8 +1,8 @@
-"""Two GPUs against one.
+"""Compare two GPUs with one.
 
-Steps of 98,304 tokens a GPU, on one and on all of them in turn; of the trace of some steps it says
-what the ranks' collectives take and how much of that is hidden under kernels. Exits with 1 below
-the bar. ``--rank`` is what torchrun starts it with.
+Steps have 98,304 tokens a GPU, on one GPU and then on all. A trace of some steps shows the time of
+the collectives, and how much of it overlaps with kernels. The exit code is 1 below the target.
+``--rank`` is for torchrun.
 """
 
 import json

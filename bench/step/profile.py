@@ -1,7 +1,7 @@
-"""Where a step's device time goes.
+"""Print where a step's device time goes.
 
-Prints, of one forward and backward pass of 98,304 tokens with preset ``seed``, the device time of
-every kernel by the profiler, greatest first, and how long the device was busy at all.
+The table has the device time of every kernel in one forward and backward pass of 98,304 tokens with
+preset ``seed``, the largest first, and how long the device was busy.
 """
 
 from collections import defaultdict

@@ -1,7 +1,7 @@
-"""From a process's start to its first step.
+"""Measure the time from a process's start to its first step.
 
-Starts preset ``sprint`` on the kernels twice, with an empty Triton cache and with the one that the
-first left, and ends each run after warm-up. Prints where the time went; exits with 1 above a bar.
+Preset ``sprint`` starts twice on the kernels, with an empty Triton cache and with the first run's,
+and ends after warm-up. The table has the seconds of each phase; the exit code is 1 above a target.
 """
 
 import os

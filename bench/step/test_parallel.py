@@ -1,4 +1,4 @@
-"""Two GPUs against one, each rank a process of its own: fails below the bar."""
+"""Two GPUs against one, one process per rank: fails below the target."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""A whole step of the sprint, loader and log included: its time, and what it leaves idle."""
+"""A whole step of the sprint, loader and log included: its time, and the device's idle time."""
 
 import gc
 from collections.abc import Callable, Iterator

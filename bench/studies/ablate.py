@@ -1,10 +1,10 @@
-"""What the swarm and its parts are worth: the sprint with all of them, and without each.
+"""Measure what the swarm and its parts are worth: the sprint with all of them, and without each.
 
     python -m bench ablate --data DIR --seeds 3 --out FILE -- --wallclock 60
 
-What follows ``--`` goes to train.py, after ``--preset sprint --kg-scores wordnet``. Each GPU has a
-run at a time, and a process for all of its runs, so that only the first one compiles. Runs that are
-finished are not run again, so an ablation that was stopped goes on where it was.
+What follows ``--`` goes to train.py, after ``--preset sprint --kg-scores wordnet``. Each GPU has
+one process, which makes one run after another, so that only its first one compiles. Finished runs
+are not repeated, so an interrupted ablation continues.
 """
 
 import shlex
@@ -59,7 +59,7 @@ def main(
         out: file for the table
 
     Returns:
-        0; 130 where it was interrupted, with a table of what was finished.
+        0; 130 if it was interrupted, with a table of the finished runs.
     """
     found: dict[str, list[Summary]] = {}
     status = 0
@@ -97,8 +97,7 @@ def plan(
 ) -> list[tuple[str, Path, list[str]]]:
     """Return variant, folder and settings of each run, seed by seed: a stop leaves whole rounds.
 
-    A variant that is the same run as "on", because ``base`` switches off what it does without, is
-    left out.
+    A variant is left out if it is the same run as "on", because ``base`` switches the same off.
 
     Raises:
         InputError: settings that no run can have, or a folder that holds a run of other ones.

@@ -1,18 +1,17 @@
-"""What an artifact costs and loses: a run's weights coded in several ways.
+"""Measure what an artifact costs and loses: a run's weights coded in several ways.
 
     python -m bench artifact RUN --data DIR [--limit BYTES] [--commit HASH]
 
-RUN is a run's folder with a checkpoint; it is coded as its settings say. For each way: bits per
-byte of the weights as they come back, the file's bytes, those of plain LZMA over the same codes (a
-byte each, in the order of the weights, as PR #1081 has it), and seconds to quantise, to pack, from
-weights to the file on disk, and to load. Each is done and timed once; only a file that is to fill
-``--limit`` takes attempts, which are timed together. The bars are for that file, by default of the
-public system's size, which lost it 0.0033: exits with 1 where it misses one.
+RUN is a run's folder with a checkpoint, whose settings say how it is coded. Each row has the bits
+per byte of the weights read back, the file's bytes, and those of plain LZMA over the same codes: a
+byte each, in the order of the weights, as PR #1081 does. It has the seconds to quantise, to pack,
+to export and to load. Each is done and timed once; only the row that fills ``--limit`` makes
+several attempts, which are timed together. The targets are for that row, by default at the size of
+the public system's artifact, which lost 0.0033. The exit code is 1 if it misses one.
 
-Rows are printed, each as soon as it is complete, to stdout, and what is under way to stderr. Plain
-LZMA takes longer than all else of a row. Where every thread for it leaves three more cores free it
-runs beside the rows that follow, up to three threads while they are timed; on a machine of fewer
-than four cores each row waits for its own, and nothing runs beside what is timed.
+Rows go to stdout as they are complete, and progress to stderr. Plain LZMA takes longer than all
+else of a row. On machines with enough cores it overlaps with the next rows, on up to three threads
+while these are timed. On a machine of fewer than four cores each row waits for it.
 """
 
 import lzma
@@ -53,7 +52,7 @@ PUBLIC_BYTES = 14_160_000  # PR #1081's artifact of the same sprint
 MOST_LOST = 0.004  # bits per byte
 LEAST_SMALLER = 0.04  # than plain LZMA
 MOST_LOADING = 3.0  # seconds
-RANK = 8  # of the corrections that are tried where the settings ask for none
+RANK = 8  # of the corrections that are tried if the settings have none
 CORES_A_THREAD = 4  # of plain LZMA
 HEADINGS = ("coded", "bpb", "lost", "bytes", "plain LZMA", "smaller", "steps x")
 HEADINGS += ("quantise s", "pack s", "export s", "load s")
@@ -108,17 +107,17 @@ class Row:
 
 @dataclass
 class Bench:
-    """A run's model, its data and its weights as they were trained; ``beside`` runs plain LZMA."""
+    """A run's model, its data and its weights as they were trained; ``pool`` runs plain LZMA."""
 
     settings: Settings
     inputs: Inputs
     model: GPT
     weights: dict[str, Tensor]
-    beside: ThreadPoolExecutor
+    pool: ThreadPoolExecutor
     base: float = 0.0
 
     @classmethod
-    def open(cls, run: Path, data: Path, beside: ThreadPoolExecutor) -> "Bench":
+    def open(cls, run: Path, data: Path, pool: ThreadPoolExecutor) -> "Bench":
         """Read a run. Raises InputError for what is none, or does not fit the data."""
         settings = load_settings(["--resume", str(run), "--data", str(data)])
         path = checkpoint.latest(run / "checkpoints")
@@ -137,7 +136,7 @@ class Bench:
         weights = {name: tensors[key] for key, name in live.items() if "mtp" not in name}
         averaged = {name: tensors.get(f"average.{name}", weights[name]) for name in weights}
         inputs = open_inputs(data, None, settings.vocab_size, settings.bos_id)
-        found = cls(settings, inputs, model, averaged, beside)
+        found = cls(settings, inputs, model, averaged, pool)
         tell("scoring the weights as they are")
         found.base = found.bpb(averaged)
         return found
@@ -187,7 +186,7 @@ class Bench:
             else:
                 made, stored = self.fill(path, recipe, hessians, limit)
             loading, (_, found) = seconds_of(lambda: load(path))
-        plain = self.beside.submit(plain_lzma, raw_bytes(stored))
+        plain = self.pool.submit(plain_lzma, raw_bytes(stored))
         if not threads():
             wait([plain])
         bpb = self.bpb(found)
@@ -262,7 +261,7 @@ def shown(seconds: float | None) -> str:
 
 
 def tell(phase: str) -> None:
-    """Say what is under way, beside the table."""
+    """Say what is under way, next to the table."""
     print(phase, file=sys.stderr, flush=True)
 
 
@@ -292,7 +291,7 @@ def print_row(row: Row, _: Future[int]) -> None:
 
 
 def main(run: Path, /, *, data: Path, limit: int = PUBLIC_BYTES, commit: Commit = None) -> int:
-    """Print the table; 1 where GPTQ misses a bar.
+    """Print the table; return 1 if GPTQ misses a target.
 
     Args:
         run: folder with a checkpoint
@@ -302,8 +301,8 @@ def main(run: Path, /, *, data: Path, limit: int = PUBLIC_BYTES, commit: Commit 
         InputError: ``run`` is no run, or does not fit its data.
     """
     found: list[Row] = []
-    with ThreadPoolExecutor(max(1, threads())) as beside:
-        bench = Bench.open(run, data, beside)
+    with ThreadPoolExecutor(max(1, threads())) as pool:
+        bench = Bench.open(run, data, pool)
         print_head(bench, run.name, commit)
         for row in rows(bench, limit):
             found.append(row)

@@ -2,9 +2,9 @@
 
     python -m bench artifact_fuzz [--count 10000] [--seed 0]
 
-A file whose SHA-256 does not match is refused before anything in it is looked at, so most damage
-here is done behind it: bytes, sizes and the header's claims are changed and the hash made anew.
-Counts what else than `errors.InputError` comes up, and the longest time and most memory of all.
+A file whose SHA-256 does not match is refused before it is decoded. So most trials change bytes,
+sizes or fields of the header and then compute the hash again. The table counts exceptions other
+than `errors.InputError`, and has the longest time and the most memory.
 """
 
 import hashlib

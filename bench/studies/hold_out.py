@@ -1,10 +1,10 @@
-"""Documents of some authors held out of a training file: for settings that validation must not see.
+"""Hold documents of some authors out of a training file, to tune settings without validation.
 
     python -m bench hold_out docs_train_00.jsonl.xz --train TRAIN.jsonl --held HELD.jsonl
 
-The bundled list, ``held_out.json``, names documents of the sprint's training file by their
-place: those of five authors who are then nowhere else in it, and more that may be theirs, which go
-to neither side. They were found by clusters of documents that share rare names, read by a person.
+The bundled list, ``held_out.json``, has indices of documents in the sprint's training file: all
+those of five authors, and more that may be theirs, which go to neither side. A person read clusters
+of documents that share rare names to find them.
 """
 
 import json
@@ -23,8 +23,8 @@ def main(documents: Path, /, *, train: Path, held: Path) -> None:
 
     Args:
         documents: the sprint's training file
-        train: file for what stays
-        held: file for what is held out
+        train: file for the documents that stay
+        held: file for the documents that are held out
     """
     listed, dropped = places(LIST)
     absent = listed | dropped

@@ -1,7 +1,7 @@
-"""Time and memory of distilling generated graphs.
+"""Measure time and memory of distilling generated graphs.
 
-Runs ``python -m knowledge distil`` on each graph in a process of its own and prints a row;
-exits with 1 above a bar.
+``python -m knowledge distil`` runs on each graph in a separate process, which makes one row. The
+exit code is 1 above a target.
 """
 
 # Arrow makes its compute functions at import.
@@ -33,7 +33,7 @@ ROW = "| {nodes:,} | {edges:,} | {seconds:.1f} ({most_seconds:g}) | {gib:.2f} ({
 
 @dataclass(frozen=True)
 class Size:
-    """A graph to generate and its bars: seconds, GiB of memory at the peak."""
+    """A graph to generate and its targets: seconds, GiB of memory at the peak."""
 
     nodes: int
     edges: int
@@ -87,8 +87,8 @@ def measure(size: Size) -> tuple[float, float]:
 def generate(folder: Path, nodes: int, edges: int, seed: int = 0) -> list[str]:
     """Write ``nodes.tsv`` and ``edges.tsv`` of a random graph; returns its words.
 
-    A label is one to three words. Words, and nodes as targets, come as often as words do in a
-    language: the i-th about 1 / i times as often as the first.
+    A label is one to three words. Words, and nodes as targets, have the frequencies of words in a
+    language: the i-th occurs about 1 / i times as often as the first.
     """
     generator = np.random.default_rng(seed)
     words = pa.array(make_words(WORDS, generator))

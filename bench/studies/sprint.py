@@ -73,7 +73,7 @@ def main(
         rows.append(sprint(label, seed, folder, options))
         print(table(rows), flush=True)
     about = [f"{name}: {value}" for name, value in provenance(commit).items()]
-    # Where things lay on the machine that ran it is nobody's business, and nobody's elsewhere.
+    # The result names no path, because paths differ between machines.
     command = f"python -m bench sprint --data DIR --label {shlex.quote(label)}"
     command += f" --seeds {' '.join(map(str, seeds))} "
     command += shlex.join(("--", *settings)) if settings else ""

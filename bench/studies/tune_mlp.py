@@ -1,4 +1,4 @@
-"""Time the MLP's two products by each way of making them.
+"""Time the MLP's two products by each kernel and configuration.
 
 Prints microseconds, PyTorch's for the same shape, and the error against fp64 over that
 of PyTorch in bf16: the stationary kernels by buffers in the ring, the tiled ones by tile.

@@ -1,4 +1,4 @@
-"""Settings of test-time training, one after the other, by what they gain on a development split.
+"""Tune the settings of test-time training one after another on a development split.
 
     python -m bench hold_out docs_train_00.jsonl.xz --train TRAIN.jsonl --held HELD.jsonl
     python -m data prepare --train TRAIN.jsonl --val HELD.jsonl --tokenizer MODEL --out DEV
@@ -6,7 +6,7 @@
     python -m bench tune_ttt RUNS/sprint--1337/artifact.bin --data DEV --seconds 165
 
 The split must be of authors that the artifact was not trained on, as the contest's is, and must not
-be the one whose score is reported. Each setting in turn takes its best value, others as they are.
+be the one whose score is reported. Each setting in turn takes its best value while the others stay.
 """
 
 import time
@@ -82,7 +82,7 @@ def descend(
     """Return the best choice; each trial differs from the best so far in one axis.
 
     Args:
-        gain: of a choice; asked once for each.
+        gain: of a choice; called once for each.
         start: a value for every axis.
         axes: in turn, with the values to try.
         goes_on: whether there is time for another trial.

@@ -1,1 +1,1 @@
-"""What the swarm costs."""
+"""Benchmarks of the swarm's cost."""

@@ -1,8 +1,8 @@
-"""What the swarm costs a run on a GPU: by its trace, by turns with and without it, on the host.
+"""Measure what the swarm costs a run on a GPU: in a trace, with and without it, on the host.
 
-A sprint of 150 s has a cycle every 80 steps. Here they come far more often, so that few steps show
-what a cycle costs: a gap between two steps that a cycle comes in is compared with those that have
-none, and a step that a copy of the state (``keep``) runs beside with its neighbour, which has none.
+A sprint of 150 s has a cycle every 80 steps. Here cycles are far more frequent, so that few steps
+show their cost. Gaps between steps with a cycle are compared with the other gaps, and steps during
+which the state is copied (``keep``) with their neighbours.
 """
 
 import math
@@ -33,12 +33,12 @@ KEEPING = 160  # steps, every second one with copies during it:
 COPIES = 4  # one alone costs a step less than steps differ by
 SAMPLED = 200  # cycles, for the host's time
 TOTAL_US, SHARE = 300.0, 0.001
-# Standard error of a median of n over the median deviation / sqrt(n), of a bell curve.
+# Standard error of a median of n over the median deviation / sqrt(n), for a normal distribution.
 ERROR_OF_MEDIAN = 1.858
 
 
 class Keeper(Agent):
-    """Asks for a copy of the state in every cycle."""
+    """Proposes a copy of the state in every cycle."""
 
     name: ClassVar[str] = "keeper"
     levers: ClassVar[tuple[str, ...]] = (KEEP,)
@@ -65,7 +65,7 @@ def measured(rig: Rig) -> list[Figure]:
         Figure("copies in 150 s, calm", keeps, ""),
         Figure("the swarm over a sprint", total, "us", most=TOTAL_US),
         Figure("step time on / off - 1", ratio, ""),
-        # What these turns can tell apart.
+        # The least difference that these turns can show.
         Figure("that less twice its standard error", ratio - 2 * ratio_error, "", most=SHARE),
         Figure("a cycle on the host, p50", p50, "us", most=HOST_US[0]),
         Figure("a cycle on the host, p99", p99, "us", most=HOST_US[1]),

@@ -1,8 +1,8 @@
-"""Host time of the swarm's decision cycles, warm and cold.
+"""Measure host time of the swarm's decision cycles, warm and cold.
 
-Five agents steer synthetic runs of each kind; a cycle's time is what a run's decision log has, from
-telemetry to decision. Between cycles a training loop leaves little of the caches to the agents, so
-before each cycle so many MB are read. Exits with 1 where warm cycles are above the bar.
+Five agents steer synthetic runs of each kind. A cycle's time is the decision log's, from telemetry
+to decision. A training loop evicts the agents from the caches, so some MB are read before each
+cycle. The exit code is 1 if warm cycles are above the target.
 """
 
 import os

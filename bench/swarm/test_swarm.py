@@ -1,8 +1,8 @@
-"""What a decision cycle costs the host: five agents, from telemetry to levers.
+"""The host time of a decision cycle: five agents, from telemetry to levers.
 
 The cost is a ratio to a fixed piece of Python of the same kind (named tuples, method calls, small
-dictionaries) that runs in turn with it in the same process, in time of the thread: a machine that
-is slow, or busy with others, is so for both. ``--save bench/results`` writes a new baseline.
+dictionaries). Both run in turn in one process and are timed by the thread's clock, so a slow or
+busy machine slows both. ``--save bench/results`` writes a new baseline.
 """
 
 import gc
@@ -106,8 +106,9 @@ def plain(calls: int) -> Callable[[], object]:
 def measure(seen: list[Snapshot]) -> Result:
     """Return the thread seconds of a cycle and of the fixed piece.
 
-    A round's lower decile: neighbours on the machine slow down some rounds, and what waits for
-    memory more than what does not. The median of fresh objects: where they lie makes 2 %.
+    The lower decile of the rounds counts, because other processes slow some rounds, and code that
+    waits for memory more. Objects are fresh and the median counts, because their addresses make 2
+    %.
     """
     found = [alone(seen) for _ in range(FRESH)]
     ours = statistics.median(seconds for seconds, _ in found)

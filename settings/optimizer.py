@@ -42,6 +42,15 @@ class OptimizerSettings(Section):
     muon_row_norm: bool = Field(
         default=False, description="rows of length one before the iterations (MuonEq)"
     )
+    muon_beta2: Share = Field(
+        default=0.0,
+        description="decay of the second moments of rows, whose roots divide the rows of Muon's "
+        "update (NorMuon); 0: off",
+    )
+    cautious_decay: bool = Field(
+        default=False,
+        description="weight decay only where the update has the weight's sign",
+    )
     muon_wd: NonNegativeFloat = Field(
         default=0.04, description="decoupled weight decay of the banks"
     )

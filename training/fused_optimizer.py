@@ -9,6 +9,7 @@ from torch import Tensor
 from kernels.optimizer.adamw import FusedAdamW
 from kernels.optimizer.gradient_norm import GradientNorm
 from kernels.optimizer.muon import Bank, FusedMuon
+from kernels.optimizer.state import State
 from kernels.optimizer.statistics import REST, StepStatistics
 from kernels.optimizer.step_levers import StepLevers
 from model.gpt import GPT
@@ -84,7 +85,12 @@ class FusedOptimizer:
         muon = self._state.muon
         return FusedMuon(
             [
-                Bank(bank.detach(), muon.momentum[name], self._averages.get(name))
+                Bank(
+                    bank.detach(),
+                    muon.momentum[name],
+                    self._averages.get(name),
+                    muon.second.get(name),
+                )
                 for name, bank in muon.banks.items()
             ],
             self._gradient_norm,
@@ -94,6 +100,8 @@ class FusedOptimizer:
             rate=self._state.matrix_lr,
             weight_decay=muon.weight_decay,
             row_norm=muon.row_norm,
+            beta2=muon.beta2,
+            cautious=muon.cautious,
             min_step=settings.quant_min_step,
         )
 
@@ -114,6 +122,7 @@ class FusedOptimizer:
             weight_decay=adamw.weight_decay,
             betas=adamw.betas,
             eps=adamw.eps,
+            cautious=adamw.cautious,
         )
 
     def _make_statistics(self, pieces: int) -> StepStatistics:
@@ -167,3 +176,7 @@ class FusedOptimizer:
     def tensors(self) -> dict[str, Tensor]:
         """Live state tensors by name, for checkpoints; ``Optimizer``'s names."""
         return self._state.tensors() | {"adamw.steps": self._steps}
+
+    def states(self) -> dict[str, State]:
+        """Return what ``tensors`` are of whole parameters, by the same names."""
+        return self._state.states()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kernels.optimizer.reference import AdamW, Muon, newton_schulz
+from kernels.optimizer.state import State
 from model.gpt import GPT
 from model.parameters import parameters
 from settings import Settings
@@ -66,7 +67,8 @@ class Optimizer:
     ) -> None:
         learnt = dict(model.named_parameters()) | dict(own or {})
         groups: dict[str, dict[str, Tensor]] = {group: {} for group in RULES}
-        for spec in parameters(model.config):
+        self._specs = parameters(model.config)
+        for spec in self._specs:
             groups[spec.rule][spec.name] = learnt[spec.name]
         self.parameters = list(learnt.values())
         self.muon = Muon(
@@ -75,9 +77,15 @@ class Optimizer:
             settings.muon_wd,
             muon_dtype,
             row_norm=settings.muon_row_norm,
+            beta2=settings.muon_beta2,
+            cautious=settings.cautious_decay,
         )
         self.adamw = AdamW(
-            groups, (settings.beta1, settings.beta2), settings.adam_eps, settings.adam_wd
+            groups,
+            (settings.beta1, settings.beta2),
+            settings.adam_eps,
+            settings.adam_wd,
+            cautious=settings.cautious_decay,
         )
         self.matrix_lr = RULES["muon"].rate(settings)
         self.lr = {group: RULES[group].rate(settings) for group in groups}
@@ -91,13 +99,18 @@ class Optimizer:
         """Live state tensors by name, for checkpoints."""
         return {
             f"{kind}.{name}": tensor
-            for kind, state in (
-                ("muon.momentum", self.muon.momentum),
-                ("adamw.first", self.adamw.first),
-                ("adamw.second", self.adamw.second),
-            )
+            for kind, state in (self.muon.states | self.adamw.states).items()
             for name, tensor in state.items()
         } | {"adamw.steps": self.adamw.count}
+
+    def states(self) -> dict[str, State]:
+        """Return what ``tensors`` are of whole parameters, by the same names."""
+        optimizers = {"muon": self.muon, "adamw": self.adamw}
+        return {
+            f"{state.name}.{spec.name}": state
+            for spec in self._specs
+            for state in optimizers[RULES[spec.rule].optimizer].declare(spec.shape)
+        }
 
 
 def clip_(gradients: Iterable[Tensor], clip: Tensor, norm: Tensor | None = None) -> Tensor:

@@ -15,11 +15,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from kernels.optimizer.state import State
 from model.gpt import GPT
 from model.parameters import parameters
 from runtime.ranks import World
 from training.optimizer import RULES
 
+NO_STATES: Mapping[str, State] = {}
 ALIGNMENT = 4  # elements: kernels that read a packed gradient load 16 bytes at a time
 
 
@@ -64,13 +66,17 @@ class BankShard:
         self.own.grad = self._gradient[: len(self.own)]
 
     def cut(self, whole: Tensor) -> Tensor:
-        """Return this rank's matrices of (n, rows, cols)."""
+        """Return this rank's part of (n, ...)."""
         return self._cut(whole, self.start)
 
     @torch.no_grad()
     def gather(self, own: Tensor, whole: Tensor) -> Tensor:
-        """Gather every rank's ``own`` (matrices, rows, cols) into ``whole`` (n, ...); return it."""
-        target = whole if self._padded is None else self._padded
+        """Gather every rank's ``own`` (matrices, ...) into ``whole`` (n, ...); return it."""
+        target = whole
+        if self._padded is not None:
+            fits = whole.shape == self.parameter.shape
+            padded = (len(self._padded), *whole.shape[1:])
+            target = self._padded if fits else whole.new_zeros(padded)
         mine = self._cut(target, self.start)
         mine[: len(own)].copy_(own)
         self.world.all_gather(target, mine)
@@ -199,27 +205,46 @@ class Shards:
         for bank in self.banks.values():
             bank.gather(bank.own, bank.parameter.detach())
 
-    def join(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def join(
+        self, own: Mapping[str, Tensor], states: Mapping[str, State] = NO_STATES
+    ) -> dict[str, Tensor]:
         """Return whole tensors, gathered from every rank's parts.
 
         Args:
             own: this rank's parts, by names that end in a parameter's name.
+            states: of the tensors that an optimizer declares, by the same names; all others have
+                their parameter's shape.
         """
         whole = dict(own)
         for name, tensor in own.items():
-            if bank := self._bank(name):
-                whole[name] = bank.gather(tensor, torch.empty_like(bank.parameter))
+            if shared := self._shared(name, states):
+                bank, shape = shared
+                whole[name] = bank.gather(tensor, tensor.new_empty(shape))
         return whole
 
-    def cut(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return this rank's parts of whole tensors; drop a bank's tensor of another shape."""
+    def cut(
+        self, whole: Mapping[str, Tensor], states: Mapping[str, State] = NO_STATES
+    ) -> dict[str, Tensor]:
+        """Return this rank's parts of whole tensors; drop those that have another shape.
+
+        Args:
+            whole, states: as ``join`` returns and takes them.
+        """
         own = dict(whole)
         for name, tensor in whole.items():
-            if bank := self._bank(name):
+            if shared := self._shared(name, states):
+                bank, shape = shared
                 del own[name]
-                if tensor.shape == bank.parameter.shape:
+                if tensor.shape == shape:
                     own[name] = bank.cut(tensor)
         return own
 
-    def _bank(self, name: str) -> BankShard | None:
-        return self.banks.get(name.rpartition(".")[2])
+    def _shared(
+        self, name: str, states: Mapping[str, State]
+    ) -> tuple[BankShard, tuple[int, ...]] | None:
+        """Return the bank and the whole shape of a tensor that ranks share; None for others."""
+        bank = self.banks.get(name.rpartition(".")[2])
+        if bank is None:
+            return None
+        state = states.get(name, State(name, tuple(bank.parameter.shape), axis=0))
+        return None if state.axis is None else (bank, state.shape)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from kernels.optimizer.state import State
 from training.averaging import Averaging
 from training.device_levers import DeviceLevers
 from training.optimizer import Optimizer, clip_
@@ -50,3 +51,7 @@ class PlainOptimizer:
     def tensors(self) -> dict[str, Tensor]:
         """Return live state by name, for checkpoints."""
         return self._optimizer.tensors()
+
+    def states(self) -> dict[str, State]:
+        """Return what ``tensors`` are of whole parameters, by the same names."""
+        return self._optimizer.states()

@@ -39,9 +39,8 @@ class TrainingState:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors by name, whole: every rank must call it. On one rank they are live."""
-        return (
-            self.shards.join(self.weights_and_moments() | self.averaging.tensors()) | random_state()
-        )
+        own = self.weights_and_moments() | self.averaging.tensors()
+        return self.shards.join(own, self.update.states()) | random_state()
 
     def numbers(self) -> dict[str, int]:
         """Return all state that is numbers."""
@@ -53,7 +52,7 @@ class TrainingState:
         Raises:
             InputError: they are of another network.
         """
-        tensors = self.shards.cut(tensors)
+        tensors = self.shards.cut(tensors, self.update.states())
         for name, tensor in self.weights_and_moments().items():
             if name not in tensors or tensors[name].shape != tensor.shape:
                 raise InputError(

@@ -5,6 +5,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from kernels.optimizer.state import State
 from runtime.graphs import CapturedStep, Graphs
 from training.averaging import Averaging
 from training.parallel import Shards
@@ -47,6 +48,10 @@ class StepOptimizer(Protocol):
 
     def tensors(self) -> dict[str, Tensor]:
         """Return live state by name, for checkpoints."""
+        ...
+
+    def states(self) -> dict[str, State]:
+        """Return what ``tensors`` are of whole parameters, by the same names."""
         ...
 
 
@@ -107,6 +112,10 @@ class Update:
     def tensors(self) -> dict[str, Tensor]:
         """Return live state by name, for checkpoints."""
         return self.optimizer.tensors()
+
+    def states(self) -> dict[str, State]:
+        """Return what ``tensors`` are of whole parameters, by the same names."""
+        return self.optimizer.states()
 
     def close(self) -> None:
         """Release the graph; further steps launch every kernel."""

@@ -1,5 +1,7 @@
 """One optimizer step of preset ``seed`` on a GPU, fused and plain, checked against fp32."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -26,10 +28,14 @@ TOLERANCE, OTHER_ORDER, OTHER_ROUNDING = 1.5, 1e-4, 2**-23
 
 
 class Stepper:
-    """A model with gradients that stay, and its averages; the base of the two ways to a step."""
+    """A model with gradients that stay, and its averages; the base of the two ways to a step.
 
-    def __init__(self) -> None:
-        self.settings = Settings(**Architecture().model_dump())
+    Args:
+        changes: settings of the optimizer.
+    """
+
+    def __init__(self, **changes: Any) -> None:
+        self.settings = Settings(**Architecture().model_dump() | changes)
         self.model: GPT = make_model("reference")
         self.averaging = ExponentialAverage(exported(self.model), LEVERS["averaging_decay"])
         self.levers = {name: torch.tensor(x, device="cuda") for name, x in LEVERS.items()}
@@ -51,8 +57,8 @@ class Stepper:
 class Plain(Stepper):
     """Clip, optimizer and averages, operation by operation."""
 
-    def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()
+    def __init__(self, dtype: torch.dtype, **changes: Any) -> None:
+        super().__init__(**changes)
         self.optimizer = Optimizer(self.model, self.settings, dtype)
 
     def __call__(self) -> None:
@@ -65,8 +71,8 @@ class Plain(Stepper):
 class Fused(Stepper):
     """All of it in the fused optimizer."""
 
-    def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()
+    def __init__(self, dtype: torch.dtype, **changes: Any) -> None:
+        super().__init__(**changes)
         averages = self.averaging.exponential
         self.optimizer = FusedOptimizer(self.model, self.settings, dtype, averages, self.levers)
 
@@ -81,15 +87,18 @@ def moved(stepper: Plain | Fused) -> dict[str, Tensor]:
     return {name: tensor - before[name] for name, tensor in stepper.state.items()}
 
 
-def check() -> None:
+def check(**changes: Any) -> None:
     """Compare one fused step, its products in bf16, with the plain optimizer in fp32.
+
+    Args:
+        changes: settings of the optimizer.
 
     Raises:
         AssertionError: a weight's or an average's step is further off than the plain one's in bf16.
     """
-    reference = Plain(torch.float32)
+    reference = Plain(torch.float32, **changes)
     exact = moved(reference)
-    ours, theirs = (moved(way(torch.bfloat16)) for way in (Fused, Plain))
+    ours, theirs = (moved(way(torch.bfloat16, **changes)) for way in (Fused, Plain))
     far = {}
     for name, step in exact.items():
         error, allowed = (float((found[name] - step).norm()) for found in (ours, theirs))

@@ -70,6 +70,7 @@ class FusedAdamW:
         weight_decay: decoupled, before its lever.
         betas: decays of the two moments.
         eps: added to the root of the second moment.
+        cautious: decay a weight only if its update has its sign.
     """
 
     def __init__(
@@ -84,10 +85,11 @@ class FusedAdamW:
         weight_decay: float,
         betas: tuple[float, float],
         eps: float,
+        cautious: bool = False,
     ) -> None:
         parameters, device = norm.parameters, norm.decision.device
         self.norm, self.levers, self.weight_decay = norm, levers, weight_decay
-        self.betas, self.eps = betas, eps
+        self.betas, self.eps, self.cautious = betas, eps, cautious
         self.chunks = chunk_map(parameters, list(first), LAUNCH.elements, device)
         self.statistics = torch.zeros(len(self.chunks), STATISTICS, device=device)
         indices = range(len(parameters))
@@ -112,6 +114,7 @@ class FusedAdamW:
             self._rule(),
             CHUNK=LAUNCH.elements,
             ALIGNED=all(addresses.aligned for addresses in columns),
+            CAUTIOUS=self.cautious,
             **LAUNCH.options,
         )
 
@@ -132,11 +135,13 @@ def adamw_step(
     rule,
     CHUNK: tl.constexpr,
     ALIGNED: tl.constexpr,
+    CAUTIOUS: tl.constexpr,
 ):
     """Update a chunk of a tensor by the module's formulas; t counts this step, too.
 
     tables ``Tables``, chunks (programs, 2) int32, decision and counts ``GradientNorm``'s, levers
-    ``StepLevers``, statistics (programs, 3) fp32, rule ``Rule``. 67 MB at the real size, 16 us at
+    ``StepLevers``, statistics (programs, 3) fp32, rule ``Rule``. CAUTIOUS: a weight decays only if
+    its update has its sign. 67 MB at the real size, 16 us at
     4275 GB/s.
     """
     program = tl.program_id(0)
@@ -164,13 +169,13 @@ def adamw_step(
         # As in the norm: only a tensor's last chunk pays for a mask.
         if start + CHUNK <= size:
             mask = tl.full((CHUNK,), True, tl.int1)
-            step_elements(columns, rule, numbers, has_average, results, mask)
+            step_elements(columns, rule, numbers, has_average, results, mask, CAUTIOUS)
         else:
-            step_elements(columns, rule, numbers, has_average, results, offsets < size)
+            step_elements(columns, rule, numbers, has_average, results, offsets < size, CAUTIOUS)
 
 
 @triton.jit
-def step_elements(columns, rule, numbers, has_average, statistics, mask):
+def step_elements(columns, rule, numbers, has_average, statistics, mask, CAUTIOUS: tl.constexpr):
     """Apply the step's formulas to the elements that ``columns`` point to."""
     gradients, weights, firsts, seconds, averages = columns
     coefficient, rate, root, decayed, average_share = numbers
@@ -180,6 +185,8 @@ def step_elements(columns, rule, numbers, has_average, statistics, mask):
     second = tl.load(seconds, mask=mask, other=0.0)
     first += rule.share1 * (gradient - first)
     second = second - rule.share2 * second + rule.share2 * gradient * gradient
+    if CAUTIOUS:
+        decayed = tl.where(first * weight >= 0, decayed, 1.0)
     stepped = decayed * weight - rate * (first / (tl.sqrt(second) / root + rule.eps))
     tl.store(weights, stepped, mask=mask)
     tl.store(firsts, first, mask=mask)

@@ -17,15 +17,19 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from kernels.common.streams import Side
 from kernels.optimizer.gradient_norm import GradientNorm
 from kernels.optimizer.muon_passes import (
     LAUNCH,
+    RowMoments,
     Rule,
     WholeRows,
     apply_update,
+    move_row_moments,
     nesterov,
     whole_rows,
 )
@@ -47,6 +51,8 @@ class Bank(NamedTuple):
     weight: Tensor
     momentum: Tensor
     average: Tensor | None
+    second: Tensor | None = None
+    """(n, rows, 1) fp32, second moments of the update's rows, if they scale it (NorMuon)."""
 
     @property
     def tile(self) -> WholeRows:
@@ -75,6 +81,8 @@ class FusedMuon:
         rate, weight_decay: before their levers.
         row_norm: whether rows have length one before the orthogonalisation.
         min_step: floor of the int6 grid's step.
+        beta2: decay a step of the banks' second moments.
+        cautious: decay a weight only if its update has its sign.
     """
 
     def __init__(
@@ -89,10 +97,14 @@ class FusedMuon:
         weight_decay: float,
         row_norm: bool,
         min_step: float,
+        beta2: float = 0.0,
+        cautious: bool = False,
     ) -> None:
         self.banks, self.norm, self.levers = list(banks), norm, levers
         self.coefficients, self.rate, self.weight_decay = coefficients, rate, weight_decay
         self.row_norm, self.least_step = row_norm, least_step(min_step)
+        self.beta2, self.cautious = beta2, cautious
+        self.moments = [row_moments(bank) for bank in self.banks]
         self.statistics = [
             torch.zeros(math.prod(bank.grid), STATISTICS, device=bank.weight.device)
             for bank in self.banks
@@ -147,8 +159,13 @@ class FusedMuon:
         )
 
     def _apply(self, index: int, update: Tensor) -> None:
-        """Decay and update a bank, and move its average towards it."""
+        """Decay and update a bank, and move its second moments, and its average towards it."""
         bank, (_, rows, columns) = self.banks[index], self.banks[index].weight.shape
+        moments = self.moments[index]
+        if moments is not None:
+            move_row_moments[bank.grid](
+                update, moments, self.norm.decision, 1 - self.beta2, bank.tile, **LAUNCH.options
+            )
         stretch = max(1.0, rows / columns) ** 0.5
         apply_update[bank.grid](
             bank.weight,
@@ -159,8 +176,20 @@ class FusedMuon:
             self.statistics[index],
             Rule(self.rate, self.weight_decay, stretch, self.least_step),
             bank.tile,
+            moments,
+            CAUTIOUS=self.cautious,
             **LAUNCH.options,
         )
+
+
+def row_moments(bank: Bank) -> RowMoments | None:
+    """Return a bank's second moments and the buffer of their sums; None if it has none."""
+    if bank.second is None:
+        return None
+    parts, count = bank.grid
+    sums = torch.zeros(count, parts, 2, device=bank.second.device)
+    padded = triton.next_power_of_2(parts)
+    return RowMoments(bank.second, sums, tl.constexpr(parts), tl.constexpr(padded))
 
 
 def launch_concurrently(device: torch.device, chains: Sequence[Callable[[], object]]) -> None:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from kernels.optimizer.state import Shape, State, zeros
+
 Coefficients = Sequence[tuple[float, float, float]]
 
 # Of the quintic iteration, from Keller Jordan's Muon: they push all singular values towards one
@@ -31,6 +33,7 @@ LIMIT = (1.875, -1.25, 0.375)
 # Its authors' margin: rounding in bf16 may take singular values a little above one.
 MARGIN = 1.01
 ROW_EPS = 1e-7
+SECOND_FLOOR = 1e-10  # of a row's second moment, so that rows without an update stay finite
 
 
 def newton_schulz(kind: str, steps: int) -> Coefficients:
@@ -66,12 +69,39 @@ def orthogonalise(matrices: Tensor, coefficients: Coefficients, dtype: torch.dty
     return x.mT if tall else x
 
 
+def even_rows(update: Tensor, second: Tensor, beta2: float) -> Tensor:
+    """Return NorMuon's update: rows of similar size, each matrix of its old Frobenius norm.
+
+    Li et al. 2025, arXiv:2510.05491.
+
+        second <- beta2 * second + (1 - beta2) * mean(update^2)   of each row
+        update <- update / sqrt(second), times what restores the matrix's norm
+
+    Args:
+        update: (n, rows, cols), orthogonalised, in any dtype.
+        second: (n, rows, 1), the rows' second moments; moved.
+        beta2: decay of ``second`` a step.
+
+    Returns:
+        (n, rows, cols) in ``second``'s dtype.
+    """
+    update = update.to(second.dtype)
+    mean = update.square().mean(dim=-1, keepdim=True)
+    second.lerp_(mean, 1 - beta2)
+    scale = second.clamp(min=SECOND_FLOOR).rsqrt()
+    before, after = mean.sum(-2, keepdim=True), (mean * scale.square()).sum(-2, keepdim=True)
+    return update * scale * (before / after.clamp(min=SECOND_FLOOR)).sqrt()
+
+
 class Muon:
     """Muon over banks, each (n, rows, cols) fp32, with decoupled weight decay.
 
         momentum <- beta * momentum + gradient
         update    = orthogonalise(gradient + beta * momentum) * sqrt(max(1, rows / cols))
         weight   <- (1 - lr * decay) * weight - lr * update
+
+    Attributes:
+        states: by name of the state, then of the bank.
 
     Args:
         banks: parameters by name.
@@ -80,6 +110,9 @@ class Muon:
         dtype: of the Newton-Schulz products.
         row_norm: give rows length one before the orthogonalisation, which then sees a smaller
             spread of singular values (MuonEq, arXiv:2603.28254).
+        beta2: decay of the rows' second moments, which then scale the update (``even_rows``); 0:
+            there are none.
+        cautious: decay a weight only if its update has its sign (arXiv:2510.12402).
     """
 
     def __init__(
@@ -90,11 +123,30 @@ class Muon:
         dtype: torch.dtype,
         *,
         row_norm: bool = False,
+        beta2: float = 0.0,
+        cautious: bool = False,
     ) -> None:
         self.banks = dict(banks)
-        self.momentum = {name: torch.zeros_like(bank) for name, bank in self.banks.items()}
         self.coefficients, self.weight_decay = coefficients, weight_decay
         self.dtype, self.row_norm = dtype, row_norm
+        self.beta2, self.cautious = beta2, cautious
+        self.states = zeros(self.banks, self.declare)
+
+    def declare(self, shape: Shape) -> tuple[State, ...]:
+        """Return the states of a bank of this shape."""
+        momentum = State("muon.momentum", shape, axis=0)
+        second = State("muon.second_moment", (*shape[:2], 1), axis=0)
+        return (momentum, second) if self.beta2 else (momentum,)
+
+    @property
+    def momentum(self) -> dict[str, Tensor]:
+        """By bank."""
+        return self.states.get("muon.momentum", {})
+
+    @property
+    def second(self) -> dict[str, Tensor]:
+        """Second moments of the rows by bank; empty without ``beta2``."""
+        return self.states.get("muon.second_moment", {})
 
     @torch.no_grad()
     def step(self, lr: float, beta: float) -> None:
@@ -107,14 +159,26 @@ class Muon:
             if self.row_norm:
                 nesterov /= nesterov.norm(dim=-1, keepdim=True) + ROW_EPS
             update = orthogonalise(nesterov, self.coefficients, self.dtype)
+            if self.beta2:
+                update = even_rows(update, self.second[name], self.beta2)
             stretch = max(1.0, bank.size(-2) / bank.size(-1)) ** 0.5
-            bank.mul_(1 - lr * self.weight_decay).add_(update.to(bank.dtype), alpha=-lr * stretch)
+            decay_(bank, update, 1 - lr * self.weight_decay, self.cautious)
+            bank.add_(update.to(bank.dtype), alpha=-lr * stretch)
+
+
+def decay_(weight: Tensor, update: Tensor, factor: float, cautious: bool) -> None:
+    """Multiply weights by ``factor``; if cautious, only those whose update has their sign."""
+    if cautious:
+        weight.copy_(torch.where(update * weight >= 0, weight * factor, weight))
+    else:
+        weight.mul_(factor)
 
 
 class AdamW:
     """AdamW over groups that share all but the learning rate; its state exists from the start.
 
     Attributes:
+        states: by name of the state, then of the parameter.
         count: () int64 on the host, steps taken.
 
     Args:
@@ -122,6 +186,7 @@ class AdamW:
         betas: decays of the two moments.
         eps: added to the root of the second moment.
         weight_decay: decoupled.
+        cautious: as ``Muon``'s.
     """
 
     def __init__(
@@ -130,13 +195,30 @@ class AdamW:
         betas: tuple[float, float],
         eps: float,
         weight_decay: float,
+        *,
+        cautious: bool = False,
     ) -> None:
         self.groups = {group: dict(parameters) for group, parameters in groups.items()}
         everything = {n: p for parameters in self.groups.values() for n, p in parameters.items()}
-        self.first = {name: torch.zeros_like(p) for name, p in everything.items()}
-        self.second = {name: torch.zeros_like(p) for name, p in everything.items()}
+        self.states = zeros(everything, self.declare)
         self.count = torch.zeros((), dtype=torch.int64)
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
+        self.cautious = cautious
+
+    @staticmethod
+    def declare(shape: Shape) -> tuple[State, ...]:
+        """Return the states of a parameter of this shape."""
+        return State("adamw.first", shape), State("adamw.second", shape)
+
+    @property
+    def first(self) -> dict[str, Tensor]:
+        """First moments by parameter."""
+        return self.states.get("adamw.first", {})
+
+    @property
+    def second(self) -> dict[str, Tensor]:
+        """Second moments by parameter."""
+        return self.states.get("adamw.second", {})
 
     @property
     def steps(self) -> int:
@@ -160,6 +242,14 @@ class AdamW:
     def _step_group(
         self, parameters: list[Tensor], gradients: list[Tensor], names: list[str], lr: float
     ) -> None:
+        decay = self.weight_decay
+        if self.cautious:
+            directions = torch._foreach_lerp(
+                [self.first[name] for name in names], gradients, 1 - self.betas[0]
+            )
+            for parameter, direction in zip(parameters, directions, strict=True):
+                decay_(parameter, direction, 1 - lr * decay, cautious=True)
+            decay = 0.0
         adamw(
             parameters,
             gradients,
@@ -173,7 +263,7 @@ class AdamW:
             beta1=self.betas[0],
             beta2=self.betas[1],
             lr=lr,
-            weight_decay=self.weight_decay,
+            weight_decay=decay,
             eps=self.eps,
             maximize=False,
         )

@@ -36,11 +36,17 @@ def test_a_restored_model_scores_like_the_weights_it_was_made_from(model, tmp_pa
         ({"num_heads": 5}, "num_heads 5 does not divide"),
         ({"num_layers": 4}, "qo_bank"),
         ({"unheard_of": 1}, "unheard_of"),
+        ({"num_layers": 10**15}, "num_layers"),
+        ({"mlp_mult": 1e308}, "too large"),
+        ({"model_dim": 10**12}, "qo_bank"),
     ],
 )
-def test_an_architecture_that_does_not_fit_is_refused(model, tmp_path, change, words):
+def test_an_architecture_that_does_not_fit_is_refused_before_anything_is_decoded(
+    model, tmp_path, change, words, monkeypatch
+):
     architecture = model.config.model_dump() | change
     export(tmp_path / "a.bin", architecture, dict(model.named_parameters()), roles(model.config))
+    monkeypatch.setattr("artifact.format.container._unpack_stream", None)
     with pytest.raises(InputError, match=words) as refused:
         restore(tmp_path / "a.bin", 16, torch.device("cpu"))
     assert "\n" not in str(refused.value)

@@ -30,6 +30,7 @@ from training.trainer import Trainer
 STEADY = Moment(progress=0.0, lr_scale=1.0, momentum=0.95, qat=False)
 STEPS = 8
 LATEST = {"averaging": "lawa", "lawa_k": 2, "lawa_freq": 3}
+RULES = {"muon_beta2": 0.9, "cautious_decay": True}  # with second moments of a shape of their own
 FUSED = {"ema_decay": 0.9, "quant_min_step": 0.01}
 
 Arrays = dict[str, np.ndarray]
@@ -193,7 +194,7 @@ def fused(world: World, changes: dict[str, Any], skip_norm: float) -> dict[str, 
         optimizer.step()
         shards.gather()
         numbers.append(np.append(optimizer.statistics.numpy(), optimizer.norm))
-    whole = shards.join(optimizer.tensors() | averaging.tensors())
+    whole = shards.join(optimizer.tensors() | averaging.tensors(), optimizer.states())
     return {"numbers": numbers, "whole": arrays(whole | dict(model.named_parameters()))}
 
 
@@ -222,12 +223,12 @@ def story(
     world: World, tokens: Path, folder: Path, changes: dict[str, Any], saves: bool
 ) -> dict[str, Any]:
     """All of it, since a process takes longer to start than to do its part."""
-    told: dict[str, Any] = {"saved": save(world, tokens, folder, {})} if saves else {}
+    told: dict[str, Any] = {"saved": save(world, tokens, folder, RULES)} if saves else {}
     if DEVICE == "cpu":  # where kernels are interpreted; a GPU's ranks have their own test
         told["fused"] = fused(world, changes, np.inf)
         told["fused, skipped"] = fused(world, changes, 0.0)
     return told | {
-        "resumed": resume(world, tokens, folder, {}),
+        "resumed": resume(world, tokens, folder, RULES),
         "refused": refuse(world, tokens, folder, {}),
         "trained": train(world, tokens, changes),
         "again": train(world, tokens, changes),

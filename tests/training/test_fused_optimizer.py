@@ -25,7 +25,8 @@ from training.averaging import ExponentialAverage
 from training.fused_optimizer import FusedOptimizer
 from training.optimizer import Optimizer, clip_
 
-EVERYTHING = {
+RULES = {"muon_beta2": 0.9, "cautious_decay": True}
+EVERYTHING = RULES | {
     "gated_attention": True,
     "value_residual": True,
     "tie_embeddings": False,
@@ -198,7 +199,7 @@ def test_no_averages_are_no_matter():
 
 
 def test_either_optimizer_goes_on_from_the_others_checkpoint():
-    settings = small_settings(**SMALL)
+    settings = small_settings(**SMALL, **RULES)
     plain, fused = Plain(settings, {}), Fused(settings, {})
     give_gradients(plain.model, 0)
     plain.step()
@@ -249,8 +250,9 @@ def test_statistics_are_of_each_bank_and_of_the_rest():
 
 
 @pytest.mark.gpu
-def test_at_real_size_in_bf16_as_near_to_fp32_as_the_plain_optimizer():
-    optimizers.check()
+@pytest.mark.parametrize("changes", [{}, RULES], ids=["default", "normuon, cautious"])
+def test_at_real_size_in_bf16_as_near_to_fp32_as_the_plain_optimizer(changes: dict[str, Any]):
+    optimizers.check(**changes)
 
 
 @pytest.mark.gpu
@@ -277,7 +279,8 @@ def test_a_graph_of_a_step_follows_levers_and_gradients():
 
 
 @pytest.mark.gpu
-def test_twenty_steps_side_by_side_are_those_one_after_another():
+@pytest.mark.parametrize("changes", [{}, RULES], ids=["default", "normuon, cautious"])
+def test_twenty_steps_side_by_side_are_those_one_after_another(changes: dict[str, Any]):
     """Bit for bit, replayed and launched from the host: what raced on two streams would show."""
     ways = {
         "serial": (streams.serial, False),
@@ -287,7 +290,7 @@ def test_twenty_steps_side_by_side_are_those_one_after_another():
     runs = {}
     for way, (context, replayed) in ways.items():
         with context(), torch.cuda.stream(torch.cuda.Stream()):
-            run = optimizers.Fused(torch.bfloat16)
+            run = optimizers.Fused(torch.bfloat16, **changes)
             run()
             step = harness.captured(run) if replayed else run
             for _ in range(20):

@@ -15,8 +15,8 @@ from tests.training import parallel_jobs as jobs
 from tests.training.parallel_jobs import Arrays, same
 
 # Three layers on two ranks: attention's banks divide, the MLP's do not. Two layers on three ranks:
-# the last one has no matrix of any bank.
-NETWORKS = {2: {}, 3: {"num_layers": 2, "ve_layers": [1]}}
+# the last one has no matrix of any bank, and rows have second moments.
+NETWORKS = {2: {}, 3: {"num_layers": 2, "ve_layers": [1], **jobs.RULES}}
 BANKS = ("qo_bank", "kv_bank", "up_bank", "down_bank")
 NEAR = 2e-5  # of a loss or norm: sums in another order, a few steps on
 ALONE = World.single(torch.device("cpu"))
@@ -118,9 +118,14 @@ def test_a_checkpoint_of_two_ranks_goes_on_on_one_and_on_three(
     told: dict[int, list[Story]], token_folder: Path, folder: Path
 ):
     as_saved, _ = told[2][0]["resumed"]
-    alone = jobs.resume(ALONE, token_folder, folder, {})
+    alone = jobs.resume(ALONE, token_folder, folder, jobs.RULES)
     for taken_up, later in (alone, *(story["resumed"] for story in told[3])):
         assert same(taken_up, as_saved)
+        for bank in BANKS:
+            matrices = taken_up[f"model.{bank}"]
+            moments = taken_up[f"muon.second_moment.{bank}"]
+            assert moments.shape == (*matrices.shape[:2], 1)
+            assert moments.all()
         assert_near(later, told[2][0]["saved"], 1e-3)
 
 

@@ -31,6 +31,8 @@ APPLY = {
     "rule": muon_passes.Rule(*["fp32"] * 4),
     **dict.fromkeys(("weight", "average", "decision", "statistics"), "*fp32"),
 }
+NORMUON = {"update": "*bf16", "decision": "*fp32", "share": "fp32"}
+PLAIN = {"moments": None, "CAUTIOUS": False}
 
 
 def flat(name: str, kernel: Any, signature: dict[str, Any], **constants: Any) -> Variant:
@@ -42,7 +44,11 @@ def whole_rows(
 ) -> Variant:
     rows, columns = shape
     name = f"{kernel.__name__}, {rows} x {columns}"
-    named = [constant for constant, value in constants.items() if value is True or value is None]
+    named = [
+        constant
+        for constant, value in constants.items()
+        if value is True or (value is None and constant != "moments")
+    ]
     return Variant(
         ", ".join([name, *named]),
         kernel,
@@ -51,6 +57,12 @@ def whole_rows(
         constants,
         muon_passes.LAUNCH.warps,
     )
+
+
+def row_moments(shape: tuple[int, int]) -> muon_passes.RowMoments:
+    rows, columns = shape
+    parts = triton.cdiv(rows, muon_passes.whole_rows(rows, columns).TILE.value)
+    return muon_passes.RowMoments("*fp32", "*fp32", parts, triton.next_power_of_2(parts))
 
 
 def symmetric(side: int, added: bool, power: int) -> Variant:
@@ -104,8 +116,17 @@ VARIANTS = [
             ADAMW,
             CHUNK=adamw.LAUNCH.elements,
             ALIGNED=aligned,
+            CAUTIOUS=False,
         )
         for aligned in (True, False)
+    ),
+    flat(
+        "adamw, cautious",
+        adamw.adamw_step,
+        ADAMW,
+        CHUNK=adamw.LAUNCH.elements,
+        ALIGNED=True,
+        CAUTIOUS=True,
     ),
     *(whole_rows(muon_passes.nesterov, s, NESTEROV, SQUARES=256, ROW_NORM=False) for s in BANKS),
     whole_rows(muon_passes.nesterov, (1536, 512), NESTEROV, SQUARES=256, ROW_NORM=True),
@@ -115,8 +136,16 @@ VARIANTS = [
         for added in (False, True)
         for power in (0, 2 - added)
     ),
-    *(whole_rows(muon_passes.apply_update, shape, APPLY) for shape in BANKS),
-    whole_rows(muon_passes.apply_update, (512, 512), APPLY, average=None),
+    *(whole_rows(muon_passes.apply_update, shape, APPLY, **PLAIN) for shape in BANKS),
+    whole_rows(muon_passes.apply_update, (512, 512), APPLY, average=None, **PLAIN),
+    *(
+        whole_rows(kernel, shape, signature | {"moments": row_moments(shape)}, **constants)
+        for shape in BANKS
+        for kernel, signature, constants in (
+            (muon_passes.move_row_moments, NORMUON, {}),
+            (muon_passes.apply_update, APPLY, {"CAUTIOUS": True}),
+        )
+    ),
     flat(
         "statistics",
         step_statistics.add_statistics,

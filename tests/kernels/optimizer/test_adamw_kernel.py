@@ -1,6 +1,7 @@
 """AdamW in one launch: PyTorch's, over parameters of any size, with averages and levers."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ NEAR = 1e-5  # fp32 over a few steps; 1 - beta^t loses 4 bits at t = 1
 class Run:
     """Parameters, their gradients, and the kernel over all but the first."""
 
-    def __init__(self, **levers: float) -> None:
+    def __init__(self, *, cautious: bool = False, **levers: float) -> None:
         self.draw = torch.Generator().manual_seed(5)
         self.surroundings: list[Tensor] = []
         self.parameters = [self.random(shape) for shape in SHAPES]
@@ -43,6 +44,7 @@ class Run:
             weight_decay=DECAY,
             betas=BETAS,
             eps=EPS,
+            cautious=cautious,
         )
 
     def random(self, shape: tuple[int, ...]) -> Tensor:
@@ -102,10 +104,33 @@ def test_steps_are_pytorchs_and_averages_follow(clip: float):
     assert all(bool((x[:4] == 1).all() and (x[-4:] == 1).all()) for x in run.surroundings)
 
 
+def test_cautious_steps_are_the_formula():
+    run = Run(cautious=True, lr_scale=0.7, decay_factor=2.0)
+    weights = {i: run.parameters[i].double() for i in RATES}
+    first, second = ({i: torch.zeros_like(w) for i, w in weights.items()} for _ in range(2))
+    decayed = 0
+    for step in range(1, 4):
+        gradients = [run.random(shape) for shape in SHAPES]
+        run.step([*gradients])
+        for i, rate in RATES.items():
+            gradient = gradients[i].double()
+            first[i] = BETAS[0] * first[i] + (1 - BETAS[0]) * gradient
+            second[i] = BETAS[1] * second[i] + (1 - BETAS[1]) * gradient**2
+            root = (second[i] / (1 - BETAS[1] ** step)).sqrt() + EPS
+            same = first[i].sign() == weights[i].sign()
+            decay = 0.7 * rate * 2.0 * DECAY * same
+            update = first[i] / (1 - BETAS[0] ** step) / root
+            weights[i] = (1 - decay) * weights[i] - 0.7 * rate * update
+            decayed += int(same.sum())
+    assert 0 < decayed < 3 * sum(weight.numel() for weight in weights.values())
+    for i, weight in weights.items():
+        assert relative_error(run.parameters[i], weight) < NEAR
+
+
 @pytest.mark.parametrize(
     "lever", [{"lr_scale": 0.5}, {"decay_factor": 3.0}, {"clip": 0.1}], ids=lambda x: next(iter(x))
 )
-def test_each_lever_reaches_the_weights(lever: dict[str, float]):
+def test_each_lever_reaches_the_weights(lever: dict[str, Any]):
     plain, steered = Run(), Run(**lever)
     for run in (plain, steered):
         for _ in range(2):

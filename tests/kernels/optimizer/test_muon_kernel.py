@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -29,18 +30,26 @@ SHAPES = [
 ]
 RATE, DECAY, MIN_STEP, MEAN = 0.1, 0.05, 0.02, 0.75
 NEAR = 1e-5
+# Of all banks together, one weight whose update's sign is lost in rounding: RATE DECAY / 100.
+NEAR_CAUTIOUS = 1e-4
+PLAIN: dict[str, Any] = {}
+NORMUON: dict[str, Any] = {"beta2": 0.75}
+CAUTIOUS: dict[str, Any] = {"cautious": True}
 
 
 class Run:
     """Banks under fused Muon; every second one has an average."""
 
-    def __init__(self, *, row_norm: bool = False, **levers: float) -> None:
+    def __init__(
+        self, *, row_norm: bool = False, beta2: float = 0.0, cautious: bool = False, **levers: float
+    ) -> None:
         self.draw = torch.Generator().manual_seed(5)
         self.banks = []
         for place, shape in enumerate(SHAPES):
             weight = self.random(shape)
             average = self.random(shape) if place % 2 else None
-            self.banks.append(Bank(weight, torch.zeros_like(weight), average))
+            second = torch.zeros(*shape[:2], 1, device=DEVICE) if beta2 else None
+            self.banks.append(Bank(weight, torch.zeros_like(weight), average, second))
         self.levers = make_levers(averaging_decay=MEAN, **levers)
         self.norm = GradientNorm([bank.weight for bank in self.banks])
         self.muon = FusedMuon(
@@ -53,7 +62,11 @@ class Run:
             weight_decay=DECAY,
             row_norm=row_norm,
             min_step=MIN_STEP,
+            beta2=beta2,
+            cautious=cautious,
         )
+        for moments in filter(None, self.muon.moments):
+            moments.sums.fill_(math.nan)
 
     def random(self, shape: tuple[int, ...]) -> Tensor:
         return torch.randn(shape, generator=self.draw).to(DEVICE)
@@ -76,25 +89,50 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     return x if x.shape == matrices.shape else x.mT
 
 
-def by_formula(bank: Bank, gradient: Tensor, levers: dict[str, float], row_norm: bool) -> Bank:
-    weight, momentum, average = bank
+def by_formula(
+    bank: Bank,
+    gradient: Tensor,
+    levers: dict[str, float],
+    row_norm: bool = False,
+    beta2: float = 0.0,
+    cautious: bool = False,
+) -> Bank:
+    weight, momentum, average, second = bank
     assert average is not None
+    assert second is not None
     momentum = levers["momentum"] * momentum + gradient
     nesterov = gradient + levers["momentum"] * momentum
     if row_norm:
         nesterov = nesterov / nesterov.norm(dim=-1, keepdim=True)
     rate = RATE * levers["lr_scale"]
     stretch = max(1.0, weight.size(1) / weight.size(2)) ** 0.5
-    weight = (1 - rate * DECAY * levers["decay_factor"]) * weight
-    weight = weight - rate * stretch * orthogonalised(nesterov)
-    return Bank(weight, momentum, MEAN * average + (1 - MEAN) * weight)
+    update = orthogonalised(nesterov)
+    if beta2:
+        second = beta2 * second + (1 - beta2) * update.square().mean(dim=2, keepdim=True)
+        even = update / second.sqrt()
+        update = even * (update.norm(dim=(1, 2)) / even.norm(dim=(1, 2)))[:, None, None]
+    decay = rate * DECAY * levers["decay_factor"] * torch.ones_like(weight)
+    if cautious:
+        decay[update.sign() != weight.sign()] = 0.0
+    weight = (1 - decay) * weight - rate * stretch * update
+    return Bank(weight, momentum, MEAN * average + (1 - MEAN) * weight, second)
 
 
-@pytest.mark.parametrize("row_norm", [False, True], ids=["", "row norm"])
-@pytest.mark.parametrize("clip", [0.0, 1.0], ids=["", "clipped"])
-def test_steps_are_the_formulas(row_norm: bool, clip: float):
-    levers = {"lr_scale": 0.5, "momentum": 0.8, "decay_factor": 2.0, "clip": clip}
-    run = Run(row_norm=row_norm, **levers)
+@pytest.mark.parametrize(
+    ("rule", "clip"),
+    [
+        (PLAIN, 0.0),
+        (PLAIN, 1.0),
+        ({"row_norm": True}, 0.0),
+        ({"row_norm": True}, 1.0),
+        (NORMUON, 0.0),
+        (NORMUON | CAUTIOUS | {"row_norm": True}, 1.0),
+    ],
+    ids=["", "clipped", "row norm", "row norm, clipped", "normuon", "all"],
+)
+def test_steps_are_the_formulas(rule: dict[str, Any], clip: float):
+    levers: dict[str, Any] = {"lr_scale": 0.5, "momentum": 0.8, "decay_factor": 2.0, "clip": clip}
+    run, near = Run(**rule, **levers), NEAR_CAUTIOUS if "cautious" in rule else NEAR
     exact = [
         Bank(*(torch.zeros(shape).double() if x is None else x.double().cpu() for x in bank))
         for shape, bank in zip(SHAPES, run.banks, strict=True)
@@ -105,17 +143,17 @@ def test_steps_are_the_formulas(row_norm: bool, clip: float):
         norm = math.sqrt(sum(float(g.double().square().sum()) for g in gradients))
         share = min(1.0, clip / norm) if clip else 1.0
         exact = [
-            by_formula(bank, share * gradient.double().cpu(), levers, row_norm)
+            by_formula(bank, share * gradient.double().cpu(), levers, **rule)
             for bank, gradient in zip(exact, gradients, strict=True)
         ]
     for bank, expected in zip(run.banks, exact, strict=True):
         for got, tensor in zip(bank, expected, strict=True):
             if got is not None and tensor is not None:
-                assert relative_error(got.cpu(), tensor) < NEAR
+                assert relative_error(got.cpu(), tensor) < near
 
 
 def test_a_skipped_step_changes_nothing_and_leaves_no_trace():
-    run, other = Run(), Run()
+    run, other = Run(**NORMUON), Run(**NORMUON)
     gradients = [run.random(shape) for shape in SHAPES]
     before = run.state()
     # After a step with tiny gradients: what lies in the batches is divided by its norm then.
@@ -175,7 +213,7 @@ def test_what_follows_waits_for_all_chains(
 
 
 def test_statistics_are_of_each_banks_step():
-    run = Run()
+    run = Run(**NORMUON, **CAUTIOUS)
     before = [bank.weight.clone() for bank in run.banks]
     run.step([run.random(shape) for shape in SHAPES])
     for old, bank, rows in zip(before, run.banks, run.muon.statistics, strict=True):

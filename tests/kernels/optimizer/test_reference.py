@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.optimizer.reference import LIMIT, AdamW, Muon, newton_schulz, orthogonalise
+from kernels.optimizer.reference import (
+    LIMIT,
+    AdamW,
+    Muon,
+    even_rows,
+    newton_schulz,
+    orthogonalise,
+)
 
 FP64 = torch.float64
 
@@ -46,13 +53,30 @@ def test_polar_express_ends_in_the_cubically_convergent_polynomial():
     assert len(newton_schulz("polar_express", 3)) == len(newton_schulz("classic", 3)) == 3
 
 
-@pytest.mark.parametrize("row_norm", [False, True], ids=["", "row norm"])
-def test_muon_step_is_its_formula(row_norm):
+def row_by_row(update: Tensor, second: Tensor, beta2: float) -> Tensor:
+    """NorMuon's update of (n, rows, cols), a row at a time; moves ``second`` (n, rows)."""
+    result = torch.empty_like(update)
+    for n, matrix in enumerate(update):
+        for i, row in enumerate(matrix):
+            second[n, i] = beta2 * second[n, i] + (1 - beta2) * (row @ row) / len(row)
+            result[n, i] = row / second[n, i] ** 0.5
+        result[n] *= matrix.norm() / result[n].norm()
+    return result
+
+
+@pytest.mark.parametrize(
+    ("row_norm", "beta2", "cautious"),
+    [(False, 0.0, False), (True, 0.0, False), (False, 0.9, False), (False, 0.9, True)],
+    ids=["", "row norm", "normuon", "normuon, cautious"],
+)
+def test_muon_step_is_its_formula(row_norm, beta2, cautious):
     torch.manual_seed(0)
     bank = torch.randn(2, 12, 6, dtype=FP64)
     expected, momentum = bank.clone(), torch.zeros_like(bank)
+    second = torch.zeros(2, 12, dtype=FP64)
     five = newton_schulz("classic", 5)
-    muon = Muon({"b": bank}, five, weight_decay=0.1, dtype=FP64, row_norm=row_norm)
+    options = {"row_norm": row_norm, "beta2": beta2, "cautious": cautious}
+    muon = Muon({"b": bank}, five, weight_decay=0.1, dtype=FP64, **options)
     for _ in range(3):
         gradient = torch.randn_like(bank)
         bank.grad = gradient.clone()
@@ -61,8 +85,14 @@ def test_muon_step_is_its_formula(row_norm):
         nesterov = gradient + 0.9 * momentum
         if row_norm:
             nesterov = nesterov / nesterov.norm(dim=-1, keepdim=True)
-        expected = (1 - 0.02 * 0.1) * expected
-        expected -= 0.02 * 2**0.5 * orthogonalise(nesterov, five, FP64)
+        update = orthogonalise(nesterov, five, FP64)
+        if beta2:
+            update = row_by_row(update, second, beta2)
+        decays = (update.sign() == expected.sign()) if cautious else torch.ones_like(update).bool()
+        expected = torch.where(decays, (1 - 0.02 * 0.1) * expected, expected)
+        expected -= 0.02 * 2**0.5 * update
+    if beta2:
+        torch.testing.assert_close(muon.second["b"], second[..., None])
     torch.testing.assert_close(bank, expected, rtol=1e-7, atol=1e-7)
 
 
@@ -80,6 +110,37 @@ def test_row_norm_makes_the_update_blind_to_the_scale_of_rows():
             updates[row_norm, name] = bank
     assert (updates[True, "plain"] - updates[True, "scaled"]).norm() < 1e-3
     assert (updates[False, "plain"] - updates[False, "scaled"]).norm() > 0.5
+
+
+def test_rows_without_an_update_stay_and_the_others_keep_the_norm():
+    update = torch.zeros(2, 5, 8, dtype=FP64)
+    update[0, :3] = torch.randn(3, 8, dtype=FP64, generator=torch.Generator().manual_seed(0))
+    found = even_rows(update, torch.zeros(2, 5, 1, dtype=FP64), 0.95)
+    assert not found[0, 3:].any()
+    assert not found[1].any()
+    torch.testing.assert_close(found[0].norm(), update[0].norm())
+    norms = found[0, :3].norm(dim=-1)
+    torch.testing.assert_close(norms, norms.mean().expand(3))
+
+
+def test_cautious_adamw_decays_only_weights_that_its_update_shrinks():
+    torch.manual_seed(0)
+    weight, betas, eps, lr, decay = torch.randn(40, dtype=FP64), (0.9, 0.95), 1e-8, 0.02, 0.3
+    ours = {"a": weight.clone()}
+    mine = AdamW({"g": ours}, betas, eps, decay, cautious=True)
+    first, second, decayed = torch.zeros_like(weight), torch.zeros_like(weight), 0
+    for step in range(1, 5):
+        ours["a"].grad = torch.randn_like(weight)
+        first = 0.9 * first + 0.1 * ours["a"].grad
+        second = 0.95 * second + 0.05 * ours["a"].grad ** 2
+        update = first / (1 - 0.9**step) / ((second / (1 - 0.95**step)).sqrt() + eps)
+        same = update.sign() == weight.sign()
+        weight = torch.where(same, (1 - lr * decay) * weight, weight) - lr * update
+        mine.step({"g": lr})
+        decayed += int(same.sum())
+    assert 0 < decayed < 4 * 40
+    torch.testing.assert_close(ours["a"], weight)
+    torch.testing.assert_close(mine.second["a"], second)
 
 
 def test_adamw_is_torchs():

@@ -31,4 +31,6 @@ def forward_of(
     def forward(tokens: Tensor, targets: Tensor, **given: Tensor | None) -> tuple[Tensor, Tensor]:
         return model(tokens, targets, **fixed, **given)
 
+    # A code object of its own, because torch.compile limits how often it compiles each.
+    forward.__code__ = forward.__code__.replace()
     return torch.compile(forward, dynamic=False, fullgraph=True)

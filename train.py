@@ -122,7 +122,7 @@ def train(
     from artifact.quantisation.calibration import Calibration
     from training.finishing import finish
     from training.loop import Loop
-    from training.opening import expected
+    from training.opening import captured, expected
     from training.resuming import load_checkpoint
     from training.warm_up import warm_up
 
@@ -132,6 +132,9 @@ def train(
     rank.progress.phase("warming up")
     paces = warm_up(trainer, settings.warmup_steps)
     rank.progress.line(expected(settings, paces))
+    for variant, cost in trainer.steps.costs.items():
+        rank.log("captured", **asdict(variant), **asdict(cost))
+        rank.progress.line(captured(variant, cost))
     calibration = Calibration(model, trainer.loader, rank.world, settings.calibration_tokens)
     calibration.reserve(settings.wallclock)
     rank.startup.done("warm-up")

@@ -12,6 +12,7 @@ from runtime.device import Backends
 from settings import Settings
 from settings.stages import Stage
 from settings.variants import Variant, accumulation_of, stage_variants
+from training.captured_steps import Cost
 from training.explain import sizes_of
 from training.rank import Rank
 from training.trainer import Trainer
@@ -65,6 +66,23 @@ def expected(settings: Settings, paces: Mapping[Variant, float]) -> str:
     times = ", ".join(f"{1000 * paces[variant]:.1f}" for variant in dict.fromkeys(variants))
     most = min(settings.iterations, round(steps))
     return f"length    about {most:,} steps in {settings.wallclock:g} s, at {times} ms a step"
+
+
+def captured(variant: Variant, cost: Cost) -> str:
+    """Return a line: what the capture of a variant took."""
+    memory = f"{cost.bytes / 2**30:.2f} GiB of graphs' memory"
+    return f"captured  {described(variant)}: {cost.seconds:.1f} s, {memory}"
+
+
+def described(variant: Variant) -> str:
+    """Return a variant in words; fields that have their default are left out."""
+    parts = [f"{variant.batch_tokens:,} tokens of windows of {variant.seq_len:,}"]
+    parts += [f"{variant.loops} loops"] if variant.loops else []
+    parts += [f"window {variant.window}"] if variant.window else []
+    parts += ["documents"] if variant.documents else []
+    parts += [f"{variant.heads} MTP heads"] if variant.heads else []
+    parts += [variant.precision] if variant.precision != "native" else []
+    return ", ".join(parts)
 
 
 def missed(settings: Settings, backends: Backends, device: torch.device) -> Iterator[str]:

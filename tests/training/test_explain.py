@@ -22,6 +22,7 @@ from settings import Settings
 from settings.load import load_settings
 from settings.variants import reachable
 from tests.training.small import small_settings
+from training.captured_steps import Cost
 from training.explain import (
     parameters_table,
     print_explanation,
@@ -31,7 +32,7 @@ from training.explain import (
     visits_table,
 )
 from training.memory import step_bytes
-from training.opening import expected, opening
+from training.opening import captured, expected, opening
 from training.rank import Rank
 from training.warm_up import warm_up
 
@@ -133,6 +134,13 @@ def test_a_run_begins_with_what_users_look_for(make_trainer, tmp_path):
     assert "backend reference, attention sdpa, float32" in lines
     assert f"{chosen.train_batch_tokens:,} tokens" in lines
     assert f"{len(stream):,} training tokens" in lines
+
+
+def test_the_capture_of_a_variant_is_a_line():
+    looped, plain = reachable(settings(*FRONTIER))
+    line = captured(looped, Cost(seconds=1.26, bytes=3 * 2**29))
+    assert line.endswith("2 loops, documents, 2 MTP heads: 1.3 s, 1.50 GiB of graphs' memory")
+    assert "loops" not in captured(plain, Cost())
 
 
 def test_expected_steps_follow_from_the_pace_of_each_stage(make_trainer):

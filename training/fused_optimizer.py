@@ -79,7 +79,7 @@ class FusedOptimizer:
         self.statistics = self._statistics.values
         self.norm, _, _ = self._gradient_norm.decision.unbind()
         self._steps, self.skipped = self._gradient_norm.counts.unbind()
-        self._addressed: list[Tensor | None] = []
+        self._rest: list[Tensor | None] = []  # the gradients that the latest step read
 
     def _make_muon(self, settings: Settings) -> FusedMuon:
         muon = self._state.muon
@@ -138,8 +138,8 @@ class FusedOptimizer:
         """Apply all gradients, and move the averages; fills ``norm`` and ``statistics``."""
         gradients = [parameter.grad for parameter in self._ordered.values()]
         banks, rest = gradients[: len(self._muon.banks)], gradients[len(self._muon.banks) :]
-        self._addressed = [*self._placed(banks), *rest]
-        self._gradient_norm.gradients.update(self._addressed)
+        self._rest = rest
+        self._gradient_norm.gradients.update([*self._placed(banks), *rest])
         self._gradient_norm.measure()
         self._shards.world.sum_(self._dealt)
         self._gradient_norm.decide(self._levers)
@@ -153,13 +153,14 @@ class FusedOptimizer:
         The gradients' addresses lie in device memory, so that a copy of them is enough; there is
         none if they are the last step's.
         """
-        rest = list(self._ordered.values())[len(self._muon.banks) :]
-        pieces, gradients = self._addressed[: -len(rest)], self._addressed[-len(rest) :]
+        parameters = list(self._ordered.values())
+        banks, rest = parameters[: len(self._muon.banks)], parameters[len(self._muon.banks) :]
         left = [
             None if parameter.grad is None else gradient
-            for parameter, gradient in zip(rest, gradients, strict=True)
+            for parameter, gradient in zip(rest, self._rest, strict=True)
         ]
-        self._gradient_norm.gradients.update([*pieces, *left])
+        placed = self._placed([bank.grad for bank in banks])
+        self._gradient_norm.gradients.update([*placed, *left])
 
     def _placed(self, banks: Sequence[Tensor | None]) -> Iterator[Tensor | None]:
         """Each bank's gradient at this rank's place among all ranks'."""

@@ -185,6 +185,22 @@ def test_a_parameter_without_gradient_stays():
         assert torch.equal(tensor, before[name]) == stays, name
 
 
+def test_replays_leave_out_parameters_without_a_gradient():
+    """A replay reads the addresses that lie on the device, 0 for no gradient."""
+    run = Fused(small_settings(**SMALL), {})
+    give_gradients(run.model, 0)
+    run.step()
+    table, embedding = run.optimizer._gradient_norm.gradients.table, run.model.tok_emb
+    every, gradient = table.tolist(), embedding.grad
+    assert gradient is not None
+    embedding.grad = None
+    run.optimizer.leave_out()
+    assert set(every) - set(table.tolist()) == {gradient.data_ptr()}
+    embedding.grad = gradient
+    run.optimizer.leave_out()
+    assert table.tolist() == every
+
+
 def test_no_averages_are_no_matter():
     settings = small_settings(**SMALL)
     run = Fused(settings, {})

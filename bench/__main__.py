@@ -26,6 +26,7 @@ COMMANDS = {  # and their folders
     "tables": "pages",
     "tune_mlp": "studies",
     "tune_ttt": "studies",
+    "variants": "step",
 }
 
 

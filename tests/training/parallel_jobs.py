@@ -1,6 +1,6 @@
 """What each rank does in the tests of parallel training; results are NumPy's, which pickle well."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from training.fused_optimizer import FusedOptimizer
 from training.parallel import Shards
 from training.schedule import Moment
 from training.trainer import Trainer
+from training.warm_up import warm_up
 
 STEADY = Moment(progress=0.0, lr_scale=1.0, momentum=0.95, qat=False)
 STEPS = 8
@@ -67,6 +68,25 @@ def train(
     }
     trainer.close()
     return result
+
+
+def alternate(
+    world: World, tokens: Path, changes: dict[str, Any], order: Sequence[int], replayed: bool
+) -> dict[str, Any]:
+    """Steps of several variants, by index: their numbers, and the weights then."""
+    trainer = make_trainer(world, tokens, **changes)
+    try:
+        if replayed:
+            warm_up(trainer, 0)
+        captured = [gradients.captured for gradients in trainer.steps.gradients.values()]
+        assert captured == [replayed] * len(trainer.variants)
+        numbers = [
+            trainer.step(step, STEADY, trainer.variants[index]).tolist()
+            for step, index in enumerate(order)
+        ]
+        return {"numbers": numbers, "model": arrays(dict(trainer.model.named_parameters()))}
+    finally:
+        trainer.close()
 
 
 def save(world: World, tokens: Path, folder: Path, changes: dict[str, Any]) -> Arrays:

@@ -29,6 +29,17 @@ WIDE: dict[str, Any] = Settings().model_dump() | {
 IN_FOUR = WIDE | {"micro_batch_tokens": 8_192}
 
 
+# A step of one micro-batch, one of two that leaves out the MTP heads, and one of three within
+# windows; the last one comes first.
+STAGES = [
+    {"until": 0.3, "train_batch_tokens": 49_152, "window": 512},
+    {"until": 0.6, "train_batch_tokens": 32_768, "mtp_num_heads": 0},
+    {"until": 1.0, "train_batch_tokens": 16_384},
+]
+VARIANTS = WIDE | {"micro_batch_tokens": 8_192, "stages": STAGES}
+ORDER = (0, 1, 0, 2, 2, 1, 0, 1, 2, 0)
+
+
 def check_runs(folder: Path, changes: dict[str, Any], count: int, near: float) -> None:
     """Losses of two GPUs are one GPU's in means of some steps, and the same bits when run twice."""
     alone = jobs.train(World.single(torch.device("cuda")), folder, changes, count)
@@ -57,3 +68,14 @@ def test_two_gpus_train_as_one_in_fp32(token_folder: Path):
 def test_two_gpus_train_as_one_on_the_kernels(tmp_path: Path, changes: dict[str, Any]):
     write_wide_tokens(tmp_path)
     check_runs(tmp_path, changes, STEPS, 5e-3)
+
+
+def test_variants_switched_on_two_gpus_are_their_launches_bit_for_bit(tmp_path: Path):
+    write_wide_tokens(tmp_path)
+    replayed, launched = (
+        on_ranks(2, jobs.alternate, tmp_path, VARIANTS, ORDER, captured, device="cuda")
+        for captured in (True, False)
+    )
+    for run in (*replayed, *launched):
+        assert run["numbers"] == replayed[0]["numbers"]
+        assert same(run["model"], replayed[0]["model"])

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels import Operations
+from kernels.operand import Operand
 from model.config import Architecture
 from model.hooks import ProductHook, Site, hooked, wants
 from model.plan import Visit
@@ -39,10 +40,10 @@ class LayerWeights:
     layer: int
     mix: Tensor
     gain: Tensor
-    qkv: Tensor
-    o: Tensor
-    up: Tensor
-    down: Tensor
+    qkv: Operand
+    o: Operand
+    up: Operand
+    down: Operand
     gate: tuple[Tensor, Tensor] | None
     lookup: Tensor | None
     value_mix: Tensor | None

@@ -1,5 +1,6 @@
 """GPT with U-net skips, residual mixes, value embeddings and XSA (parameter-golf PR #1081)."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 
 from kernels import Operations
 from kernels.attention.reference import document_bounds, window_bounds
+from kernels.operand import FP8, Operand, rows_of
 from model.blocks import BLOCKS, LayerWeights, Pass, ResidualState
 from model.config import Architecture
 from model.hooks import HEAD, ProductHook, hooked
@@ -70,6 +72,7 @@ class GPT(nn.Module):
         mtp_weight: Tensor | None = None,
         qat: Tensor | None = None,
         target_weight: Tensor | None = None,
+        precision: str = "native",
     ) -> tuple[Tensor, Tensor]:
         """Training loss () fp32, and each token's nats (B, T) fp32 of the main head.
 
@@ -81,10 +84,11 @@ class GPT(nn.Module):
             mtp_weight: () fp32 lever; None leaves the MTP heads out.
             qat: () fp32 lever, int6-faked weights where > 0.5; None: never.
             target_weight: (V,) fp32 weight of each target token.
+            precision: as for ``hidden``.
         """
         heads = self.config.mtp_num_heads if heads is None else heads
         return self.ops.loss(
-            self.hidden(tokens, plan=plan, bounds=bounds, qat=qat),
+            self.hidden(tokens, plan=plan, bounds=bounds, qat=qat, precision=precision),
             self._output_head(),
             targets,
             softcap=self.config.logit_softcap,
@@ -120,6 +124,7 @@ class GPT(nn.Module):
         bounds: Tensor | None = None,
         qat: Tensor | None = None,
         hook: ProductHook | None = None,
+        precision: str = "native",
     ) -> Tensor:
         """Return the final normed state (B, T, C).
 
@@ -131,12 +136,14 @@ class GPT(nn.Module):
                 that need them.
             qat: () fp32 lever, int6-faked weights if > 0.5; None: never.
             hook: is passed the layers' matrix products; None: all operations stay fused.
+            precision: of the layers' weights: "native" (the compute dtype) or "fp8". Output head,
+                gates and value embeddings are native.
         """
         visits = self.plan if plan is None else plan
         stream = self._embed(tokens)
         run = self._pass(tokens, visits, bounds, hook)
         state = ResidualState(x0=stream)
-        weights = self._layer_weights(qat)
+        weights = self._layer_weights(qat, precision)
         for number, visit in enumerate(visits):
             block = BLOCKS[visit.block]
             stream = block(run, weights[visit.layer], stream, number, visit, state)
@@ -178,7 +185,7 @@ class GPT(nn.Module):
     def _embed(self, tokens: Tensor) -> Tensor:
         bigram = None
         if self.config.bigram_vocab_size:
-            bigram = (self.bigram_table, self._copy(self.bigram_proj), self.bigram_scale)
+            bigram = (self.bigram_table, self._copy(self.bigram_proj).values, self.bigram_scale)
         return self.ops.embed(
             tokens,
             self.tok_emb,
@@ -193,9 +200,9 @@ class GPT(nn.Module):
         """Rows of the value table (B, T, E), which value layers project and add."""
         if not self.config.value_layers:
             return None
-        return nn.functional.embedding(tokens, self._copy(self.value_table))
+        return nn.functional.embedding(tokens, self._copy(self.value_table).values)
 
-    def _layer_weights(self, qat: Tensor | None) -> list[LayerWeights]:
+    def _layer_weights(self, qat: Tensor | None, precision: str) -> list[LayerWeights]:
         """Return compute copies of all banks, cut into layers.
 
         Each bank is cut at once, because a gradient of one layer's slice would be as large as the
@@ -204,18 +211,20 @@ class GPT(nn.Module):
         Q, K and V of a layer become one matrix. What scales a branch scales the rows of the matrix
         that writes it; Q's rows, in one bank with O's, have factors of one.
         """
+        copy = partial(self._copy, qat=qat, dtype={"native": self.dtype, "fp8": FP8}[precision])
         ones = torch.ones_like(self.attn_scale)
-        queries, outputs = self._halves(self.qo_bank, qat, torch.cat((ones, self.attn_scale)))
-        keys, values = self._halves(self.kv_bank, qat)
+        row_scale = torch.cat((ones, self.attn_scale))
+        queries, outputs = copy(self.qo_bank, row_scale=row_scale).halves()
+        keys, values = copy(self.kv_bank).halves()
         layers = range(self.config.num_layers)
         of_layers = zip(
             layers,
             self.mix.unbind(),
             self.q_gain.unbind(),
-            torch.cat((queries, keys, values), dim=1).unbind(),
+            rows_of(queries, keys, values).unbind(),
             outputs.unbind(),
-            self._copy(self.up_bank, qat).unbind(),
-            self._copy(self.down_bank, qat, self.mlp_scale).unbind(),
+            copy(self.up_bank).unbind(),
+            copy(self.down_bank, row_scale=self.mlp_scale).unbind(),
             *(map(some.get, layers) for some in self._weights_of_some_layers()),
             strict=True,
         )
@@ -226,11 +235,11 @@ class GPT(nn.Module):
         config, layers = self.config, range(self.config.num_layers)
         gates, lookups, value_mixes, lanes = {}, {}, {}, {}
         if config.gated_attention:
-            matrices = self._copy(self.gate_weight).unbind()
+            matrices = self._copy(self.gate_weight).values.unbind()
             gates = {layer: (matrices[layer], self.gate_bias[layer]) for layer in layers}
         if config.value_layers:
             scales = self.value_scale * self.value_layer_scale
-            copies = self._copy(scales[:, None, None] * self.value_proj)
+            copies = self._copy(scales[:, None, None] * self.value_proj).values
             lookups = dict(zip(config.value_layers, copies.unbind(), strict=True))
         if config.value_residual:
             value_mixes = {layer: self.value_residual[layer] for layer in layers}
@@ -239,13 +248,7 @@ class GPT(nn.Module):
             lanes = dict(zip(config.parallel_layers, factors, strict=True))
         return gates, lookups, value_mixes, lanes
 
-    def _halves(
-        self, bank: Tensor, qat: Tensor | None, row_scale: Tensor | None = None
-    ) -> tuple[Tensor, ...]:
-        """Return the compute copies of a bank (2L, out, in) that holds two matrices a layer."""
-        return self._copy(bank, qat, row_scale).unflatten(0, (2, -1)).unbind()
-
-    def _mtp_heads(self, heads: int) -> Tensor:
+    def _mtp_heads(self, heads: int) -> Operand:
         """Return the compute copies of the first ``heads`` MTP heads.
 
         Raises:
@@ -256,10 +259,14 @@ class GPT(nn.Module):
             raise ValueError(f"{heads} MTP heads, but the network has mtp_num_heads {available}")
         return self._copy(self.mtp_heads if heads == available else self.mtp_heads[:heads])
 
-    def _output_head(self) -> Tensor:
+    def _output_head(self) -> Operand:
         return self._copy(self.tok_emb if self.config.tie_embeddings else self.head)
 
     def _copy(
-        self, weight: Tensor, qat: Tensor | None = None, row_scale: Tensor | None = None
-    ) -> Tensor:
-        return self.ops.quant(weight, self.dtype, qat, self.fake_step_floor, row_scale)
+        self,
+        weight: Tensor,
+        qat: Tensor | None = None,
+        row_scale: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Operand:
+        return self.ops.quant(weight, dtype or self.dtype, qat, self.fake_step_floor, row_scale)

@@ -8,6 +8,7 @@ import torch
 from errors import InputError
 from kernels.attention.peers import attention_by
 from kernels.common.device import is_hopper
+from kernels.operand import NO_FP8_KERNELS
 from settings import Settings
 
 
@@ -38,8 +39,13 @@ def device_type(wanted: str) -> str:
     return wanted
 
 
-def choose(settings: Settings, device: torch.device) -> Backends:
+def choose(settings: Settings, device: torch.device, fp8: bool = False) -> Backends:
     """Return the backends of a run on ``device``.
+
+    Args:
+        settings: of the run.
+        device: that it runs on.
+        fp8: whether the run takes steps with products in fp8.
 
     Raises:
         InputError: the device cannot run what the settings want, or a package is not installed.
@@ -47,20 +53,29 @@ def choose(settings: Settings, device: torch.device) -> Backends:
     on_gpu = device.type == "cuda"
     name = settings.dtype if settings.dtype != "auto" else ("bfloat16" if on_gpu else "float32")
     dtype = getattr(torch, name)
-    backend = choose_backend(settings, on_gpu, is_hopper(device) and dtype == torch.bfloat16)
+    on_hopper = is_hopper(device) and dtype == torch.bfloat16
+    backend = choose_backend(settings, on_gpu, on_hopper, fp8)
     if backend == "kernels" and not on_gpu and os.environ.get("TRITON_INTERPRET") != "1":
         raise InputError("--backend kernels needs a CUDA GPU; use --backend reference on a CPU")
+    if settings.attention_backend == "flash" and (settings.window or settings.document_mask):
+        raise InputError("--attention-backend flash has no window and no document_mask; use cudnn")
     return Backends(backend, choose_attention(settings.attention_backend, backend, on_gpu), dtype)
 
 
-def choose_backend(settings: Settings, on_gpu: bool, on_hopper: bool) -> str:
-    """Return the model's backend: "auto" is the fastest that fits device, dtype and network.
+def choose_backend(settings: Settings, on_gpu: bool, on_hopper: bool, fp8: bool = False) -> str:
+    """Return the model's backend: "auto" is the fastest that fits device, dtypes and network.
 
     Args:
         settings: of the run.
         on_gpu: whether the device is a GPU.
         on_hopper: whether it is a Hopper GPU, and the dtype bfloat16.
+        fp8: whether the run takes steps with products in fp8.
+
+    Raises:
+        InputError: the backend has no products in fp8.
     """
+    if settings.backend == "kernels" and fp8:
+        raise InputError(NO_FP8_KERNELS)
     if settings.backend != "auto":
         return settings.backend
     if not on_gpu:
@@ -69,7 +84,7 @@ def choose_backend(settings: Settings, on_gpu: bool, on_hopper: bool) -> str:
         settings.check_kernels()
     except ValueError:
         return "compiled"
-    return "kernels" if on_hopper else "compiled"
+    return "kernels" if on_hopper and not fp8 else "compiled"
 
 
 def choose_attention(wanted: str, backend: str, on_gpu: bool) -> str:

@@ -57,6 +57,11 @@ def variant_of(stage: Stage, settings: Settings) -> Variant:
     )
 
 
+def trains_in_fp8(settings: Settings) -> bool:
+    """Return whether a stage has products in fp8."""
+    return any(variant.precision == "fp8" for variant in stage_variants(settings))
+
+
 def with_choices(variant: Variant, chosen: Mapping[str, float]) -> Variant:
     """Return the variant with the swarm's choices in place of its own fields.
 

@@ -12,7 +12,7 @@ from model.parameters import parameters
 from model.plan import Visit, plan
 from runtime.device import choose_attention, choose_backend
 from settings import Settings
-from settings.variants import accumulation_of, reachable, stage_variants
+from settings.variants import accumulation_of, reachable, stage_variants, trains_in_fp8
 from training.memory import state_bytes, step_bytes
 
 NARROWEST = 100  # columns of what is no terminal
@@ -116,7 +116,7 @@ def variants_table(settings: Settings, ranks: int) -> Table:
 
 def routes_table(settings: Settings) -> Table:
     """Return the kernel of each operation on a Hopper GPU in bf16, a row each."""
-    backend = choose_backend(settings, on_gpu=True, on_hopper=True)
+    backend = choose_backend(settings, True, True, trains_in_fp8(settings))
     attention = choose_attention(settings.attention_backend, backend, on_gpu=True)
     found = routes(sizes_of(settings.architecture()), backend, attention)
     rows = [(route.operation, route.kernel, route.missed) for route in found]

@@ -18,12 +18,13 @@ def forward_of(
 
     Args:
         model: of the run.
-        variant: its layers' visits and its MTP heads.
+        variant: its layers' visits, its MTP heads and the precision of its products.
         compiled: whether torch.compile makes a function of its own of each variant.
     """
     fixed = {
         "plan": plan(model.config, variant.loops, variant.window, variant.documents),
         "heads": variant.heads,
+        "precision": variant.precision,
     }
     if not compiled:
         return partial(model, **fixed)

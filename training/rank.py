@@ -12,6 +12,7 @@ from runtime.ranks import World
 from runtime.run_folder import RunFolder
 from runtime.startup import Startup
 from settings import Settings
+from settings.variants import trains_in_fp8
 from swarm.steering import Steering
 from training.loop import Interruption
 from training.resuming import open_folder
@@ -75,7 +76,7 @@ def joined(settings: Settings, startup: Startup) -> Iterator[Rank]:
     folder = None
     limit = settings.wallclock or None
     try:
-        backends = choose(settings, world.device)
+        backends = choose(settings, world.device, trains_in_fp8(settings))
         folder = open_folder(settings) if world.is_main else None
         startup.done("torch and device")
         with Progress(limit, None if limit else settings.iterations, world.is_main) as progress:

@@ -83,7 +83,7 @@ def quant_entry() -> Entry:
         def call(inputs):
             weight, row_scale = inputs["weight"], inputs["row_scale"]
             dtype = torch.float64 if weight.dtype == torch.float64 else torch.bfloat16
-            return [ops.quant(weight, dtype, lever, 0.0, row_scale)]
+            return [ops.quant(weight, dtype, lever, 0.0, row_scale).values]
 
         return call
 

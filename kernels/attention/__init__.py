@@ -5,6 +5,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from kernels.operand import Operand
+
 
 class Attention(Protocol):
     """Causal grouped-query attention between two projections."""
@@ -59,7 +61,7 @@ class SelfAttention(Protocol):
     def __call__(
         self,
         x: Tensor,
-        weight: Tensor,
+        weight: Tensor | Operand,
         heads: int,
         kv_heads: int,
         gain: Tensor,

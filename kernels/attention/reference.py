@@ -10,6 +10,7 @@ from torch import Tensor
 from kernels.attention import Attention, SelfAttention
 from kernels.linear import Projections
 from kernels.linear.reference import projections
+from kernels.operand import Operand, dense
 
 # (q, k, v, visible or None) -> y, as scaled_dot_product.
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -158,7 +159,7 @@ def compose(projections: Projections, attention: Attention) -> SelfAttention:
 
     def self_attention(
         x: Tensor,
-        weight: Tensor,
+        weight: Tensor | Operand,
         heads: int,
         kv_heads: int,
         gain: Tensor,
@@ -171,6 +172,7 @@ def compose(projections: Projections, attention: Attention) -> SelfAttention:
         lookup: Tensor | None = None,
         lookup_weight: Tensor | None = None,
     ) -> Tensor:
+        weight = dense(weight, x.dtype)
         head_dim = weight.size(0) // (heads + 2 * kv_heads)
         sizes = (heads * head_dim, kv_heads * head_dim, kv_heads * head_dim)
         parts = projections(x, weight, sizes, lookup, lookup_weight)

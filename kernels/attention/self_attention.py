@@ -22,11 +22,12 @@ from kernels.attention.autograd import attend, check_heads, joint_gradient
 from kernels.attention.rope import rotated
 from kernels.attention.saved import Saved
 from kernels.linear.autograd import projection_gradients, rows
+from kernels.operand import Operand, unscaled
 
 
 def self_attention(
     x: Tensor,
-    weight: Tensor,
+    weight: Tensor | Operand,
     heads: int,
     kv_heads: int,
     gain: Tensor,
@@ -46,6 +47,7 @@ def self_attention(
     Raises:
         ValueError: there is no kernel for the head dim or the rotary dims.
     """
+    weight = unscaled(weight)
     check_heads(weight.size(0) // (heads + 2 * kv_heads), 2 * rope.size(2))
     if lookup_weight is None:
         lookup = None

@@ -5,11 +5,13 @@ from typing import Protocol
 
 from torch import Tensor
 
+from kernels.operand import Operand
+
 
 class Linear(Protocol):
     """A matrix product."""
 
-    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, weight: Tensor | Operand) -> Tensor:
         """Return ``x @ weight.T``: x (..., in), weight (out, in) -> (..., out)."""
         ...
 
@@ -17,7 +19,7 @@ class Linear(Protocol):
 class LinearAdd(Protocol):
     """A matrix product onto the residual stream."""
 
-    def __call__(self, stream: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    def __call__(self, stream: Tensor, x: Tensor, weight: Tensor | Operand) -> Tensor:
         """Return ``stream + x @ weight.T``.
 
         A kernel may add in stream's memory. Use only the returned stream afterwards.
@@ -40,7 +42,7 @@ class Projections(Protocol):
     def __call__(
         self,
         x: Tensor,
-        weight: Tensor,
+        weight: Tensor | Operand,
         sizes: Sequence[int],
         lookup: Tensor | None = None,
         lookup_weight: Tensor | None = None,

@@ -4,6 +4,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from kernels.operand import Operand
+
 
 class Loss(Protocol):
     """Output heads, softcap and cross-entropy."""
@@ -11,11 +13,11 @@ class Loss(Protocol):
     def __call__(
         self,
         hidden: Tensor,
-        head: Tensor,
+        head: Tensor | Operand,
         targets: Tensor,
         *,
         softcap: float,
-        mtp_heads: Tensor | None = None,
+        mtp_heads: Tensor | Operand | None = None,
         mtp_weight: Tensor | None = None,
         target_weight: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:

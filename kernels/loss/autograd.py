@@ -34,6 +34,7 @@ from torch.autograd.function import once_differentiable
 from kernels.common.streams import Side
 from kernels.loss.chunks import Chunks
 from kernels.loss.cross_entropy import Batch, cross_entropy
+from kernels.operand import Operand, unscaled
 
 SOFTMAX_LANE: int | None = 0  # of ``kernels.common.streams``
 
@@ -44,20 +45,20 @@ SCALE_PROGRAMS = 8 * 132
 
 def loss(
     hidden: Tensor,
-    head: Tensor,
+    head: Tensor | Operand,
     targets: Tensor,
     *,
     softcap: float,
-    mtp_heads: Tensor | None = None,
+    mtp_heads: Tensor | Operand | None = None,
     mtp_weight: Tensor | None = None,
     target_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute ``kernels.loss.Loss`` without whole logits in memory."""
-    heads = head[None]
+    heads = unscaled(head)[None]
     if mtp_heads is None or mtp_weight is None:
         mtp_weight = None
     else:
-        heads = torch.cat((heads, mtp_heads))
+        heads = torch.cat((heads, unscaled(mtp_heads)))
     learning = torch.is_grad_enabled() and (hidden.requires_grad or heads.requires_grad)
     return Loss.apply(hidden, heads, mtp_weight, targets, target_weight, softcap, learning)
 

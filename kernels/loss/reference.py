@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.operand import Operand, dense
+
 
 def softcapped(hidden: Tensor, head: Tensor, softcap: float) -> Tensor:
     """Return ``softcap * tanh(hidden @ head.T / softcap)`` in fp32 (Gemma 2, arXiv:2408.00118)."""
@@ -27,21 +29,22 @@ def weighted_mean(nats: Tensor, targets: Tensor, target_weight: Tensor | None) -
 
 def loss(
     hidden: Tensor,
-    head: Tensor,
+    head: Tensor | Operand,
     targets: Tensor,
     *,
     softcap: float,
-    mtp_heads: Tensor | None = None,
+    mtp_heads: Tensor | Operand | None = None,
     mtp_weight: Tensor | None = None,
     target_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute ``kernels.loss.Loss`` in plain PyTorch."""
+    head = dense(head, hidden.dtype)
     nats = token_nats(hidden, head, targets, softcap)
     total = weighted_mean(nats, targets, target_weight)
     if mtp_heads is not None and mtp_weight is not None:
         further = [
             mtp_loss(hidden, mtp_head, targets, ahead, softcap, target_weight)
-            for ahead, mtp_head in enumerate(mtp_heads, start=1)
+            for ahead, mtp_head in enumerate(dense(mtp_heads, hidden.dtype), start=1)
         ]
         total = total + mtp_weight * torch.stack(further).mean()
     return total, nats.detach()

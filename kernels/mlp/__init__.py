@@ -4,12 +4,19 @@ from typing import Protocol
 
 from torch import Tensor
 
+from kernels.operand import Operand
+
 
 class Mlp(Protocol):
     """The MLP onto the residual stream."""
 
     def __call__(
-        self, x: Tensor, up: Tensor, down: Tensor, slope: float, stream: Tensor | None = None
+        self,
+        x: Tensor,
+        up: Tensor | Operand,
+        down: Tensor | Operand,
+        slope: float,
+        stream: Tensor | None = None,
     ) -> Tensor:
         """Return ``stream + leaky_relu(x @ up.T, slope)^2 @ down.T``.
 

@@ -23,15 +23,22 @@ from torch.autograd.function import once_differentiable
 
 from kernels.common.streams import Side
 from kernels.mlp.products import activated_product, activation_gradient
+from kernels.operand import Operand, unscaled
 
 
-def mlp(x: Tensor, up: Tensor, down: Tensor, slope: float, stream: Tensor | None = None) -> Tensor:
+def mlp(
+    x: Tensor,
+    up: Tensor | Operand,
+    down: Tensor | Operand,
+    slope: float,
+    stream: Tensor | None = None,
+) -> Tensor:
     """Compute ``kernels.mlp.Mlp`` in stream's memory.
 
     Rows of C and of M elements must be multiples of 16 bytes (TMA). The NanoGPT speedrun also fuses
     LeakyReLU^2 into a product's epilogue and saves the activation for the backward pass.
     """
-    return MLP.apply(x, up, down, slope, stream)  # pyright: ignore[reportReturnType]
+    return MLP.apply(x, unscaled(up), unscaled(down), slope, stream)  # pyright: ignore[reportReturnType]
 
 
 class MLP(torch.autograd.Function):

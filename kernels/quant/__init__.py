@@ -5,6 +5,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from kernels.operand import Operand
+
 
 class Quant(Protocol):
     """The compute copy of a weight."""
@@ -16,7 +18,7 @@ class Quant(Protocol):
         qat: Tensor | None = None,
         min_step: float = 0.0,
         row_scale: Tensor | None = None,
-    ) -> Tensor:
+    ) -> Operand:
         """Return ``weight`` in ``dtype``, rounded to the int6 grid first if ``qat`` > 0.5.
 
         Each row has a symmetric grid: step = max(max|row| / 31, min_step), codes in [-31, 31]. The
@@ -25,7 +27,8 @@ class Quant(Protocol):
 
         Args:
             weight: (..., rows, cols) fp32 master weight.
-            dtype: of the copy.
+            dtype: of the copy. In fp8 (``kernels.operand.FP8``) each row has a scale, its largest
+                magnitude over 448.
             qat: () fp32 lever, read on the device, so that a change needs no recompilation. None:
                 never round, at no cost.
             min_step: lower bound of the step.
@@ -33,6 +36,9 @@ class Quant(Protocol):
                 rows of a weight replaces a pass over the product's output.
 
         Returns:
-            (..., rows, cols) in ``dtype``; possibly ``weight`` itself if nothing changes.
+            values (..., rows, cols) in ``dtype``; possibly ``weight`` itself if nothing changes.
+
+        Raises:
+            ValueError: the backend has no products in ``dtype``.
         """
         ...

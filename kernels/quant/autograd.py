@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from kernels.common.launch import Launch
 from kernels.common.rows import row_count
+from kernels.operand import FP8, NO_FP8_KERNELS, Operand
 from kernels.quant.reference import INT6_LEVELS
 
 LAUNCH = Launch(elements=4_096, warps=4)  # 32 a thread
@@ -26,11 +27,13 @@ def quant(
     qat: Tensor | None = None,
     min_step: float = 0.0,
     row_scale: Tensor | None = None,
-) -> Tensor:
+) -> Operand:
     """Compute ``kernels.quant.Quant`` in one pass; return ``weight`` itself if nothing changes."""
     if qat is None and row_scale is None and weight.dtype == dtype:
-        return weight
-    return Quant.apply(weight, dtype, qat, min_step, row_scale)  # pyright: ignore[reportReturnType]
+        return Operand(weight)
+    if dtype == FP8:
+        raise ValueError(NO_FP8_KERNELS)
+    return Operand(Quant.apply(weight, dtype, qat, min_step, row_scale))  # pyright: ignore[reportArgumentType]
 
 
 class Quant(torch.autograd.Function):

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from kernels.operand import FP8, LARGEST_FP8, Operand
+
 INT6_LEVELS = 31
 
 
@@ -12,12 +14,20 @@ def quant(
     qat: Tensor | None = None,
     min_step: float = 0.0,
     row_scale: Tensor | None = None,
-) -> Tensor:
+) -> Operand:
     """Compute ``kernels.quant.Quant`` in plain PyTorch."""
     copy = weight if qat is None else weight + grid_change(weight, qat, min_step)
     if row_scale is not None:
         copy = row_scale[..., None] * copy
-    return copy.to(dtype)
+    return scaled(copy) if dtype == FP8 else Operand(copy.to(dtype))
+
+
+def scaled(copy: Tensor) -> Operand:
+    """Return a matrix in fp8 with a scale for each row; the gradient passes straight through."""
+    exact = copy.detach()
+    scale = (exact.abs().amax(dim=-1) / LARGEST_FP8).float()
+    scale = scale.clamp_min(torch.finfo(torch.float32).tiny)
+    return Operand((exact / scale[..., None]).to(FP8), scale, copy)
 
 
 @torch.no_grad()

@@ -53,6 +53,20 @@ def test_auto_is_plain_pytorch_on_a_cpu():
     assert choose(small_settings(), CPU).dtype == torch.float32
 
 
+def test_fp8_is_for_backends_that_have_it(capability):
+    settings = small_settings(**FITS)
+    assert choose(settings, GPU, fp8=True).backend == "compiled"
+    assert choose(settings, CPU, fp8=True).backend == "reference"
+    with pytest.raises(InputError, match="backend kernels has no fp8 products"):
+        choose(small_settings(backend="kernels", **FITS), GPU, fp8=True)
+
+
+@pytest.mark.parametrize("mask", [{"window": 4}, {"document_mask": True}])
+def test_flash_takes_no_mask(capability, mask):
+    with pytest.raises(InputError, match="flash has no window and no document_mask"):
+        choose(small_settings(attention_backend="flash", **FITS, **mask), GPU)
+
+
 def test_attention_is_chosen_by_itself(capability):
     assert chosen(GPU, backend="kernels", attention_backend="cudnn", **FITS)[1] == "cudnn"
     assert chosen(GPU, backend="kernels", attention_backend="kernels", **FITS)[1] == "own"

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.quant.autograd import quant
-from kernels.quant.reference import quant as reference
+from kernels.operand import FP8
+from kernels.quant import autograd
+from kernels.quant import reference as plain
 from tests.kernels.tools.compare import random_tensors, relative_error
 from tests.kernels.tools.twins import DEVICE, check_twins, poisoned
 
@@ -19,6 +20,19 @@ SHAPES = {
     "width no power of two": (2, 3, 1536),
     "one column": (5, 1),
 }
+
+
+def quant(*given: Any) -> Tensor:
+    return autograd.quant(*given).values
+
+
+def reference(*given: Any) -> Tensor:
+    return plain.quant(*given).values
+
+
+def test_fp8_is_refused() -> None:
+    with pytest.raises(ValueError, match="no fp8 products"):
+        autograd.quant(torch.ones(2, 3), FP8)
 
 
 def random_weight(shape: tuple[int, ...], seed: int = 7) -> Tensor:

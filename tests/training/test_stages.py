@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from model.plan import plan
 from runtime import checkpoint
 from runtime.progress import Progress
 from runtime.run_folder import RunFolder, read_log
@@ -12,8 +13,10 @@ from settings.variants import Variant, stage_variants
 from training.loop import Loop
 from training.pace import FIRST_STEP, Start
 from training.resuming import load_checkpoint
+from training.schedule import Moment
 
 STAGES = [{"until": 0.5, "train_batch_tokens": 96, "train_seq_len": 8}, {"until": 1.0}]
+STEADY = Moment(progress=0.0, lr_scale=1.0, momentum=0.95, qat=False)
 NOWHERE = Progress(None, None, enabled=False)
 
 
@@ -50,6 +53,30 @@ def test_the_clock_decides_the_stage(make_trainer, monkeypatch):
     loop.run()
     first, last = stage_variants(trainer.settings)
     assert taken == [first] * 6 + [last] * 5
+
+
+NETWORK = {"loop_layers": [1], "num_loops": 1, "mtp_num_heads": 2}
+FIELDS = [{"loops": 0}, {"window": 3}, {"documents": True}, {"mtp_num_heads": 1}]
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_step_computes_what_its_variant_says(make_trainer, field):
+    stages = [{"until": 0.5, **field}, {"until": 1.0}]
+    trainer, twin = (make_trainer(stages=stages, **NETWORK) for _ in range(2))
+    other, variant = trainer.variants
+    found = trainer.step(0, STEADY, variant)
+    weight = trainer.levers["mtp_weight"]
+    visits = plan(twin.model.config, variant.loops, variant.window, variant.documents)
+    (batch,) = twin.loader.next_step()
+    loss, nats = twin.model(
+        batch.tokens, batch.targets, plan=visits, heads=variant.heads, mtp_weight=weight
+    )
+    loss.backward()
+    gradients = [p.grad.flatten() for p in twin.model.parameters() if p.grad is not None]
+    assert found[0].item() == pytest.approx(nats.mean().item(), rel=1e-6)
+    assert found[1].item() == pytest.approx(torch.cat(gradients).norm().item(), rel=1e-5)
+    third = make_trainer(stages=stages, **NETWORK)
+    assert third.step(0, STEADY, other)[1] != found[1]
 
 
 class Chooser:

@@ -21,6 +21,7 @@ from tests.train.runs import ANOTHER_ORDER, final_tensors, losses, train
 STAGES = """
 loop_layers = [1]
 num_loops = 1
+parallel_from = 2
 window = 24
 document_mask = true
 ttt_chunk_tokens = 512

@@ -41,8 +41,8 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     made = Bench(settings, inputs, model, weights, ThreadPoolExecutor(1))
     made.base = made.bpb(weights)
 
-    def opened(_run: Path, _data: Path, beside: ThreadPoolExecutor) -> Bench:
-        made.beside = beside
+    def opened(_run: Path, _data: Path, pool: ThreadPoolExecutor) -> Bench:
+        made.pool = pool
         return made
 
     monkeypatch.setattr(Bench, "open", opened)

@@ -85,7 +85,8 @@ def run(given: Given = NOTHING, *, explain: Flag = False) -> int:
         from training.trainer import Trainer
 
         rank.progress.phase("building the model")
-        trainer = Trainer(settings, inputs.train, rank.world, rank.backends, token_scores)
+        reads = steering.reads if steering else ()
+        trainer = Trainer(settings, inputs.train, rank.world, rank.backends, token_scores, reads)
         startup.done("model")
         for line in opening(rank, trainer, inputs):
             rank.progress.line(line)

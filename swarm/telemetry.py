@@ -48,6 +48,8 @@ SIGNALS: tuple[Signal, ...] = (
     Signal("gradient_peak", window=None),
     # Norm of the weights' int6 rounding error over the weights' norm.
     Signal("int6_error", window="last"),
+    # Of each layer's gradient, before the clip.
+    Signal("layer_gradient_norms", size="layers"),
 )
 
 

@@ -125,7 +125,9 @@ class Loop:
         self.step = start.step
         self.budget = Budget(settings.wallclock, settings.iterations, start.elapsed, reserved)
         self.schedule = Schedule.of(settings)
-        self.metrics = Metrics(trainer.update.groups, trainer.outgoing)
+        self.metrics = Metrics(
+            trainer.update.groups, trainer.update.measures.sizes, trainer.outgoing
+        )
         self.ahead = AHEAD_ON_GPU if trainer.world.device.type == "cuda" else 0
         self.saved_at = start.elapsed
         self.bpb: float | None = None
@@ -257,7 +259,8 @@ class Loop:
         for done in finished:
             now, started, tokens = self._launched.pop(done.step)
             if self.steering:
-                self.steering.add(done.loss, done.gradient_norm, {"int6_error": done.int6_error})
+                numbers = done.numbers(self.steering.reads)
+                self.steering.add(done.loss, done.gradient_norm, numbers)
             elapsed = self.budget.elapsed()
             rate = tokens / max(elapsed, 1e-9)
             seconds_left = self.settings.wallclock - elapsed if self.settings.wallclock else None

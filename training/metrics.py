@@ -2,8 +2,10 @@
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +13,18 @@ from torch import Tensor
 from kernels.optimizer.statistics import FIELDS, REST
 
 COUNTED = 3  # numbers before the groups' statistics: loss, gradient norm, skipped steps
+Groups = Mapping[str, Mapping[str, float]]
+
+
+def int6_error(groups: Groups) -> float | None:
+    """Return the norm of the banks' int6 rounding error over their norm; None: not measured."""
+    banks = [of for name, of in groups.items() if name != REST]
+    weight = sum(of["weight"] for of in banks)
+    return math.sqrt(sum(of["int6_error"] for of in banks) / weight) if weight else None
+
+
+# Signals that the host derives from the groups' statistics, which every run logs.
+ON_HOST: dict[str, Callable[[Groups], float | None]] = {"int6_error": int6_error}
 
 
 @dataclass(frozen=True)
@@ -24,6 +38,7 @@ class Finished:
         skipped: steps so far that changed nothing, because their gradients were not finite.
         groups: statistics of each group of parameters by name, as
             ``kernels.optimizer.statistics.FIELDS``; empty if the optimizer has none.
+        measured: numbers of the signals that the update measures, by name.
     """
 
     step: int
@@ -31,13 +46,12 @@ class Finished:
     gradient_norm: float
     skipped: int
     groups: dict[str, dict[str, float]]
+    measured: dict[str, float | list[float]]
 
-    @property
-    def int6_error(self) -> float | None:
-        """Norm of the banks' int6 rounding error over their norm; None: not measured."""
-        banks = [of for name, of in self.groups.items() if name != REST]
-        weight = sum(of["weight"] for of in banks)
-        return math.sqrt(sum(of["int6_error"] for of in banks) / weight) if weight else None
+    def numbers(self, reads: Collection[str]) -> dict[str, Any]:
+        """Return the numbers of the signals that were measured and are read, by name."""
+        derived = {name: of(self.groups) for name, of in ON_HOST.items() if name in reads}
+        return self.measured | derived
 
 
 class Metrics:
@@ -45,13 +59,17 @@ class Metrics:
 
     Args:
         groups: names of the groups whose statistics follow the counted numbers.
+        sizes: of the measured signals by name, whose numbers follow the statistics.
         outgoing: stream of the copies, which overlap with the next step; None on a CPU.
     """
 
     def __init__(
-        self, groups: Sequence[str] = (), outgoing: torch.cuda.Stream | None = None
+        self,
+        groups: Sequence[str] = (),
+        sizes: Mapping[str, int] | None = None,
+        outgoing: torch.cuda.Stream | None = None,
     ) -> None:
-        self._groups, self._outgoing = groups, outgoing
+        self._groups, self._sizes, self._outgoing = groups, sizes or {}, outgoing
         # The device's tensors are kept too, because they must not be freed during the copy.
         self._flight: deque[tuple[int, Tensor, Tensor, torch.Event | None]] = deque()
 
@@ -60,7 +78,7 @@ class Metrics:
         return len(self._flight)
 
     def push(self, step: int, numbers: Tensor) -> None:
-        """Start copying a step's numbers, (3 + 6 groups,) fp32 on the device, of ``Update``."""
+        """Start copying a step's numbers, fp32 on the device, as ``Update`` returns them."""
         host, event = numbers, None
         if self._outgoing:
             self._outgoing.wait_stream(torch.cuda.current_stream())
@@ -81,10 +99,15 @@ class Metrics:
         return finished
 
     def _read(self, step: int, numbers: list[float]) -> Finished:
-        loss, norm, skipped = numbers[:COUNTED]
-        rows = (numbers[first:] for first in range(COUNTED, len(numbers), len(FIELDS)))
+        left = iter(numbers)
+        loss, norm, skipped = islice(left, COUNTED)
         groups = {
-            str(name): {str(field): value for field, value in zip(FIELDS, row, strict=False)}
-            for name, row in zip(self._groups, rows, strict=True)
+            str(name): {str(field): value for field, value in zip(FIELDS, left, strict=False)}
+            for name in self._groups
         }
-        return Finished(step, loss, norm, int(skipped), groups)
+        measured = {
+            name: next(left) if size == 1 else list(islice(left, size))
+            for name, size in self._sizes.items()
+        }
+        assert not list(left), "a step has other numbers than the table of signals"
+        return Finished(step, loss, norm, int(skipped), groups, measured)

@@ -1,5 +1,7 @@
 """The trainer: builds everything that a training step needs, and takes steps."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,6 +23,7 @@ from training.captured_steps import CapturedSteps
 from training.device_levers import DeviceLevers
 from training.forward import forward_of
 from training.fused_optimizer import FusedOptimizer
+from training.measures import Measures
 from training.optimizer import Optimizer
 from training.parallel import Shards
 from training.plain_optimizer import PlainOptimizer
@@ -48,6 +51,7 @@ class Trainer:
         world: the ranks.
         backends: of `runtime.device.choose`.
         scores: (V,) fp32, the knowledge graph's scores of tokens; None: no graph.
+        reads: names of the signals that the run's agents read.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class Trainer:
         world: World,
         backends: Backends,
         scores: np.ndarray | None = None,
+        reads: Iterable[str] = (),
     ) -> None:
         self.settings, self.world, self.backends = settings, world, backends
         torch.manual_seed(settings.seed)
@@ -68,7 +73,8 @@ class Trainer:
         self.levers = DeviceLevers(settings, world.device)
         self.variants = reachable(settings)
         nats = torch.zeros((), device=world.device)
-        self.update = self._make_update(nats)
+        measures = Measures(reads, self.model.config, self.shards)
+        self.update = self._make_update(nats, measures)
         self.steps = CapturedSteps(
             {variant: self._make_gradients(variant, nats) for variant in self.variants},
             self.update,
@@ -137,7 +143,7 @@ class Trainer:
             device=world.device,
         )
 
-    def _make_update(self, nats: Tensor) -> Update:
+    def _make_update(self, nats: Tensor, measures: Measures) -> Update:
         """Return the update: fused on a GPU, with any backend of the model."""
         common, shards = (self.model, self.settings, self.backends.dtype), self.shards
         if self.world.device.type == "cuda":
@@ -146,7 +152,7 @@ class Trainer:
         else:
             plain = Optimizer(*common, shards.own)
             optimizer = PlainOptimizer(plain, self.averaging, self.levers, shards)
-        return Update(optimizer, self.averaging, shards, nats)
+        return Update(optimizer, self.averaging, shards, nats, measures)
 
     def prepare(self, moment: Moment) -> None:
         """Compile and capture the steps of every variant; takes steps, which the caller undoes."""
@@ -163,8 +169,8 @@ class Trainer:
             variant: what the step computes; None: the last stage's.
 
         Returns:
-            (3 + 6 groups,) fp32 on the device, as ``Update`` returns it, over the whole batch. The
-            next replay writes to the same memory; ``outgoing`` may copy it until the next update.
+            fp32 on the device, as ``Update`` returns it, over the whole batch. The next replay
+            writes to the same memory; ``outgoing`` may copy it until the next update.
 
         Raises:
             KeyError: the variant is none of ``variants``.

@@ -8,6 +8,7 @@ from torch import Tensor
 from kernels.optimizer.state import State
 from runtime.graphs import CapturedStep, Graphs
 from training.averaging import Averaging
+from training.measures import Measures
 from training.parallel import Shards
 
 
@@ -63,13 +64,19 @@ class Update:
         averaging: takes its snapshots after each step.
         shards: this rank's parameters; the banks' gradients are already reduced over ranks.
         nats: () fp32, which holds this rank's part of the batch's mean.
+        measures: of the signals that are read.
     """
 
     def __init__(
-        self, optimizer: StepOptimizer, averaging: Averaging, shards: Shards, nats: Tensor
+        self,
+        optimizer: StepOptimizer,
+        averaging: Averaging,
+        shards: Shards,
+        nats: Tensor,
+        measures: Measures,
     ) -> None:
         self.optimizer, self.averaging, self.shards = optimizer, averaging, shards
-        self.nats = nats
+        self.nats, self.measures = nats, measures
         self._step = CapturedStep(self._launch)
 
     @property
@@ -84,9 +91,9 @@ class Update:
             step: number of this step, from 1.
 
         Returns:
-            (3 + 6 groups,) fp32: the batch's mean nats, the gradients' global norm before the clip,
-            steps skipped so far, and each group's statistics. A replay writes them where the last
-            one did.
+            (3 + 6 groups + measured,) fp32: the batch's mean nats, the gradients' global norm
+            before the clip, steps skipped so far, each group's statistics, and the numbers of
+            ``measures``. A replay writes them where the last one did.
         """
         if self._step.captured:
             self.optimizer.leave_out()
@@ -104,10 +111,11 @@ class Update:
     def _launch(self) -> Tensor:
         optimizer = self.optimizer
         nats = self.shards.reduce_small(self.nats)
+        measured = self.measures()  # before the clip changes the gradients
         optimizer.step()
         self.shards.gather()
         counted = torch.stack((nats, optimizer.norm, optimizer.skipped.to(nats)))
-        return torch.cat((counted, optimizer.statistics.flatten()))
+        return torch.cat((counted, optimizer.statistics.flatten(), *measured))
 
     def tensors(self) -> dict[str, Tensor]:
         """Return live state by name, for checkpoints."""

@@ -1,5 +1,6 @@
 """Trainers of small networks on a CPU, and of wider ones on a GPU."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,12 +38,17 @@ def wide_stream(tmp_path_factory: pytest.TempPathFactory) -> TokenStream:
     return TokenStream.open(folder, "train", 1024)
 
 
-def wide_trainer(stream: TokenStream, scores: np.ndarray | None, **changes: object) -> Trainer:
+def wide_trainer(
+    stream: TokenStream,
+    scores: np.ndarray | None,
+    reads: Sequence[str] = (),
+    **changes: object,
+) -> Trainer:
     """A trainer on the GPU, of preset ``seed`` but for its tokens a step."""
     values = {"train_seq_len": 2048, "train_batch_tokens": 16_384} | changes
     settings = Settings(**values)  # pyright: ignore[reportArgumentType]
     world = World.single(torch.device("cuda"))
-    return Trainer(settings, stream, world, choose(settings, world.device), scores)
+    return Trainer(settings, stream, world, choose(settings, world.device), scores, reads)
 
 
 @pytest.fixture(scope="session")
@@ -59,10 +65,12 @@ def make_wide(wide_stream: TokenStream, request: pytest.FixtureRequest):
     """``make_wide(backend=...)``: a ``wide_trainer``, closed when the test ends."""
     made: list[Trainer] = []
 
-    def make(scores: np.ndarray | None = None, **changes: object) -> Trainer:
+    def make(
+        scores: np.ndarray | None = None, reads: Sequence[str] = (), **changes: object
+    ) -> Trainer:
         if changes.get("backend") == "kernels":
             request.getfixturevalue("compiled_step")
-        made.append(wide_trainer(wide_stream, scores, **changes))
+        made.append(wide_trainer(wide_stream, scores, reads, **changes))
         return made[-1]
 
     yield make

@@ -41,10 +41,12 @@ def arrays(tensors: Mapping[str, Tensor]) -> Arrays:
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()}
 
 
-def make_trainer(world: World, tokens: Path, **changes: object) -> Trainer:
+def make_trainer(
+    world: World, tokens: Path, reads: Sequence[str] = (), **changes: object
+) -> Trainer:
     settings = small_settings(**{"averaging": "ema", "ema_decay": 0.9} | changes)
     stream = TokenStream.open(tokens, "train", settings.vocab_size)
-    return Trainer(settings, stream, world, choose(settings, world.device))
+    return Trainer(settings, stream, world, choose(settings, world.device), reads=reads)
 
 
 def steps(trainer: Trainer, first: int, last: int) -> list[list[float]]:
@@ -87,6 +89,14 @@ def alternate(
         return {"numbers": numbers, "model": arrays(dict(trainer.model.named_parameters()))}
     finally:
         trainer.close()
+
+
+def measure(world: World, tokens: Path, changes: dict[str, Any]) -> list[float]:
+    """Norms of each layer's gradients in the first step."""
+    trainer = make_trainer(world, tokens, ["layer_gradient_norms"], **changes)
+    (numbers,) = steps(trainer, 0, 1)
+    trainer.close()
+    return numbers[-trainer.settings.num_layers :]
 
 
 def save(world: World, tokens: Path, folder: Path, changes: dict[str, Any]) -> Arrays:
@@ -252,6 +262,7 @@ def story(
         "refused": refuse(world, tokens, folder, {}),
         "trained": train(world, tokens, changes),
         "again": train(world, tokens, changes),
+        "measured": measure(world, tokens, changes),
         "latest": train(world, tokens, changes | LATEST),
         "poisoned": poison(world, tokens, changes),
         "returned": snapshot_and_restore(world, tokens, changes),

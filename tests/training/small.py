@@ -1,6 +1,6 @@
 """A split of synthetic tokens with something to learn, and a network small enough to step often."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -65,10 +65,16 @@ def trainers() -> Iterator[MakeTrainer]:
     made: list[Trainer] = []
     torch.set_num_threads(1)
 
-    def make(settings: Settings, folder: Path, scores: np.ndarray | None = None) -> Trainer:
+    def make(
+        settings: Settings,
+        folder: Path,
+        scores: np.ndarray | None = None,
+        reads: Sequence[str] = (),
+    ) -> Trainer:
         stream = TokenStream.open(folder, "train", settings.vocab_size)
         world = World.single(torch.device("cpu"))
-        made.append(Trainer(settings, stream, world, choose(settings, world.device), scores))
+        backends = choose(settings, world.device)
+        made.append(Trainer(settings, stream, world, backends, scores, reads))
         return made[-1]
 
     yield make

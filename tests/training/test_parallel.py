@@ -67,6 +67,13 @@ def test_ranks_train_as_one(stories: list[Story], token_folder: Path, averaging:
             assert_near(ours[part], alone[part], 1e-3)
 
 
+def test_ranks_measure_the_norms_of_all_ranks_slices(stories: list[Story], token_folder: Path):
+    alone = jobs.measure(ALONE, token_folder, changes_of(stories))
+    for story in stories:
+        assert story["measured"] == stories[0]["measured"]
+        np.testing.assert_allclose(story["measured"], alone, rtol=NEAR)
+
+
 def test_every_rank_has_the_same_bits_and_has_them_again(stories: list[Story]):
     first = stories[0]["trained"]
     for run in (story[name] for story in stories for name in ("trained", "again")):

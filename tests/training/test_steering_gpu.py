@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from model.parameters import parameters
 from runtime.progress import Progress
 from swarm.steering import Steering
 from training.loop import Loop
@@ -91,3 +92,20 @@ def test_what_is_kept_beside_a_step_comes_back_bit_for_bit(make_wide):
         for name, tensor in trainer.state.tensors().items():
             source = name.replace("average.", "model.")  # averages restart
             assert torch.equal(tensor, kept[source]), name
+
+
+def test_norms_of_layers_are_measured_in_the_update_s_graph(make_wide):
+    trainer = make_wide(backend="kernels", reads=("layer_gradient_norms",))
+    warm_up(trainer, 1)
+    layers, found = trainer.settings.num_layers, []
+    assert trainer.update.measures.sizes == {"layer_gradient_norms": layers}
+    for step in range(3):
+        found.append(trainer.step(step, STEADY)[-layers:].cpu())
+        norms = torch.zeros(layers, dtype=torch.float64, device="cuda")
+        for spec in parameters(trainer.model.config):
+            gradient = trainer.shards.own[spec.name].grad
+            if gradient is not None:
+                for row, of in zip(gradient, spec.slices, strict=False):
+                    norms[of.layer] += row.double().square().sum()
+        torch.testing.assert_close(found[-1].double(), norms.sqrt().cpu(), rtol=1e-5, atol=0)
+    assert not torch.equal(found[0], found[2])  # replays measure anew

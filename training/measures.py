@@ -1,0 +1,98 @@
+"""Signals that the update measures on the device, because an agent reads them.
+
+A signal of ``swarm.telemetry.SIGNALS`` that a step must compute has a row in ``MEASURES``.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from model.config import Architecture
+from model.parameters import parameters
+from swarm.telemetry import SIGNALS
+from training.metrics import ON_HOST
+from training.parallel import Shards
+
+Measure = Callable[[], Tensor]
+"""Launches what measures a signal, and returns its numbers, fp32 on the device. It runs in each
+step when ``.grad`` of ``Shards.own`` is summed over ranks and not clipped yet."""
+
+
+class LayerGradientNorms:
+    """Norms of the gradients of each layer: of all parameters that are stacked by layer.
+
+    Args:
+        config: of the network.
+        shards: this rank's parameters.
+    """
+
+    def __init__(self, config: Architecture, shards: Shards) -> None:
+        self.layers, self.shards = config.num_layers, shards
+        device = shards.world.device
+        # Each slice has its own slot, (number of the layer's slice, layer), so that sums have one
+        # order. A rank leaves the slots of other ranks' slices empty.
+        self.slots: dict[str, Tensor] = {}
+        taken = [0] * self.layers
+        for spec in parameters(config):
+            layers = [of.layer for of in spec.slices]
+            slots = []
+            for layer in layers:
+                slots.append(self.layers * taken[layer] + layer)
+                taken[layer] += 1
+            if spec.name in shards.banks:
+                self.slots[spec.name] = shards.banks[spec.name].cut(torch.tensor(slots)).to(device)
+            elif slots and shards.world.is_main:  # every rank has the same gradient
+                self.slots[spec.name] = torch.tensor(slots, device=device)
+        self.empty = torch.zeros(max(taken) * self.layers, device=device)
+
+    def __call__(self) -> Tensor:
+        """Return the norms, (layers,) fp32, the same bits on every rank."""
+        squares = self.empty.clone()
+        for name, slots in self.slots.items():
+            if (gradient := self.shards.own[name].grad) is not None:
+                rows, *rest = gradient.shape
+                norms = torch.linalg.vector_norm(gradient.reshape(rows, math.prod(rest)), dim=1)
+                squares.index_copy_(0, slots, norms.square())
+        sums = squares.view(-1, self.layers).sum(0)
+        return self.shards.world.sum_(sums).sqrt()
+
+
+MEASURES: dict[str, Callable[[Architecture, Shards], Measure]] = {
+    "layer_gradient_norms": LayerGradientNorms,
+}
+"""By name of the signal, what makes its measure."""
+
+
+class Measures:
+    """The measures of a run's signals.
+
+    Args:
+        reads: names of the signals that are read.
+        config: of the network.
+        shards: this rank's parameters.
+
+    Attributes:
+        sizes: how many numbers each measured signal has, by name, in the order of ``SIGNALS``.
+
+    Raises:
+        KeyError: a signal that is read is measured nowhere.
+    """
+
+    def __init__(self, reads: Iterable[str], config: Architecture, shards: Shards) -> None:
+        reads, counts = set(reads), {"layers": config.num_layers}
+        self.sizes: dict[str, int] = {}
+        self._measures: dict[str, Measure] = {}
+        for name, size, window in SIGNALS:
+            if name not in reads or window is None or name in ON_HOST:
+                continue
+            if name not in MEASURES:
+                raise KeyError(f"signal {name!r} is measured nowhere; add it to MEASURES")
+            self.sizes[name] = counts[size] if isinstance(size, str) else size
+            self._measures[name] = MEASURES[name](config, shards)
+
+    @torch.no_grad()
+    def __call__(self) -> list[Tensor]:
+        """Launch all measures; return their numbers, (size,) each."""
+        return [measure().reshape(self.sizes[name]) for name, measure in self._measures.items()]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from artifact.export import export
+from artifact.format.container import read
 from artifact.quantisation.recipe import Recipe, Role
 from artifact.restore import restore
 from errors import InputError
@@ -28,6 +29,24 @@ def test_a_restored_model_scores_like_the_weights_it_was_made_from(model, tmp_pa
     assert restored.config == model.config
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0.05)
     assert (ours - theirs).norm() < 0.01 * theirs.norm()
+
+
+def test_corrections_are_no_parameters_and_fit_one(model, tmp_path):
+    weights, of = dict(model.named_parameters()), roles(model.config)
+    recipe = Recipe(Role(3), Role(3), rank=2, corrected=2)
+    inputs = torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(4))
+    hessians = {
+        "down_bank": torch.eye(96).expand(3, 96, 96),
+        "qo_bank": torch.eye(32).repeat(6, 1, 1),
+    }
+    hessians["qo_bank"][:2] += inputs.mT @ inputs
+    export(tmp_path / "a.bin", model.config.header(), weights, of, recipe, hessians)
+    assert any(name.endswith(".left") for name in read(tmp_path / "a.bin")[1])
+    restore(tmp_path / "a.bin", 16, torch.device("cpu"))
+    other = weights | {"odd.left": torch.ones(2)}
+    export(tmp_path / "a.bin", model.config.header(), other, of | {"odd.left": "small"})
+    with pytest.raises(InputError, match=r"do not fit its architecture: odd\.left"):
+        restore(tmp_path / "a.bin", 16, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

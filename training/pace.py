@@ -41,8 +41,9 @@ class Pace:
         # Steps of one variant in a row: the variant, and when the first of them began.
         self._variant: Variant | None = None
         self._since = (self._done, self._at) if pace else (0, 0.0)
-        # Steps and seconds of each variant before that.
+        # Steps and seconds of each variant before that, and of all finished steps.
         self._before = {Variant(**variant): (steps, seconds) for variant, steps, seconds in pace}
+        self._known = dict(self._before)
 
     def launched(self, variant: Variant) -> None:
         """Record that a step was launched."""
@@ -62,12 +63,13 @@ class Pace:
             self._done += 1
             self._at = began + (elapsed - began) * number / count
         self._at = elapsed
+        self._known = self._totals()
 
     def of(self, variant: Variant) -> float:
         """Return seconds a step; of a variant that has not run yet, by its tokens."""
-        known = self._totals()
-        if variant in known:
-            steps, seconds = known[variant]
+        known = self._known
+        if total := known.get(variant):
+            steps, seconds = total
             return seconds / steps
         if not known:
             return self._at / self._done if self._done else 0.0
@@ -81,8 +83,7 @@ class Pace:
     def state(self) -> list[list[Any]]:
         """Return variant, steps and seconds of each variant, as plain JSON."""
         return [
-            [asdict(variant), steps, seconds]
-            for variant, (steps, seconds) in self._totals().items()
+            [asdict(variant), steps, seconds] for variant, (steps, seconds) in self._known.items()
         ]
 
     def _begin(self, variant: Variant) -> None:

@@ -1,6 +1,8 @@
 """CUDA graphs: the kernel launches of a function, recorded once and then replayed."""
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -45,10 +47,10 @@ class Graphs:
             The graph, and what ``function`` returned, to which every replay writes.
         """
         graph = torch.cuda.CUDAGraph()
-        torch.cuda.synchronize()
-        with torch.cuda.graph(
+        recording = torch.cuda.graph(
             graph, pool=self.pool, stream=self.stream, capture_error_mode=CAPTURE_MODE
-        ):
+        )
+        with no_collection(), recording:
             output = function()
         return graph, output
 
@@ -109,6 +111,23 @@ class CapturedStep:
         """Release the graph; later calls launch every kernel."""
         self._graph = self._output = None
         self._inputs = ()
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Disable the automatic collection of garbage, and exempt all present objects from it.
+
+    Garbage may be other graphs and their memory, which must not be freed during a capture.
+    """
+    was = gc.isenabled()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if was:
+            gc.enable()
 
 
 @cache

@@ -131,7 +131,7 @@ class CapturedSteps:
     def _measured(self, variant: Variant, graphs: Graphs) -> Iterator[None]:
         """Add what is done in this context to the variant's cost."""
         cost = self.costs.setdefault(variant, Cost())
-        began, before = time.perf_counter(), graphs.bytes
+        before, began = graphs.bytes, time.perf_counter()
         yield
         cost.seconds += time.perf_counter() - began
         cost.bytes += graphs.bytes - before

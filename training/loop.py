@@ -3,8 +3,7 @@
 import gc
 import math
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from types import FrameType
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from runtime import checkpoint
+from runtime.graphs import no_collection
 from runtime.progress import Progress
 from runtime.run_folder import RunFolder
 from settings import Settings
@@ -59,20 +59,6 @@ class Signals:
         self.received = number
         # A second signal ends the process at once.
         signal.signal(number, signal.SIG_DFL)
-
-
-@contextmanager
-def no_collection() -> Iterator[None]:
-    """Disable the automatic collection of garbage, and exempt all present objects from it."""
-    was = gc.isenabled()
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        if was:
-            gc.enable()
 
 
 class Launched(NamedTuple):

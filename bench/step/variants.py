@@ -72,7 +72,8 @@ def measured(trainer: Trainer) -> list[Figure]:
 
 def take(trainer: Trainer, variants: Iterable[Variant]) -> float:
     """Return the seconds of some steps, which are launched as the loop launches them."""
-    metrics = Metrics(trainer.update.groups, trainer.outgoing)
+    update = trainer.update
+    metrics = Metrics(update.groups, update.measures.sizes, trainer.outgoing)
     began = finished(trainer)
     for step, variant in enumerate(variants):
         metrics.collect(AHEAD_ON_GPU)

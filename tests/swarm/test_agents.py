@@ -3,18 +3,23 @@
 import re
 from typing import Any
 
+import pytest
+
 from files import PROJECT
 from settings.load import load_settings
 from swarm.agents import AGENTS
+from swarm.mesh import Cycle
+from swarm.simulate import SyntheticRun, simulate
 from swarm.steering import Steering
+from tests.swarm.small import steering
 
 README = PROJECT / "README.md"
 
 
 def test_settings_say_which_agents_a_run_has():
     def names(*arguments):
-        steering = Steering.of(load_settings(list(arguments), {}))
-        return steering and [agent.name for agent in steering.mesh.agents]
+        swarm = Steering.of(load_settings(list(arguments), {}))
+        return swarm and [agent.name for agent in swarm.mesh.agents]
 
     assert names() == ["qat", "health", "mtp", "lr"]
     assert names("--kg-scores", "wordnet") == [kind.name for kind in AGENTS]
@@ -32,11 +37,11 @@ def test_a_new_agent_is_one_class_and_one_line(monkeypatch):
     names: dict[str, Any] = {}
     exec(example, names)
     monkeypatch.setattr("swarm.steering.AGENTS", (*AGENTS, names["Jitters"]))
-    steering = Steering.of(load_settings([], {}))
-    assert steering is not None
+    swarm = Steering.of(load_settings([], {}))
+    assert swarm is not None
     for loss in (1.0, 4.0, 1.0, 4.0):
-        steering.add(loss, 0.3)
-    assert steering.cycle(80, 0.1, 1.0).changed == {"lr_factor": 0.5}
+        swarm.add(loss, 0.3)
+    assert swarm.cycle(80, 0.1, 1.0).changed == {"lr_factor": 0.5}
 
 
 def test_each_agent_has_a_file_of_its_own():
@@ -44,3 +49,30 @@ def test_each_agent_has_a_file_of_its_own():
     files = {path.stem for path in folder.glob("*.py")} - {"__init__", "base"}
     assert {kind.__module__ for kind in AGENTS} == {f"swarm.agents.{name}" for name in files}
     assert len(files) == len(AGENTS)
+
+
+@pytest.mark.parametrize("kind", AGENTS)
+def test_an_agent_reads_no_signal_that_it_does_not_declare(kind):
+    """Proposals, votes and states are the same if the snapshots hold no other signals."""
+    agents = steering().mesh.agents
+    (agent,) = (agent for agent in agents if isinstance(agent, kind))
+    seen = full = agent.start()
+    for run in ("divergence", "nan-storm", "plateau"):
+        swarm, synthetic = steering(), SyntheticRun(run)
+        cycles: list[Cycle] = []
+
+        def obey(cycle, cycles=cycles, synthetic=synthetic) -> None:
+            cycles.append(cycle)
+            synthetic.obey(cycle)
+
+        simulate(swarm, synthetic, obey)
+        for cycle in cycles:
+            only = {name: cycle.snapshot.signals[name] for name in kind.reads}
+            less = cycle.snapshot._replace(signals=only)
+            seen, proposed = agent.propose(seen, less)
+            full, expected = agent.propose(full, cycle.snapshot)
+            assert (seen, proposed) == (full, expected)
+            for proposal in cycle.proposals:
+                assert agent.vote(seen, less, proposal) == agent.vote(
+                    full, cycle.snapshot, proposal
+                )

@@ -1,6 +1,6 @@
-"""Many tensors in one launch: a table of where they lie, and each program's chunk of one of them.
+"""Many tensors in one launch: a table of their addresses, and each program's chunk of a tensor.
 
-The idea is multi_tensor_apply's, of NVIDIA's apex; the table lies in device memory, so that a
+The idea is that of multi_tensor_apply in NVIDIA's apex. The table is in device memory, so that a
 captured launch follows tensors that moved.
 """
 
@@ -18,15 +18,15 @@ ALIGNMENT = 16  # bytes: of the widest load
 
 
 class Addresses:
-    """Where each of a list of tensors begins.
+    """Addresses of a list of tensors, on the device.
 
     Attributes:
         table: (tensors,) int64 on the device; 0 for None.
         aligned: whether loads of 16 bytes may be used on all of them.
 
     Args:
-        tensors: fp32, contiguous; None where there is none.
-        device: whose kernels read the table.
+        tensors: fp32, contiguous; None for a missing one.
+        device: of the table.
     """
 
     def __init__(self, tensors: Sequence[Tensor | None], device: torch.device) -> None:
@@ -37,9 +37,9 @@ class Addresses:
         self.update(tensors)
 
     def update(self, tensors: Sequence[Tensor | None]) -> None:
-        """Follow tensors that may have moved, in stream order, without waiting.
+        """Copy the addresses of tensors that may have moved, in stream order, without waiting.
 
-        Nothing is copied where none did, and nothing allocated, so that it can be captured.
+        If none moved, nothing is copied. Nothing is allocated, so that it can be captured.
         """
         addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
         if addresses == self._known:
@@ -50,18 +50,18 @@ class Addresses:
 
 
 def sizes(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
-    """(tensors,) int32: elements of each."""
+    """Return the number of elements of each tensor, (tensors,) int32."""
     return torch.tensor([tensor.numel() for tensor in tensors], dtype=torch.int32, device=device)
 
 
 def chunk_map(
     tensors: Sequence[Tensor], indices: Sequence[int], chunk: int, device: torch.device
 ) -> Tensor:
-    """(chunks, 2) int32: a program's tensor, and the first element of its chunk; in order.
+    """Return each program's tensor and the first element of its chunk, (chunks, 2) int32, in order.
 
     Args:
-        tensors: that ``indices`` count in.
-        indices: those that the launch is about.
+        tensors: all tensors.
+        indices: of the tensors of the launch.
         chunk: most elements of a program, a multiple of 16.
     """
     chunks = [
@@ -72,7 +72,7 @@ def chunk_map(
 
 @triton.jit
 def tensor_at(addresses, index, ALIGNED: tl.constexpr):
-    """fp32 pointer to where tensor ``index`` begins."""
+    """Return an fp32 pointer to tensor ``index``."""
     pointer = tl.load(addresses + index).to(tl.pointer_type(tl.float32))
     if ALIGNED:
         pointer = tl.multiple_of(pointer, 16)
@@ -81,11 +81,11 @@ def tensor_at(addresses, index, ALIGNED: tl.constexpr):
 
 @triton.jit
 def size_at(addresses, sizes, index):
-    """Elements of tensor ``index``, none where it is missing."""
+    """Return the number of elements of tensor ``index``, 0 if it is missing."""
     return tl.where(tl.load(addresses + index) != 0, tl.load(sizes + index), 0)
 
 
 @triton.jit
 def chunk_at(chunks, program):
-    """Tensor and first element of a program's chunk; chunks begin at whole wide loads."""
+    """Return tensor and first element of a program's chunk; chunks begin at whole wide loads."""
     return tl.load(chunks + 2 * program), tl.multiple_of(tl.load(chunks + 2 * program + 1), 16)

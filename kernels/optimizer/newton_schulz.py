@@ -11,22 +11,22 @@ Coefficients = Sequence[tuple[float, float, float]]
 
 
 class Batch:
-    """Matrices of one shape that are orthogonalised together, lying wide.
+    """Matrices of one shape that are orthogonalised together, in the wide orientation.
 
-    Banks of (n, rows, cols) and of (n, cols, rows) share a batch: tall ones are turned on the way
-    in and out. More matrices a product leave fewer multiprocessors idle in its last wave.
+    Banks of (n, rows, cols) and of (n, cols, rows) use the same batch, because tall ones are
+    transposed. More matrices a product leave fewer multiprocessors idle in its last wave.
 
     Attributes:
         matrices: (n, short, long) in the compute dtype, rows ``pitch(long)`` apart.
         squares: (n, tiles) fp32, sums of squares of the matrices' tiles.
-        products: multiplications of one iteration, if no symmetry were used.
+        products: multiplications of one iteration, without the savings by symmetry.
 
     Args:
         count: matrices.
         short, long: their shape.
-        tiles: most that a matrix is written in.
+        tiles: most tiles of a matrix, when it is written.
         dtype: of the products.
-        device: where they are.
+        device: of the buffers.
     """
 
     def __init__(
@@ -48,16 +48,16 @@ class Batch:
         self._polynomial_of_gram = SymmetricProduct(gram, self._polynomial)
 
     def orthogonalise(self, coefficients: Coefficients) -> Tensor:
-        """Newton-Schulz on ``matrices``, which it overwrites, with their norms from ``squares``.
+        """Run Newton-Schulz on ``matrices``, which it overwrites, with norms from ``squares``.
 
             X <- X / (|X| + 1e-7),  then for each (a, b, c)  A = X X^T,  X <- (a I + b A + c A A) X
 
-        The norm needs no pass: in the first iteration A is divided by its square, and the
-        polynomial by itself. That a X is a part of the last product saves a pass over X, and its
-        rounding. Nothing is allocated, so any stream may do it.
+        The division by the norm needs no pass. In the first iteration A is divided by the norm's
+        square, and the polynomial by the norm. The last product includes a X, which saves a pass
+        over X and its rounding. Nothing is allocated, so it may run on any stream.
 
         Args:
-            coefficients: of one iteration at least.
+            coefficients: of at least one iteration.
 
         Returns:
             (n, short, long), a view that the next call changes.

@@ -1,4 +1,4 @@
-"""What an optimizer's kernels saw of each group of parameters, added up into one small block."""
+"""Statistics of each group of parameters, summed from those that the optimizer's kernels wrote."""
 
 # pyright: basic, reportCallIssue=false, reportArgumentType=false
 from collections.abc import Sequence
@@ -14,22 +14,22 @@ from kernels.optimizer.multi_tensor import Addresses, tensor_at
 REST = "rest"  # name of the group of all parameters that are no bank
 FIELDS = ("gradient", "largest", "nonfinite", "update", "weight", "int6_error")
 STATISTICS = 3  # of a program's step: squares of update, of new weight, of its int6 error
-PARTIALS = 1_024  # of one turn
+PARTIALS = 1_024  # of one iteration
 WARPS = 4
 
 
 class StepStatistics:
-    """Sums over groups, in the same order every time.
+    """Sums of statistics over groups, in a fixed order.
 
     Attributes:
-        values: (groups, 6) fp32, as ``FIELDS``: sum of squares of the gradient before the clip, its
-            largest finite magnitude, how much of it is not finite; sums of squares of the change of
-            the weights (0 where the step was skipped), of the weights, and of their int6 rounding
+        values: (groups, 6) fp32, as ``FIELDS``. Of the gradient before the clip: sum of squares,
+            largest finite magnitude, count of non-finite elements. Sums of squares of the change of
+            the weights (0 if the step was skipped), of the weights, and of their int6 rounding
             error. The last two are those of the latest step that was applied.
 
     Args:
         norm: over the gradients of all groups.
-        groups: of each, the places of its parameters in ``norm``, and its kernel's statistics,
+        groups: indices of the parameters of each in ``norm``, and the statistics of its kernel,
             (any, 3) fp32.
     """
 
@@ -46,7 +46,7 @@ class StepStatistics:
         self._ranges = torch.tensor(ranges, dtype=torch.int32, device=device)
 
     def __call__(self) -> Tensor:
-        """``values`` of the step that was just taken."""
+        """Return ``values`` of the step that was just made."""
         add_statistics[(len(self.values),)](
             self.norm.statistics,
             self._steps.table,
@@ -61,11 +61,10 @@ class StepStatistics:
 
 @triton.jit
 def add_statistics(gradients, steps, ranges, decision, values, PARTIALS: tl.constexpr):
-    """One group a program.
+    """Sum the statistics of one group in each program.
 
     gradients (chunks, 3) fp32, steps (groups,) int64 table of (any, 3) fp32, ranges (groups, 3)
-    int32: first and last of gradients, and how many of the steps; values (groups, 6). At the real
-    size 10,800 rows of 12 bytes, three turns of latency for the largest group.
+    int32: first and last row of gradients, and number of rows of steps; values (groups, 6).
     """
     group = tl.program_id(0)
     first, last = tl.load(ranges + 3 * group), tl.load(ranges + 3 * group + 1)
@@ -82,7 +81,7 @@ def add_statistics(gradients, steps, ranges, decision, values, PARTIALS: tl.cons
 
 @triton.jit
 def column_sum(rows, first, last, PARTIALS: tl.constexpr):
-    """Sum of every third number, from row ``first`` to before ``last``."""
+    """Return the sum of every third number, from row ``first`` to before ``last``."""
     total = tl.zeros((PARTIALS,), tl.float32)
     for start in range(first, last, PARTIALS):
         place = start + tl.arange(0, PARTIALS)
@@ -92,7 +91,7 @@ def column_sum(rows, first, last, PARTIALS: tl.constexpr):
 
 @triton.jit
 def column_largest(rows, first, last, PARTIALS: tl.constexpr):
-    """Largest of every third number, which are not negative."""
+    """Return the largest of every third number, none of which is negative."""
     largest = tl.zeros((PARTIALS,), tl.float32)
     for start in range(first, last, PARTIALS):
         place = start + tl.arange(0, PARTIALS)

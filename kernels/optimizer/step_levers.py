@@ -1,4 +1,4 @@
-"""What steers an optimizer's step from outside, read on the device by its kernels."""
+"""The levers of an optimizer's step, which its kernels read on the device."""
 
 from typing import NamedTuple
 
@@ -11,12 +11,12 @@ class StepLevers(NamedTuple):
     lr_scale: Tensor
     """Factor on every learning rate."""
     momentum: Tensor
-    """Of Muon, in [0, 1)."""
+    """Muon's momentum, in [0, 1)."""
     decay_factor: Tensor
     """Factor on every weight decay."""
     clip: Tensor
-    """Most that the gradients' global norm may be; 0 or less: no clip."""
+    """Bound of the gradients' global norm; 0 or less: no clip."""
     skip_norm: Tensor
-    """A step whose gradients' global norm is not at most this, or not finite, changes nothing."""
+    """A step changes nothing if its gradients' global norm is above this, or not finite."""
     averaging_decay: Tensor
-    """Of the exponential averages, a step."""
+    """Decay of the exponential averages in a step."""

@@ -1,10 +1,10 @@
-"""Polynomials of many matrices and of their products with their own transposes, by half.
+"""Symmetric polynomials of many matrices, computed by half.
 
     P = a I + b M + c M M^T
 
-Such a product is symmetric: only tiles on and below the diagonal are computed, and each of those
-below is stored a second time, mirrored. That Muon's products can be had so is known from
-modded-nanogpt's Triton kernels and from Dao-AILab's quack and Gram Newton-Schulz.
+P is symmetric: only tiles on and below the diagonal are computed, and each tile below is stored a
+second time, mirrored. modded-nanogpt's Triton kernels and Dao-AILab's quack and Gram Newton-Schulz
+do the same for Muon.
 """
 
 # Pyright takes a launch for a call of the kernel.
@@ -28,7 +28,7 @@ EPS = tl.constexpr(1e-7)
 # 512 x 1536, A of 512 x 512 and its polynomial, 22 matrices: H100, commit febceab.
 LAUNCH = {
     # 27.4, 11.3, 12.5. cuBLAS 26.3, 10.8, 14.1; depth 32 with 6 stages 26.3, 12.8, 13.8; 8 warps
-    # 26.4, 11.0, 16.7; pairs of tiles that share a strip, 8 warps, 29.6, 13.7, 15.4.
+    # 26.4, 11.0, 16.7; pairs of tiles with a common strip, 8 warps, 29.6, 13.7, 15.4.
     2: Launch(rows=128, columns=128, depth=64, warps=4, stages=3),
     # fp32 is for tests: it has no tensor core product of its precision.
     4: Launch(rows=32, columns=32, depth=32, warps=4, stages=2),
@@ -49,7 +49,7 @@ class Polynomial(NamedTuple):
 
 
 class Norms(NamedTuple):
-    """What products are divided by: (sqrt(sum of a matrix's parts) + 1e-7)^POWER."""
+    """Divisors of the products: (sqrt(sum of a matrix's parts) + 1e-7)^POWER."""
 
     parts: Any
     """(n, PARTS) fp32, None if POWER is 0."""
@@ -91,7 +91,7 @@ class SymmetricProduct:
     def __call__(
         self, a: float, b: float, c: float, *, norms: Tensor | None = None, power: int = 0
     ) -> None:
-        """Make the products.
+        """Compute the products.
 
         Args:
             a, b, c: of the unit matrix, of M, and of M M^T; b is 0 unless M is square.
@@ -128,7 +128,7 @@ def aligned_empty(
 
 
 def pitch(columns: int) -> int:
-    """Return how many elements rows are apart: ``columns`` at real sizes."""
+    """Return how many elements rows are apart: ``columns`` if it is a multiple of 8."""
     return -(-columns // ALIGNED) * ALIGNED
 
 
@@ -136,22 +136,21 @@ def pitch(columns: int) -> int:
 def symmetric_product(
     strips, squares, products, norms, width, polynomial, SIDE: tl.constexpr, DEPTH: tl.constexpr
 ):
-    """``P = (a I + b M + c M M^T) / (|M| + 1e-7)^POWER`` of each matrix, one tile a program.
+    """Write a tile of ``P = (a I + b M + c M M^T) / (|M| + 1e-7)^POWER`` of a matrix.
 
     TMA descriptors of one dtype: M (n, side, width) by (SIDE, DEPTH) in ``strips`` and by
     (SIDE, SIDE) in ``squares`` (None: b is 0), P (n, side, side). norms ``Norms``, the parts of
     |M|^2; polynomial ``Polynomial``. Sums in fp32, rounded once.
 
-    22 matrices of 512 x 1536 in bf16, tiles of 128: 10 of 16 tiles, 11.1 of 17.7 GFLOP, 16 us at
-    672 TFLOP/s; in and out once 46 MB, 11 us at 4275 GB/s, most of it in the L2 cache. A tile on
-    the diagonal reads one strip's rows from L2, another two: 138 MB, 23 us at 6 TB/s. A product of
-    512 x 512: 3.7 of 5.9 GFLOP, 5.5 us; from L2 53 MB with b M, 9 us.
+    22 matrices of 512 x 1536 in bf16, by tiles of 128, take 10 of 16 tiles, 11.1 of 17.7 GFLOP. A
+    tile on the diagonal reads one strip's rows, another two: 138 MB from the L2 cache. Products of
+    512 x 512 take 3.7 of 5.9 GFLOP.
 
-    A sum of 128 x 128 takes 128 registers a thread on 4 warps, 3 stages 96 KB, in which the result
-    is mirrored afterwards: two programs a multiprocessor, of which one multiplies while the other
-    stores. 220 tiles of 22 matrices are one wave of these, where 176 tiles of 128 x 256 are two.
+    A sum of 128 x 128 takes 128 registers a thread on 4 warps. 3 stages are 96 KB, in which the
+    result is mirrored afterwards. So two programs fit a multiprocessor; one multiplies while the
+    other stores. 220 tiles of 22 matrices are one wave; 176 tiles of 128 x 256 would be two.
 
-    Mirrored bits are copies, on the diagonal as well, whatever the order of a tensor core's sums.
+    Mirrored bits are copies, also on the diagonal, for any order of a tensor core's sums.
     """
     row, column = tile_at(tl.program_id(0))
     row, column, matrix = row * SIDE, column * SIDE, tl.program_id(1)

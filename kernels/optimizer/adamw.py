@@ -141,8 +141,7 @@ def adamw_step(
 
     tables ``Tables``, chunks (programs, 2) int32, decision and counts ``GradientNorm``'s, levers
     ``StepLevers``, statistics (programs, 3) fp32, rule ``Rule``. CAUTIOUS: a weight decays only if
-    its update has its sign. 67 MB at the real size, 16 us at
-    4275 GB/s.
+    its update has its sign.
     """
     program = tl.program_id(0)
     tensor, start = chunk_at(chunks, program)

@@ -1,4 +1,4 @@
-"""What an optimizer keeps for a parameter: declared, so that ranks can share and save it."""
+"""Declarations of an optimizer's state, by which ranks shard and save it."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -10,15 +10,14 @@ Shape = tuple[int, ...]
 
 
 class State(NamedTuple):
-    """One fp32 tensor that an optimizer keeps for a parameter; it starts at zero."""
+    """One fp32 tensor of an optimizer's state for a parameter; it starts at zero."""
 
     name: str
     """With its optimizer's name, as in a checkpoint: "muon.momentum"."""
     shape: Shape
-    """For the whole parameter."""
+    """Shape for the whole parameter."""
     axis: int | None = None
-    """0: ranks that share the parameter along axis 0 share this tensor the same way. None: every
-    rank has all of it."""
+    """0: sharded like the parameter, by its first axis. None: every rank has all of it."""
 
 
 def zeros(

@@ -144,10 +144,9 @@ def factor(pointer, index: tl.constexpr):
 
 @triton.jit
 def lanes_forward(inputs, first, second, rows_total, tile):
-    """``lanes``' formula: ``Inputs`` to both lanes (N, C).
+    """Compute both lanes (N, C) from ``Inputs``.
 
-    At the real size, N = 98304 and C = 512 in bf16, a tensor is 100.7 MB, 23.5 us of an H200's
-    4275 GB/s: 4 in, 5 with a skip, and 2 out, 141 or 165 us.
+    It moves 6 tensors, 7 with a skip. At 98,304 x 512 in bf16 a tensor is 100.7 MB.
     """
     rows, columns = row_indices(tl.program_id(0) * tile.ROWS, tile), column_indices(tile)
     inside = columns < tile.C
@@ -165,7 +164,7 @@ def lanes_forward(inputs, first, second, rows_total, tile):
 
 @triton.jit
 def lanes_backward(inputs, grad_first, grad_second, into, rows_total, tile):
-    """One pass backward over the lanes' gradients f and s (N, C), to ``InputGradients``.
+    """Compute ``InputGradients`` from the lanes' gradients f and s (N, C) in one pass.
 
         into.first     = keep[0] f,  into.skip = skip_weight keep[0] f,  into.second = keep[1] s
         into.attention = mix[0, 0] f + mix[0, 1] s,  into.mlp = mix[1, 0] f + mix[1, 1] s
@@ -173,8 +172,8 @@ def lanes_backward(inputs, grad_first, grad_second, into, rows_total, tile):
     and the program's sums over all elements of f (first + skip_weight skip), s second,
     f attention, s attention, f mlp and s mlp, and over rows of keep[0] f skip.
 
-    At the real size, by 100.7 MB tensors of 23.5 us: 6 in and 4 out, 235 us; with a skip 7 and 5,
-    282 us. Sums are taken along each row at once, one number a row and factor in registers.
+    It moves 10 tensors, 12 with a skip. Each row is summed at once, so that registers hold one
+    number a row and factor.
     """
     columns = column_indices(tile)
     inside = columns < tile.C

@@ -31,13 +31,14 @@ TROUBLE = PROJECT / "tests" / "swarm" / "logs" / "divergence.jsonl"
 PEERS = {"compiled": ORANGE, "cuDNN alone": GREEN, "FA2 alone": PINK}
 # Parts of a step, by what the names of their kernels contain; the first match counts.
 PARTS = {
-    "attention": r"attend|forward_kernel|backward_d|backward_prepare|rotate|project_kernel",
-    "MLP": r"activat|mlp",
-    "norm and mix": r"norm|mix|column_sums",
-    "loss": r"entrop|softmax|scale_kernel|scaled_sum|weighted",
-    "embedding": r"embed|segment|lookup|sort|radix",
-    "weight copies": r"quant|copy_weight",
-    "products (cuBLAS)": r"nvjet|gemm|cutlass|cublas",
+    "attention": r"^(forward|backward_(dq|dkv|prepare))_kernel|rotate",
+    "projections with norm and rotary": r"^project_kernel",
+    "MLP products with activation": r"^(up|gradient)_kernel",
+    "norm and mix": r"norm|column_sums",
+    "weight copies": r"quant|scaled_gradients",
+    "loss, without products": r"entropy|scale|weighted",
+    "embedding": r"embed|sum_(pieces|slots)|lookup|radix|segment|searchsorted",
+    "other products (cuBLAS)": r"nvjet|gemm|cutlass|splitK",
 }
 
 

@@ -5,6 +5,7 @@ python -m bench curve RUN > bench/results/curve-DEVICE.md
 """
 
 import json
+import tomllib
 from pathlib import Path
 
 from bench.harness.record import Commit, provenance
@@ -25,7 +26,8 @@ def main(run: Path, /, *, commit: Commit = None) -> None:
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     print("`python -m bench curve RUN`, of a run with --val-loss-every\n")
     print("\n".join(f"{name}: {value}" for name, value in provenance(commit).items()))
-    print(f"preset {summary.get('preset', '?')}, {summary['steps']} steps\n")
+    settings = tomllib.loads((run / "settings.toml").read_text(encoding="utf-8"))
+    print(f"preset {settings['preset']}, {summary['steps']} steps\n")
     print("| weights | seconds | bpb |\n|---|---|---|")
     for name, (seconds, bpb) in curves.items():
         for when, score in zip(seconds, bpb, strict=True):

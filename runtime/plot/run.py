@@ -124,9 +124,8 @@ def draw_rate(axes: "Axes", events: Events) -> None:
     rate = column(events.steps, "lr_scale")
     show_line(axes, events.elapsed, rate, color=ORANGE, linewidth=1.6, label="learning rate")
     levers = {name: moves for name, moves in by_lever(events).items() if name != "rollback"}
-    for style, (name, (times, values)) in zip(
-        line_styles(len(levers)), levers.items(), strict=True
-    ):
+    styles = [style for style in line_styles(2 * len(levers) + 2) if style["color"] != ORANGE]
+    for style, (name, (times, values)) in zip(styles, levers.items(), strict=False):
         largest = np.nanmax(np.abs(values), initial=0.0) or 1.0
         end = events.elapsed[-1] if events.steps else times[-1]
         x, y = np.append(times, max(end, times[-1])), np.append(values, values[-1]) / largest

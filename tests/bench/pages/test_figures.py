@@ -24,6 +24,6 @@ def texts(svg: str) -> list[str]:
 
 
 def test_each_part_of_a_step_has_kernels():
-    assert figures.part_of("attend_rows") == "attention"
-    assert figures.part_of("nvjet_hsh_128x256") == "products (cuBLAS)"
+    assert figures.part_of("backward_dkv_kernel") == "attention"
+    assert figures.part_of("nvjet_hsh_128x256") == "other products (cuBLAS)"
     assert figures.part_of("void at::native::fill") == "other"

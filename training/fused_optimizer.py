@@ -79,7 +79,6 @@ class FusedOptimizer:
         self.statistics = self._statistics.values
         self.norm, _, _ = self._gradient_norm.decision.unbind()
         self._steps, self.skipped = self._gradient_norm.counts.unbind()
-        self._rest: list[Tensor | None] = []  # the gradients that the latest step read
 
     def _make_muon(self, settings: Settings) -> FusedMuon:
         muon = self._state.muon
@@ -136,10 +135,7 @@ class FusedOptimizer:
     @torch.no_grad()
     def step(self) -> None:
         """Apply all gradients, and move the averages; fills ``norm`` and ``statistics``."""
-        gradients = [parameter.grad for parameter in self._ordered.values()]
-        banks, rest = gradients[: len(self._muon.banks)], gradients[len(self._muon.banks) :]
-        self._rest = rest
-        self._gradient_norm.gradients.update([*self._placed(banks), *rest])
+        banks = self.find_gradients()
         self._gradient_norm.measure()
         self._shards.world.sum_(self._dealt)
         self._gradient_norm.decide(self._levers)
@@ -147,20 +143,16 @@ class FusedOptimizer:
         self._statistics()
         self._sum_steps()
 
-    def leave_out(self) -> None:
-        """Let replays of ``step`` leave out the parameters, but banks, whose ``.grad`` is None.
+    def find_gradients(self) -> list[Tensor | None]:
+        """Copy the addresses of the gradients in ``.grad`` to the device; return the banks'.
 
-        The gradients' addresses lie in device memory, so that a copy of them is enough; there is
-        none if they are the last step's.
+        There is no copy if they are the last step's. Before a replay of ``step``, parameters other
+        than banks may have lost their gradients: they stay.
         """
-        parameters = list(self._ordered.values())
-        banks, rest = parameters[: len(self._muon.banks)], parameters[len(self._muon.banks) :]
-        left = [
-            None if parameter.grad is None else gradient
-            for parameter, gradient in zip(rest, self._rest, strict=True)
-        ]
-        placed = self._placed([bank.grad for bank in banks])
-        self._gradient_norm.gradients.update([*placed, *left])
+        gradients = [parameter.grad for parameter in self._ordered.values()]
+        banks, rest = gradients[: len(self._muon.banks)], gradients[len(self._muon.banks) :]
+        self._gradient_norm.gradients.update([*self._placed(banks), *rest])
+        return banks
 
     def _placed(self, banks: Sequence[Tensor | None]) -> Iterator[Tensor | None]:
         """Each bank's gradient at this rank's place among all ranks'."""

@@ -108,9 +108,14 @@ class Packed:
         torch._foreach_copy_([self.views[i] for i in live], [g for g in gradients if g is not None])
         self.number.copy_(number)
         world.sum_(self.buffer)
-        for place in live:
-            self.parameters[place].grad = self.views[place]
+        self.place()
         return self.number[0]
+
+    def place(self) -> None:
+        """Let each ``grad`` that there is be its slot, where the sum is."""
+        for parameter, view in zip(self.parameters, self.views, strict=True):
+            if parameter.grad is not None:
+                parameter.grad = view
 
 
 class Shards:
@@ -190,6 +195,11 @@ class Shards:
             nats: () fp32; its sum is returned.
         """
         return nats if self._small is None else self._small.sum_(nats, self.world)
+
+    def place_small(self) -> None:
+        """Let the small parameters' gradients be where ``reduce_small`` leaves their sums."""
+        if self._small is not None:
+            self._small.place()
 
     def norm(self) -> Tensor:
         """Return the global norm of all ranks' gradients, () fp32, the same bits on every rank."""

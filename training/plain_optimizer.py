@@ -45,8 +45,8 @@ class PlainOptimizer:
         else:
             self.skipped += 1
 
-    def leave_out(self) -> None:
-        """Do nothing, because each step looks which parameters have gradients."""
+    def find_gradients(self) -> None:
+        """Do nothing, because each step finds them by itself."""
 
     def tensors(self) -> dict[str, Tensor]:
         """Return live state by name, for checkpoints."""

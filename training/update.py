@@ -43,8 +43,8 @@ class StepOptimizer(Protocol):
         """
         ...
 
-    def leave_out(self) -> None:
-        """Let replays of ``step`` leave out the parameters whose ``.grad`` is None."""
+    def find_gradients(self) -> object:
+        """Let a replay of ``step`` find the gradients in ``.grad``, or that there is none."""
         ...
 
     def tensors(self) -> dict[str, Tensor]:
@@ -96,7 +96,8 @@ class Update:
             ``measures``. A replay writes them where the last one did.
         """
         if self._step.captured:
-            self.optimizer.leave_out()
+            self.shards.place_small()
+            self.optimizer.find_gradients()
         numbers = self._step()
         self.averaging.take(step)
         return numbers

@@ -43,8 +43,9 @@ class Attention(Protocol):
             eps: added to the mean square in the QK norm.
             xsa: exclude the direction of the position's value from its output.
             gate: (B, T, H) logits.
-            documents: (2, B, T) int32 from ``reference.document_bounds``; None: a window is one
-                document.
+            documents: (2, B, T) int32 from ``reference.document_bounds`` or ``window_bounds``: the
+                first key that a position sees, and the first position that does not see it. Neither
+                decreases along T. None: a position sees all before it.
 
         Returns:
             (B, T, H, D) in q's dtype.

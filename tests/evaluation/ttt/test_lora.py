@@ -63,10 +63,10 @@ def test_a_row_computes_with_its_own_document_s_weights(document: int):
 def test_each_visit_of_a_layer_has_adapters_of_its_own():
     settings = small_settings(ttt_lora_matrices=["q"], loop_layers=[1], num_loops=1)
     model, (tokens, _) = fresh(settings), batch()
+    generator, seen = torch.Generator().manual_seed(1), {}
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.1
-    generator, seen = torch.Generator().manual_seed(1), {}
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
 
     class Added:
         matrices, replaces = ("q",), True
@@ -82,6 +82,7 @@ def test_each_visit_of_a_layer_has_adapters_of_its_own():
                 matrices.copy_(torch.randn(matrices.shape, generator=generator))
             expected = model.score(tokens[:, :-1], tokens[:, 1:], Added())
         torch.testing.assert_close(nats(adapters, tokens), expected)
+        assert (nats(model, tokens) - expected).abs().max() > 0.1
     assert seen == {0: 0, 1: 1, 2: 1, 3: 2}
 
 

@@ -57,9 +57,10 @@ class CapturedSteps:
             batches: returns the micro-batches of a step of a variant.
         """
         samples = {variant: batches(variant) for variant in self.gradients}
-        self._compile(samples)
         if self.graphs is None:
+            self._compile(samples)
             return
+        self.graphs.eagerly(lambda: self._compile(samples))
         self._capture(self.graphs, samples)
         for variant, sample in samples.items():  # a graph's first launch also uploads it
             self.step(variant, sample, 1)

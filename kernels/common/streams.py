@@ -20,6 +20,8 @@ callers, autograd and the allocator see one stream only:
 - Memory that a side stream reads must stay allocated until the join, or else the allocator may
   reuse it for a launch on the current stream. ``Side.product`` ensures both.
 
+Gradients of one weight from several calls meet after the joins, where autograd adds them.
+
 A CPU has no streams: launches run in the order of the code.
 """
 

@@ -179,9 +179,8 @@ def test_bf16_of_odd_shapes(length: int, heads: int, kv_heads: int) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("head_dim", [32, 128])
-def test_bf16_of_other_head_dims(head_dim: int) -> None:
-    check_bf16((2, 500, 4, 2, head_dim), 70, (True, True, True), seed=head_dim)
+def test_bf16_of_head_dim_128() -> None:
+    check_bf16((2, 500, 4, 2, 128), 70, (True, True, True), seed=128)
 
 
 @pytest.mark.gpu

@@ -9,9 +9,9 @@ from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
-from errors import InputError
+from errors import InputError, printable
 
-BAD_INPUT = 2
+BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 HELP = {"--help", "-h"}
 
 
@@ -39,27 +39,43 @@ def program(name: str, about: str, usage: str | None = None) -> App:
     )
 
 
-def run(
-    app: App, arguments: Sequence[str], refused: tuple[type[Exception], ...] = (InputError,)
-) -> int:
+def run(app: App, arguments: Sequence[str]) -> int:
     """Run the command that ``arguments`` name.
 
-    Bad input is one line on stderr; of several ranks, the host's first prints it.
+    An error that the user can put right is one line on stderr, its control characters escaped; of
+    several ranks, the host's first prints it. Only a fault of the program ends in a traceback.
 
     Args:
         app: of `program`.
         arguments: without the program's name.
-        refused: exceptions that are bad input.
 
     Returns:
-        the exit code: the command's, 0 for None; 2 for bad input.
+        the exit code: the command's, 0 for None; 2 for bad input, a file that cannot be read or
+        written, or too little memory; 130 after Ctrl-C.
     """
     try:
         return call(app, arguments) or 0
-    except (InputError, *refused) as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
+    except InputError as error:
+        said = str(error)
+    except MemoryError as error:
+        said = f"out of memory: {error}" if str(error) else "out of memory"
+    except BrokenPipeError:
+        # Nobody reads what the program prints. Python flushes stdout once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except OSError as error:
+        said = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return INTERRUPTED
+    complain(f"error: {said}")
+    return BAD_INPUT
+
+
+def complain(line: str) -> None:
+    """Print a line on stderr, on the host's first rank only."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(printable(line), file=sys.stderr)
 
 
 def call(app: App, arguments: Sequence[str]) -> Any:

@@ -1,4 +1,4 @@
-"""The one exception for what a user can put right."""
+"""The one exception for what a user can put right, and how its text reaches a terminal."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,15 @@ class InputError(ValueError):
     The message is one line that says what is wrong and what to do about it. Entry points
     print it after ``error:`` and exit with code 2; nothing else may catch it.
     """
+
+
+def printable(text: object) -> str:
+    """Return text as one line that a terminal only shows: control characters are escaped.
+
+    Escaped are also line ends, marks that change the direction of writing, and bytes of a file's
+    name that are not UTF-8.
+    """
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode("ascii")
+        for each in str(text)
+    )

@@ -23,7 +23,9 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with beside.open("wb") as file:
+        # Never through a link or into a file that lies there under this name.
+        beside.unlink(missing_ok=True)
+        with beside.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from artifact.format.container import read_with_sizes
 from artifact.stored import Stored
 from artifact.submission.code_size import LIMIT
+from errors import printable
 
 
 def show(path: Path, console: Console) -> None:
@@ -21,7 +23,7 @@ def show(path: Path, console: Console) -> None:
     """
     architecture, tensors, sizes = read_with_sizes(path)
     console.print(json.dumps(architecture), markup=False, soft_wrap=True)
-    console.print(_tensors(path.name, tensors, sizes))
+    console.print(_tensors(printable(path.name), tensors, sizes))
     console.print(_parts(sizes))
     size, values = path.stat().st_size, sum(stored.values.numel() for stored in tensors.values())
     console.print(
@@ -34,7 +36,7 @@ def show(path: Path, console: Console) -> None:
 
 def _tensors(title: str, tensors: Mapping[str, Stored], sizes: Mapping[str, int]) -> Table:
     """Return a row per tensor; its bytes are its part of its streams, by entropy."""
-    table = Table("name", "shape", "role", "kind", title=title)
+    table = Table("name", "shape", "role", "kind", title=escape(title))
     for heading in ("error", "bits a value", "bytes"):
         table.add_column(heading, justify="right")
     bits = {name: entropy_bits(stored) for name, stored in tensors.items()}

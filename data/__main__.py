@@ -24,7 +24,7 @@ ONE_TOKENIZER = Parameter(group=Group("Tokenizer, one of", validator=LimitedChoi
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command; returns 0, or 2 after one line that says what is wrong."""
-    return command_line.run(app, arguments, refused=(OSError,))
+    return command_line.run(app, arguments)
 
 
 @app.command

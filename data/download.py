@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
 from rich.console import Console
 
 from data.folder import (
@@ -25,6 +26,7 @@ from data.folder import (
 from data.shards import SPLITS, Split, read_header, shard_name
 from data.tokenizer import TOKENIZER_NAME, Tokenizer
 from errors import InputError
+from reading.structured import Form, read_json
 
 REPOSITORY_VARIABLE = "MATCHED_FINEWEB_REPO_ID"
 PREFIX_VARIABLE = "MATCHED_FINEWEB_REMOTE_ROOT_PREFIX"
@@ -32,6 +34,22 @@ TRAIN_SHARDS = 80
 
 Fetch = Callable[[str], Path]
 """From a file's path in the repository to a local copy; InputError where it cannot be had."""
+
+
+class Listed(Form):
+    """An entry of the hub's catalogue: a data set or a tokenizer."""
+
+    name: str | None = None
+    tokenizer_name: str | None = None
+    model_path: str | None = None
+    stats: dict[str, Any] | None = None
+
+
+class Catalogue(Form):
+    """The hub's manifest."""
+
+    datasets: list[Listed] = Field(default_factory=list)
+    tokenizers: list[Listed] = Field(default_factory=list)
 
 
 def repository() -> str:
@@ -101,11 +119,8 @@ def _is_complete(out: Path, source: Manifest, train_shards: int) -> bool:
 
 
 def _read_catalogue(fetch: Fetch) -> Manifest:
-    folder = fetch(_remote(MANIFEST_NAME)).parent
-    catalogue = read_manifest(folder)
-    if catalogue is None:
-        raise InputError(f"{folder}: the hub's {MANIFEST_NAME} is missing")
-    return catalogue
+    path = fetch(_remote(MANIFEST_NAME))
+    return read_json(path, Catalogue, "the hub's catalogue is needed").model_dump()
 
 
 def _remote(path: str) -> str:
@@ -118,7 +133,9 @@ def _wanted(catalogue: Manifest, variant: str, train_shards: int) -> Iterator[tu
     dataset = _entry(catalogue, "datasets", name)
     tokenizer = _entry(catalogue, "tokenizers", dataset.get("tokenizer_name"))
     stats = dataset.get("stats") or {}
-    available = {"train": stats.get("files_train", 0), "val": stats.get("files_val", 0)}
+    available = {split: stats.get(f"files_{split}") or 0 for split in SPLITS}
+    if not all(isinstance(count, int) for count in available.values()):
+        raise InputError(f"{repository()}: the numbers of shards of {variant} are no numbers")
     if train_shards > available["train"] or available["val"] < 1:
         raise InputError(
             f"{repository()} has {available['train']} training and {available['val']} validation "

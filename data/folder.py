@@ -7,19 +7,54 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import sentencepiece
+from pydantic import Field, StringConstraints
 
 from data.shards import read_header
 from data.tokenizer import Tokenizer
 from errors import InputError
 from files import sha256, sync_folder, write_text
+from reading.structured import Form, read_json
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = 1
 
 Manifest = dict[str, Any]
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,100}$")]
+
+
+class File(Form):
+    """What a manifest records of a shard."""
+
+    tokens: int
+    sha256: str
+
+
+class SplitRecord(Form):
+    """What a manifest records of a split."""
+
+    files: dict[FileName, File]
+    tokens: int | None = None
+    documents: int | None = None
+    source_bytes: int | None = None
+
+
+class TokenizerRecord(Form):
+    """What a manifest records of the tokenizer."""
+
+    vocab_size: int
+    sha256: str
+
+
+class Recorded(Form):
+    """The form of a manifest. One without a fingerprint is unfinished, or of another program."""
+
+    source: dict[str, Any] = Field(default_factory=dict)
+    fingerprint: str | None = None
+    tokenizer: TokenizerRecord | None = None
+    splits: dict[str, SplitRecord] | None = None
 
 
 def fingerprint(source: Manifest) -> str:
@@ -86,18 +121,13 @@ def read_manifest(folder: Path) -> Manifest | None:
     """Return the folder's manifest, or None if there is none.
 
     Raises:
-        InputError: it is no JSON object.
+        InputError: it is no JSON object, or has another form than `Recorded`.
     """
     path = folder / MANIFEST_NAME
-    if not path.is_file():
+    if not path.exists() and not path.is_symlink():
         return None
-    try:
-        manifest = json.loads(path.read_bytes())
-    except ValueError:
-        manifest = None
-    if not isinstance(manifest, dict):
-        raise InputError(f"{path}: not a JSON object; make the folder again")
-    return manifest
+    found = read_json(path, Recorded, "make the folder again", links=False)
+    return found.model_dump(exclude_unset=True)
 
 
 def describe_shard(path: Path) -> Manifest:
@@ -119,6 +149,12 @@ def check_manifest(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
             path = folder / name
             same = read_header(path) == recorded["tokens"]
             if not same or (hashes and sha256(path) != recorded["sha256"]):
-                raise InputError(
-                    f"{path}: not the shard that {MANIFEST_NAME} records; make it again"
-                )
+                raise foreign(path)
+
+
+def foreign(path: Path) -> InputError:
+    """Return the error for a file that is not the one in the manifest."""
+    return InputError(
+        f"{path}: not the file that {MANIFEST_NAME} records; make the folder again, or remove "
+        f"{MANIFEST_NAME} if you changed the file on purpose"
+    )

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from data.folder import Manifest, check_manifest, read_manifest
 from data.shards import CHECK_TOKENS, SPLITS, Split, TokenStream
 from data.tokenizer import ByteTable, Tokenizer, find_tokenizer
-from errors import InputError
+from errors import InputError, printable
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def examine(folder: Path, given_tokenizer: Path | None) -> FolderFacts:
 
 
 def _check_tokenizer(folder: Path, manifest: Manifest, tokenizer: Tokenizer) -> None:
-    if manifest["tokenizer"]["sha256"] != tokenizer.sha256:
+    recorded = manifest.get("tokenizer")
+    if recorded is None or recorded["sha256"] != tokenizer.sha256:
         raise InputError(
             f"{tokenizer.path}: not the tokenizer that the shards in {folder} were made with"
         )
@@ -76,14 +78,14 @@ def _count(
         documents += int(np.count_nonzero(tokens == tokenizer.bos_id))
         text_bytes += int(table.count(before, tokens).sum())
         previous = tokens[-1:]
-    recorded = (manifest or {}).get("splits", {}).get(split, {})
+    recorded = ((manifest or {}).get("splits") or {}).get(split, {})
     source_bytes = recorded.get("source_bytes")
     return SplitFacts(split, len(stream.files), len(stream), documents, source_bytes, text_bytes)
 
 
 def show(folder: Path, facts: FolderFacts, console: Console) -> None:
     """Print the facts as a table."""
-    table = Table(title=str(folder), title_justify="left")
+    table = Table(title=escape(printable(folder)), title_justify="left")
     table.add_column("split")
     for heading in (
         "shards",
@@ -106,8 +108,9 @@ def show(folder: Path, facts: FolderFacts, console: Console) -> None:
         table.add_row(split.split, *cells, f"{split.text_bytes / split.tokens:.4f}")
     console.print(table)
     tokenizer = facts.tokenizer
-    console.print(f"tokenizer: {tokenizer.path}, vocabulary {tokenizer.vocab_size}")
-    console.print(f"made from: {_describe(facts.manifest)}")
+    place = printable(tokenizer.path)
+    console.print(f"tokenizer: {place}, vocabulary {tokenizer.vocab_size}", markup=False)
+    console.print(f"made from: {printable(_describe(facts.manifest))}", markup=False)
 
 
 def _describe(manifest: Manifest | None) -> str:

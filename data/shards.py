@@ -14,6 +14,7 @@ import numpy as np
 
 from errors import InputError
 from files import atomic_write
+from reading.regular import open_regular
 
 MAGIC = 20240520
 VERSION = 1
@@ -53,9 +54,7 @@ def read_header(path: Path) -> int:
     Raises:
         InputError: the file is missing, or is not a whole shard.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such shard")
-    with path.open("rb") as file:
+    with open_regular(path, "give a folder of token shards") as file:
         header = np.frombuffer(file.read(HEADER_BYTES), dtype=np.uint8)
     if header.size < HEADER_BYTES:
         raise InputError(f"{path}: {header.size} bytes are too few for a shard; make it again")

@@ -1,5 +1,6 @@
 """The tokenizer (SentencePiece), its training, and how many bytes of text each token stands for."""
 
+import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,12 @@ import sentencepiece
 
 from data.shards import MAX_VOCAB_SIZE
 from errors import InputError
-from files import atomic_write, sha256
+from files import atomic_write
+from reading.regular import read_bytes
 
 TOKENIZER_NAME = "tokenizer.model"
 SAMPLE_BYTES = 50_000_000
+MODEL_BYTES = 1 << 26
 SPACE_MARK = "▁"
 
 
@@ -31,13 +34,17 @@ class Tokenizer:
         if not path.is_file():
             raise InputError(f"{path}: no such tokenizer model")
         self.path = path
+        model = read_bytes(path, MODEL_BYTES, "give a SentencePiece model")
         try:
-            self.processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
-        except (RuntimeError, OSError) as error:
+            if not model:
+                raise RuntimeError("it is empty")
+            self.processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+            self.vocab_size: int = self.processor.vocab_size()
+            self.pieces = [self.processor.id_to_piece(token) for token in range(self.vocab_size)]
+        except (RuntimeError, OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: not a SentencePiece model ({error})") from None
-        self.vocab_size: int = self.processor.vocab_size()
         self.bos_id: int = self.processor.bos_id()
-        self.sha256 = sha256(path)
+        self.sha256 = hashlib.sha256(model).hexdigest()
         if self.bos_id < 0:
             raise InputError(f"{path}: has no BOS token, which must begin each document")
         if self.vocab_size > MAX_VOCAB_SIZE:
@@ -190,7 +197,7 @@ class ByteTable:
                 or processor.is_unknown(token)
                 or processor.is_unused(token)
             )
-            piece = processor.id_to_piece(token)
+            piece = tokenizer.pieces[token]
             if processor.is_byte(token):
                 base[token] = 1
             elif not boundary[token]:

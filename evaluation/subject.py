@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from artifact.restore import restore
-from data.inputs import Inputs, open_inputs
+from data.inputs import Scored, open_scored
 from errors import InputError
 from evaluation.score import Score, ScoreFunction, Scoring, Split
 from evaluation.ttt.learner import Watch, unwatched
@@ -14,12 +14,19 @@ from evaluation.ttt.methods import score_adapting, scoring_function
 from evaluation.windows import WindowPlan, evaluate
 from kernels import operations
 from model.gpt import GPT
+from reading.structured import read_toml
 from runtime.device import choose, device_type
 from runtime.ranks import World
-from runtime.run_folder import SETTINGS
+from runtime.records import REMEDY, SETTINGS
 from settings import Settings
+from settings.evaluation import EvaluationSettings
 from settings.load import describe, merge
 from settings.options import Given
+from settings.ttt import TttSettings
+
+# How a run evaluates: all that is taken from the folder that an artifact lies in.
+METHOD = {*EvaluationSettings.model_fields, *TttSettings.model_fields} - {"val_max_tokens"}
+METHOD |= {"dtype", "backend", "attention_backend"}
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class Subject:
 
     artifact: Path
     settings: Settings
-    inputs: Inputs
+    inputs: Scored
     model: GPT
     backend: str
     score_fn: ScoreFunction
@@ -40,19 +47,18 @@ class Subject:
 
     @classmethod
     def open(cls, artifact: Path, given: Given) -> "Subject":
-        """Rebuild the network, choose what computes it, map the data.
+        """Rebuild the network, choose what computes it, map the validation split.
 
         Args:
-            artifact: the file. If it lies in a run's folder, the run's settings are the defaults.
+            artifact: the file. If it lies in a run's folder, the run's settings of `METHOD`
+                are the defaults.
             given: settings by name, ``data`` among them, as `settings.load.merge` takes them. The
                 network's settings come from the artifact.
 
         Raises:
             InputError: artifact, data and settings are missing, impossible or do not fit together.
         """
-        run_settings = artifact.parent / SETTINGS
-        of_run = {"config": str(run_settings)} if run_settings.is_file() else {}
-        settings = merge({**of_run, **given})
+        settings = merge(given, beneath=method_of_run(artifact))
         world = World.start(device_type(settings.device))
         try:
             model = restore(artifact, settings.eval_seq_len, world.device)
@@ -60,7 +66,7 @@ class Subject:
             backends = choose(settings, world.device)
             model.ops = operations(backends.backend, backends.attention)
             model.dtype = backends.dtype
-            inputs = open_inputs(
+            inputs = open_scored(
                 settings.data, settings.tokenizer, settings.vocab_size, settings.bos_id
             )
         except InputError:
@@ -68,6 +74,16 @@ class Subject:
             raise
         score_fn = scoring_function(model, backends.backend)
         return cls(artifact, settings, inputs, model, backends.backend, score_fn, world)
+
+    def sources(self) -> str:
+        """Return one line that says where tokenizer, limit and method come from."""
+        inputs, settings = self.inputs, self.settings
+        of_folder = settings.tokenizer is None
+        tokenizer = f"tokenizer {inputs.tokenizer} ({'of the data' if of_folder else 'given'}"
+        tokenizer += ", as its manifest records)" if inputs.verified else ", no manifest to check)"
+        most, every = self.split.targets, len(inputs.validation) - 1
+        method = self.artifact.parent / SETTINGS if method_of_run(self.artifact) else "given"
+        return f"{tokenizer}; {most:,} of {every:,} tokens; method {method}"
 
     @property
     def split(self) -> Split:
@@ -82,6 +98,22 @@ class Subject:
     def adapt(self, split: Split, scoring: Scoring, watch: Watch = unwatched) -> Score:
         """Score by test-time training; as `evaluation.ttt.methods.score_adapting`."""
         return score_adapting(self.model, self.backend, split, self.settings, scoring, watch)
+
+
+def method_of_run(artifact: Path) -> dict[str, object]:
+    """Return the settings of `METHOD` from the run's folder that an artifact lies in, if any.
+
+    Everything else is the judge's: a run's own tokenizer may count more bytes than the text has,
+    and its own limits may leave out what is hard to predict.
+
+    Raises:
+        InputError: the folder's settings are a link, or no TOML.
+    """
+    beside = artifact.parent / SETTINGS
+    if not beside.exists() and not beside.is_symlink():
+        return {}
+    found = read_toml(beside, REMEDY, links=False)
+    return {name: value for name, value in found.items() if name in METHOD}
 
 
 def with_architecture(settings: Settings, model: GPT) -> Settings:

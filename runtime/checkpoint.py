@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -14,10 +15,15 @@ from torch import Tensor
 
 from errors import InputError
 from files import atomic_write, sync_folder, write_text
+from reading.regular import open_regular, read_bytes
+from reading.structured import parse_json
 
 FORMAT = "murmuration-checkpoint"
 VERSION = 1
 TENSORS, STATE = "tensors.safetensors", "state.json"
+STATE_BYTES = 1 << 26
+REMEDY = "remove this checkpoint to use the one before"
+NO_STATE = "its folder is no checkpoint; give a step_NNNNNN folder of a run's checkpoints"
 STEP_FOLDER = re.compile(r"step_\d{6,}")
 
 
@@ -73,12 +79,11 @@ def load(path: Path, device: torch.device | str) -> tuple[dict[str, Tensor], dic
     """
     path = Path(path)
     record = _read_record(path)
-    try:
-        data = (path / TENSORS).read_bytes()
-    except OSError as error:
-        raise _unusable(path, f"{TENSORS} cannot be read ({error.strerror})") from None
-    if len(data) != record["bytes"]:
-        raise _unusable(path, f"{TENSORS} has {len(data)} bytes, not {record['bytes']}")
+    with open_regular(path / TENSORS, REMEDY, links=False) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size != record["bytes"]:
+            raise _unusable(path, f"{TENSORS} has {size} bytes, not {record['bytes']}")
+        data = file.read()
     if hashlib.sha256(data).hexdigest() != record["sha256"]:
         raise _unusable(path, f"{TENSORS} was altered (SHA-256 differs)")
     tensors = {name: tensor.to(device) for name, tensor in read_tensors(data).items()}
@@ -106,15 +111,11 @@ def _on_host(tensor: Tensor) -> Tensor:
 
 
 def _read_record(path: Path) -> dict:
+    text = read_bytes(path / STATE, STATE_BYTES, NO_STATE, links=False)
     try:
-        record = json.loads((path / STATE).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"{path} is no checkpoint: {STATE} cannot be read ({error.strerror}); "
-            "give a step_NNNNNN folder of a run's checkpoints"
-        ) from None
-    except ValueError:
-        raise _unusable(path, f"{STATE} is not whole JSON") from None
+        record = parse_json(text, nonfinite=True)
+    except ValueError as error:
+        raise _unusable(path, f"{STATE} is not whole JSON: {error}") from None
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise InputError(f"{path} is no checkpoint of this project: {STATE} is foreign")
     if record.get("version") != VERSION:

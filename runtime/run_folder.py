@@ -19,14 +19,12 @@ import torch
 
 from errors import InputError
 from files import PROJECT, atomic_write, write_text
+from reading.regular import read_lines
+from reading.structured import checked, parse_json
+from runtime.records import DECISIONS, ENVIRONMENT, LOG, REMEDY, SETTINGS, SUMMARY, Event
 
-SETTINGS, ENVIRONMENT, LOG, DECISIONS, SUMMARY = (
-    "settings.toml",
-    "environment.json",
-    "log.jsonl",
-    "decisions.jsonl",
-    "summary.json",
-)
+CHECKPOINTS, ARTIFACT, PLOT = "checkpoints", "artifact.bin", "loss.png"
+FILES = (SETTINGS, ENVIRONMENT, LOG, DECISIONS, SUMMARY, CHECKPOINTS, ARTIFACT, PLOT)
 
 
 class RunFolder:
@@ -40,12 +38,14 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         """Use ``create`` or ``reopen``."""
         self.path = path
-        self.checkpoints = path / "checkpoints"
-        self.artifact = path / "artifact.bin"
+        self.checkpoints = path / CHECKPOINTS
+        self.artifact = path / ARTIFACT
         self.log_file = path / LOG
         self.decisions = path / DECISIONS
-        self.plot = path / "loss.png"
-        self._log = self.log_file.open("a", encoding="utf-8")
+        self.plot = path / PLOT
+        self.lost_lines = 0
+        self._torn = False
+        self._log = self.log_file.open("ab", buffering=0)
 
     @classmethod
     def create(cls, path: Path | None, name: str, settings: Mapping[str, object]) -> "RunFolder":
@@ -75,25 +75,40 @@ class RunFolder:
         """Open the folder of an earlier run to resume it; a torn last log line is dropped.
 
         Raises:
-            InputError: ``path`` is not a run folder, or cannot be written to.
+            InputError: ``path`` is not a run folder, cannot be written to, or one of its files is
+                a link, through which the run would write elsewhere.
         """
-        if not (Path(path) / SETTINGS).is_file():
+        path = Path(path)
+        if not (path / SETTINGS).is_file():
             raise InputError(f"{path} is not a run folder: it has no {SETTINGS}")
+        for name in FILES:
+            if (path / name).is_symlink():
+                raise InputError(f"{path / name}: is a link; {REMEDY}")
         try:
-            run = cls(Path(path))
+            run = cls(path)
             run.truncate_log()
             return run
         except OSError as error:
             raise InputError(f"cannot write to run folder {path}: {error.strerror}") from None
 
     def log(self, kind: str, **fields: object) -> None:
-        """Append one event, and flush it to the file.
+        """Append one event to the file. A full disk costs the line, not the run: see `lost_lines`.
 
         JSON has no NaN or infinity: such a number becomes null, and ``<field>_nonfinite`` is
         "nan", "inf" or "-inf" (the first one, in a field with several numbers).
         """
-        self._log.write(json.dumps(_finite({"kind": kind} | fields), default=str) + "\n")
-        self._log.flush()
+        line = json.dumps(_finite({"kind": kind} | fields), default=str).encode() + b"\n"
+        # A line after a torn one begins a new line, so that only the torn one is lost.
+        line = b"\n" * self._torn + line
+        try:
+            written = self._log.write(line)
+        except OSError:
+            written = 0
+        if written < len(line):
+            self._torn = self._torn or written > 0
+            self.lost_lines += 1
+        else:
+            self._torn = False
 
     def truncate_log(self, step: float = math.inf) -> None:
         """Drop the events after ``step``, because a run that resumes there logs them again."""
@@ -102,7 +117,7 @@ class RunFolder:
             for event in read_log(self.log_file):
                 if event.get("step", 0) <= step:
                     file.write(json.dumps(event).encode() + b"\n")
-        self._log = self.log_file.open("a", encoding="utf-8")
+        self._log = self.log_file.open("ab", buffering=0)
 
     def write_summary(self, summary: Mapping[str, object]) -> None:
         """Write ``summary.json``, whole or not at all; numbers as in ``log``."""
@@ -114,15 +129,18 @@ class RunFolder:
 
 
 def read_log(path: Path) -> Iterator[dict]:
-    """Yield each event of a ``log.jsonl``; a line that a kill left torn is skipped."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(event, dict):
-                yield event
+    """Yield each event of a ``log.jsonl``; a line that is no event, as a torn one, is skipped.
+
+    Raises:
+        InputError: the file is missing, a link, or cannot be read.
+    """
+    for line in read_lines(path, REMEDY, links=False):
+        try:
+            event = parse_json(line)
+            checked(event, Event)
+        except ValueError:
+            continue
+        yield event
 
 
 def to_toml(settings: Mapping[str, object]) -> str:

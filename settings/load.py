@@ -7,7 +7,6 @@ under the names that those use (``NUM_LAYERS``, ``MAX_WALLCLOCK_SECONDS``, ...).
 
 import difflib
 import os
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from pydantic import ValidationError
 
 from errors import InputError
 from files import PROJECT
+from reading.structured import read_toml as read_table
 from settings import Settings
 from settings.options import Given, parse
 from settings.variants import reachable
@@ -52,11 +52,20 @@ def load_settings(
     return merge(parse(arguments), environment)
 
 
-def merge(given: Given, environment: Mapping[str, str] = os.environ) -> Settings:
+def merge(
+    given: Given,
+    environment: Mapping[str, str] = os.environ,
+    beneath: Mapping[str, object] = {},
+) -> Settings:
     """Return the settings of what a command line gives, from all sources, checked.
 
     A run that is resumed has the settings that it was started with: only the command line changes
     them.
+
+    Args:
+        given: by the command line.
+        environment: of the process.
+        beneath: settings that replace the preset's only.
 
     Raises:
         InputError: unknown or impossible setting, missing preset or file; one line.
@@ -67,7 +76,7 @@ def merge(given: Given, environment: Mapping[str, str] = os.environ) -> Settings
         from_environment = environment_settings(environment)
         preset = given.get("preset") or from_environment.get("preset") or "seed"
         config = given.get("config")
-        layers = [read_preset(str(preset)), read_toml(Path(config)) if config else {}]
+        layers = [read_preset(str(preset)), beneath, read_toml(Path(config)) if config else {}]
         layers.append(from_environment)
     merged = {name: value for layer in layers for name, value in layer.items()} | joined(given)
     check_names(merged)
@@ -109,12 +118,7 @@ def read_preset(name: str) -> dict[str, object]:
 
 def read_toml(path: Path) -> dict[str, object]:
     """Return the settings of a flat TOML file."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read settings from {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid TOML: {error}") from None
+    return read_table(path, "give a TOML file of settings")
 
 
 def check_names(given: Mapping[str, object]) -> None:

@@ -32,6 +32,7 @@ from artifact.format.header import DTYPES, MAX_DECODED, MAX_HEADER, Entry, Heade
 from artifact.stored import Stored
 from errors import InputError
 from files import atomic_write
+from reading.regular import read_bytes
 
 MAGIC = b"MURMURA\0"
 VERSION = 2
@@ -112,14 +113,7 @@ def read_with_sizes(
     path: Path, check: Check | None = None
 ) -> tuple[dict[str, Any], dict[str, Stored], dict[str, int]]:
     """Return `read`, and the bytes of each part as `Encoded` has them."""
-    try:
-        if not path.is_file():
-            raise InputError(f"{path}: no such file; give the path of an artifact")
-        if path.stat().st_size > MAX_DECODED:
-            raise InputError(f"{path}: too large to be an artifact; give the path of one")
-        blob = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check its rights") from error
+    blob = read_bytes(path, MAX_DECODED, "give the path of an artifact")
     try:
         return decode(blob, check)
     except ValueError as problem:

@@ -21,6 +21,19 @@ from errors import InputError
 SOURCE = {"kind": "test", "inputs": [1]}
 
 
+BROKEN = {
+    "{": "not JSON",
+    "[]": "not a JSON object",
+    "[" * 3000: "nested",
+    '{"source": {}, "fingerprint": "x", "splits": {"train": {}}}': "splits.train.files",
+    '{"splits": {"train": {"files": {"../../x": {"tokens": 1, "sha256": "a"}}}}}': "pattern",
+    '{"splits": {"train": {"files": {"x": {"tokens": "1", "sha256": "a"}}}}}': "valid integer",
+    '{"splits": {"train": {"files": {}, "source_bytes": []}}}': "source_bytes",
+    '{"tokenizer": {"sha256": 3}}': "tokenizer.vocab_size",
+    '{"source": 5}': "source",
+}
+
+
 @pytest.fixture
 def folder(tmp_path: Path, tokenizer: Tokenizer) -> Path:
     out = tmp_path / "made"
@@ -63,18 +76,22 @@ def test_files_of_others_are_never_taken_for_ours(tmp_path: Path):
 
 def test_a_lost_or_replaced_shard_is_noticed(folder: Path):
     write_shard(folder / "train.bin", np.arange(6, dtype=np.uint16))
-    with pytest.raises(InputError, match=r"not the shard that manifest\.json records"):
+    with pytest.raises(InputError, match=r"not the file that manifest\.json records"):
         already_made(folder, SOURCE)
     (folder / "train.bin").unlink()
-    with pytest.raises(InputError, match=r"train.bin: no such shard"):
+    with pytest.raises(InputError, match=r"train.bin: no such file"):
         already_made(folder, SOURCE)
 
 
 def test_a_broken_manifest_is_one_line(folder: Path):
-    for content in ("{", "[]"):
+    for content, fault in BROKEN.items():
         (folder / MANIFEST_NAME).write_text(content)
-        with pytest.raises(InputError, match="not a JSON object"):
+        with pytest.raises(InputError, match=rf"manifest\.json: .*{fault}.*; make"):
             read_manifest(folder)
+    (folder / MANIFEST_NAME).unlink()
+    (folder / MANIFEST_NAME).symlink_to("/etc/hostname")
+    with pytest.raises(InputError, match="is a link"):
+        read_manifest(folder)
 
 
 def test_a_folder_only_begun_is_not_complete(tmp_path: Path):

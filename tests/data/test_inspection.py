@@ -52,7 +52,7 @@ def test_a_changed_token_is_found_by_its_hash(folder: Path):
     content = bytearray(path.read_bytes())
     content[-2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"not the shard that manifest\.json records"):
+    with pytest.raises(InputError, match=r"not the file that manifest\.json records"):
         examine(folder, None)
 
 

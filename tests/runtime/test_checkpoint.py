@@ -108,7 +108,7 @@ def cut(file: Path, count: int) -> None:
 DAMAGE = {
     "tensors cut": (lambda p: cut(p / "tensors.safetensors", 1), "bytes"),
     "tensors altered": (lambda p: flip_byte(p / "tensors.safetensors", -5), "altered"),
-    "tensors missing": (lambda p: (p / "tensors.safetensors").unlink(), "cannot be read"),
+    "tensors missing": (lambda p: (p / "tensors.safetensors").unlink(), "no such file"),
     "state cut": (lambda p: cut(p / "state.json", 9), "not whole JSON"),
     "state altered": (lambda p: rewrite(p, state={"n": 2}), "altered"),
     "state missing": (lambda p: (p / "state.json").unlink(), "no checkpoint"),

@@ -36,7 +36,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     settings = small_settings(calibration_tokens=4 * LENGTH, micro_batch_tokens=2 * LENGTH)
     model = fresh(settings)
     split = TokenArray(tokens_of_documents(400, seed=0))
-    inputs = Inputs(split, split, BYTES, Path())  # pyright: ignore[reportArgumentType]
+    inputs = Inputs(split, BYTES, Path(), False, split)  # pyright: ignore[reportArgumentType]
     weights = {name: weight.detach().clone() for name, weight in exported(model).items()}
     made = Bench(settings, inputs, model, weights, ThreadPoolExecutor(1))
     made.base = made.bpb(weights)

@@ -1,0 +1,80 @@
+"""The forms of a run folder's files, as programs read them that judge the run of another."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints
+
+from reading.structured import Form, read_json, read_toml
+
+SETTINGS, ENVIRONMENT, LOG, DECISIONS, SUMMARY = (
+    "settings.toml",
+    "environment.json",
+    "log.jsonl",
+    "decisions.jsonl",
+    "summary.json",
+)
+REMEDY = "copy the whole folder again, or run it again"
+Count = Annotated[int, Field(ge=0)]
+Word = Annotated[str, StringConstraints(max_length=200)]
+
+
+class Row(Form):
+    """A score of a run."""
+
+    bpb: float
+    nats: float
+    tokens: Count
+    bytes: Count
+    seconds: float
+
+
+class Summary(Form):
+    """A run's ``summary.json``, as far as it is read."""
+
+    steps: Count
+    train_seconds: float
+    code_bytes: Count
+    artifact_bytes: Count
+    scores: dict[Word, Row]
+    code_files: dict[Word, Count] = Field(default_factory=dict)
+    code_sha256: Word | None = None
+
+
+class Partial(Form):
+    """A summary of which parts may be missing."""
+
+    train_seconds: float | None = None
+    code_bytes: Count | None = None
+    artifact_bytes: Count | None = None
+    scores: dict[Word, Row] = Field(default_factory=dict)
+
+
+class Environment(Form):
+    """A run's ``environment.json``, as far as it is read."""
+
+    world_size: Annotated[int, Field(ge=1)]
+    devices: Annotated[list[Word], Field(min_length=1)]
+    torch: Word
+
+
+class Event(Form):
+    """A line of ``log.jsonl``."""
+
+    kind: Word
+    step: float = 0
+
+
+def read_summary(folder: Path) -> Summary:
+    """Return a finished run's summary. Raises InputError for anything else."""
+    return read_json(folder / SUMMARY, Summary, REMEDY, links=False)
+
+
+def read_environment(folder: Path) -> Environment:
+    """Return what a run ran on. Raises InputError for anything else."""
+    return read_json(folder / ENVIRONMENT, Environment, REMEDY, links=False)
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Return a run's settings, unchecked. Raises InputError for what is no TOML."""
+    return read_toml(folder / SETTINGS, REMEDY, links=False)

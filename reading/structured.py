@@ -44,7 +44,9 @@ def parse_json(text: bytes | str, *, nonfinite: bool = False) -> Any:
     raw = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
     whole = _integer if LONG_NUMBER.search(raw) else None
     try:
-        value = json.loads(raw, parse_int=whole, parse_constant=None if nonfinite else _constant)
+        value = json.loads(
+            raw.decode("utf-8"), parse_int=whole, parse_constant=None if nonfinite else _constant
+        )
     except UnicodeDecodeError:
         raise ValueError("it is not UTF-8 text") from None
     except RecursionError:

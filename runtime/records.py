@@ -1,11 +1,13 @@
 """The forms of a run folder's files, as programs read them that judge the run of another."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
-from reading.structured import Form, read_json, read_toml
+from reading.regular import read_lines
+from reading.structured import Form, checked, parse_json, read_json, read_toml
 
 SETTINGS, ENVIRONMENT, LOG, DECISIONS, SUMMARY = (
     "settings.toml",
@@ -78,3 +80,18 @@ def read_environment(folder: Path) -> Environment:
 def read_settings(folder: Path) -> dict[str, Any]:
     """Return a run's settings, unchecked. Raises InputError for what is no TOML."""
     return read_toml(folder / SETTINGS, REMEDY, links=False)
+
+
+def read_log(path: Path) -> Iterator[dict]:
+    """Yield each event of a ``log.jsonl``; a line that is no event, as a torn one, is skipped.
+
+    Raises:
+        InputError: the file is missing, a link, or cannot be read.
+    """
+    for line in read_lines(path, REMEDY, links=False):
+        try:
+            event = parse_json(line)
+            checked(event, Event)
+        except ValueError:
+            continue
+        yield event

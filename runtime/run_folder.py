@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -19,9 +19,7 @@ import torch
 
 from errors import InputError
 from files import PROJECT, atomic_write, write_text
-from reading.regular import read_lines
-from reading.structured import checked, parse_json
-from runtime.records import DECISIONS, ENVIRONMENT, LOG, REMEDY, SETTINGS, SUMMARY, Event
+from runtime.records import DECISIONS, ENVIRONMENT, LOG, REMEDY, SETTINGS, SUMMARY, read_log
 
 CHECKPOINTS, ARTIFACT, PLOT = "checkpoints", "artifact.bin", "loss.png"
 FILES = (SETTINGS, ENVIRONMENT, LOG, DECISIONS, SUMMARY, CHECKPOINTS, ARTIFACT, PLOT)
@@ -126,21 +124,6 @@ class RunFolder:
     def close(self) -> None:
         """Close the log."""
         self._log.close()
-
-
-def read_log(path: Path) -> Iterator[dict]:
-    """Yield each event of a ``log.jsonl``; a line that is no event, as a torn one, is skipped.
-
-    Raises:
-        InputError: the file is missing, a link, or cannot be read.
-    """
-    for line in read_lines(path, REMEDY, links=False):
-        try:
-            event = parse_json(line)
-            checked(event, Event)
-        except ValueError:
-            continue
-        yield event
 
 
 def to_toml(settings: Mapping[str, object]) -> str:

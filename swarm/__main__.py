@@ -1,6 +1,5 @@
 """``python -m swarm``: recompute a run's decisions, or try a swarm without a GPU."""
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from rich.console import Console
 
 import command_line
 from errors import InputError
+from runtime.records import read_log
 from settings.load import merge
 from settings.options import NOTHING, Given
 from swarm.decision_log import NAME, Record, read
@@ -75,11 +75,10 @@ def simulated(trace: str, seed: int, given: Given) -> list[Record]:
     log, settings = Path(trace) / "log.jsonl", Path(trace) / "settings.toml"
     if not log.is_file():
         raise InputError(f"{trace} is no run folder, and none of: {', '.join(KINDS)}")
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     try:
-        rows = list(recorded(json.loads(line) for line in lines if line.endswith("\n")))
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{log} is damaged ({error!r}); restore the file") from None
+        rows = list(recorded(read_log(log)))
+    except ValueError as error:
+        raise InputError(f"{log} is damaged ({error}); restore the file") from None
     return simulate(_steering({"config": str(settings), **given}), rows)
 
 

@@ -14,10 +14,59 @@ from typing import Any
 
 from errors import InputError
 from files import atomic_write
+from reading.regular import read_lines
+from reading.structured import Form, checked, parse_json
 from swarm.mesh import Cycle, Mesh
 
 NAME = "decisions.jsonl"
 Record = dict[str, Any]
+
+
+class Start(Form):
+    """A "start" line, as far as it is read without the agents' code."""
+
+    cycle: int
+    agents: dict[str, dict[str, Any]]
+    rules: dict[str, Any]
+    bounds: dict[str, dict[str, Any]]
+    state: dict[str, Any]
+
+
+class Moment(Form):
+    """Of a snapshot: what the table of decisions shows."""
+
+    step: int
+    progress: float
+
+
+class Wish(Form):
+    """Of a proposal: what the table of decisions shows."""
+
+    lever: str
+    reason: str
+
+
+class Verdict(Form):
+    """What the mesh decided about a lever."""
+
+    lever: str
+    before: float
+    after: float
+    rule: str
+    agents: list[str]
+
+
+class Decided(Form):
+    """A "cycle" line, as far as it is read without replaying it."""
+
+    cycle: int
+    snapshot: Moment
+    proposals: list[Wish]
+    verdicts: list[Verdict]
+    microseconds: float
+
+
+FORMS: dict[str, type[Form]] = {"start": Start, "cycle": Decided}
 
 
 class DecisionLog:
@@ -104,28 +153,26 @@ def read(path: Path) -> Iterator[Record]:
     Raises:
         InputError: the file is missing or no decision log.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    except OSError as error:
-        raise InputError(
-            f"cannot read {path}: {error.strerror}; a run with --swarm leaves one"
-        ) from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is no decision log: it is not text") from None
-    for number, line in enumerate(lines, 1):
-        if line.endswith("\n"):
-            yield _record(path, number, line)
+    for number, line in enumerate(
+        read_lines(path, "a run with --swarm leaves one", links=False), 1
+    ):
+        if line.endswith(b"\n"):
+            try:
+                yield _record(line)
+            except ValueError as error:
+                raise InputError(
+                    f"{path}, line {number}: no record of a decision log: {error}; restore the file"
+                ) from None
 
 
-def _record(path: Path, number: int, line: str) -> Record:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        record = None
-    known = isinstance(record, dict) and record.get("kind") in ("start", "cycle")
-    if record is not None and known and isinstance(record.get("cycle"), int):
-        return record
-    raise InputError(f"{path}, line {number}: no record of a decision log; restore the file")
+def _record(line: bytes) -> Record:
+    """Return a line's record as it is. Raises ValueError if its form is neither of the two."""
+    record = parse_json(line)
+    kind = record.get("kind") if isinstance(record, dict) else None
+    if not isinstance(kind, str) or kind not in FORMS:
+        raise ValueError("its kind is neither start nor cycle")
+    checked(record, FORMS[kind])
+    return record
 
 
 def _line(record: Record) -> str:

@@ -40,7 +40,7 @@ def replay(path: Path, records: Iterable[Record]) -> tuple[int, list[str]]:
             if before is not None and record["snapshot"]["levers"] != before:
                 differences.append(f"{where}: levers are not those that the cycle before left")
             before = record["levers"]
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, ArithmeticError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
             where = f"cycle {record['cycle']}"

@@ -3,8 +3,10 @@
 import statistics
 from collections.abc import Sequence
 
+from rich.markup import escape
 from rich.table import Table
 
+from errors import printable
 from swarm.decision_log import Record
 from swarm.levers import KEEP
 
@@ -32,14 +34,19 @@ def decisions_table(records: Sequence[Record]) -> Table:
         table.add_row(
             str(cycle["snapshot"]["step"]),
             f"{cycle['snapshot']['progress']:.0%}",
-            verdict["lever"],
+            plain(verdict["lever"]),
             f"{verdict['before']:.3g}",
             f"{verdict['after']:.3g}",
-            _reasons(cycle, verdict["lever"]),
-            verdict["rule"],
-            ", ".join(verdict["agents"]),
+            plain(_reasons(cycle, verdict["lever"])),
+            plain(verdict["rule"]),
+            plain(", ".join(verdict["agents"])),
         )
     return table
+
+
+def plain(text: str) -> str:
+    """Return text from a file as a cell that shows it: no markup, no control character."""
+    return escape(printable(text))
 
 
 def _reasons(cycle: Record, lever: str) -> str:

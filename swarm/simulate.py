@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+from reading.structured import Form, checked
 from swarm.decision_log import Record, cycle_record
 from swarm.mesh import Cycle
 from swarm.steering import Steering
@@ -26,6 +27,16 @@ class Row(NamedTuple):
     lr_scale: float
     loss: float
     gradient_norm: float
+
+
+class Step(Form):
+    """A step in a run's log; a loss that is not finite is None there."""
+
+    step: int
+    progress: float
+    lr_scale: float
+    loss: float | None
+    gradient_norm: float | None
 
 
 class SyntheticRun:
@@ -83,12 +94,16 @@ def _loss(step: int) -> float:
 
 
 def recorded(events: Iterable[dict]) -> Iterator[Row]:
-    """Yield the steps of a run's log: all of them with ``train_log_every`` 1, else samples."""
+    """Yield the steps of a run's log: all of them with ``train_log_every`` 1, else samples.
+
+    Raises:
+        ValueError: an event of a step has another form.
+    """
     for event in events:
         if event.get("kind") == "step":
-            numbers = (event["loss"], event["gradient_norm"])
-            loss, norm = (math.nan if number is None else number for number in numbers)
-            yield Row(event["step"] - 1, event["progress"], event["lr_scale"], loss, norm)
+            step = checked(event, Step)
+            loss, norm = (math.nan if n is None else n for n in (step.loss, step.gradient_norm))
+            yield Row(step.step - 1, step.progress, step.lr_scale, loss, norm)
 
 
 def simulate(

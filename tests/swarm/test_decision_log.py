@@ -125,7 +125,12 @@ def test_a_line_that_a_kill_left_torn_is_dropped(tmp_path):
         (b'{"kind": "step", "cycle": 1}\n', "line 1: no record"),
         (b'{"kind": "cycle"}\n', "line 1: no record"),
         (b"[1]\n", "line 1: no record"),
-        (b"\xff\xfe\n", "not text"),
+        (b'{"kind": "cycle", "cycle": 1}\n', "snapshot: Field required"),
+        (b'{"kind": [], "cycle": 1}\n', "line 1: no record"),
+        (b"[" * 100_000 + b"\n", "levels deep"),
+        (b'{"kind": "start", "cycle": ' + b"1" * 400 + b"}\n", "more than 19 digits"),
+        (b'{"kind": "start", "cycle": 1, "state": NaN}\n', "NaN, which is not JSON"),
+        (b"\xff\xfe\n", "not UTF-8 text"),
         (None, "a run with --swarm leaves one"),
     ],
 )

@@ -111,3 +111,16 @@ def test_a_log_without_its_start_is_refused(log):
 def test_a_log_of_commit_bf9e9a1_is_recomputed_alike(kind):
     path = Path(__file__).parent / "logs" / f"{kind}.jsonl"
     assert replay(path, list(read(path))) == (39, [])
+
+
+@pytest.mark.parametrize("value", [0, 10**400, -1, "x", None, [], {}])
+def test_a_start_line_of_strange_constants_is_one_line_or_a_difference(log, value):
+    """F9: zero divided, integers of 400 digits overflowed, and both ended in tracebacks."""
+    for agent in log[0]["agents"]:
+        for name in log[0]["agents"][agent]:
+            records = copy.deepcopy(log[:12])
+            records[0]["agents"][agent][name] = value
+            try:
+                replay(Path(NAME), records)
+            except InputError as error:
+                assert "\n" not in str(error)

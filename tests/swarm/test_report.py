@@ -27,3 +27,18 @@ def test_the_table_has_each_decision_but_copies_and_the_cost():
 
 def test_a_run_of_no_cycles_has_an_empty_table():
     assert decisions_table([]).row_count == 0
+
+
+def test_text_of_a_log_neither_steers_the_terminal_nor_is_markup():
+    """F9, F15: markup in a lever's name raised MarkupError, escapes reached the terminal."""
+    verdict = {"lever": "\x1b[31m[/b][red]x", "before": 1.0, "after": 2.0, "rule": "[link=a]"}
+    cycle = {"kind": "cycle", "snapshot": {"step": 1, "progress": 0.5}, "microseconds": 1.0}
+    wish = {"lever": verdict["lever"], "reason": "[bold]\n"}
+    record = cycle | {"verdicts": [verdict | {"agents": ["\x07"]}], "proposals": [wish]}
+    console = Console(width=200, force_terminal=True, color_system=None)
+    with console.capture() as shown:
+        console.print(decisions_table([record]))
+    text = shown.get()
+    assert "\x1b[31m" not in text and "\x07" not in text
+    for word in ("\\x1b[31m[/b][red]x", "[link=a]", "[bold]\\n", "\\x07"):
+        assert word in text

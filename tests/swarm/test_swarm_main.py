@@ -63,7 +63,7 @@ def test_simulate_takes_a_run_s_log(run, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["replay", "/no/run"], "cannot read /no/run"),
+        (["replay", "/no/run"], "/no/run: no such file; a run with --swarm leaves one"),
         (["replay", "/no/run", "--preset", "tiny"], "unknown option: --preset"),
         (["simulate", "/no/run"], "no run folder, and none of: calm, spike"),
         (["simulate", "calm", "--no-swarm"], "have no swarm"),
@@ -79,6 +79,9 @@ def test_what_cannot_be_is_one_line_and_2(arguments, words, capsys):
 
 
 def test_a_damaged_log_of_steps_is_one_line(run, capsys):
-    (run / "log.jsonl").write_text('{"kind": "step"}\n')
-    assert main(["simulate", str(run)]) == 2
-    assert "log.jsonl is damaged" in capsys.readouterr().err
+    step = {"kind": "step", "step": 1, "progress": 0.1, "lr_scale": 1.0, "loss": 2.0}
+    for changes in ({}, {"gradient_norm": "x"}, {"gradient_norm": 1.0, "loss": "x"}):
+        (run / "log.jsonl").write_text(json.dumps(step | changes) + "\n")
+        assert main(["simulate", str(run)]) == 2
+        said = capsys.readouterr().err
+        assert "log.jsonl is damaged" in said and said.count("\n") == 1

@@ -14,6 +14,8 @@ from model.gpt import GPT
 from model.parameters import parameters
 from settings.load import describe
 
+MOST_VISITS = 4096
+
 
 def restore(path: Path, max_seq_len: int, device: torch.device) -> GPT:
     """Rebuild the network that ``path`` holds, ready to score.
@@ -41,13 +43,28 @@ def check_tensors(header: Header) -> None:
         ValueError: the architecture is impossible, or names or shapes differ.
     """
     try:
-        specs = parameters(Architecture(**header.architecture))
+        config = Architecture(**header.architecture)
+        check_extent(config)
+        specs = parameters(config)
     except ValidationError as error:
         raise ValueError(f"impossible architecture: {describe(error)}") from None
-    except OverflowError:
+    except (OverflowError, ZeroDivisionError):
         raise ValueError("impossible architecture: a number is too large") from None
     wanted = {spec.name: spec.shape for spec in specs}
     found = {e.name: e.shape for e in header.entries if corrected_by(e.name) not in wanted}
     if wanted != found:
         differ = sorted(dict(wanted.items() ^ found.items()))
         raise ValueError(f"tensors that do not fit its architecture: {', '.join(differ)}")
+
+
+def check_extent(config: Architecture) -> None:
+    """Refuse an architecture whose table of parameters would itself take much memory.
+
+    Raises:
+        ValueError: it has too many layers, or multi-token-prediction heads, which no artifact has.
+    """
+    visits = config.num_layers + config.num_loops * len(config.loop_layers)
+    if visits > MOST_VISITS:
+        raise ValueError(f"its architecture has {visits:,} layers, more than {MOST_VISITS:,}")
+    if config.mtp_num_heads:
+        raise ValueError(f"its architecture has {config.mtp_num_heads} prediction heads, not 0")

@@ -55,14 +55,21 @@ def test_corrections_are_no_parameters_and_fit_one(model, tmp_path):
         ({"num_heads": 5}, "num_heads 5 does not divide"),
         ({"num_layers": 4}, "qo_bank"),
         ({"unheard_of": 1}, "unheard_of"),
+        ({"mtp_num_heads": 6000}, "6000 prediction heads"),
+        ({"num_layers": 10**7}, "10000000|10,000,000 layers"),
+        ({"num_layers": 10**19}, "more than 19 digits|less than or equal|layers"),
+        ({"loop_layers": [0, 1, 2], "num_loops": 1024}, "tensors|layers"),
+        ({"model_dim": 1 << 20, "num_heads": 1 << 14, "num_kv_heads": 1 << 14}, "qo_bank"),
+        ({"mlp_mult": 1e308}, "too large|impossible"),
+        ({"rope_base": 1e400}, "not JSON|finite"),
         ({"num_layers": 10**15}, "num_layers"),
-        ({"mlp_mult": 1e308}, "too large"),
         ({"model_dim": 10**12}, "qo_bank"),
     ],
 )
 def test_an_architecture_that_does_not_fit_is_refused_before_anything_is_decoded(
     model, tmp_path, change, words, monkeypatch
 ):
+    monkeypatch.setattr("artifact.restore.GPT", None)
     architecture = model.config.model_dump() | change
     export(tmp_path / "a.bin", architecture, dict(model.named_parameters()), roles(model.config))
     monkeypatch.setattr("artifact.format.container._unpack_stream", None)

@@ -12,7 +12,7 @@ from artifact.format import container
 from artifact.quantisation.lqer import put_back
 from artifact.quantisation.recipe import Recipe, quantise
 from artifact.quantisation.search import largest_that_fits
-from artifact.submission.code_size import code_bytes
+from artifact.submission.code_size import Code
 from errors import InputError
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def export_run(
 
     network = settings.architecture()
     architecture = network.header() | {"mtp_num_heads": 0}
-    limit = max(0, settings.size_limit - sum(code_bytes(root).values()))
+    limit = max(0, settings.size_limit - Code.of(root, settings).bytes)
     recipe = Recipe.of(settings)
     report = export(path, architecture, weights, roles(network), recipe, hessians, limit)
     return load(path)[1], report

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from artifact.submission.code_size import OverBudget, budget_line, check_total, code_bytes
+from artifact.submission.code_size import SCRIPT, Code, OverBudget, budget_line, check_total
 from evaluation.scoreboard import Scoreboard
 from runtime.plot import plot_run
 from runtime.run_folder import RunFolder
@@ -29,10 +29,10 @@ def conclude(
     Returns:
         the exit code: 0, or 1 over the limit.
     """
-    files = code_bytes(root)
-    code, artifact = sum(files.values()), folder.artifact.stat().st_size
+    (code, sha256), artifact = Code.of(root, scores.settings), folder.artifact.stat().st_size
     sizes = {"code_bytes": code, "artifact_bytes": artifact, "total_bytes": code + artifact}
-    summary = {**facts, **sizes, "size_limit": limit, "scores": scores.rows, "code_files": files}
+    identity = {"code_files": {SCRIPT: code}, "code_sha256": sha256}
+    summary = {**facts, **sizes, "size_limit": limit, "scores": scores.rows, **identity}
     folder.log("summary", **summary)
     folder.write_summary(summary)
     scores.progress.phase("finished")

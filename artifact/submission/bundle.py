@@ -1,74 +1,97 @@
-"""The project as one Python file that runs from anywhere: ``train_gpt.py`` of a submission."""
+"""What a submission's one file holds, and that file to read: plain modules, settings, scores."""
 
 import ast
 import base64
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from errors import InputError
-from knowledge.scores import BUILT_IN
+from knowledge.scores import BUILT_IN, pack, read_scores
 from runtime.run_folder import to_toml
 
-ENTRY = "train.py"
+if TYPE_CHECKING:
+    from settings import Settings
+
+ENTRIES = ("train.py", "evaluation/__main__.py")
 HEAD = "artifact/submission/template.py"
 PRESET = "presets/submission.toml"
 SCORES = "knowledge/wordnet"
-# Settings that differ between machines or runs, and names of presets.
+# What differs from machine to machine or from run to run, and the source of a preset.
 NOT_KEPT = ("preset", "config", "data", "tokenizer", "run_dir", "resume", "seed")
-LINE = 90
+# The file neither packs itself again nor judges itself.
+LEFT_OUT = re.compile(r"artifact/submission/(packed|bundle|strip)\.py|evaluation/audit/.*")
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 END = """
 if __name__ == "__main__":
     sys.exit(main())
 """
 
 
-def bundle(root: Path, settings: Mapping[str, object]) -> str:
-    """Return the text of a file that trains as ``train.py`` does with these settings.
+def contents(root: Path, settings: "Settings") -> dict[str, str]:
+    """Return the files of a bundle by path: text, or bytes in base 85 if they are ``*.scores``.
 
     Args:
         root: of the project.
         settings: of a run; data, tokenizer and seed are left to whoever starts the file.
 
     Raises:
-        InputError: a file that is needed is missing, or holds ''' and cannot be quoted.
+        InputError: a file that is needed is missing, or token scores are none.
     """
-    kept = {name: value for name, value in settings.items() if name not in NOT_KEPT}
-    given = str(settings.get("kg_scores") or "")
-    scores: list[Path] = []
-    if given:
+    kept = settings.model_dump(exclude=set(NOT_KEPT))
+    scores = token_scores(settings.kg_scores)
+    if scores:
         kept["kg_scores"] = "wordnet"
-        scores = [Path(given)]
-        if given in BUILT_IN:
-            scores = sorted(BUILT_IN[given].glob("*.scores"))
-    texts = {name: _read(root / name).decode() for name in sorted(modules(root))}
-    texts[PRESET] = to_toml(kept)
-    sections = [quoted(name, text) for name, text in texts.items()] + [*map(packed, scores)]
-    return "\n".join([_read(root / HEAD).decode() + "\n", *sections, END])
+    texts = {name: read(root / name).decode() for name in sorted(modules(root))}
+    return {**texts, PRESET: to_toml(kept), **scores}
+
+
+def token_scores(given: str) -> dict[str, str]:
+    """Return files of token scores by path, in base 85: one, or those of a name of ``BUILT_IN``.
+
+    A file is parsed and written again, so that nothing else than scores is ever published.
+
+    Raises:
+        InputError: a file is missing, holds no token scores, or has a name with other characters
+            than letters, digits, dots, dashes and underscores.
+    """
+    if not given:
+        return {}
+    paths = sorted(BUILT_IN[given].glob("*.scores")) if given in BUILT_IN else [Path(given)]
+    for path in paths:
+        if not NAME.fullmatch(path.stem):
+            raise InputError(f"{path}: rename it; letters, digits, dots, dashes and _ are allowed")
+    packed = {path.stem: pack(read_scores(path)) for path in paths}
+    return {f"{SCORES}/{n}.scores": base64.b85encode(each).decode() for n, each in packed.items()}
+
+
+def readable(root: Path, files: dict[str, str]) -> str:
+    """Return a Python file that runs like the packed one and shows all code as it is.
+
+    Raises:
+        InputError: a module holds ''' and cannot be quoted.
+    """
+    sections = [quoted(name, text) for name, text in files.items()]
+    return "\n".join([read(root / HEAD).decode() + "\n", *sections, END])
 
 
 def quoted(name: str, text: str) -> str:
-    """Return a statement that puts a file into ``TEXTS`` as it is."""
+    """Return a statement that puts a file into ``FILES`` as it is."""
     if "'''" in text or text.endswith(("\\", "'")):
         raise InputError(f"{name} holds ''' and cannot be quoted; write it with another quote")
-    return f"TEXTS[\"{name}\"] = r'''{text}'''\n"
-
-
-def packed(path: Path) -> str:
-    """Return a statement that puts token scores into ``PACKED``."""
-    coded = base64.b85encode(_read(path)).decode()
-    lines = [f'    "{coded[at : at + LINE]}"\n' for at in range(0, len(coded), LINE)]
-    return f'PACKED["{SCORES}/{path.stem}.scores"] = (\n{"".join(lines)})\n'
+    return f"FILES[{name!r}] = r'''{text}'''\n"
 
 
 def modules(root: Path) -> set[str]:
-    """Return the paths of ``train.py`` and of all modules that it may ever import."""
+    """Return the paths of all modules that ``ENTRIES`` may import, whenever they do."""
     found: set[str] = set()
-    waiting = [ENTRY]
+    waiting = [*ENTRIES]
     while waiting:
         name = waiting.pop()
-        if name not in found:
+        if name not in found and not LEFT_OUT.fullmatch(name):
             found.add(name)
-            waiting += _imported(root, ast.parse(_read(root / name), name))
+            waiting += _imported(root, ast.parse(read(root / name), name))
     return found
 
 
@@ -85,7 +108,7 @@ def _imported(root: Path, tree: ast.Module) -> Iterator[str]:
 
 
 def _files(root: Path, name: str) -> Iterator[str]:
-    """Return a module's file and its packages' files, as far as they are the project's."""
+    """Yield the module's file and those of its packages, if they are the project's."""
     parts = name.split(".")
     for length in range(1, len(parts) + 1):
         stem = "/".join(parts[:length])
@@ -93,7 +116,8 @@ def _files(root: Path, name: str) -> Iterator[str]:
         yield from (place for place in places if (root / place).is_file())
 
 
-def _read(path: Path) -> bytes:
+def read(path: Path) -> bytes:
+    """Return a project file's content. Raises InputError if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:

@@ -1,87 +1,105 @@
-"""Write a contest folder from finished runs: ``train_gpt.py``, logs, scores and their test.
+"""A contest folder of finished runs: ``train_gpt.py``, logs, scores and what they are worth.
 
 The layout is parameter-golf's: ``records/<track>/<date>_<name>/`` with ``README.md``,
 ``submission.json``, ``train_gpt.py`` and the logs of several seeds.
 """
 
+import hashlib
 import json
 import math
 import os
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from scipy.stats import ttest_1samp
 
-from artifact.submission.bundle import NOT_KEPT, bundle
-from artifact.submission.code_size import LIMIT, budget_line
+from artifact.submission.bundle import NOT_KEPT, contents, readable
+from artifact.submission.code_size import LIMIT, SCRIPT, budget_line
+from artifact.submission.packed import pack
 from errors import InputError
 from files import PROJECT
+from reading.regular import open_regular
 from runtime import ROUNDTRIP
+from runtime.records import (
+    LOG,
+    REMEDY,
+    SETTINGS,
+    Environment,
+    Row,
+    Summary,
+    read_environment,
+    read_log,
+    read_settings,
+    read_summary,
+)
+from runtime.run_folder import ARTIFACT
+from settings import Settings
+from settings.load import describe
 
-SCRIPT = "train_gpt.py"
-FACTS = ("steps", "train_seconds", "code_bytes")  # of a summary
-PLACE = ("world_size", "devices", "torch")  # of an environment
+READABLE = "train_gpt_readable.py"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A finished run."""
+    """A finished run, every file of it parsed."""
 
     path: Path
-    settings: Mapping[str, Any]
-    summary: Mapping[str, Any]
-    environment: Mapping[str, Any]
+    settings: Settings
+    summary: Summary
+    environment: Environment
 
     @classmethod
     def read(cls, path: Path) -> "Entry":
         """Read a run's folder. Raises InputError for what is none, or did not finish."""
         try:
-            settings = tomllib.loads((path / "settings.toml").read_text(encoding="utf-8"))
-            summary = json.loads((path / "summary.json").read_bytes())
-            environment = json.loads((path / "environment.json").read_bytes())
-            seed, rows, size = settings["seed"], summary["scores"], summary["artifact_bytes"]
-            stored = (path / "artifact.bin").stat().st_size
-            wanted = ((summary, FACTS), (environment, PLACE))
-            missing = [name for table, names in wanted for name in names if name not in table]
-            if missing:
-                raise ValueError(f"it does not say {', '.join(missing)}")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is no run that finished: {error}; run it again") from None
-        if not isinstance(seed, int) or not any(name.startswith(ROUNDTRIP) for name in rows):
+            summary, environment = read_summary(path), read_environment(path)
+            settings = Settings.model_validate(read_settings(path))
+        except ValidationError as error:
+            raise InputError(f"{path / SETTINGS}: {describe(error)}") from None
+        except InputError as error:
+            raise InputError(f"{path} is no run that finished: {error}") from None
+        if not any(name.startswith(ROUNDTRIP) for name in summary.scores):
             raise InputError(f"{path}: its summary has no scores of an artifact; run it again")
-        if stored != size:
+        artifact, log = path / ARTIFACT, path / LOG
+        for file in (artifact, log):
+            open_regular(file, REMEDY, links=False).close()
+        if artifact.stat().st_size != summary.artifact_bytes:
             raise InputError(f"{path}: its summary is of another artifact; run it again")
         return cls(path, settings, summary, environment)
 
     @property
     def seed(self) -> int:
-        """The seed, by which runs differ."""
-        return self.settings["seed"]
+        """What tells it from the others."""
+        return self.settings.seed
 
-    def score(self, method: str) -> Mapping[str, float]:
-        """Return bpb, nats and more of one of its scores."""
-        return self.summary["scores"][method]
+    def score(self, method: str) -> Row:
+        """Return a row of its scores."""
+        return self.summary.scores[method]
+
+    def log(self) -> bytes:
+        """Return its events, a line each. Raises InputError for a log that holds anything else."""
+        events = [json.dumps(event) for event in read_log(self.path / LOG)]
+        return "".join(f"{event}\n" for event in events).encode()
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The scores of several seeds in bits per byte.
+    """What several seeds say, in bits per byte.
 
     Attributes:
         method: which of the runs' scores of the artifact: that with the lowest mean.
         mean, spread: over the seeds; the sample's standard deviation, NaN for one seed.
         against: the score to beat.
-        p_value: of a mean no lower than ``against``, by a one-sided t-test; None without a score to
-            beat, or with a single seed.
+        p_value: of a mean no lower than ``against``, by a one-sided t-test; None where there is
+            nothing to test, or a single seed.
     """
 
     method: str
@@ -93,13 +111,11 @@ class Verdict:
     @classmethod
     def of(cls, entries: Sequence[Entry], against: float | None) -> "Verdict":
         """Judge runs by the best method that all have."""
-        rows = [
-            {name for name in e.summary["scores"] if name.startswith(ROUNDTRIP)} for e in entries
-        ]
+        rows = [{name for name in e.summary.scores if name.startswith(ROUNDTRIP)} for e in entries]
         common = sorted(set.intersection(*rows))
         if not common:
             raise InputError("the runs have no score in common; score all of them alike")
-        values = {name: [e.score(name)["bpb"] for e in entries] for name in common}
+        values = {name: [e.score(name).bpb for e in entries] for name in common}
         method = min(common, key=lambda name: statistics.fmean(values[name]))
         found, several = values[method], len(entries) > 1
         spread = statistics.stdev(found) if several else math.nan
@@ -135,62 +151,62 @@ def submit(
         raise InputError(f"{out} exists; choose another --out or remove it")
     entries = sorted(map(Entry.read, runs), key=lambda entry: entry.seed)
     check_alike(entries)
-    script = bundle(PROJECT, entries[0].settings)
+    script = pack(PROJECT, entries[0].settings)
     check_code(entries, script)
     verdict = Verdict.of(entries, against)
+    facts = submission(entries, verdict, name or out.name, len(script))
+    files = {
+        SCRIPT: script,
+        READABLE: readable(PROJECT, contents(PROJECT, entries[0].settings)).encode(),
+        "requirements.txt": (PROJECT / "requirements.txt").read_bytes(),
+        "submission.json": (json.dumps(facts, indent=2) + "\n").encode(),
+        "README.md": readme(facts, entries, verdict).encode(),
+        **{f"train_seed{entry.seed}.jsonl": entry.log() for entry in entries},
+    }
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as partial:
-        folder = Path(partial) / out.name
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as beside:
+        folder = Path(beside) / out.name
         folder.mkdir()
-        (folder / SCRIPT).write_text(script, encoding="utf-8")
+        for file, content in files.items():
+            (folder / file).write_bytes(content)
         check_starts(folder / SCRIPT)
-        shutil.copy(PROJECT / "requirements.txt", folder)
-        for entry in entries:
-            shutil.copy(entry.path / "log.jsonl", folder / f"train_seed{entry.seed}.jsonl")
-        facts = submission(entries, verdict, name or out.name, len(script.encode()))
-        (folder / "submission.json").write_text(json.dumps(facts, indent=2) + "\n")
-        (folder / "README.md").write_text(readme(facts, entries, verdict), encoding="utf-8")
         folder.rename(out)
     return verdict
 
 
 def check_alike(entries: Sequence[Entry]) -> None:
-    """Raise InputError if runs differ in more than the seed, or have equal seeds."""
+    """Raise InputError where runs differ in more than the seed, or do not differ in that."""
     seeds = [entry.seed for entry in entries]
     if len(set(seeds)) < len(seeds):
         raise InputError(f"two runs have the same seed, of {seeds}; give one run a seed")
     first = entries[0]
     for entry in entries[1:]:
-        for name in sorted({*first.settings, *entry.settings}.difference(NOT_KEPT)):
-            if first.settings.get(name) != entry.settings.get(name):
+        for name in Settings.model_fields:
+            same = getattr(first.settings, name) == getattr(entry.settings, name)
+            if not same and name not in NOT_KEPT:
                 raise InputError(
                     f"{first.path} and {entry.path} differ in {name}; a submission is one set of "
                     "settings under several seeds"
                 )
 
 
-def check_code(entries: Sequence[Entry], script: str) -> None:
-    """Raise InputError if the runs' code is not the script's, or too large with an artifact."""
-    size = len(script.encode())
+def check_code(entries: Sequence[Entry], script: bytes) -> None:
+    """Raise InputError where the runs' code is not the script's, or too large with an artifact."""
+    size, digest = len(script), hashlib.sha256(script).hexdigest()
     for entry in entries:
-        for name, ran in (entry.summary.get("code_files") or {}).items():
-            place = PROJECT / name
-            now = size if name == SCRIPT else place.stat().st_size if place.is_file() else 0
-            if now != ran and not name.startswith("presets/"):
-                raise InputError(
-                    f"{entry.path} ran on another {name} ({ran:,} bytes, now {now:,}); submit from "
-                    "the commit in its environment.json, or run it again"
-                )
-        artifact = entry.summary["artifact_bytes"]
-        if size + artifact > LIMIT:
+        if entry.summary.code_sha256 != digest:
             raise InputError(
-                f"{entry.path}: {budget_line(size, artifact)}; run it by {SCRIPT}, or with "
-                f"--size-limit {LIMIT - size + entry.summary['code_bytes']}"
+                f"{entry.path} ran on other code ({entry.summary.code_bytes:,} bytes, now "
+                f"{size:,}); submit from the commit and under the Python of its "
+                "environment.json, or run it again"
             )
+        artifact = entry.summary.artifact_bytes
+        if size + artifact > LIMIT:
+            raise InputError(f"{entry.path}: {budget_line(size, artifact)}; run it again")
 
 
 def check_starts(script: Path) -> None:
-    """Start the script from another folder, without a GPU. Raises InputError if that fails."""
+    """Start the script from another folder, without a GPU. Raises InputError where that fails."""
     command = [sys.executable, "-E", "-P", str(script.resolve()), "--help"]
     without_gpu = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd="/", env=without_gpu, capture_output=True, text=True)
@@ -202,25 +218,25 @@ def check_starts(script: Path) -> None:
 def submission(
     entries: Sequence[Entry], verdict: Verdict, name: str, code: int
 ) -> dict[str, object]:
-    """Return ``submission.json``; its bytes are those of the largest artifact."""
+    """What ``submission.json`` says; bytes are those of the largest artifact."""
     results = {
         str(entry.seed): {
-            "val_loss": entry.score(verdict.method)["nats"],
-            "val_bpb": entry.score(verdict.method)["bpb"],
-            "artifact_bytes": entry.summary["artifact_bytes"],
-            "steps": entry.summary["steps"],
-            "train_seconds": entry.summary["train_seconds"],
+            "val_loss": entry.score(verdict.method).nats,
+            "val_bpb": entry.score(verdict.method).bpb,
+            "artifact_bytes": entry.summary.artifact_bytes,
+            "steps": entry.summary.steps,
+            "train_seconds": entry.summary.train_seconds,
         }
         for entry in entries
     }
-    largest = max(entry.summary["artifact_bytes"] for entry in entries)
+    largest = max(entry.summary.artifact_bytes for entry in entries)
     return {
         "name": name,
         "author": "",
         "github_id": "",
         "blurb": "",
         "date": date.today().isoformat(),
-        "val_loss": statistics.fmean(entry.score(verdict.method)["nats"] for entry in entries),
+        "val_loss": statistics.fmean(entry.score(verdict.method).nats for entry in entries),
         "val_bpb": verdict.mean,
         "val_bpb_std": None if math.isnan(verdict.spread) else verdict.spread,
         "against": verdict.against,
@@ -232,7 +248,7 @@ def submission(
 
 
 def readme(facts: Mapping[str, Any], entries: Sequence[Entry], verdict: Verdict) -> str:
-    """Return the README of the folder."""
+    """A page for whoever reads the folder."""
     rows = [
         f"| {seed} | {row['val_bpb']:.5f} | {row['val_loss']:.5f} | {row['steps']:,} | "
         f"{row['train_seconds']:.1f} | {row['artifact_bytes']:,} |"
@@ -244,8 +260,8 @@ def readme(facts: Mapping[str, Any], entries: Sequence[Entry], verdict: Verdict)
             f"# {facts['name']}",
             "",
             f"{verdict}. Code {facts['bytes_code']:,} bytes, with the largest artifact "
-            f"{facts['bytes_total']:,} of {LIMIT:,}. Run on {ran_on['world_size']} x "
-            f"{ran_on['devices'][0]} with torch {ran_on['torch']}.",
+            f"{facts['bytes_total']:,} of {LIMIT:,}. Run on {ran_on.world_size} x "
+            f"{ran_on.devices[0]} with torch {ran_on.torch}.",
             "",
             "| seed | bpb | nats | steps | training s | artifact |",
             "|---|---|---|---|---|---|",
@@ -253,9 +269,12 @@ def readme(facts: Mapping[str, Any], entries: Sequence[Entry], verdict: Verdict)
             "",
             "    pip install -r requirements.txt",
             f"    SEED={entries[0].seed} DATA_PATH=DIR torchrun --standalone "
-            f"--nproc_per_node={ran_on['world_size']} {SCRIPT}",
+            f"--nproc_per_node={ran_on.world_size} {SCRIPT}",
+            "",
+            f"    python {SCRIPT} --evaluate artifact.bin --data DIR",
             "",
             f"`{SCRIPT}` is all the code, and its preset `submission` all the settings. "
+            f"`{READABLE}` shows both and runs like it. "
             "DIR holds token shards and their tokenizer, else TOKENIZER_PATH names it. "
             "The logs have an event a line.",
             "",

@@ -1,11 +1,10 @@
-"""How one file holds a project: the head of every bundle of `artifact.submission.bundle`.
+"""The beginning of a file that holds a whole project: see `artifact.submission.packed`.
 
 A template: never imported by the project, only copied. So its import of ``train`` is no circle.
 
-``TEXTS`` and ``PACKED`` (in base 85), which a bundle fills below, hold files by path. Modules are
-imported from there, and Python's own inspection finds their text, which Triton reads to compile a
-kernel. Data lies in a folder of its own while the program runs, so that whoever opens it by path
-finds it.
+``FILES`` holds files by path, text or base 85. Modules are imported from there, and Python's own
+inspection finds their text, which Triton reads to compile a kernel. Data lies in a folder of its
+own while the program runs, so that it can be opened by path.
 """
 
 import base64
@@ -19,12 +18,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
 
-TEXTS: dict[str, str] = {}
-PACKED: dict[str, str] = {}
+FILES: dict[str, str] = {}
+EVALUATE = "--evaluate"
 
 
 class Sources(MetaPathFinder, ExecutionLoader):
-    """Imports modules from ``TEXTS``, as though these lay under ``root``."""
+    """Imports modules from ``FILES``, as though these lay under ``root``."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -32,11 +31,11 @@ class Sources(MetaPathFinder, ExecutionLoader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return the specification of a module of this file; None for others."""
+        """Return the specification of a module that is here; None for all others."""
         return spec_from_loader(fullname, self) if self._place(fullname) else None
 
     def is_package(self, fullname: str) -> bool:
-        """Whether it is a package's ``__init__``."""
+        """Return whether it is a package's ``__init__``."""
         return self._found(fullname).endswith("__init__.py")
 
     def get_filename(self, fullname: str) -> str:
@@ -44,8 +43,8 @@ class Sources(MetaPathFinder, ExecutionLoader):
         return str(self.root / self._found(fullname))
 
     def get_source(self, fullname: str) -> str:
-        """Return the module's text, from which ``inspect`` and tracebacks read lines."""
-        return TEXTS[self._found(fullname)]
+        """Return the module's text: what ``inspect`` and tracebacks read lines from."""
+        return FILES[self._found(fullname)]
 
     def _found(self, fullname: str) -> str:
         place = self._place(fullname)
@@ -55,22 +54,31 @@ class Sources(MetaPathFinder, ExecutionLoader):
 
     def _place(self, fullname: str) -> str | None:
         stem = fullname.replace(".", "/")
-        return next((p for p in (f"{stem}.py", f"{stem}/__init__.py") if p in TEXTS), None)
+        return next((p for p in (f"{stem}.py", f"{stem}/__init__.py") if p in FILES), None)
 
 
 def main() -> int:
-    """Run ``train.py`` with the bundled preset, unless another is given; return its exit code."""
+    """Train with the preset that came along, or score an artifact; return the exit code.
+
+    ``--evaluate ARTIFACT`` prints every score that a run with this preset has of its artifact; the
+    options after it are those of ``python -m evaluation``.
+    """
     with TemporaryDirectory(prefix="train_gpt_") as folder:
         root = Path(folder).resolve()
-        data = {name: text.encode() for name, text in TEXTS.items() if not name.endswith(".py")}
-        data |= {name: base64.b85decode(coded) for name, coded in PACKED.items()}
-        for name, content in data.items():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_bytes(content)
+        for name, text in FILES.items():
+            if not name.endswith(".py"):
+                is_text = name.endswith(".toml")
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                (root / name).write_bytes(text.encode() if is_text else base64.b85decode(text))
         # First of all finders: a folder called data where it is started must not be taken for ours.
         sys.meta_path.insert(0, Sources(root))
         os.environ.setdefault("MURMURATION_PRESET", "submission")
+        arguments = sys.argv[1:]
+        if arguments[:1] == [EVALUATE]:
+            from evaluation.__main__ import main as evaluate
+
+            return evaluate(["all", *arguments[1:]])
         import train
 
         train.PROJECT = Path(__file__).resolve()  # this one file is the code that counts
-        return train.main(sys.argv[1:])
+        return train.main(arguments)

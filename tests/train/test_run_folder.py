@@ -1,5 +1,6 @@
 """What a run leaves in its folder, and its artifact."""
 
+import hashlib
 import json
 import re
 import subprocess
@@ -8,8 +9,11 @@ import sys
 import pytest
 
 from artifact.export import load
+from artifact.submission.packed import pack
 from files import PROJECT
+from runtime.records import read_settings
 from runtime.run_folder import read_log
+from settings import Settings
 from tests.small import clean_environment
 from tests.train.runs import final_tensors, losses, train
 
@@ -51,17 +55,13 @@ def test_a_run_says_where_its_startup_went(straight):
     assert summary["attention"] == "sdpa"
 
 
-def test_code_bytes_count_every_module_of_the_run(straight):
+def test_code_bytes_are_those_of_the_packed_submission(straight):
     summary = json.loads((straight / "summary.json").read_text())
-    for module in (
-        "train.py",
-        "settings/optimizer.py",
-        "model/gpt.py",
-        "kernels/optimizer/reference.py",
-        "training/device_levers.py",
-    ):
-        assert module in summary["code_files"]
-    assert sum(summary["code_files"].values()) == summary["code_bytes"]
+    settings = Settings.model_validate(read_settings(straight))
+    script = pack(PROJECT, settings)
+    assert summary["code_bytes"] == len(script)
+    assert summary["code_files"] == {"train_gpt.py": len(script)}
+    assert summary["code_sha256"] == hashlib.sha256(script).hexdigest()
 
 
 def test_the_artifact_holds_no_mtp_heads_and_all_else(straight):

@@ -1,69 +1,28 @@
 """The bytes of code that a run is charged for."""
 
-import json
-import subprocess
-import sys
+import hashlib
 from pathlib import Path
 
 import pytest
 
-from artifact.submission.code_size import OverBudget, budget_line, check_total, code_bytes
+from artifact.submission.code_size import Code, OverBudget, budget_line, check_total
+from artifact.submission.packed import pack
 from files import PROJECT
+from settings import Settings
 
 
-def charged(project: Path, cwd: Path, *arguments: str) -> dict[str, int]:
-    """What a run of ``project/train.py`` counts, started in ``cwd``."""
-    run = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=cwd,
-        env={"PYTHONPATH": f"{project}:{PROJECT}"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(run.stdout)
+def test_the_project_counts_as_the_file_that_a_submission_stores(tmp_path: Path) -> None:
+    settings = Settings()
+    script = pack(PROJECT, settings)
+    assert Code.of(PROJECT, settings) == (len(script), hashlib.sha256(script).hexdigest())
+    (tmp_path / "train_gpt.py").write_bytes(script)
+    assert Code.of(tmp_path / "train_gpt.py", settings) == Code.of(PROJECT, settings)
+    (tmp_path / "train_gpt.py").write_bytes(b"x")
+    assert Code.of(tmp_path / "train_gpt.py", settings).bytes == 1
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    root = tmp_path / "project"
-    files = {
-        "train.py": (
-            "import json, pathlib, helper.deep, installed\n"
-            "from artifact.submission.code_size import code_bytes\n"
-            "print(json.dumps(code_bytes(pathlib.Path(__file__).parent)))\n"
-        ),
-        "helper/deep.py": "DEPTH = 2\n",
-        "helper/unused.py": "never imported",
-        "presets/seed.toml": "a = 1\n",
-        ".venv/site-packages/installed.py": "",
-    }
-    for name, text in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-    search = f"import sys\nsys.path.append({str(root / '.venv/site-packages')!r})\n"
-    (root / "helper/__init__.py").write_text(search)
-    return root
-
-
-def test_counts_the_script_its_helpers_and_presets_alone(project: Path, tmp_path: Path) -> None:
-    names = ["helper/__init__.py", "helper/deep.py", "presets/seed.toml", "train.py"]
-    expected = {name: (project / name).stat().st_size for name in names}
-    assert charged(project, tmp_path, str(project / "train.py")) == expected
-    assert charged(project, project, "train.py") == expected
-
-
-def test_counts_this_projects_own_modules() -> None:
-    """A helper module is counted, though no line of train.py is in it."""
-    counted = code_bytes(PROJECT)
-    for name in ("artifact/submission/code_size.py", "tests/artifact/submission/test_code_size.py"):
-        assert counted[name] == (PROJECT / name).stat().st_size
-    assert not [name for name in counted if "site-packages" in name]
-
-
-def test_leaves_out_an_environment_inside_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "prefix", str(PROJECT / "artifact"))
-    assert not [name for name in code_bytes(PROJECT) if name.startswith("artifact/")]
+def test_the_packed_code_stays_within_its_120_kb() -> None:
+    assert Code.of(PROJECT, Settings(kg_scores="wordnet")).bytes <= 120_000
 
 
 def test_the_limit_itself_is_within_it() -> None:

@@ -1,5 +1,7 @@
 """A contest folder: one file that trains from anywhere, and what several seeds are worth."""
 
+import ast
+import base64
 import json
 import shutil
 import statistics
@@ -13,10 +15,12 @@ import pytest
 from scipy.stats import t
 
 from artifact.__main__ import main
-from artifact.submission.bundle import bundle, modules, quoted
+from artifact.submission.bundle import contents, modules, quoted, token_scores
 from artifact.submission.submit import Entry, Verdict, submit
 from errors import InputError
 from files import PROJECT
+from runtime.records import Environment, Row, Summary
+from settings import Settings
 from tests.small import clean_environment
 
 NETWORK = """
@@ -125,6 +129,12 @@ def test_the_script_trains_from_anywhere_as_the_tree_did(
     # A run of the script can be submitted itself, and makes the same script.
     submit([tmp_path / "run"], tmp_path / "again")
     assert (tmp_path / "again" / "train_gpt.py").read_bytes() == Path(alone).read_bytes()
+    # The script scores an artifact, without the training shards.
+    only_val = shutil.copytree(data, tmp_path / "val", ignore=shutil.ignore_patterns("*train*"))
+    artifact = shutil.copy(run / "artifact.bin", tmp_path)
+    done = python(alone, "--evaluate", artifact, "--data", only_val, cwd=Path("/"))
+    assert done.returncode == 0, done.stderr
+    assert f"bpb {ours['scores']['roundtrip, plain']['bpb']:.6f}" in done.stdout
 
 
 def test_the_folder_says_what_it_holds(run: Path, folder: Path) -> None:
@@ -134,6 +144,7 @@ def test_the_folder_says_what_it_holds(run: Path, folder: Path) -> None:
         "requirements.txt",
         "submission.json",
         "train_gpt.py",
+        "train_gpt_readable.py",
         "train_seed1.jsonl",
     }
     facts = json.loads((folder / "submission.json").read_text())
@@ -166,10 +177,9 @@ def test_triton_finds_the_source_of_a_bundled_kernel(folder: Path, tmp_path: Pat
     assert done.stdout == "as the reference\n", done.stderr
 
 
-def test_the_bundle_holds_all_modules_of_a_run_and_nothing_of_the_tools(run: Path) -> None:
+def test_the_bundle_holds_all_modules_of_a_run_and_nothing_of_the_tools() -> None:
     found = modules(PROJECT)
-    ran = json.loads((run / "summary.json").read_text())["code_files"]
-    assert {name for name in ran if name.endswith(".py")} <= found
+    assert {"train.py", "evaluation/subject.py", "model/gpt.py", "settings/run.py"} <= found
     assert {"kernels/optimizer/muon.py", "kernels/attention/forward_hopper.py"} <= found
     assert not [name for name in found if name.startswith(("bench/", "tests/"))]
     assert "artifact/submission/submit.py" not in found
@@ -177,26 +187,116 @@ def test_the_bundle_holds_all_modules_of_a_run_and_nothing_of_the_tools(run: Pat
 
 def test_scores_of_a_graph_travel_along(tmp_path: Path) -> None:
     scores = PROJECT / "knowledge/wordnet/fineweb-1024.scores"
-    own = shutil.copy(scores, tmp_path / "mine")
+    own = shutil.copy(scores, tmp_path / "mine.scores")
     for given, names in (
         ("wordnet", {"fineweb-1024.scores", "builtin-python-3.11.7.scores"}),
         (str(own), {"mine.scores"}),
     ):
-        space: dict[str, object] = {"__name__": "bundle"}
-        exec(bundle(PROJECT, {"kg_scores": given, "seed": 5, "num_layers": 7}), space)
-        packed, texts = space["PACKED"], space["TEXTS"]
-        assert isinstance(packed, dict)
-        assert isinstance(texts, dict)
+        files = contents(PROJECT, Settings(kg_scores=given, seed=5, num_layers=7, ve_layers=[6]))
+        packed = {name: text for name, text in files.items() if name.endswith(".scores")}
         assert {Path(name).name for name in packed} == names
-        preset = tomllib.loads(texts["presets/submission.toml"])
-        assert preset == {"kg_scores": "wordnet", "num_layers": 7}
+        assert base64.b85decode(packed.popitem()[1]).startswith(b"MKG1")
+        preset = tomllib.loads(files["presets/submission.toml"])
+        assert (preset["kg_scores"], preset["num_layers"]) == ("wordnet", 7)
+        assert not {"seed", "data", "tokenizer", "run_dir", "preset"} & preset.keys()
+
+
+def test_the_readable_file_shows_every_module_as_it_is(folder: Path) -> None:
+    text = (folder / "train_gpt_readable.py").read_text()
+    for name in ("train.py", "model/gpt.py", "kernels/attention/forward_hopper.py"):
+        assert (PROJECT / name).read_text() in text
+    done = python(folder / "train_gpt_readable.py", "--help", cwd=Path("/"))
+    assert done.returncode == 0 and "--num-layers" in done.stdout, done.stderr
+
+
+def test_the_requirements_name_every_package_that_the_file_imports() -> None:
+    known = {line.split("==")[0] for line in (PROJECT / "requirements.txt").read_text().split()}
+    tops = {path.stem for path in PROJECT.iterdir()}
+    found: set[str] = set()
+    for name in modules(PROJECT):
+        for node in ast.walk(ast.parse((PROJECT / name).read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module.split(".")[0])
+    # Triton comes with torch; both packages of flash attention are used only where installed.
+    own = found - tops - set(sys.stdlib_module_names) - {"triton"}
+    assert {name for name in own if not name.startswith("flash_attn")} <= known
+
+
+STRANGE = 'x"]="";__import__("os").system("id>"+chr(47)+"tmp"+chr(47)+"OWNED");PACKED["y.scores'
+
+
+def test_a_name_that_a_run_s_folder_chooses_is_no_code(run: Path, tmp_path: Path) -> None:
+    """F1: the name of a file of token scores became a statement of the script."""
+    scores = PROJECT / "knowledge/wordnet/fineweb-1024.scores"
+    for name in (STRANGE, "a b", "\x1b[31m", "x'"):
+        place = shutil.copy(scores, tmp_path / name)
+        with pytest.raises(InputError, match="rename it"):
+            token_scores(str(place))
+    stranger = like(run, tmp_path / "stranger", 2, 1.0, kg_scores=str(tmp_path / STRANGE))
+    with pytest.raises(InputError, match="rename it"):
+        submit([stranger], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_token_scores_are_published(run: Path, tmp_path: Path) -> None:
+    """F2: any file of the submitter's went into the script under the name of token scores."""
+    (tmp_path / "private.key").write_text("a secret of mine")
+    stranger = like(run, tmp_path / "stranger", 2, 1.0, kg_scores=str(tmp_path / "private.key"))
+    with pytest.raises(InputError, match="not a file of token scores"):
+        submit([stranger], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "name", ["log.jsonl", "summary.json", "environment.json", "settings.toml", "artifact.bin"]
+)
+def test_a_link_in_a_run_s_folder_is_refused(run: Path, tmp_path: Path, name: str) -> None:
+    """F2: a log that is a link published the file that it points to."""
+    other = like(run, tmp_path / "other", 2, 1.0)
+    (tmp_path / "target").write_bytes((other / name).read_bytes())
+    (other / name).unlink()
+    (other / name).symlink_to(tmp_path / "target")
+    with pytest.raises(InputError, match=f"{name}: is a link"):
+        submit([other], tmp_path / "out")
+
+
+def test_of_a_log_only_events_are_published(run: Path, tmp_path: Path) -> None:
+    other = like(run, tmp_path / "other", 2, 1.0)
+    log = (other / "log.jsonl").read_bytes()
+    (other / "log.jsonl").write_bytes(b"a secret of mine\n" + log + b"[1]\n")
+    assert Entry.read(other).log() == log
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("environment.json", {"devices": []}),
+        ("environment.json", {"devices": "x"}),
+        ("environment.json", {"world_size": "1"}),
+        ("summary.json", {"code_bytes": "x"}),
+        ("summary.json", {"steps": [1]}),
+        ("summary.json", {"scores": {"roundtrip, plain": {"bpb": None}}}),
+        ("summary.json", {"scores": {"roundtrip, plain": 1.0}}),
+    ],
+)
+def test_a_file_of_another_form_is_one_line(
+    run: Path, tmp_path: Path, name: str, changes: dict[str, object]
+) -> None:
+    """F9: each of these ended in a traceback."""
+    other = like(run, tmp_path / "other", 2, 1.0)
+    content = json.loads((other / name).read_text()) | changes
+    (other / name).write_text(json.dumps(content))
+    with pytest.raises(InputError, match=rf"no run that finished: .*{name}: ") as refused:
+        submit([other], tmp_path / "out")
+    assert "\n" not in str(refused.value)
 
 
 def test_text_that_cannot_be_quoted_is_refused() -> None:
-    space: dict[str, dict[str, str]] = {"TEXTS": {}}
+    space: dict[str, dict[str, str]] = {"FILES": {}}
     text = 'a = "\\n\\u2581"  # \u2581\nb = """x"""\n'
     exec(quoted("a.py", text), space)
-    assert space["TEXTS"] == {"a.py": text}
+    assert space["FILES"] == {"a.py": text}
     for text in ("a = '''b'''\n", "a\\", "a = ''"):
         with pytest.raises(InputError, match=r"a\.py holds"):
             quoted("a.py", text)
@@ -221,13 +321,17 @@ def test_three_seeds_are_tested_against_a_score(
     assert "SEED=2 DATA_PATH=DIR torchrun --standalone --nproc_per_node=1 train_gpt.py" in page
 
 
+def summary_of(bpb: dict[str, float]) -> Summary:
+    rows = {f"roundtrip, {name}": score for name, score in bpb.items()}
+    scores = {n: Row(bpb=b, nats=1.0, tokens=1, bytes=1, seconds=1.0) for n, b in rows.items()}
+    return Summary(steps=1, train_seconds=1.0, code_bytes=1, artifact_bytes=1, scores=scores)
+
+
 def test_the_method_with_the_lowest_mean_counts() -> None:
     rows = [{"plain": 1.3, "sliding": 1.1}, {"plain": 1.0, "sliding": 1.15}]
-    entries = [
-        Entry(Path(), {}, {"scores": {f"roundtrip, {k}": {"bpb": v} for k, v in row.items()}}, {})
-        for row in rows
-    ]
-    entries[0].summary["scores"]["raw, plain"] = {"bpb": 0.5}
+    place = Environment(world_size=1, devices=["cpu"], torch="2")
+    entries = [Entry(Path(), Settings(), summary_of(row), place) for row in rows]
+    entries[0].summary.scores["raw, plain"] = summary_of({"plain": 0.5}).scores["roundtrip, plain"]
     verdict = Verdict.of(entries, None)
     assert verdict.method == "roundtrip, sliding"
     assert verdict.mean == statistics.fmean([1.1, 1.15])
@@ -244,10 +348,11 @@ def spoil_summary(run: Path, **changes: object) -> None:
         ("same seed", "two runs have the same seed"),
         ("other settings", "differ in matrix_lr"),
         ("no summary", "is no run that finished"),
-        ("no steps", "no run that finished: it does not say steps"),
+        ("no steps", "no run that finished: .*summary.json: steps: Field required"),
         ("other artifact", "summary is of another artifact"),
-        ("other code", "ran on another train.py"),
-        ("too large", r"over\); run it by train_gpt.py, or with --size-limit"),
+        ("other code", "ran on other code"),
+        ("unknown code", "ran on other code"),
+        ("too large", r"over\); run it again"),
         ("out exists", "exists; choose another"),
     ],
 )
@@ -265,7 +370,9 @@ def test_runs_that_make_no_submission_are_refused_and_leave_nothing(
     elif harm == "other artifact":
         (other / "artifact.bin").write_bytes(b"")
     elif harm == "other code":
-        spoil_summary(other, code_files={"train.py": 5})
+        spoil_summary(other, code_sha256="0" * 64)
+    elif harm == "unknown code":
+        spoil_summary(other, code_sha256=None)
     elif harm == "too large":
         (other / "artifact.bin").write_bytes(bytes(15_900_000))
         spoil_summary(other, artifact_bytes=15_900_000)

@@ -1,0 +1,71 @@
+"""``train_gpt.py``: the whole project as one small Python file that unpacks itself.
+
+The file is a few lines around a string: all modules without comments and docstrings, one after the
+other, compressed by bzip2. Its encoding is Latin-1, so that a byte of the string is a byte of the
+file; base 85 would make it a quarter larger.
+"""
+
+import bz2
+import hashlib
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from artifact.submission import strip
+from artifact.submission.bundle import END, HEAD, contents, read
+from reading import cache
+
+if TYPE_CHECKING:
+    from settings import Settings
+
+ENCODING = "latin-1"
+STUB = f'''# coding: {ENCODING}
+"""Murmuration in one file. train_gpt_readable.py is the same code to read."""
+import bz2
+CODE, *PARTS = bz2.decompress("CODED".encode("{ENCODING}")).decode().split("\\0")
+exec(CODE)
+'''
+ESCAPED = {0: "\\x00", ord("\n"): "\\n", ord("\r"): "\\r", ord('"'): '\\"', ord("\\"): "\\\\"}
+FILL = "FILES.update(zip(PARTS[::2], PARTS[1::2]))\n"
+TABLE, MOST = "stripped", 1_000  # modules
+
+
+def pack(root: Path, settings: "Settings") -> bytes:
+    """Return the file. Equal code and settings give equal bytes under one version of Python.
+
+    Arguments and errors as for `artifact.submission.bundle.contents`.
+    """
+    files = contents(root, settings)
+    texts = small({HEAD: read(root / HEAD).decode(), **files})
+    parts = [texts.pop(HEAD) + FILL + END]
+    for name, text in texts.items():
+        parts += [name, text]
+    return _wrapped("\0".join(parts)).encode(ENCODING)
+
+
+@lru_cache(maxsize=2)
+def _wrapped(content: str) -> str:
+    """Return the file's text, whose characters are the bytes that it is stored as."""
+    coded = bz2.compress(content.encode()).decode(ENCODING)
+    return STUB.replace("CODED", coded.translate(ESCAPED))
+
+
+def small(texts: Mapping[str, str]) -> dict[str, str]:
+    """Return files with their modules stripped; what is known from earlier costs no time."""
+    known = cache.load(TABLE)
+    before = len(known)
+    made_by = f"{sys.version} {read(Path(strip.__file__)).decode()}"
+    keep = strip.documented(texts.values())
+    found = {}
+    for name, text in texts.items():
+        if name.endswith(".py"):
+            key = hashlib.sha256("\0".join([made_by, *sorted(keep), text]).encode()).hexdigest()
+            if key not in known:
+                known[key] = strip.strip(text, keep)
+            text = known[key]
+        found[name] = text
+    if len(known) > before:
+        cache.save(TABLE, known, MOST)
+    return found

@@ -1,0 +1,57 @@
+"""Python without what only people read: comments, docstrings, annotations of functions."""
+
+import ast
+import re
+from collections.abc import Iterable
+
+COMPILERS = {"jit", "constexpr_function"}
+
+
+def strip(text: str, keep: frozenset[str] = frozenset()) -> str:
+    """Return a module's text without comments, docstrings and annotations, indented by tabs.
+
+    Functions with a decorator keep docstring and annotations, because a command line reads them;
+    a compiler of kernels reads the annotations only. Variables keep their annotations.
+
+    Args:
+        text: of a module.
+        keep: names of classes whose docstring is read by the program (`documented`).
+
+    Raises:
+        SyntaxError: it is no Python.
+    """
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        has_docstring = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        if has_docstring and not _is_read(node, keep):
+            _drop_docstring(node)
+        if isinstance(node, ast.FunctionDef) and not node.decorator_list:
+            _drop_annotations(node)
+    lines = ast.unparse(tree) + "\n"
+    return re.sub(r"(?m)^( {4})+", lambda indent: "\t" * (len(indent[0]) // 4), lines)
+
+
+def documented(texts: Iterable[str]) -> frozenset[str]:
+    """Return the names of classes whose ``__doc__`` one of these texts reads."""
+    return frozenset(name for text in texts for name in re.findall(r"\b(\w+)\.__doc__", text))
+
+
+def _is_read(node: ast.Module | ast.ClassDef | ast.FunctionDef, keep: frozenset[str]) -> bool:
+    if isinstance(node, ast.FunctionDef):
+        decorators = {ast.unparse(each).split("(")[0] for each in node.decorator_list}
+        return bool(decorators) and not any(d.split(".")[-1] in COMPILERS for d in decorators)
+    return isinstance(node, ast.ClassDef) and node.name in keep
+
+
+def _drop_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> None:
+    if ast.get_docstring(node, clean=False) is not None:
+        node.body = node.body[1:]
+        if not node.body and not isinstance(node, ast.Module):
+            node.body = [ast.Pass()]
+
+
+def _drop_annotations(node: ast.FunctionDef) -> None:
+    node.returns, args = None, node.args
+    stars = [each for each in (args.vararg, args.kwarg) if each]
+    for argument in [*args.posonlyargs, *args.args, *args.kwonlyargs, *stars]:
+        argument.annotation = None

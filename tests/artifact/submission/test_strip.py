@@ -1,0 +1,109 @@
+"""Modules that are stripped do what they did."""
+
+import inspect
+import sys
+import types
+
+from artifact.submission.strip import documented, strip
+
+MODULE = '''
+"""A module."""
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+else:
+    Path = str
+
+total: int = 0  # a comment
+
+
+@dataclass
+class Pair:
+    """Two."""
+
+    left: int
+    right: int = 2
+
+    def added(self, more: int) -> int:
+        """Add."""
+        partial: int = self.left + self.right
+        return partial + more
+
+
+def command(function: Callable) -> Callable:
+    return function
+
+
+@command
+def read(first: int, second: str = "x") -> str:
+    """Read by a command line."""
+    return f"{first}{second}"
+
+
+def compute(items: list[int], scale: int = 3) -> Iterator[int]:
+    """Compute."""
+    global total
+    total = sum(items)
+    result: list[int]
+    result = [item * scale for item in items if (doubled := item * 2) > 2]
+    try:
+        total = len([]) // 0
+    except ZeroDivisionError as error:
+        result.append(len(str(error)))
+    for index, (value, other) in enumerate(zip(result, items + [9], strict=False)):
+        def inner(scale: int, *rest: int) -> int:
+            value_inside = value + scale
+            return value_inside + sum(rest) + index + other
+        yield inner(scale=1)
+    match {"kind": doubled}:
+        case {"kind": found}:
+            yield found
+    yield functools.reduce(lambda left, right: left + right, result)
+
+
+def silent() -> None:
+    """Do nothing."""
+'''
+
+
+def run(text: str) -> dict:
+    module = types.ModuleType("stripped")
+    sys.modules["stripped"] = module  # where dataclasses look
+    exec(text, module.__dict__)
+    return vars(module)
+
+
+def test_a_stripped_module_computes_the_same():
+    small = strip(MODULE)
+    plain, stripped = run(MODULE), run(small)
+    assert list(stripped["compute"]([1, 2, 3])) == list(plain["compute"]([1, 2, 3]))
+    assert stripped["total"] == plain["total"] == 6
+    assert stripped["Pair"](1).added(more=2) == 5
+    assert stripped["silent"]() is None
+    assert stripped["Path"] is str
+
+
+def test_what_only_people_read_is_gone_and_what_programs_read_is_there():
+    small = strip(MODULE)
+    for text in ("comment", "Compute", "A module", "Add.", "Do nothing", "Iterator[int]"):
+        assert text not in small
+    read = run(small)["read"]
+    assert read.__doc__ == "Read by a command line."
+    assert str(inspect.signature(read)) == "(first: 'int', second: 'str' = 'x') -> 'str'"
+    keep = documented([MODULE, "print(Pair.__doc__)"])
+    assert keep == {"Pair"}
+    assert "Two." in strip(MODULE, keep) and "Two." not in small
+
+
+def test_a_kernel_keeps_the_annotations_that_its_compiler_reads():
+    text = (
+        "@triton.jit\ndef kernel(x, BLOCK: tl.constexpr):\n    'Doc.'\n    half: tl.constexpr = 1\n"
+    )
+    small = strip(text)
+    assert "BLOCK: tl.constexpr" in small and ": tl.constexpr = 1" in small and "Doc" not in small

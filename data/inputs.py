@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data.folder import foreign, read_manifest
 from data.hashes import sha256_of
-from data.shards import Split, TokenStream
+from data.shards import SPLITS, Split, TokenStream
 from data.tokenizer import ByteTable, Tokenizer, check_vocabulary, find_tokenizer
 from errors import InputError
 
@@ -53,28 +53,34 @@ def open_inputs(
         InputError: something is missing, corrupt, not what the manifest records, or does not fit
             the vocabulary or its BOS.
     """
-    scored = open_scored(folder, tokenizer_path, vocab_size, bos_id)
-    assert folder is not None
-    train = _opened(folder, "train", vocab_size)
-    return Inputs(**vars(scored), train=train)
+    folder, tokenizer, recorded = _checked(folder, tokenizer_path, vocab_size, bos_id)
+    train, validation = (_opened(folder, split, vocab_size) for split in SPLITS)
+    return Inputs(validation, ByteTable.of(tokenizer), tokenizer.path, recorded, train)
 
 
 def open_scored(
     folder: Path | None, tokenizer_path: Path | None, vocab_size: int, bos_id: int
 ) -> Scored:
     """Do as `open_inputs` without the training shards, which need not be there."""
+    folder, tokenizer, recorded = _checked(folder, tokenizer_path, vocab_size, bos_id)
+    validation = _opened(folder, "val", vocab_size)
+    return Scored(validation, ByteTable.of(tokenizer), tokenizer.path, recorded)
+
+
+def _checked(
+    folder: Path | None, tokenizer_path: Path | None, vocab_size: int, bos_id: int
+) -> tuple[Path, Tokenizer, bool]:
+    """Return the folder, its tokenizer or the one given, and whether a manifest records that."""
     if folder is None:
         raise InputError("no data: give --data DIR (python -m data builtin makes a first one)")
-    path = find_tokenizer(folder, tokenizer_path)
-    tokenizer = Tokenizer(path)
+    tokenizer = Tokenizer(find_tokenizer(folder, tokenizer_path))
     check_vocabulary(tokenizer, vocab_size)
     if tokenizer.bos_id != bos_id:
         raise InputError(f"the tokenizer's BOS is token {tokenizer.bos_id}, not bos_id {bos_id}")
     recorded = (read_manifest(folder) or {}).get("tokenizer")
     if recorded and recorded["sha256"] != tokenizer.sha256:
-        raise foreign(path)
-    validation = _opened(folder, "val", vocab_size)
-    return Scored(validation, ByteTable.of(tokenizer), path, bool(recorded))
+        raise foreign(tokenizer.path)
+    return folder, tokenizer, bool(recorded)
 
 
 def _opened(folder: Path, split: Split, vocab_size: int) -> TokenStream:

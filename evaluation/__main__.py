@@ -2,13 +2,14 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 import command_line
-from errors import InputError
+from errors import InputError, printable
 from settings.options import NOTHING, Given, options
 
 if TYPE_CHECKING:
@@ -47,14 +48,29 @@ def score(artifact: Artifact, /, *, given: Given = NOTHING) -> None:
     subject = opened(artifact, {"eval_stride": "0", **given})
     settings = subject.settings
     stride = settings.eval_stride or settings.eval_seq_len
-    show(subject, lambda scoring: subject.score(subject.split, stride, scoring))
+    show(subject, partial(subject.score, subject.split, stride))
+    subject.world.stop()
+
+
+@app.command(name="all")
+def every(artifact: Artifact, /, *, given: Given = NOTHING) -> None:
+    """Print every score that a run with these settings has of its artifact."""
+    subject = opened(artifact, given)
+    settings = subject.settings
+    strides = {settings.eval_seq_len, settings.eval_stride or settings.eval_seq_len}
+    for stride in sorted(strides, reverse=True):
+        show(subject, partial(subject.score, subject.split, stride), f"stride {stride}: ")
+    if settings.ttt_enabled:
+        show(subject, partial(subject.adapt, subject.split), f"TTT {settings.ttt_method}: ")
+    subject.world.stop()
 
 
 @app.command
 def ttt(artifact: Artifact, /, *, given: Given = NOTHING) -> None:
     """Print bits per byte by score-first test-time training."""
     subject = opened(artifact, {**given, "ttt_enabled": True})
-    show(subject, lambda scoring: subject.adapt(subject.split, scoring))
+    show(subject, partial(subject.adapt, subject.split))
+    subject.world.stop()
 
 
 @app.command
@@ -63,6 +79,9 @@ def audit(
     /,
     *,
     cuts: Annotated[int, Parameter(help="places where tokens change")] = 200,
+    code: Annotated[
+        Path | None, Parameter(help="the entrant's train_gpt.py; by default this code, packed")
+    ] = None,
     given: Given = NOTHING,
 ) -> int:
     """Print what a legal score must be, as a table; the exit code is 1 if it is not."""
@@ -72,26 +91,27 @@ def audit(
         raise InputError(f"--cuts {cuts}: choose 1 or more")
     subject = opened(artifact, {**given, "ttt_enabled": True})
     try:
-        return audit(subject, cuts)
+        return audit(subject, cuts, code)
     finally:
         subject.world.stop()
 
 
 def opened(artifact: Path, given: Given) -> "Subject":
-    """Return the artifact and its data.
+    """Return the artifact and its data, and say which tokenizer, limit and method judge it.
 
     Raises:
         InputError: artifact, data or settings are missing, corrupt or do not fit together.
     """
-    if "data" not in given:
-        raise InputError("give --data, a folder of token shards")
     from evaluation.subject import Subject
 
-    return Subject.open(artifact, given)
+    subject = Subject.open(artifact, given)
+    if subject.world.is_main:
+        print(printable(subject.sources()), file=sys.stderr)
+    return subject
 
 
-def show(subject: "Subject", score: "Callable[[Scoring], Score]") -> None:
-    """Print one score; then the ranks part."""
+def show(subject: "Subject", score: "Callable[[Scoring], Score]", name: str = "") -> None:
+    """Print one score, after the name of its method."""
     from evaluation.score import Scoring
     from runtime.progress import Progress
 
@@ -102,10 +122,13 @@ def show(subject: "Subject", score: "Callable[[Scoring], Score]") -> None:
 
         try:
             found = score(Scoring(subject.world, tell))
-        finally:
+        except InputError:
             subject.world.stop()
+            raise
     if subject.world.is_main:
-        print(f"bpb {found.bpb:.6f}  nats {found.nats:.6f}  {found.tokens:,} tokens, ", end="")
+        print(
+            f"{name}bpb {found.bpb:.6f}  nats {found.nats:.6f}  {found.tokens:,} tokens, ", end=""
+        )
         print(f"{found.bytes:,} bytes, {found.seconds:.1f} s")
 
 

@@ -27,6 +27,7 @@ from settings.ttt import TttSettings
 # How a run evaluates: all that is taken from the folder that an artifact lies in.
 METHOD = {*EvaluationSettings.model_fields, *TttSettings.model_fields} - {"val_max_tokens"}
 METHOD |= {"dtype", "backend", "attention_backend"}
+MOST_WINDOW = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Subject:
             InputError: artifact, data and settings are missing, impossible or do not fit together.
         """
         settings = merge(given, beneath=method_of_run(artifact))
+        if settings.eval_seq_len > MOST_WINDOW:
+            raise InputError(f"eval_seq_len {settings.eval_seq_len}: give {MOST_WINDOW} or less")
         world = World.start(device_type(settings.device))
         try:
             model = restore(artifact, settings.eval_seq_len, world.device)

@@ -14,8 +14,8 @@ from files import PROJECT
 
 # Each package may import those of the lines above its own.
 LEVELS = (
-    ("errors",),
-    ("files", "reading", "command_line"),
+    ("errors", "files"),
+    ("reading", "command_line"),
     ("kernels",),
     ("model",),
     ("settings",),

@@ -218,7 +218,7 @@ def check_starts(script: Path) -> None:
 def submission(
     entries: Sequence[Entry], verdict: Verdict, name: str, code: int
 ) -> dict[str, object]:
-    """What ``submission.json`` says; bytes are those of the largest artifact."""
+    """Return ``submission.json``; its bytes are those of the largest artifact."""
     results = {
         str(entry.seed): {
             "val_loss": entry.score(verdict.method).nats,
@@ -248,7 +248,7 @@ def submission(
 
 
 def readme(facts: Mapping[str, Any], entries: Sequence[Entry], verdict: Verdict) -> str:
-    """A page for whoever reads the folder."""
+    """Return the README of the folder."""
     rows = [
         f"| {seed} | {row['val_bpb']:.5f} | {row['val_loss']:.5f} | {row['steps']:,} | "
         f"{row['train_seconds']:.1f} | {row['artifact_bytes']:,} |"

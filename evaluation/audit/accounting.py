@@ -1,19 +1,18 @@
 """Bytes of the text, bytes of code and artifact, seconds of training and of evaluation."""
 
-import json
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from artifact.submission.code_size import code_bytes
+from artifact.submission.code_size import Code
 from data.tokenizer import ByteTable, Tokenizer
-from errors import InputError
 from evaluation.audit.runs import Check
 from evaluation.score import OnProgress, Split, Tokens
-from files import PROJECT
+from reading.structured import read_json
 from runtime import ROUNDTRIP
+from runtime.records import SUMMARY, Partial, Row
+from settings import Settings
 
 TRAINING_SECONDS = EVALUATION_SECONDS = 600.0
 
@@ -78,41 +77,49 @@ def decoded_bytes(
     return size, spaces, unknown
 
 
-def read_summary(artifact: Path) -> dict[str, Any] | None:
+def read_summary(artifact: Path) -> Partial | None:
     """Return the summary of the run folder that an artifact lies in; None without one.
 
     Raises:
-        InputError: it is no JSON object.
+        InputError: it is a link, no JSON object, or holds other things than a summary does.
     """
-    path = artifact.parent / "summary.json"
-    if not path.is_file():
+    path = artifact.parent / SUMMARY
+    if not path.exists() and not path.is_symlink():
         return None
-    try:
-        summary = json.loads(path.read_bytes())
-    except ValueError:
-        summary = None
-    if not isinstance(summary, dict):
-        raise InputError(f"{path}: not a JSON object; remove it to audit the artifact alone")
-    return summary
+    return read_json(path, Partial, "remove it to audit the artifact alone", links=False)
 
 
-def size(artifact: Path, summary: dict[str, Any] | None, limit: int) -> Check:
-    """Check the limit of code and artifact; without a summary, of the code that evaluation runs."""
-    stored = artifact.stat().st_size
-    files = (summary or {}).get("code_files") or code_bytes(PROJECT)
-    code, whose = sum(files.values()), "the run's code" if summary else "evaluation's code"
-    total = code + stored
-    found = f"{whose} {code:,} + artifact {stored:,} = {total:,} of {limit:,} bytes"
-    if summary and summary.get("artifact_bytes", stored) != stored:
+def size(artifact: Path, summary: Partial | None, code: Path, settings: Settings) -> Check:
+    """Check the limit of code and artifact.
+
+    Args:
+        artifact: the file.
+        summary: of the run, whose word on its code is compared and not taken.
+        code: a submission's one file, or the project's root, which is packed as one.
+        settings: which the file carries along, and the limit.
+    """
+    stored, counted, limit = artifact.stat().st_size, Code.of(code, settings), settings.size_limit
+    total = counted.bytes + stored
+    found = f"code {counted.bytes:,} ({code.name}) + artifact {stored:,} = "
+    found += f"{total:,} of {limit:,} bytes"
+    claimed = summary.code_bytes if summary else None
+    if claimed is not None and claimed != counted.bytes:
+        found += f"; the run counted {claimed:,} bytes of code"
+    if summary and summary.artifact_bytes not in (None, stored):
         return Check("size", "artifact", False, "the summary is of another artifact")
     return Check("size", "artifact", total <= limit, found)
 
 
-def clocks(summary: dict[str, Any] | None) -> list[Check]:
+def of_artifact(summary: Partial | None) -> dict[str, Row]:
+    """Return a run's scores of its artifact by method."""
+    rows = summary.scores if summary else {}
+    return {name: row for name, row in rows.items() if name.startswith(ROUNDTRIP)}
+
+
+def clocks(summary: Partial | None) -> list[Check]:
     """Check that training and evaluation each took at most 600 s, by the run's own clock."""
-    trained = (summary or {}).get("train_seconds")
-    rows = (summary or {}).get("scores") or {}
-    seconds = [row["seconds"] for name, row in rows.items() if name.startswith(ROUNDTRIP)]
+    trained = summary.train_seconds if summary else None
+    seconds = [row.seconds for row in of_artifact(summary).values()]
     return [
         clock("training clock", trained, TRAINING_SECONDS),
         clock("evaluation clock", sum(seconds) if seconds else None, EVALUATION_SECONDS),
@@ -126,23 +133,22 @@ def clock(name: str, seconds: float | None, limit: float) -> Check:
     return Check(name, "run", seconds <= limit, f"{seconds:.1f} of {limit:.0f} s")
 
 
-def whole_split(summary: dict[str, Any] | None, split: Split) -> Check:
+def whole_split(summary: Partial | None, split: Split) -> Check:
     """Check that the run's scores of the artifact are of all targets and all their bytes.
 
     Args:
         summary: of the run.
         split: that it scored.
     """
-    rows = (summary or {}).get("scores") or {}
-    rows = {name: row for name, row in rows.items() if name.startswith(ROUNDTRIP)}
+    rows = of_artifact(summary)
     if not rows:
         return Check("whole split", "run", None, "not known: no scores of a run are in its folder")
     targets, every = split.targets, len(split.stream) - 1
     tokens = split.stream.read(0, targets + 1)
     counted = int(split.byte_table.count(tokens[:-1], tokens[1:]).sum())
     for name, row in rows.items():
-        if (row["tokens"], row["bytes"]) != (targets, counted):
-            found = f"{name}: {row['tokens']:,} tokens and {row['bytes']:,} bytes, but the split "
+        if (row.tokens, row.bytes) != (targets, counted):
+            found = f"{name}: {row.tokens:,} tokens and {row.bytes:,} bytes, but the split "
             return Check("whole split", "run", False, found + f"has {targets:,} and {counted:,}")
     found = f"{', '.join(rows)}: {targets:,} tokens, {counted:,} bytes"
     if targets < every:

@@ -6,15 +6,17 @@ chunks of two windows: the same code with smaller numbers.
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from data.tokenizer import Tokenizer, find_tokenizer
-from errors import InputError
+from data.tokenizer import Tokenizer
+from errors import InputError, printable
 from evaluation.audit import accounting
 from evaluation.audit.causality import causality, choose_cuts
 from evaluation.audit.normalisation import normalisation
@@ -25,6 +27,7 @@ from evaluation.score import Record, Score, Scoring, Split, Tokens
 from evaluation.subject import Subject
 from evaluation.ttt.documents import find_documents
 from evaluation.ttt.learner import Learner, Watch
+from files import PROJECT
 from runtime.progress import Progress
 
 CHUNK_WINDOWS = 2
@@ -34,12 +37,13 @@ TOKENS_AT_ONCE = 16  # whose probabilities C2 takes in one call, not of rows wit
 MARKS = {True: "[green]holds[/]", False: "[red]BROKEN[/]", None: "unknown"}
 
 
-def audit(subject: Subject, cuts: int) -> int:
+def audit(subject: Subject, cuts: int, code: Path | None = None) -> int:
     """Run all checks and print them; return 1 if one fails, else 0.
 
     Args:
         subject: an artifact and the data to audit it on.
         cuts: number of positions at which C1 changes the text.
+        code: the file whose bytes count as code; None: what `artifact submit` makes of this code.
 
     Raises:
         InputError: several ranks, or a split too short to audit.
@@ -47,7 +51,7 @@ def audit(subject: Subject, cuts: int) -> int:
     if subject.world.size > 1:
         raise InputError("an audit runs in one process; start it without torchrun")
     with Progress(None, None) as progress:
-        checks = [*account(subject, progress), *Trial(subject, cuts, progress).checks()]
+        checks = [*account(subject, code, progress), *Trial(subject, cuts, progress).checks()]
         progress.phase("audited")
     Console().print(table(checks, subject))
     return int(any(check.passed is False for check in checks))
@@ -55,17 +59,18 @@ def audit(subject: Subject, cuts: int) -> int:
 
 def table(checks: list[Check], subject: Subject) -> Table:
     """Return the checks, a row each."""
-    made = Table("check", "of", "", "found", title=f"{subject.artifact} ({subject.backend})")
+    title = escape(printable(f"{subject.artifact} ({subject.backend})"))
+    made = Table("check", "of", "", "found", title=title)
     for check in checks:
-        made.add_row(check.name, check.subject, MARKS[check.passed], check.found)
+        found = escape(printable(check.found))
+        made.add_row(check.name, check.subject, MARKS[check.passed], found)
     return made
 
 
-def account(subject: Subject, progress: Progress) -> list[Check]:
+def account(subject: Subject, code: Path | None, progress: Progress) -> list[Check]:
     """Check the bytes of the text, the bytes of the artifact, and both clocks."""
     settings, split = subject.settings, subject.split
-    assert settings.data is not None
-    tokenizer = Tokenizer(find_tokenizer(settings.data, settings.tokenizer))
+    tokenizer = Tokenizer(subject.inputs.tokenizer)
 
     def show(done: int, documents: int) -> None:
         progress.phase(f"bytes of text: {done / documents:.0%}")
@@ -74,7 +79,7 @@ def account(subject: Subject, progress: Progress) -> list[Check]:
     return [
         accounting.bytes_of_text(tokenizer, split.byte_table, split.stream, show),
         accounting.whole_split(summary, split),
-        accounting.size(subject.artifact, summary, settings.size_limit),
+        accounting.size(subject.artifact, summary, code or PROJECT, settings),
         *accounting.clocks(summary),
     ]
 

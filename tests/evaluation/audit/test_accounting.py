@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
+from artifact.submission.code_size import Code
 from data.tokenizer import ByteTable, Tokenizer
 from errors import InputError
 from evaluation.audit.accounting import (
@@ -22,6 +23,8 @@ from evaluation.audit.accounting import (
 )
 from evaluation.audit.runs import TokenArray
 from evaluation.score import Split
+from files import PROJECT
+from settings import Settings
 
 LEARNED = [
     "The quick brown fox jumps over the lazy dog, and the dog does not mind at all. " * 6,
@@ -132,36 +135,57 @@ def run(tmp_path: Path) -> Path:
 
 def write_summary(artifact: Path, **changes: object) -> None:
     scores = {
-        "raw, plain": {"tokens": 1, "bytes": 1, "seconds": 999.0},
-        "roundtrip, plain": {"tokens": 9, "bytes": 10, "seconds": 200.0},
-        "roundtrip, sliding": {"tokens": 9, "bytes": 10, "seconds": 300.0},
+        "raw, plain": row(1, 1, 999.0),
+        "roundtrip, plain": row(9, 10, 200.0),
+        "roundtrip, sliding": row(9, 10, 300.0),
     }
-    summary = {"code_files": {"a.py": 300, "b.py": 200}, "artifact_bytes": 1000}
+    summary = {"code_files": {"train_gpt.py": 7}, "code_bytes": 7, "artifact_bytes": 1000}
     summary |= {"train_seconds": 599.5, "scores": scores} | changes
     (artifact.parent / "summary.json").write_text(json.dumps(summary))
 
 
-def test_size_is_of_code_and_artifact(run: Path):
-    summary = read_summary(run)
-    assert size(run, summary, 1500).passed
-    assert size(run, summary, 1499).passed is False
+def row(tokens: int, size: int, seconds: float) -> dict[str, float]:
+    return {"bpb": 1.0, "nats": 1.0, "tokens": tokens, "bytes": size, "seconds": seconds}
+
+
+def test_size_is_of_the_judge_s_code_and_the_artifact(run: Path, tmp_path: Path):
+    """A run's own word on its code counts nothing: it says 7 bytes here."""
+    code, summary = tmp_path / "train_gpt.py", read_summary(run)
+    code.write_bytes(bytes(500))
+    check = size(run, summary, code, Settings(size_limit=1500))
+    assert check.passed and "the run counted 7 bytes" in check.found
+    assert size(run, summary, code, Settings(size_limit=1499)).passed is False
     write_summary(run, artifact_bytes=999)
-    assert "another artifact" in size(run, read_summary(run), 10**6).found
+    assert "another artifact" in size(run, read_summary(run), code, Settings()).found
 
 
-def test_without_a_summary_the_code_is_that_of_this_process(run: Path):
+def test_without_a_file_the_code_is_this_project_s_packed(run: Path):
     (run.parent / "summary.json").unlink()
     assert read_summary(run) is None
-    check = size(run, None, 10**9)
-    assert check.passed and "evaluation's code" in check.found
-    assert size(run, None, 2000).passed is False
+    packed = Code.of(PROJECT, Settings()).bytes
+    assert size(run, None, PROJECT, Settings(size_limit=packed + 1100)).passed
+    assert size(run, None, PROJECT, Settings(size_limit=packed + 900)).passed is False
 
 
-def test_a_summary_that_is_none_is_an_input_error(run: Path):
-    for text in ("[]", "{", ""):
-        (run.parent / "summary.json").write_text(text)
-        with pytest.raises(InputError, match="not a JSON object"):
-            read_summary(run)
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[]", "{", "", "[" * 3000, '{"scores": {"roundtrip, plain": {"tokens": "x"}}}'),
+        *('{"train_seconds": "599"}', '{"code_bytes": 1e400}', '{"scores": []}'),
+    ],
+)
+def test_a_summary_that_is_none_is_an_input_error(run: Path, text: str):
+    (run.parent / "summary.json").write_text(text)
+    with pytest.raises(InputError, match=r"summary\.json: .*; remove it to audit the artifact"):
+        read_summary(run)
+
+
+def test_a_summary_that_is_a_link_is_refused(run: Path, tmp_path: Path):
+    (tmp_path / "other.json").write_text("{}")
+    (run.parent / "summary.json").unlink()
+    (run.parent / "summary.json").symlink_to(tmp_path / "other.json")
+    with pytest.raises(InputError, match="is a link"):
+        read_summary(run)
 
 
 def test_each_clock_has_its_limit(run: Path):
@@ -169,8 +193,7 @@ def test_each_clock_has_its_limit(run: Path):
     training, evaluation = clocks(read_summary(run))
     assert training.passed and evaluation.passed
     assert "500.0 of 600" in evaluation.found
-    row = {"tokens": 9, "bytes": 10, "seconds": 601.0}
-    write_summary(run, train_seconds=601.0, scores={"roundtrip, TTT sgd": row})
+    write_summary(run, train_seconds=601.0, scores={"roundtrip, TTT sgd": row(9, 10, 601.0)})
     assert [check.passed for check in clocks(read_summary(run))] == [False, False]
     assert [check.passed for check in clocks(None)] == [None, None]
 

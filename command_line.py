@@ -12,6 +12,7 @@ from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 from errors import InputError, printable
 
 BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+LONGEST = 2000  # characters of an error that quotes a file
 HELP = {"--help", "-h"}
 
 
@@ -75,7 +76,8 @@ def run(app: App, arguments: Sequence[str]) -> int:
 def complain(line: str) -> None:
     """Print a line on stderr, on the host's first rank only."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(printable(line), file=sys.stderr)
+        said = printable(line)
+        print(said if len(said) <= LONGEST else f"{said[:LONGEST]}...", file=sys.stderr)
 
 
 def call(app: App, arguments: Sequence[str]) -> Any:

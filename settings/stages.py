@@ -1,7 +1,6 @@
 """The stages of a run: what a step computes, by the fraction of the run that is over."""
 
 import difflib
-import tomllib
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -15,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from reading.structured import parse_toml
 from settings.section import FROZEN, Precision
 
 
@@ -67,8 +67,8 @@ def read_stages(value: object) -> object:
     if not isinstance(value, str):
         return value
     try:
-        return tomllib.loads(f"stages = {value.strip() or '[]'}")["stages"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"stages = {value.strip() or '[]'}".encode())["stages"]
+    except ValueError:
         raise ValueError(
             "stages are a TOML list, as [{until=0.35, loops=0}, {until=1.0}]"
         ) from None

@@ -1,6 +1,5 @@
 """What a submission's one file holds, and that file to read: plain modules, settings, scores."""
 
-import ast
 import base64
 import re
 from collections.abc import Iterator
@@ -22,6 +21,9 @@ SCORES = "knowledge/wordnet"
 NOT_KEPT = ("preset", "config", "data", "tokenizer", "run_dir", "resume", "seed")
 # The file neither packs itself again nor judges itself.
 LEFT_OUT = re.compile(r"artifact/submission/(packed|bundle|strip)\.py|evaluation/audit/.*")
+IMPORT = re.compile(
+    r"^[ \t]*(?:from +([\w.]+) +import +(\([^)]*\)|[^\n]+)|import +([\w., ]+))", re.MULTILINE
+)
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 END = """
 if __name__ == "__main__":
@@ -91,20 +93,17 @@ def modules(root: Path) -> set[str]:
         name = waiting.pop()
         if name not in found and not LEFT_OUT.fullmatch(name):
             found.add(name)
-            waiting += _imported(root, ast.parse(read(root / name), name))
+            waiting += _imported(root, read(root / name).decode())
     return found
 
 
-def _imported(root: Path, tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        for name in names:
-            yield from _files(root, name)
+def _imported(root: Path, text: str) -> Iterator[str]:
+    # A regular expression, because parsing every module takes a second of each run.
+    for base, names, plain in IMPORT.findall(text):
+        words = re.findall(r"[\w.]+", names)
+        modules = [base, *(f"{base}.{word}" for word in words)] if base else plain.split(",")
+        for module in modules:
+            yield from _files(root, module.split()[0])
 
 
 def _files(root: Path, name: str) -> Iterator[str]:

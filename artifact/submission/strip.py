@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Iterable
 
+FOR_ANNOTATIONS = {"collections.abc", "typing", "types", "pathlib"}
 COMPILERS = {"jit", "constexpr_function"}
 
 
@@ -27,6 +28,7 @@ def strip(text: str, keep: frozenset[str] = frozenset()) -> str:
             _drop_docstring(node)
         if isinstance(node, ast.FunctionDef) and not node.decorator_list:
             _drop_annotations(node)
+    _drop_imports_for_annotations(tree)
     lines = ast.unparse(tree) + "\n"
     return re.sub(r"(?m)^( {4})+", lambda indent: "\t" * (len(indent[0]) // 4), lines)
 
@@ -55,3 +57,19 @@ def _drop_annotations(node: ast.FunctionDef) -> None:
     stars = [each for each in (args.vararg, args.kwarg) if each]
     for argument in [*args.posonlyargs, *args.args, *args.kwonlyargs, *stars]:
         argument.annotation = None
+
+
+def _drop_imports_for_annotations(tree: ast.Module) -> None:
+    """Remove what only type checkers import, and names that no annotation uses any more."""
+    body: list[ast.stmt] = []
+    for each in tree.body:
+        if isinstance(each, ast.If) and ast.unparse(each.test) == "TYPE_CHECKING":
+            body += each.orelse
+        else:
+            body.append(each)
+    tree.body = body
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    for each in body:
+        if isinstance(each, ast.ImportFrom) and each.module in FOR_ANNOTATIONS:
+            each.names = [alias for alias in each.names if alias.name in used]
+    tree.body = [s for s in body if not isinstance(s, ast.ImportFrom) or s.names]

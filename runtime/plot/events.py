@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.run_folder import read_log
+from errors import printable
+from runtime.records import read_log
 
 Event = dict[str, object]
 
@@ -34,7 +35,7 @@ class Events:
         for event in read_log(log):
             kinds[str(event.get("kind"))].append(event)
         found = (kinds[kind] for kind in ("step", "validation", "decision", "variant"))
-        return cls(log.resolve().parent.name, *found)
+        return cls(printable(log.resolve().parent.name), *found)
 
     @property
     def elapsed(self) -> np.ndarray:
@@ -71,8 +72,13 @@ class Events:
     def _validated(self) -> dict[str, list[Event]]:
         found: dict[str, list[Event]] = defaultdict(list)
         for event in self.validations:
-            found[f"{event.get('weights')}, {event.get('method')}"].append(event)
+            found[plain(f"{event.get('weights')}, {event.get('method')}")].append(event)
         return found
+
+
+def plain(text: str) -> str:
+    """Return text that matplotlib draws as it is: no formula, no control character, no essay."""
+    return printable(text[:80]).replace("$", r"\$")
 
 
 def column(events: Sequence[Event], field: str) -> np.ndarray:

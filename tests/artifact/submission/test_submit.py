@@ -104,6 +104,12 @@ def like(run: Path, to: Path, seed: int, bpb: float, **settings: object) -> Path
     return to
 
 
+@pytest.fixture(autouse=True)
+def no_first_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start the script for the first folder only, because that trains a network."""
+    monkeypatch.setattr("artifact.submission.submit.first_steps", lambda script, settings: None)
+
+
 @pytest.fixture(scope="module")
 def folder(run: Path) -> Path:
     """The contest folder of that run."""

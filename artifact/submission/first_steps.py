@@ -1,0 +1,81 @@
+"""Start a packed submission as a stranger would: from ``/``, on a CPU, in a clean environment."""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from artifact.submission.code_size import SCRIPT
+from data.sentencepiece_model import minimal_model
+from data.shards import shard_name, write_shard
+from data.tokenizer import TOKENIZER_NAME
+from errors import InputError
+from settings import Settings
+
+TOKENS = 4096
+SECONDS = 900
+LENGTH = 64
+# The submission's own network, with as little work as it can have.
+LITTLE = f"""
+    --device cpu --backend reference --attention-backend auto --wallclock 0 --iterations 2
+    --warmup-steps 0 --train-seq-len {LENGTH} --train-batch-tokens {4 * LENGTH}
+    --micro-batch-tokens {4 * LENGTH} --eval-seq-len {LENGTH} --eval-stride 0
+    --val-max-tokens {4 * LENGTH} --calibration-tokens 0 --checkpoint-minutes 0
+    --no-ttt-enabled --stages []
+""".split()
+
+
+def first_steps(script: bytes, settings: Settings) -> None:
+    """Train two steps, export an artifact and score it by ``--evaluate``.
+
+    The data is random tokens, with a tokenizer of the network's vocabulary.
+
+    Args:
+        script: the packed file.
+        settings: that it carries along.
+
+    Raises:
+        InputError: a command fails, or the artifact's score is not the run's.
+    """
+    with tempfile.TemporaryDirectory(prefix="first_steps_") as temporary:
+        folder = Path(temporary)
+        (folder / SCRIPT).write_bytes(script)
+        _make_data(folder / "data", settings.vocab_size, settings.bos_id)
+        data, run = ["--data", str(folder / "data")], folder / "run"
+        trained = _started(folder, *LITTLE, *data, "--run-dir", str(run))
+        artifact = str(run / "artifact.bin")
+        options = ["--device", "cpu", "--max-tokens", str(4 * LENGTH)]
+        scored = _started(folder, "--evaluate", artifact, *data, *options)
+        found = re.search(r"bpb (\d+\.\d{4})", scored)
+        if found is None or found[1] not in trained:
+            raise InputError(f"the bundled script scores its artifact otherwise: {scored!a:.200}")
+
+
+def _started(folder: Path, *arguments: str) -> str:
+    """Return what the script prints, started from ``/`` without the user's environment."""
+    command = [sys.executable, "-E", "-s", "-P", str(folder / SCRIPT), *arguments]
+    clean = {"PATH": os.defpath, "HOME": str(folder), "CUDA_VISIBLE_DEVICES": ""}
+    try:
+        done = subprocess.run(
+            command, cwd="/", env=clean, capture_output=True, text=True, timeout=SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise InputError(f"the bundled script does not end within {SECONDS} s") from None
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        raise InputError(f"the bundled script does not start: {last}")
+    return done.stdout
+
+
+def _make_data(folder: Path, vocab_size: int, bos_id: int) -> None:
+    folder.mkdir()
+    (folder / TOKENIZER_NAME).write_bytes(minimal_model(vocab_size, bos_id))
+    draw = np.random.default_rng(0)
+    for split in ("train", "val"):
+        tokens = draw.integers(bos_id + 3, vocab_size, TOKENS).astype(np.uint16)
+        tokens[::512] = bos_id
+        write_shard(folder / shard_name(split, 0), tokens)

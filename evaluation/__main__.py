@@ -106,7 +106,7 @@ def opened(artifact: Path, given: Given) -> "Subject":
 
     subject = Subject.open(artifact, given)
     if subject.world.is_main:
-        print(printable(subject.sources()), file=sys.stderr)
+        print(printable(subject.sources()))
     return subject
 
 

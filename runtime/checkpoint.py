@@ -120,7 +120,8 @@ def _read_record(path: Path) -> dict:
         raise InputError(f"{path} is no checkpoint of this project: {STATE} is foreign")
     if record.get("version") != VERSION:
         raise InputError(
-            f"{path} is of checkpoint version {record.get('version')!s:.20}, this code reads {VERSION}; "
+            f"{path} is of checkpoint version {record.get('version')!s:.20}, this code reads "
+            f"{VERSION}; "
             "resume with the code that wrote it"
         )
     if record.pop("record_sha256", None) != _digest(record):

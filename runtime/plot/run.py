@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runtime.plot.events import Events, column, number, smoothed
+from runtime.plot.events import Events, column, number, plain, smoothed
 from runtime.plot.style import (
     BLUE,
     COLOURS,
@@ -82,7 +82,7 @@ def by_lever(events: Events) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     times = events.time_of(events.decisions)
     for event, time in zip(events.decisions, times, strict=True):
         if np.isfinite(time):
-            found[str(event.get("lever"))].append((time, number(event, "value")))
+            found[plain(str(event.get("lever")))].append((time, number(event, "value")))
     return {lever: (np.array(m)[:, 0], np.array(m)[:, 1]) for lever, m in found.items()}
 
 

@@ -1,4 +1,4 @@
-"""What a submission's one file holds, and that file to read: plain modules, settings, scores."""
+"""Collect what a submission's one file holds: modules, settings, scores of tokens."""
 
 import base64
 import re
@@ -17,7 +17,7 @@ ENTRIES = ("train.py", "evaluation/__main__.py")
 HEAD = "artifact/submission/template.py"
 PRESET = "presets/submission.toml"
 SCORES = "knowledge/wordnet"
-# What differs from machine to machine or from run to run, and the source of a preset.
+# Settings that differ between machines or runs, and names of presets.
 NOT_KEPT = ("preset", "config", "data", "tokenizer", "run_dir", "resume", "seed")
 # The file neither packs itself again nor judges itself.
 LEFT_OUT = re.compile(r"artifact/submission/(packed|bundle|strip)\.py|evaluation/audit/.*")

@@ -1,4 +1,4 @@
-"""The other part of the contest's 16,000,000 bytes: the code, as a submission stores it."""
+"""Count the code as a submission stores it: the other part of the contest's 16,000,000 bytes."""
 
 import hashlib
 from pathlib import Path

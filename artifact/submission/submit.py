@@ -75,11 +75,11 @@ class Entry:
 
     @property
     def seed(self) -> int:
-        """What tells it from the others."""
+        """The seed, by which runs differ."""
         return self.settings.seed
 
     def score(self, method: str) -> Row:
-        """Return a row of its scores."""
+        """Return bpb, nats and more of one of its scores."""
         return self.summary.scores[method]
 
     def log(self) -> bytes:

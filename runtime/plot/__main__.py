@@ -36,7 +36,7 @@ def draw(*runs: Path, out: Path | None = None) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """Run; return the exit code."""
-    return command_line.run(app, arguments, (InputError, OSError))
+    return command_line.run(app, arguments)
 
 
 if __name__ == "__main__":

@@ -84,6 +84,29 @@ def test_the_settings_of_the_run_that_the_artifact_lies_in_are_taken_up(folder: 
         beside.unlink()
 
 
+def test_a_run_s_folder_chooses_neither_tokenizer_nor_limit(folder: Path, run, tmp_path: Path):
+    """F5: a tokenizer in the judged folder forged a score of 0.32 from 4.93."""
+    honest = run("score")[1]
+    model = (folder / "tokenizer.model").read_bytes()
+    place = model.rindex(b"fox")
+    (tmp_path / "t.model").write_bytes(model[:place] + b"xxx" + model[place + 3 :])
+    beside = folder / "settings.toml"
+    beside.write_text(
+        f'tokenizer = "{tmp_path}/t.model"\nval_max_tokens = 5\nsize_limit = 5\ndevice = "cuda"\n'
+    )
+    try:
+        said = run("score")[1]
+        beside.unlink()
+        beside.symlink_to(tmp_path / "t.model")
+        code, _, complaint = run("score")
+    finally:
+        beside.unlink()
+    assert bpb(said) == bpb(honest)
+    assert "282 of 282 tokens" in said
+    assert f"tokenizer {folder}/tokenizer.model (of the data, no manifest to check)" in said
+    assert code == 2 and "settings.toml: is a link" in complaint
+
+
 @pytest.mark.slow
 def test_an_honest_artifact_passes_the_audit(run):
     options = (*TTT, "--cuts", 3, "--ttt-method", "lora", "--ttt-lora-chunk", 8)

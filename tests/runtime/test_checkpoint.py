@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,20 @@ def flip_byte(file: Path, at: int) -> None:
     file.write_bytes(data)
 
 
+def replaced(file: Path, make: Callable[[Path], object]) -> None:
+    file.unlink()
+    make(file)
+
+
+def link_to_hosts(file: Path) -> None:
+    file.symlink_to("/etc/hosts")
+
+
+def grow(file: Path) -> None:
+    """Make a sparse file of 200 GB, which was read before its size was compared (F9)."""
+    os.truncate(file, 200 << 30)
+
+
 def cut(file: Path, count: int) -> None:
     file.write_bytes(file.read_bytes()[:-count])
 
@@ -116,6 +131,12 @@ DAMAGE = {
     "state of another program": (lambda p: rewrite(p, format="other"), "foreign"),
     "another version": (lambda p: rewrite(p, version=99), "version 99"),
     "folder missing": (shutil.rmtree, "no checkpoint"),
+    "state a pipe": (lambda p: replaced(p / "state.json", os.mkfifo), "no regular file"),
+    "state a link": (lambda p: replaced(p / "state.json", link_to_hosts), "is a link"),
+    "tensors a link": (lambda p: replaced(p / "tensors.safetensors", link_to_hosts), "is a link"),
+    "state nested": (lambda p: (p / "state.json").write_text("[" * 100_000), "not whole JSON"),
+    "state of 200 GB": (lambda p: grow(p / "state.json"), "larger than"),
+    "tensors of 200 GB": (lambda p: grow(p / "tensors.safetensors"), "has 214748364800 bytes"),
 }
 
 

@@ -1,3 +1,4 @@
+import io
 import json
 import shlex
 import subprocess
@@ -147,3 +148,54 @@ def test_summary_is_json_and_replaced(run: RunFolder) -> None:
     run.write_summary({"bpb": float("nan"), "weights": {"raw": 1.2}})
     found = strict((run.path / "summary.json").read_text())
     assert found == {"bpb": None, "bpb_nonfinite": "nan", "weights": {"raw": 1.2}}
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "summary.json", "decisions.jsonl", "checkpoints"])
+def test_a_folder_with_a_link_is_not_resumed(run: RunFolder, tmp_path: Path, name: str) -> None:
+    """F2: the run would write to, or publish, what the link points to."""
+    victim = tmp_path / "victim"
+    victim.write_text("mine\n")
+    (run.path / name).unlink(missing_ok=True)
+    (run.path / name).symlink_to(victim)
+    with pytest.raises(InputError, match=f"{name}: is a link"):
+        RunFolder.reopen(run.path)
+    assert victim.read_text() == "mine\n"
+
+
+def test_a_line_of_another_form_does_not_keep_a_run_from_being_resumed(run: RunFolder) -> None:
+    """F9: a step that is a text ended the resumption in a TypeError."""
+    run.log("step", step=1)
+    run.close()
+    with run.log_file.open("a") as file:
+        file.write('{"kind": "step", "step": "x"}\n' + "[" * 100_000 + "\n")
+    again = RunFolder.reopen(run.path)
+    again.log("step", step=2)
+    assert [event["step"] for event in read_log(again.log_file)] == [1, 2]
+
+
+class FullDisk:
+    """A file of which a write takes as many bytes as there is room for, then none."""
+
+    def __init__(self, log: io.FileIO, room: int) -> None:
+        self.log, self.room = log, room
+
+    def write(self, line: bytes) -> int:
+        if not self.room:
+            raise OSError(28, "No space left on device")
+        part = line[: self.room]
+        self.room -= len(part)
+        return self.log.write(part) or 0
+
+
+def test_a_full_disk_costs_lines_of_the_log_and_not_the_run(run: RunFolder) -> None:
+    """F3: ENOSPC in a line of the log ended the run, without a checkpoint of its last steps."""
+    log = run._log
+    run.log("step", step=1)
+    run._log = FullDisk(log, room=10)  # pyright: ignore[reportAttributeAccessIssue]
+    for step in (2, 3, 4):
+        run.log("step", step=step)
+    run._log = log
+    run.log("step", step=5)
+    run.close()
+    assert run.lost_lines == 3
+    assert [event["step"] for event in read_log(run.log_file)] == [1, 5]

@@ -49,7 +49,9 @@ def read_bytes(path: Path, limit: int, remedy: str, *, links: bool = True) -> by
     """
     with open_regular(path, remedy, links=links) as file:
         try:
-            content = file.read(limit + 1) if os.fstat(file.fileno()).st_size <= limit else None
+            size = os.fstat(file.fileno()).st_size
+            # One byte more, to notice a file that grows.
+            content = file.read(size + 1) if size <= limit else None
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
     if content is None or len(content) > limit:

@@ -140,7 +140,7 @@ def read_toml(path: Path, remedy: str, *, links: bool = True) -> dict[str, Any]:
 
 
 def _constant(name: str) -> float:
-    raise ValueError(f"it holds {name}, which is not JSON")
+    raise ValueError(f"it holds {name}, which is no number")
 
 
 def _integer(digits: str) -> int:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from artifact.submission import strip
+from artifact.submission import shorten, strip
 from artifact.submission.bundle import END, HEAD, contents, read
 from reading import cache
 
@@ -56,7 +56,7 @@ def small(texts: Mapping[str, str]) -> dict[str, str]:
     """Return files with their modules stripped; what is known from earlier costs no time."""
     known = cache.load(TABLE)
     before = len(known)
-    made_by = f"{sys.version} {read(Path(strip.__file__)).decode()}"
+    made_by = sys.version + "".join(read(Path(m.__file__)).decode() for m in (strip, shorten))
     keep = strip.documented(texts.values())
     found = {}
     for name, text in texts.items():

@@ -4,12 +4,15 @@ import ast
 import re
 from collections.abc import Iterable
 
+from artifact.submission.shorten import compiles, shorten
+
 FOR_ANNOTATIONS = {"collections.abc", "typing", "types", "pathlib"}
-COMPILERS = {"jit", "constexpr_function"}
 
 
 def strip(text: str, keep: frozenset[str] = frozenset()) -> str:
-    """Return a module's text without comments, docstrings and annotations, indented by tabs.
+    """Return a module's text without comments, docstrings and annotations, with short names.
+
+    Options keep their names and lose their descriptions, which the readable file has.
 
     Functions with a decorator keep docstring and annotations, because a command line reads them;
     a compiler of kernels reads the annotations only. Variables keep their annotations.
@@ -28,7 +31,10 @@ def strip(text: str, keep: frozenset[str] = frozenset()) -> str:
             _drop_docstring(node)
         if isinstance(node, ast.FunctionDef) and not node.decorator_list:
             _drop_annotations(node)
+        if isinstance(node, ast.keyword) and node.arg == "description":
+            node.value = ast.Constant("")
     _drop_imports_for_annotations(tree)
+    shorten(tree)
     lines = ast.unparse(tree) + "\n"
     return re.sub(r"(?m)^( {4})+", lambda indent: "\t" * (len(indent[0]) // 4), lines)
 
@@ -40,8 +46,7 @@ def documented(texts: Iterable[str]) -> frozenset[str]:
 
 def _is_read(node: ast.Module | ast.ClassDef | ast.FunctionDef, keep: frozenset[str]) -> bool:
     if isinstance(node, ast.FunctionDef):
-        decorators = {ast.unparse(each).split("(")[0] for each in node.decorator_list}
-        return bool(decorators) and not any(d.split(".")[-1] in COMPILERS for d in decorators)
+        return bool(node.decorator_list) and not any(map(compiles, node.decorator_list))
     return isinstance(node, ast.ClassDef) and node.name in keep
 
 

@@ -129,7 +129,7 @@ def test_a_line_that_a_kill_left_torn_is_dropped(tmp_path):
         (b'{"kind": [], "cycle": 1}\n', "line 1: no record"),
         (b"[" * 100_000 + b"\n", "levels deep"),
         (b'{"kind": "start", "cycle": ' + b"1" * 400 + b"}\n", "more than 19 digits"),
-        (b'{"kind": "start", "cycle": 1, "state": NaN}\n', "NaN, which is not JSON"),
+        (b'{"kind": "start", "cycle": 1, "state": NaN}\n', "NaN, which is no number"),
         (b"\xff\xfe\n", "not UTF-8 text"),
         (None, "a run with --swarm leaves one"),
     ],

@@ -122,7 +122,7 @@ def test_truncated_or_longer_is_an_input_error(tmp_path: Path) -> None:
 def test_missing_or_foreign_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         read(tmp_path / "none")
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="is no regular file"):
         read(tmp_path)
     torch.save({"a": torch.ones(3)}, tmp_path / "foreign")
     with pytest.raises(InputError, match="does not begin as one"):
@@ -140,7 +140,7 @@ def test_another_version_says_so(tmp_path: Path) -> None:
 def test_a_file_over_the_limit_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "sparse").open("wb") as file:
         file.truncate(container.MAX_DECODED + 1)
-    with pytest.raises(InputError, match="too large"):
+    with pytest.raises(InputError, match="larger than"):
         read(tmp_path / "sparse")
 
 

@@ -1,9 +1,11 @@
 """Modules that are stripped do what they did."""
 
+import ast
 import inspect
 import sys
 import types
 
+from artifact.submission.shorten import shorten
 from artifact.submission.strip import documented, strip
 
 MODULE = '''
@@ -91,7 +93,15 @@ def test_a_stripped_module_computes_the_same():
 
 def test_what_only_people_read_is_gone_and_what_programs_read_is_there():
     small = strip(MODULE)
-    for text in ("comment", "Compute", "A module", "Add.", "Do nothing", "Iterator[int]"):
+    for text in (
+        "comment",
+        "Compute",
+        "A module",
+        "Add.",
+        "Do nothing",
+        "Iterator[int]",
+        "value_inside",
+    ):
         assert text not in small
     read = run(small)["read"]
     assert read.__doc__ == "Read by a command line."
@@ -107,3 +117,18 @@ def test_a_kernel_keeps_the_annotations_that_its_compiler_reads():
     )
     small = strip(text)
     assert "BLOCK: tl.constexpr" in small and ": tl.constexpr = 1" in small and "Doc" not in small
+
+
+def test_names_that_mean_something_outside_stay():
+    text = (
+        "import os\nsize = 3\n"
+        "def f(path, size_of=1):\n"
+        "    import json as reader\n"
+        "    list_of = [size for size in (1, 2)]\n"
+        "    def helper(value):\n        nonlocal list_of\n        return value\n"
+        "    return os, size, list_of, reader, helper, path\n"
+        "def g():\n    name = 1\n    return locals()\n"
+        "@triton.jit\ndef h():\n    block = 1\n    return block\n"
+    )
+    tree = shorten(ast.parse(text))
+    assert ast.unparse(tree) == ast.unparse(ast.parse(text))

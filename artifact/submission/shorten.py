@@ -1,0 +1,100 @@
+"""Short names for the local variables of functions, which nothing outside a function can see."""
+
+import ast
+import builtins
+import keyword
+from collections.abc import Iterator
+from itertools import count
+from string import ascii_letters
+
+COMPILERS = {"jit", "constexpr_function"}
+SEES_NAMES = {"locals", "vars", "eval", "exec", "dir", "globals"}
+
+
+def shorten(tree: ast.Module) -> ast.Module:
+    """Rename each function's local variables to a, b, c and so on, in place; return the tree.
+
+    A function and all that is defined in it are renamed together. Parameters keep their names,
+    because callers may give them by name, and so do kernels' variables, because the order of names
+    may change what the compiler makes of them.
+    """
+    outside = {*dir(builtins), *keyword.kwlist, *keyword.softkwlist, *_module_names(tree)}
+    for function in _outermost(tree):
+        if not any(compiles(each) for each in function.decorator_list):
+            _rename(function, outside)
+    return tree
+
+
+def compiles(decorator: ast.expr) -> bool:
+    """Return whether a decorator compiles its function for a GPU."""
+    return ast.unparse(decorator).split("(")[0].split(".")[-1] in COMPILERS
+
+
+def _rename(function: ast.FunctionDef, outside: set[str]) -> None:
+    nodes = list(ast.walk(function))
+    names = [node for node in nodes if isinstance(node, ast.Name)]
+    if SEES_NAMES & {name.id for name in names}:
+        return
+    fixed = outside | _fixed(nodes)
+    free = _short({name.id for name in names} | fixed)
+    stored = {name.id for name in names if not isinstance(name.ctx, ast.Load)} - fixed
+    new: dict[str, str] = {}
+    for name in names:
+        if name.id in stored:
+            if name.id not in new:
+                new[name.id] = next(free)
+            name.id = new[name.id]
+
+
+def _module_names(tree: ast.Module) -> Iterator[str]:
+    """Names that mean something outside of functions."""
+    waiting: list[ast.AST] = list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        if isinstance(node, ast.Name):
+            yield node.id
+        if isinstance(node, ast.alias):
+            yield (node.asname or node.name).split(".")[0]
+        if not isinstance(node, ast.FunctionDef):
+            waiting += ast.iter_child_nodes(node)
+
+
+def _fixed(nodes: list[ast.AST]) -> set[str]:
+    """Names of a function that are more than variables: parameters, imports, definitions."""
+    found: set[str] = set()
+    for node in nodes:
+        match node:
+            case ast.arg(arg=name) | ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                found.add(name)
+            case ast.alias(name=name, asname=alias):
+                found.add((alias or name).split(".")[0])
+            case ast.Global(names=names) | ast.Nonlocal(names=names):
+                found.update(names)
+            case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)):
+                found.add(name)
+            case ast.MatchStar(name=str(name)) | ast.MatchMapping(rest=str(name)):
+                found.add(name)
+    for node in nodes:
+        if isinstance(node, ast.ClassDef):
+            found.update(each.id for each in ast.walk(node) if isinstance(each, ast.Name))
+    return found
+
+
+def _outermost(tree: ast.Module) -> Iterator[ast.FunctionDef]:
+    """Functions of a module and methods of its classes, without those defined inside of them."""
+    waiting: list[ast.AST] = list(tree.body)
+    while waiting:
+        node = waiting.pop(0)
+        if isinstance(node, ast.FunctionDef):
+            yield node
+        else:
+            waiting += ast.iter_child_nodes(node)
+
+
+def _short(taken: set[str]) -> Iterator[str]:
+    """Names a, b, ..., Z, a0, b0, ... that are not taken."""
+    for number in count(-1):
+        suffix = "" if number < 0 else str(number)
+        yield from (f"{each}{suffix}" for each in ascii_letters if f"{each}{suffix}" not in taken)

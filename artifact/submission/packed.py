@@ -56,7 +56,7 @@ def small(texts: Mapping[str, str]) -> dict[str, str]:
     """Return files with their modules stripped; what is known from earlier costs no time."""
     known = cache.load(TABLE)
     before = len(known)
-    made_by = sys.version + "".join(read(Path(m.__file__)).decode() for m in (strip, shorten))
+    made_by = sys.version + "".join(read(Path(m.__file__ or "")).decode() for m in (strip, shorten))
     keep = strip.documented(texts.values())
     found = {}
     for name, text in texts.items():

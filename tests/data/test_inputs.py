@@ -10,7 +10,7 @@ import pytest
 from data import hashes
 from data.folder import describe_shard, write_manifest
 from data.inputs import open_inputs, open_scored
-from data.shards import read_header, shard_name, write_shard
+from data.shards import Split, read_header, shard_name, write_shard
 from data.tokenizer import Tokenizer
 from errors import InputError
 from files import sha256
@@ -28,7 +28,8 @@ def folder(tmp_path: Path, model_path: Path, documents: list[str], monkeypatch) 
     shutil.copy(model_path, out / "tokenizer.model")
     tokenizer = Tokenizer(out / "tokenizer.model")
     splits = {}
-    for split, count in (("train", 2), ("val", 1)):
+    counts: dict[Split, int] = {"train": 2, "val": 1}
+    for split, count in counts.items():
         for index in range(count):
             write_shard(out / shard_name(split, index), tokenizer.encode_documents(documents[:2]))
         files = {path.name: describe_shard(path) for path in sorted(out.glob(f"*{split}*"))}
@@ -53,7 +54,7 @@ def test_a_sound_folder_is_verified(folder: Path):
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_a_changed_token_is_found_before_training(folder: Path, split: str):
+def test_a_changed_token_is_found_before_training(folder: Path, split: Split):
     """F5: flipped tokens trained and scored, though the manifest had the right hash."""
     shard = folder / shard_name(split, 0)
     swap_tokens(shard)

@@ -127,7 +127,7 @@ def test_a_run_begins_with_what_users_look_for(make_trainer, tmp_path):
     backends = choose(chosen, world.device)
     rank = Rank(chosen, world, backends, None, Progress(None, None, enabled=False), Startup())
     stream = trainer.loader._stream
-    inputs = Inputs(stream, stream, None, tmp_path)  # pyright: ignore[reportArgumentType]
+    inputs = Inputs(stream, None, tmp_path, False, stream)  # pyright: ignore[reportArgumentType]
     lines = "\n".join(opening(rank, trainer, inputs))
     count = sum(math.prod(p.shape) for p in trainer.model.parameters())
     assert f"{count:,} parameters" in lines

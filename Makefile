@@ -22,6 +22,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest -q -n auto
+	$(BIN)/python -m bench fuzz --minutes 1
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest bench -q

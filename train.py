@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 import command_line
+from errors import InputError
 from files import PROJECT
 from runtime import ROUNDTRIP
 from settings import Settings
@@ -55,7 +56,7 @@ def run(given: Given = NOTHING, *, explain: Flag = False) -> int:
         explain: print visits, parameters, variants and kernels, and stop, without a GPU or data.
     """
     settings = merge(given)
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    ranks = ranks_of(os.environ)
     check_variants(settings, ranks)
     if explain:
         from training.explain import print_explanation
@@ -107,6 +108,14 @@ def run(given: Given = NOTHING, *, explain: Flag = False) -> int:
             return 0
         facts = {**trained.facts, "artifact": artifact}
         return conclude(rank.folder, facts, scores, PROJECT, settings.size_limit)
+
+
+def ranks_of(environment: Mapping[str, str]) -> int:
+    """Return the number of ranks. Raises InputError for what torchrun does not set."""
+    given = environment.get("WORLD_SIZE", "1")
+    if not given.isdecimal() or not 0 < int(given) < 1 << 20:
+        raise InputError(f"WORLD_SIZE={given}: unset it, or start train.py by torchrun")
+    return int(given)
 
 
 def train(

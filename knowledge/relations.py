@@ -1,6 +1,5 @@
 """The table that maps raw relation names to the ten types of edges and their weights."""
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError
 
 from errors import InputError
+from reading.structured import read_toml
 
 DEFAULT_TABLE = Path(__file__).with_name("relations.toml")
 Type = Literal[
@@ -91,12 +91,8 @@ def read_table(path: Path) -> Table:
         InputError: missing file, no TOML, no such table.
     """
     try:
-        return Table.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        return Table.model_validate(read_toml(path, "give a TOML table of relations"))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path}: {where}: {first['msg']}, not {first['input']!r}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid TOML ({error})") from None
+        raise InputError(f"{path}: {where}: {first['msg']}, not {first['input']!r:.200}") from None

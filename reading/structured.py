@@ -69,6 +69,8 @@ def parse_toml(text: bytes) -> dict[str, Any]:
         raise ValueError(f"a line has more than {MAX_KEY_PARTS} dots")
     try:
         value = tomllib.loads(text.decode("utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"it is not valid TOML ({error})") from None
     except UnicodeDecodeError:
         raise ValueError("it is not UTF-8 text") from None
     except RecursionError:

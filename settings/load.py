@@ -84,6 +84,8 @@ def merge(
         settings = Settings.model_validate(merged)
     except ValidationError as error:
         raise InputError(describe(error)) from None
+    except OverflowError:
+        raise InputError("a setting of the network is too large; choose a smaller one") from None
     reachable(settings)
     return settings
 

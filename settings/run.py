@@ -21,7 +21,7 @@ class RunSettings(Section):
     resume: Path | None = Field(
         default=None, description="run folder to continue, with the settings it was started with"
     )
-    seed: NonNegativeInt = Field(default=1337, description="of weights and data order")
+    seed: NonNegativeInt = Field(default=1337, lt=2**63, description="of weights and data order")
     backend: Literal["auto", "reference", "compiled", "kernels"] = Field(
         default="auto",
         description="reference: eager PyTorch; compiled: under torch.compile; kernels: Triton, for "

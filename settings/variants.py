@@ -1,5 +1,6 @@
 """Variants: what a step computes, of each stage and of each choice of the swarm. Pure Python."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
@@ -12,6 +13,7 @@ from settings.stages import Stage, or_one
 
 Value = TypeVar("Value")
 MOST_VARIANTS = 8  # each takes time to capture before the clock starts, and memory
+MOST_BATCH_TOKENS = 1 << 40
 # Setting with the options of a choice lever, by the lever's name: a field of `Variant`.
 CHOICES = {"window": "swarm_windows", "loops": "swarm_loops", "heads": "swarm_heads"}
 
@@ -108,11 +110,19 @@ def accumulation_of(variant: Variant, settings: Settings, ranks: int) -> int:
             f"train_batch_tokens {variant.batch_tokens} is {windows} windows of "
             f"{variant.seq_len}, which {ranks} ranks cannot share; try {nearest}"
         )
+    if variant.batch_tokens > MOST_BATCH_TOKENS:
+        raise InputError(
+            f"train_batch_tokens {variant.batch_tokens}: give {MOST_BATCH_TOKENS} or less"
+        )
     rows = windows // ranks
     most = max(1, settings.micro_batch_tokens // variant.seq_len)
-    return next(
-        parts for parts in range(1, rows + 1) if rows % parts == 0 and rows // parts <= most
-    )
+    return next(parts for parts in divisors(rows) if rows // parts <= most)
+
+
+def divisors(number: int) -> list[int]:
+    """Return the divisors of a number in order, after as many steps as its root is large."""
+    small = [each for each in range(1, math.isqrt(number) + 1) if number % each == 0]
+    return sorted({*small, *(number // each for each in small)})
 
 
 def check_variants(settings: Settings, ranks: int) -> None:

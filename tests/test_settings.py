@@ -63,6 +63,9 @@ def test_our_prefixed_variable_beats_the_contest_name():
         (["--train-batch-tokens", "1000"], {}, "no multiple of train_seq_len 2048"),
         (["--seed", "-1"], {}, "seed"),
         (["--backend", "magic"], {}, "backend"),
+        (["--seed", "18446744073709551616"], {}, "seed"),
+        (["--mlp-mult", "1e308"], {}, "too large"),
+        (["--stages", "[" * 3000], {}, "stages are a TOML list"),
         (["--nonsense", "1"], {}, "--nonsense"),
         (["--preset", "nope"], {}, "seed, sprint, tiny"),
         (["--config", "/does/not/exist"], {}, "/does/not/exist"),
@@ -152,3 +155,24 @@ def test_help_resolves_the_options_once(monkeypatch, capsys):
     assert train.main(["--preset", "tiny", "--help"]) == 0
     assert "--num-layers" in capsys.readouterr().out
     assert len(resolved) == 1
+
+
+@pytest.mark.parametrize("given", ["abc", "0", "-1", "", "9" * 30])
+def test_a_number_of_ranks_that_torchrun_does_not_set_is_one_line(given, monkeypatch, capsys):
+    """F9: these ended in tracebacks."""
+    monkeypatch.setenv("WORLD_SIZE", given)
+    assert train.main(["--preset", "tiny"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: WORLD_SIZE={given}: unset it, or start train.py by torchrun\n"
+    )
+
+
+@pytest.mark.parametrize("tokens", [1125899906842624, (1 << 40) - 2048])
+def test_a_huge_batch_is_refused_or_split_at_once(tokens):
+    """F10: the divisor was looked for one by one, for hours."""
+    began = time.monotonic()
+    try:
+        check_variants(load_settings(["--train-batch-tokens", str(tokens)], {}), 1)
+    except InputError as error:
+        assert "give 1099511627776 or less" in str(error)
+    assert time.monotonic() - began < 5

@@ -7,6 +7,7 @@ programs read them. Prints how often each kind was read and refused, and every f
 exception than `errors.InputError`, more than 10 s, more than 2 GiB, a crash of the process.
 """
 
+import copy
 import json
 import random
 import resource
@@ -108,7 +109,7 @@ def change(root: list, draw: Draw) -> None:
     elif kind < 0.25 and isinstance(node, dict):
         node[draw.choice(("x", "\x1b[31m", "", "[/b]", "kind"))] = node.pop(key)
     else:
-        node[key] = draw.choice(VALUES)
+        node[key] = copy.deepcopy(draw.choice(VALUES))
 
 
 def outcome(load: Callable[[Path], object], folder: Path) -> str:

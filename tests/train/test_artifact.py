@@ -12,6 +12,7 @@ from tests.train.runs import losses, train
 def test_the_artifact_is_no_finer_for_what_it_is_scored_on(corpus, straight, tmp_path):
     data = shutil.copytree(corpus / "data", tmp_path / "data")
     shutil.copy(data / "fineweb_train_000000.bin", data / "fineweb_val_000000.bin")
+    (data / "manifest.json").unlink()
     arguments = ["--config", corpus / "run.toml", "--data", data, "--run-dir", tmp_path / "run"]
     done = train(*arguments)
     assert done.returncode == 0, done.stderr

@@ -125,6 +125,12 @@ def divisors(number: int) -> list[int]:
     return sorted({*small, *(number // each for each in small)})
 
 
+def visited_tokens(variant: Variant, settings: Settings) -> int:
+    """Return tokens times visits of a step: its work, but for attention and the loss."""
+    visits = settings.num_layers + variant.loops * len(settings.loop_layers)
+    return variant.batch_tokens * visits
+
+
 def check_variants(settings: Settings, ranks: int) -> None:
     """Refuse settings whose variants ``ranks`` ranks cannot run.
 

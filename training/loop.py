@@ -5,6 +5,7 @@ import math
 import signal
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from runtime.graphs import no_collection
 from runtime.progress import Progress
 from runtime.run_folder import RunFolder
 from settings import Settings
-from settings.variants import Variant, with_choices
+from settings.variants import Variant, visited_tokens, with_choices
 from swarm.levers import KEEP
 from swarm.steering import Steering
 from training.budget import Budget
@@ -117,7 +118,7 @@ class Loop:
         self.ahead = AHEAD_ON_GPU if trainer.world.device.type == "cuda" else 0
         self.saved_at = start.elapsed
         self.bpb: float | None = None
-        self.pace = Pace(start)
+        self.pace = Pace(start, partial(visited_tokens, settings=settings))
         self.variant: Variant | None = None
         self._launched: dict[int, Launched] = {}
 

@@ -1,7 +1,7 @@
 """Seconds a step takes, by variant: measured when steps finish, so that nothing waits."""
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -25,6 +25,11 @@ class Start(NamedTuple):
 FIRST_STEP = Start()
 
 
+def tokens_of(variant: Variant) -> float:
+    """Return the tokens of a variant's step."""
+    return variant.batch_tokens
+
+
 class Pace:
     """The mean seconds of a step of each variant.
 
@@ -33,9 +38,14 @@ class Pace:
 
     Args:
         start: of the steps. Earlier steps of unknown variants count as steps of the first one's.
+        work: returns what the seconds of a variant's step are proportional to, as far as is known
+            before one has run.
     """
 
-    def __init__(self, start: Start = FIRST_STEP) -> None:
+    def __init__(
+        self, start: Start = FIRST_STEP, work: Callable[[Variant], float] = tokens_of
+    ) -> None:
+        self._work = work
         self._done, self._at, pace = start
         self._flight: deque[Variant] = deque()
         # Steps of one variant in a row: the variant, and when the first of them began.
@@ -66,15 +76,15 @@ class Pace:
         self._known = self._totals()
 
     def of(self, variant: Variant) -> float:
-        """Return seconds a step; of a variant that has not run yet, by its tokens."""
+        """Return seconds a step; of a variant that has not run yet, by its work."""
         known = self._known
         if total := known.get(variant):
             steps, seconds = total
             return seconds / steps
         if not known:
             return self._at / self._done if self._done else 0.0
-        tokens = sum(steps * each.batch_tokens for each, (steps, _) in known.items())
-        return sum(seconds for _, seconds in known.values()) / tokens * variant.batch_tokens
+        work = sum(steps * self._work(each) for each, (steps, _) in known.items())
+        return sum(seconds for _, seconds in known.values()) / work * self._work(variant)
 
     def ahead(self) -> float:
         """Return seconds that the unfinished steps take."""

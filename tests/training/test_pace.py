@@ -1,10 +1,12 @@
 """Each variant has the time of its own steps; of one variant it is the plain mean."""
 
 import json
+from functools import partial
 
 import pytest
 
-from settings.variants import Variant
+from settings import Settings
+from settings.variants import Variant, visited_tokens
 from training.pace import Pace, Start
 
 SLOW, FAST = Variant(4096, 256, loops=2), Variant(2048, 256)
@@ -57,6 +59,13 @@ def test_a_variant_that_has_not_run_is_judged_by_its_tokens():
     pace = Pace()
     run(pace, 3 * [(SLOW, 0.5)], 0)
     assert pace.of(FAST) == pytest.approx(0.25)
+
+
+def test_in_a_run_it_is_judged_by_its_visits_too():
+    settings = Settings(loop_layers=[3, 4, 5], num_loops=2)
+    pace = Pace(work=partial(visited_tokens, settings=settings))
+    run(pace, 3 * [(FAST, 0.11)], 0)
+    assert pace.of(SLOW) == pytest.approx(2 * 0.17)
 
 
 def test_a_resumed_run_goes_on_with_the_pace_of_its_checkpoint():

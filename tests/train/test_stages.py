@@ -103,8 +103,8 @@ def test_two_ranks_take_the_stages_of_one(corpus, options, staged):
 
 
 @pytest.fixture(scope="module")
-def subject(staged: Path) -> Subject:
-    return Subject.open(staged / "artifact.bin", LORA)
+def subject(corpus: Path, staged: Path) -> Subject:
+    return Subject.open(staged / "artifact.bin", {**LORA, "data": str(corpus / "data")})
 
 
 def nats(subject: Subject) -> float:

@@ -81,6 +81,13 @@ def test_a_row_of_the_variants_is_what_a_run_captures():
     assert 1.35 * plain < looped < 17 / 11 * plain
 
 
+def test_the_estimated_memory_is_near_what_captures_took():
+    """GiB of graphs on an H100: bench/results/step-variants-h100.md, and a sprint at 925313f."""
+    chosen = settings("--loop-layers", "3,4,5", "--num-loops", "2", "--swarm-loops", "0")
+    estimated = {each.loops: step_bytes(each, chosen, 1) / 2**30 for each in reachable(chosen)}
+    assert estimated == pytest.approx({2: 15.57, 0: 10.36}, rel=0.06)
+
+
 @pytest.mark.parametrize(
     ("changes", "slow"),
     [

@@ -8,25 +8,24 @@ from model.parameters import parameters
 from model.plan import Visit, plan
 from settings import Settings
 from settings.variants import Variant, accumulation_of
+from training.optimizer import RULES
 
 HALF, SINGLE = 2, 4  # bytes of bf16 and fp32
-STATES = {"muon": 1}  # moments of an optimizer's rule; two of all others
+MOMENTS = {"muon": 1, "adamw": 2}  # of a parameter, by its rule's optimizer
 
 
 def state_bytes(settings: Settings, ranks: int) -> int:
     """Return the bytes that a run keeps on each GPU between two steps.
 
-    They are fp32 weights, gradients, moments and average; Muon's moments and the averages of its
-    matrices are split over the ranks.
+    They are fp32 weights, gradients, moments and averages. The ranks share the moments and the
+    averages of parameters whose rule has an axis.
     """
     total = 0
     averaged = settings.averaging == "ema"
     for spec in parameters(settings.architecture()):
-        size, share = SINGLE * math.prod(spec.shape), 1.0
-        if spec.rule == "muon":
-            share = 1 / ranks
-        moments = STATES.get(spec.rule, 2) + (averaged and spec.storage != "none")
-        total += int(size * (2 + moments * share))
+        rule, size = RULES[spec.rule], SINGLE * math.prod(spec.shape)
+        states = MOMENTS[rule.optimizer] + (averaged and spec.storage != "none")
+        total += 2 * size + states * size // (1 if rule.axis is None else ranks)
     return total
 
 
@@ -50,12 +49,7 @@ def kept_bytes(config: Architecture, visit: Visit) -> int:
     The entered stream, the two normed streams, query and attention's result (C each), key and
     value, the activation and its signs; and fp32 numbers a head: 1/rms, lse, XSA's projection.
     """
-    width, kv, hidden, heads = (
-        config.model_dim,
-        config.kv_dim,
-        config.mlp_dim,
-        config.num_heads,
-    )
+    width, kv, hidden, heads = config.model_dim, config.kv_dim, config.mlp_dim, config.num_heads
     lanes = 2 if visit.block == "parallel" else 1
     wide = (4 + lanes) * width + 2 * kv + hidden
     numbers = 2 * heads + config.num_kv_heads + 2 + (heads if visit.exclude_self else 0)
@@ -63,8 +57,11 @@ def kept_bytes(config: Architecture, visit: Visit) -> int:
 
 
 def passing_bytes(config: Architecture) -> int:
-    """Return the bytes of one token that the backward pass of a visit takes for itself."""
-    return HALF * (4 * config.model_dim + config.model_dim + 2 * config.kv_dim + config.mlp_dim)
+    """Return the bytes of one token that the backward pass of a visit takes for itself.
+
+    Gradients of the stream, of both normed streams, of query and result; of key, value, activation.
+    """
+    return HALF * (5 * config.model_dim + 2 * config.kv_dim + config.mlp_dim)
 
 
 def loss_bytes(config: Architecture, variant: Variant, tokens: int) -> int:

@@ -12,6 +12,7 @@ from model.parameters import parameters
 from model.plan import Visit, plan
 from runtime.device import choose_attention, choose_backend
 from settings import Settings
+from settings.stages import or_one
 from settings.variants import accumulation_of, reachable, stage_variants, trains_in_fp8
 from training.memory import state_bytes, step_bytes
 
@@ -83,7 +84,7 @@ def parameters_table(config: Architecture) -> Table:
 def variants_table(settings: Settings, ranks: int) -> Table:
     """Return the variants of a step that are captured, a row each, and the memory of a GPU."""
     stages = stage_variants(settings)
-    ends = [stage.until for stage in settings.stages] or [1.0]
+    ends = [stage.until for stage in or_one(settings.stages)]
     rows = []
     for variant in reachable(settings):
         until = [f"{end:.0%}" for end, each in zip(ends, stages, strict=True) if each == variant]

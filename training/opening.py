@@ -10,7 +10,7 @@ from kernels.routes import routes
 from model.parameters import exported
 from runtime.device import Backends
 from settings import Settings
-from settings.stages import Stage
+from settings.stages import or_one
 from settings.variants import Variant, accumulation_of, stage_variants
 from training.captured_steps import Cost
 from training.explain import sizes_of
@@ -37,8 +37,8 @@ def opening(rank: Rank, trainer: Trainer, inputs: Inputs) -> Iterator[str]:
         parts = accumulation_of(variant, settings, ranks)
         windows = variant.batch_tokens // (variant.seq_len * parts * ranks)
         yield (
-            f"a step    {variant.batch_tokens:,} tokens: {parts} micro-batches on each of {ranks} "
-            f"ranks, of {windows} windows of {variant.seq_len:,}"
+            f"a step    {described(variant)}; micro-batches of {windows} windows, "
+            f"{parts} x {ranks} ranks"
         )
     yield (
         f"data      {len(inputs.train):,} training tokens, {len(inputs.validation):,} of validation"
@@ -56,7 +56,7 @@ def expected(settings: Settings, paces: Mapping[Variant, float]) -> str:
     """
     if not settings.wallclock or not paces:
         return f"length    {settings.iterations:,} steps"
-    ends = [stage.until for stage in settings.stages or [Stage(until=1.0)]]
+    ends = [stage.until for stage in or_one(settings.stages)]
     fractions = [end - begin for begin, end in pairwise((0.0, *ends))]
     variants = stage_variants(settings)
     steps = sum(

@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from errors import InputError, printable
 BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 LONGEST = 2000  # characters of an error that quotes a file
 HELP = {"--help", "-h"}
+SPELLED: dict[str, str] = {}  # what the user types for a program's name, if it is not that name
 
 
 def program(name: str, about: str, usage: str | None = None) -> App:
@@ -29,8 +31,8 @@ def program(name: str, about: str, usage: str | None = None) -> App:
             these are all settings.
     """
     return App(
-        name=name,
-        usage=usage,
+        name=spelled(name),
+        usage=usage and spelled(usage),
         help=paragraphs(about),
         help_format="plaintext",
         version_flags=(),
@@ -73,10 +75,17 @@ def run(app: App, arguments: Sequence[str]) -> int:
     return BAD_INPUT
 
 
+def spelled(text: str) -> str:
+    """Return a text with the names of programs as the user types them."""
+    for name, typed in SPELLED.items():
+        text = re.sub(rf"(?<![\w/]){re.escape(name)}(?=$|[\s`])", typed, text)
+    return text
+
+
 def complain(line: str) -> None:
     """Print a line on stderr, on the host's first rank only."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        said = printable(line)
+        said = printable(spelled(line))
         print(said if len(said) <= LONGEST else f"{said[:LONGEST]}...", file=sys.stderr)
 
 

@@ -23,7 +23,7 @@ LEVELS = (
     ("knowledge",),
     ("swarm",),
     ("training", "artifact", "evaluation"),
-    ("train", "bench"),
+    ("train", "bench", "murmuration"),
 )
 LEVEL = {package: level for level, packages in enumerate(LEVELS) for package in packages}
 # Besides: an evaluation reads artifacts, benchmarks start runs, the command line prints errors.

@@ -1,12 +1,13 @@
 """The inputs of a run or an evaluation, checked together before any slow import."""
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.folder import foreign, read_manifest
+from data.folder import Manifest, foreign, read_manifest
 from data.hashes import sha256_of
-from data.shards import SPLITS, Split, TokenStream
+from data.shards import CHECK_TOKENS, SPLITS, Split, TokenStream
 from data.tokenizer import ByteTable, Tokenizer, check_vocabulary, find_tokenizer
 from errors import InputError
 
@@ -30,13 +31,24 @@ class Scored:
 
 @dataclass(frozen=True)
 class Inputs(Scored):
-    """What a run needs: the training split, memory-mapped, besides."""
+    """What a run needs besides.
+
+    Attributes:
+        train: the split, memory-mapped.
+        fingerprint: SHA-256 of the contents of tokenizer and shards; empty on ranks other than a
+            host's first.
+    """
 
     train: TokenStream
+    fingerprint: str
 
 
 def open_inputs(
-    folder: Path | None, tokenizer_path: Path | None, vocab_size: int, bos_id: int
+    folder: Path | None,
+    tokenizer_path: Path | None,
+    vocab_size: int,
+    bos_id: int,
+    val_max_tokens: int = 0,
 ) -> Inputs:
     """Map all shards of ``folder``, read each token once, and read the tokenizer.
 
@@ -48,14 +60,20 @@ def open_inputs(
             it is.
         tokenizer_path: in place of the folder's.
         vocab_size, bos_id: the network's.
+        val_max_tokens: of the validation split that will be scored; 0: all.
 
     Raises:
         InputError: something is missing, corrupt, not what the manifest records, or does not fit
-            the vocabulary or its BOS.
+            the vocabulary or its BOS; or the validation split has no text to score.
     """
     folder, tokenizer, recorded = _checked(folder, tokenizer_path, vocab_size, bos_id)
     train, validation = (_opened(folder, split, vocab_size) for split in SPLITS)
-    return Inputs(validation, ByteTable.of(tokenizer), tokenizer.path, recorded, train)
+    table = ByteTable.of(tokenizer)
+    _check_scorable(folder, validation, table, val_max_tokens)
+    streams = zip(SPLITS, (train, validation), strict=True)
+    digests = [tokenizer.sha256, *(_digests(folder, split, stream) for split, stream in streams)]
+    whole = hashlib.sha256("\n".join(digests).encode()).hexdigest() if all(digests) else ""
+    return Inputs(validation, table, tokenizer.path, recorded, train, whole)
 
 
 def open_scored(
@@ -64,6 +82,7 @@ def open_scored(
     """Do as `open_inputs` without the training shards, which need not be there."""
     folder, tokenizer, recorded = _checked(folder, tokenizer_path, vocab_size, bos_id)
     validation = _opened(folder, "val", vocab_size)
+    _compare(folder, "val", validation)
     return Scored(validation, ByteTable.of(tokenizer), tokenizer.path, recorded)
 
 
@@ -86,22 +105,51 @@ def _checked(
 def _opened(folder: Path, split: Split, vocab_size: int) -> TokenStream:
     stream = TokenStream.open(folder, split, vocab_size)
     stream.check_tokens()
-    _compare(folder, split, stream)
     return stream
 
 
-def _compare(folder: Path, split: Split, stream: TokenStream) -> None:
-    """Raise InputError where the shards are not those that the folder's manifest records.
+def _check_scorable(folder: Path, stream: TokenStream, table: ByteTable, most: int) -> None:
+    """Raise InputError where the first ``most`` targets (0: all) stand for no text."""
+    targets = min(len(stream) - 1, most or len(stream))
+    for start in range(0, targets, CHECK_TOKENS):
+        tokens = stream.read(start, min(CHECK_TOKENS, targets - start) + 1)
+        if table.count(tokens[:-1], tokens[1:]).any():
+            return
+    raise InputError(
+        f"{folder}: the {len(stream):,} tokens of its validation split stand for no text that "
+        "can be scored; give another split"
+    )
 
-    One rank of a host does it for all.
+
+def _compare(folder: Path, split: Split, stream: TokenStream) -> None:
+    """Compare a split with the manifest, if the folder has one, as `_digests` does."""
+    if _recorded(folder, split):
+        _digests(folder, split, stream)
+
+
+def _digests(folder: Path, split: Split, stream: TokenStream) -> str:
+    """Return the SHA-256 of each of a split's shards; empty on all ranks but a host's first.
+
+    Raises:
+        InputError: the shards are not those that the folder's manifest records.
     """
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return ""
+    recorded = _recorded(folder, split)
+    if recorded is None:
+        return " ".join(sha256_of(stream.files))
+    names = {path.name for path in stream.files}
+    for name in sorted(names ^ set(recorded)):
+        raise foreign(folder / name)
+    digests = sha256_of(stream.files)
+    for path, digest in zip(stream.files, digests, strict=True):
+        if digest != recorded[path.name]["sha256"]:
+            raise foreign(path)
+    return " ".join(digests)
+
+
+def _recorded(folder: Path, split: Split) -> Manifest | None:
+    """Return what the folder's manifest records of a split's files; None without a record."""
     manifest = read_manifest(folder) or {}
     recorded = (manifest.get("splits") or {}).get(split)
-    if not recorded or "fingerprint" not in manifest or os.environ.get("LOCAL_RANK", "0") != "0":
-        return
-    names = {path.name for path in stream.files}
-    for name in sorted(names ^ set(recorded["files"])):
-        raise foreign(folder / name)
-    for path, digest in zip(stream.files, sha256_of(stream.files), strict=True):
-        if digest != recorded["files"][path.name]["sha256"]:
-            raise foreign(path)
+    return recorded["files"] if recorded and "fingerprint" in manifest else None

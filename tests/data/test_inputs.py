@@ -124,6 +124,35 @@ def test_a_cache_that_is_broken_or_cannot_be_written_costs_time_only(folder: Pat
     open_inputs(folder, None, VOCAB, BOS)
 
 
+@pytest.mark.parametrize(
+    ("tokens", "most"), [([1], 0), ([1] * 40, 0), ([0, 1, 2] * 20, 0), ([1] * 9 + [300] * 40, 8)]
+)
+def test_validation_without_text_is_refused_before_training(folder: Path, tokens, most):
+    """F8: it was found after the last step."""
+    write_shard(folder / shard_name("val", 0), np.array(tokens, dtype=np.uint16))
+    (folder / "manifest.json").unlink()
+    said = f"{len(tokens)} tokens of its validation split stand for no text"
+    with pytest.raises(InputError, match=said) as refused:
+        open_inputs(folder, None, VOCAB, BOS, most)
+    assert "\n" not in str(refused.value)
+    assert not most or open_inputs(folder, None, VOCAB, BOS, most + 1)
+
+
+def test_the_fingerprint_is_that_of_the_contents(folder: Path, tmp_path: Path, monkeypatch):
+    """U2: nothing in a run said which tokens it had seen."""
+    found = open_inputs(folder, None, VOCAB, BOS).fingerprint
+    copied = shutil.copytree(folder, tmp_path / "copied")
+    assert open_inputs(copied, None, VOCAB, BOS).fingerprint == found
+    (copied / "manifest.json").unlink()
+    assert open_inputs(copied, None, VOCAB, BOS).fingerprint == found
+    for split in ("train", "val"):
+        changed = shutil.copytree(copied, tmp_path / split)
+        swap_tokens(changed / shard_name(split, 0))
+        assert open_inputs(changed, None, VOCAB, BOS).fingerprint not in ("", found)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert open_inputs(folder, None, VOCAB, BOS).fingerprint == ""
+
+
 def test_only_a_host_s_first_rank_hashes(folder: Path, monkeypatch):
     swap_tokens(folder / shard_name("train", 0))
     monkeypatch.setenv("LOCAL_RANK", "1")

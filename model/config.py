@@ -42,7 +42,9 @@ class Architecture(BaseModel):
     num_layers: Annotated[int, Field(ge=1, le=1024)] = Field(
         default=11, description="transformer blocks"
     )
-    model_dim: PositiveInt = Field(default=512, description="width of the residual stream")
+    model_dim: Annotated[int, Field(ge=1, le=65_536)] = Field(
+        default=512, description="width of the residual stream"
+    )
     num_heads: PositiveInt = Field(
         default=8, description="query heads; head dim = model_dim / num_heads"
     )
@@ -57,7 +59,9 @@ class Architecture(BaseModel):
         default=16, description="dims of a head that rotary turns; even"
     )
     rope_base: PositiveFloat = Field(default=10_000.0, description="base of rotary's wavelengths")
-    qk_gain_init: float = Field(default=1.5, description="initial gain on normed queries")
+    qk_gain_init: Annotated[float, Field(ge=-1e6, le=1e6)] = Field(
+        default=1.5, description="initial gain on normed queries"
+    )
     xsa_last_n: NonNegativeInt = Field(
         default=4, description="last layers with exclusive self attention"
     )

@@ -16,7 +16,10 @@ from errors import InputError
 from files import PROJECT
 from reading.structured import read_toml as read_table
 from settings import Settings
+from settings.artifact import ArtifactSettings
+from settings.evaluation import EvaluationSettings
 from settings.options import Given, parse
+from settings.ttt import TttSettings
 from settings.variants import reachable
 
 PRESETS = PROJECT / "presets"
@@ -40,6 +43,13 @@ CONTEST_NAMES = """
     ttt_momentum ttt_batch_seqs ttt_grad_clip ttt_freeze_blocks ttt_lora_rank ttt_lora_lr
 """.split()  # noqa: SIM905
 
+# What a resumed run may have otherwise, because its weights do not depend on it, or no more than by
+# the order of sums. ``data`` may lie elsewhere; its content is compared.
+FREE = {*EvaluationSettings.model_fields, *TttSettings.model_fields, *ArtifactSettings.model_fields}
+FREE -= {"quant_min_step", "calibration_tokens"}
+FREE |= {"resume", "data", "tokenizer", "device", "backend", "attention_backend"}
+FREE |= {"micro_batch_tokens", "checkpoint_minutes", "train_log_every"}
+
 
 def load_settings(
     arguments: Sequence[str], environment: Mapping[str, str] = os.environ
@@ -59,8 +69,8 @@ def merge(
 ) -> Settings:
     """Return the settings of what a command line gives, from all sources, checked.
 
-    A run that is resumed has the settings that it was started with: only the command line changes
-    them.
+    A run that is resumed has the settings that it was started with, as `resumed` says. A TOML file
+    may name the preset that it changes.
 
     Args:
         given: by the command line.
@@ -70,18 +80,49 @@ def merge(
     Raises:
         InputError: unknown or impossible setting, missing preset or file; one line.
     """
-    if resumed := given.get("resume"):
-        layers = [read_toml(Path(resumed) / "settings.toml")]
-    else:
-        from_environment = environment_settings(environment)
-        preset = given.get("preset") or from_environment.get("preset") or "seed"
-        config = given.get("config")
-        layers = [read_preset(str(preset)), beneath, read_toml(Path(config)) if config else {}]
-        layers.append(from_environment)
-    merged = {name: value for layer in layers for name, value in layer.items()} | joined(given)
-    check_names(merged)
+    from_environment = environment_settings(environment)
+    if run := given.get("resume") or from_environment.get("resume"):
+        return resumed(Path(str(run)), {**joined(given), "resume": run})
+    config = given.get("config") or from_environment.get("config")
+    of_file = read_toml(Path(str(config))) if config else {}
+    for name in {"resume", "config"} & of_file.keys():
+        raise InputError(f"{config}: {name} means nothing in a file; give --{name}")
+    named = (source.get("preset") for source in (given, from_environment, of_file))
+    preset = read_preset(str(next(filter(None, named), "seed")))
+    layers = [preset, beneath, of_file, from_environment, joined(given)]
+    return validated({name: value for layer in layers for name, value in layer.items()})
+
+
+def resumed(run: Path, given: Mapping[str, object]) -> Settings:
+    """Return the settings of a run that goes on: its own, and what changes no result.
+
+    Args:
+        run: its folder.
+        given: by the command line.
+
+    Raises:
+        InputError: a setting is given that would change the weights, or as `merge`.
+    """
+    for name in ("preset", "config", "run_dir"):
+        if given.get(name) is not None:
+            option = name.replace("_", "-")
+            raise InputError(f"--{option} beside --resume: a resumed run keeps its own; leave it")
+    kept = read_toml(run / "settings.toml")
+    before, after = validated(kept), validated({**kept, **given})
+    for name in given:
+        if name not in FREE and getattr(before, name) != getattr(after, name):
+            raise InputError(
+                f"setting {name}: {run} was started with {getattr(before, name)}, and a resumed "
+                "run keeps what changes its weights; leave it out, or start a new run"
+            )
+    return after
+
+
+def validated(values: Mapping[str, object]) -> Settings:
+    """Return settings, checked. Raises InputError: unknown or impossible setting; one line."""
+    check_names(values)
     try:
-        settings = Settings.model_validate(merged)
+        settings = Settings.model_validate(values)
     except ValidationError as error:
         raise InputError(describe(error)) from None
     except OverflowError:

@@ -64,7 +64,10 @@ def test_our_prefixed_variable_beats_the_contest_name():
         (["--seed", "-1"], {}, "seed"),
         (["--backend", "magic"], {}, "backend"),
         (["--seed", "18446744073709551616"], {}, "seed"),
+        (["--seed", "99999999999999999999"], {}, "seed"),
         (["--mlp-mult", "1e308"], {}, "too large"),
+        (["--qk-gain-init", "1e300"], {}, "qk_gain_init"),
+        (["--model-dim", "1000000"], {}, "model_dim"),
         (["--stages", "[" * 3000], {}, "stages are a TOML list"),
         (["--nonsense", "1"], {}, "--nonsense"),
         (["--preset", "nope"], {}, "seed, sprint, tiny"),
@@ -91,6 +94,68 @@ def test_unknown_setting_in_a_file_is_refused(tmp_path):
     config.write_text("matrix_lrr = 0.1\n")
     with pytest.raises(InputError, match="unknown setting matrix_lrr; did you mean matrix_lr"):
         load_settings(["--config", str(config)], {})
+
+
+def test_a_preset_in_a_file_is_that_preset(tmp_path):
+    """U5: the run was called tiny and had the numbers of preset seed."""
+    config = tmp_path / "run.toml"
+    config.write_text('preset = "tiny"\nseed = 5\n')
+    settings = load_settings(["--config", str(config)], {})
+    assert (settings.preset, settings.num_layers, settings.seed) == ("tiny", 4, 5)
+    of_environment = load_settings([], {"MURMURATION_CONFIG": str(config)})
+    assert of_environment == settings.model_copy(update={"config": config})
+    above = load_settings(["--config", str(config), "--preset", "sprint"], {})
+    assert (above.preset, above.num_layers, above.seed) == ("sprint", 11, 5)
+
+
+@pytest.mark.parametrize("line", ['resume = "runs/x"', 'config = "other.toml"'])
+def test_a_name_that_means_nothing_in_a_file_is_refused(tmp_path, line):
+    config = tmp_path / "run.toml"
+    config.write_text(line)
+    with pytest.raises(InputError, match=f"{line.split()[0]} means nothing in a file"):
+        load_settings(["--config", str(config)], {})
+
+
+def a_run(folder: Path) -> str:
+    """A run's folder, as far as its settings go."""
+    folder.mkdir()
+    (folder / "settings.toml").write_text('preset = "tiny"\nnum_layers = 12\nwallclock = 8.0\n')
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--matrix-lr", "0.5"], "setting matrix_lr: "),
+        (["--seed", "5"], "setting seed: "),
+        (["--iterations", "20"], "setting iterations: "),
+        (["--quant-min-step", "0"], "setting quant_min_step: "),
+        (["--no-swarm"], "setting swarm: "),
+        (["--preset", "tiny"], "--preset beside --resume"),
+        (["--config", "x.toml"], "--config beside --resume"),
+        (["--run-dir", "x"], "--run-dir beside --resume"),
+    ],
+)
+def test_a_resumed_run_keeps_what_changes_its_weights(tmp_path, given, words):
+    """U2: these were obeyed or ignored without a word."""
+    with pytest.raises(InputError, match=words) as refused:
+        load_settings(["--resume", a_run(tmp_path / "run"), *given], {})
+    assert "\n" not in str(refused.value)
+
+
+def test_a_resumed_run_may_be_scored_and_logged_in_another_way(tmp_path):
+    run = a_run(tmp_path / "run")
+    given = ["--eval-stride", "8", "--train-log-every", "3", "--data", "/d", "--seed", "1337"]
+    settings = load_settings(["--resume", run, *given], {"NUM_LAYERS": "7"})
+    assert (settings.eval_stride, settings.train_log_every, settings.num_layers) == (8, 3, 12)
+
+
+def test_the_environment_resumes_as_the_option_does(tmp_path):
+    """U2: a run of 8 s went on with the preset's 180 s."""
+    run = a_run(tmp_path / "run")
+    of_environment = load_settings([], {"MURMURATION_RESUME": run, "NUM_LAYERS": "7"})
+    assert of_environment == load_settings(["--resume", run], {})
+    assert (of_environment.wallclock, of_environment.num_layers) == (8.0, 12)
 
 
 @pytest.mark.parametrize(("ranks", "parts"), [(1, 8), (2, 4), (3, 4), (4, 2), (8, 1)])
@@ -165,6 +230,16 @@ def test_a_number_of_ranks_that_torchrun_does_not_set_is_one_line(given, monkeyp
     assert capsys.readouterr().err == (
         f"error: WORLD_SIZE={given}: unset it, or start train.py by torchrun\n"
     )
+
+
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK"])
+@pytest.mark.parametrize("given", ["", "x", "-1"])
+def test_a_rank_that_torchrun_does_not_set_is_one_line(name, given, monkeypatch, capsys):
+    """U10: an empty LOCAL_RANK ended in a traceback."""
+    monkeypatch.setenv(name, given)
+    assert train.main(["--preset", "tiny"]) == 2
+    said = f"error: {name}={given}: unset it, or start train.py by torchrun\n"
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize("tokens", [1125899906842624, (1 << 40) - 2048])

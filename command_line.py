@@ -84,7 +84,8 @@ def spelled(text: str) -> str:
 
 def complain(line: str) -> None:
     """Print a line on stderr, on the host's first rank only."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    rank = os.environ.get("LOCAL_RANK", "")
+    if not (rank.isdecimal() and int(rank)):
         said = printable(spelled(line))
         print(said if len(said) <= LONGEST else f"{said[:LONGEST]}...", file=sys.stderr)
 

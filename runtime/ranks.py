@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from runtime.launch import check_meeting, ranks_of, waiting
+
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 # Both have been renamed in torch 2.13; the old names warn there.
 REDUCE_SCATTER = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
@@ -39,22 +41,29 @@ class World:
 
         Args:
             device_type: "cuda" (NCCL, one GPU a rank) or "cpu" (gloo).
+
+        Raises:
+            InputError: they are not as torchrun sets them.
         """
-        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        ranks, local_rank = ranks_of(os.environ), int(os.environ.get("LOCAL_RANK", "0"))
         device = torch.device("cpu")
         if device_type == "cuda":
             device = torch.device("cuda", local_rank)
             torch.cuda.set_device(device)
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if ranks == 1:
             return cls.single(device)
-        if device.type == "cuda":
-            dist.init_process_group("nccl", timeout=COLLECTIVE_TIMEOUT, device_id=device)
+        check_meeting(os.environ)
+        on_gpu, control = device.type == "cuda", None
+        with waiting(ranks):
+            dist.init_process_group(
+                "nccl" if on_gpu else "gloo",
+                timeout=COLLECTIVE_TIMEOUT,
+                device_id=device if on_gpu else None,
+            )
+        if on_gpu:
             control = cast(
                 dist.ProcessGroup, dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
             )
-        else:
-            dist.init_process_group("gloo", timeout=COLLECTIVE_TIMEOUT)
-            control = None
         return cls(dist.get_rank(), dist.get_world_size(), device, control)
 
     @property

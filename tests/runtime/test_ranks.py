@@ -1,8 +1,12 @@
 """A test of ranks says which of them failed first, and why."""
 
+import time
+
 import pytest
 import torch
 
+from errors import InputError
+from runtime import launch
 from runtime.ranks import World
 from tests.ranks import on_ranks
 
@@ -25,3 +29,28 @@ def test_the_fault_that_came_first_is_told():
 
 def test_results_are_in_the_order_of_ranks():
     assert on_ranks(2, whole) == [2.0, 2.0]
+
+
+@pytest.mark.parametrize("missing", ["RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"])
+def test_ranks_that_cannot_meet_are_one_line(missing, monkeypatch):
+    """U10: WORLD_SIZE left behind by a cluster ended in a traceback."""
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "2" if name == "WORLD_SIZE" else "0")
+    monkeypatch.delenv(missing)
+    with pytest.raises(InputError, match=f"WORLD_SIZE=2 without {missing}: unset it"):
+        World.start("cpu")
+
+
+def test_waiting_for_other_ranks_is_said_aloud(monkeypatch, capsys):
+    """U10: not a byte came in the 30 minutes until it gave up."""
+    monkeypatch.setattr(launch, "PATIENCE", 0.02)
+    monkeypatch.setenv("MASTER_ADDR", "here")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    with launch.waiting(2):
+        time.sleep(0.2)
+    said = "waiting for 1 other rank at here:1; unset WORLD_SIZE to run alone\n"
+    assert capsys.readouterr().out == said
+    with launch.waiting(3):
+        pass
+    time.sleep(0.1)
+    assert capsys.readouterr().out == ""

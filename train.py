@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 import command_line
-from errors import InputError
 from files import PROJECT
 from runtime import ROUNDTRIP
+from runtime.launch import ranks_of
 from settings import Settings
 from settings.load import merge
 from settings.options import NOTHING, Given
@@ -70,14 +70,15 @@ def run(given: Given = NOTHING, *, explain: Flag = False) -> int:
     from swarm.steering import Steering
 
     startup = Startup()
-    inputs = open_inputs(settings.data, settings.tokenizer, settings.vocab_size, settings.bos_id)
+    network = settings.vocab_size, settings.bos_id
+    inputs = open_inputs(settings.data, settings.tokenizer, *network, settings.val_max_tokens)
     token_scores = scores_for(settings.kg_scores, inputs.tokenizer) if settings.kg_scores else None
     steering = Steering.of(settings)
     startup.done("settings and data")
 
     from training.rank import joined
 
-    with joined(settings, startup) as rank:
+    with joined(settings, startup, inputs.fingerprint) as rank:
         from evaluation.report import conclude
         from evaluation.score import Split
         from evaluation.scoreboard import Scoreboard
@@ -108,14 +109,6 @@ def run(given: Given = NOTHING, *, explain: Flag = False) -> int:
             return 0
         facts = {**trained.facts, "artifact": artifact}
         return conclude(rank.folder, facts, scores, PROJECT, settings.size_limit)
-
-
-def ranks_of(environment: Mapping[str, str]) -> int:
-    """Return the number of ranks. Raises InputError for what torchrun does not set."""
-    given = environment.get("WORLD_SIZE", "1")
-    if not given.isdecimal() or not 0 < int(given) < 1 << 20:
-        raise InputError(f"WORLD_SIZE={given}: unset it, or start train.py by torchrun")
-    return int(given)
 
 
 def train(

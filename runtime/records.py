@@ -60,6 +60,12 @@ class Environment(Form):
     torch: Word
 
 
+class Trained(Form):
+    """What an environment says of the data; runs of before say nothing."""
+
+    data_sha256: Word = ""
+
+
 class Event(Form):
     """A line of ``log.jsonl``."""
 
@@ -75,6 +81,14 @@ def read_summary(folder: Path) -> Summary:
 def read_environment(folder: Path) -> Environment:
     """Return what a run ran on. Raises InputError for anything else."""
     return read_json(folder / ENVIRONMENT, Environment, REMEDY, links=False)
+
+
+def trained_on(folder: Path) -> str:
+    """Return the fingerprint of the data of a run; empty where its folder has none."""
+    path = folder / ENVIRONMENT
+    if not path.exists() and not path.is_symlink():
+        return ""
+    return read_json(path, Trained, REMEDY, links=False).data_sha256
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

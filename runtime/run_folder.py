@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Mapping
 from datetime import datetime
 from itertools import count
@@ -19,7 +20,16 @@ import torch
 
 from errors import InputError
 from files import PROJECT, atomic_write, write_text
-from runtime.records import DECISIONS, ENVIRONMENT, LOG, REMEDY, SETTINGS, SUMMARY, read_log
+from runtime.records import (
+    DECISIONS,
+    ENVIRONMENT,
+    LOG,
+    REMEDY,
+    SETTINGS,
+    SUMMARY,
+    read_log,
+    read_settings,
+)
 
 CHECKPOINTS, ARTIFACT, PLOT = "checkpoints", "artifact.bin", "loss.png"
 FILES = (SETTINGS, ENVIRONMENT, LOG, DECISIONS, SUMMARY, CHECKPOINTS, ARTIFACT, PLOT)
@@ -46,13 +56,16 @@ class RunFolder:
         self._log = self.log_file.open("ab", buffering=0)
 
     @classmethod
-    def create(cls, path: Path | None, name: str, settings: Mapping[str, object]) -> "RunFolder":
+    def create(
+        cls, path: Path | None, name: str, settings: Mapping[str, object], data: str = ""
+    ) -> "RunFolder":
         """Make the folder of a new run.
 
         Args:
             path: the folder; None means ``runs/<date-time>-<name>`` under the working directory.
             name: part of the folder's name, for example ``tiny-seed1337``.
             settings: flat; strings, paths, numbers, booleans and lists of them. None is left out.
+            data: fingerprint of `data.inputs.Inputs`.
 
         Raises:
             InputError: the folder is not empty, or cannot be made.
@@ -60,7 +73,7 @@ class RunFolder:
         try:
             folder = _new_folder(name) if path is None else _empty_folder(Path(path))
             write_text(folder / SETTINGS, to_toml(settings))
-            write_text(folder / ENVIRONMENT, _pretty(environment()))
+            write_text(folder / ENVIRONMENT, _pretty(environment() | {"data_sha256": data}))
             return cls(folder)
         except OSError as error:
             raise InputError(
@@ -107,6 +120,19 @@ class RunFolder:
             self.lost_lines += 1
         else:
             self._torn = False
+
+    def change_settings(self, settings: Mapping[str, object]) -> None:
+        """Write the settings of a run that goes on, and log those that changed.
+
+        Args:
+            settings: as for `create`.
+        """
+        text, kept = to_toml(settings), read_settings(self.path)
+        now = tomllib.loads(text)
+        changed = {name: value for name, value in now.items() if kept.get(name) != value}
+        if changed:
+            write_text(self.path / SETTINGS, text)
+            self.log("settings", changed=changed)
 
     def truncate_log(self, step: float = math.inf) -> None:
         """Drop the events after ``step``, because a run that resumes there logs them again."""

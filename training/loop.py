@@ -14,6 +14,7 @@ import torch
 from runtime import checkpoint
 from runtime.graphs import no_collection
 from runtime.progress import Progress
+from runtime.records import trained_on
 from runtime.run_folder import RunFolder
 from settings import Settings
 from settings.variants import Variant, visited_tokens, with_choices
@@ -232,7 +233,7 @@ class Loop:
         if self.folder is None:
             return
         state = self.trainer.state.numbers() | {"step": self.step, "elapsed": elapsed}
-        state["pace"] = self.pace.state()
+        state |= {"pace": self.pace.state(), "data": trained_on(self.folder.path)}
         if self.steering:
             state["swarm"] = self.steering.state()
         try:

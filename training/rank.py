@@ -66,8 +66,13 @@ class Rank:
 
 
 @contextmanager
-def joined(settings: Settings, startup: Startup) -> Iterator[Rank]:
+def joined(settings: Settings, startup: Startup, data: str) -> Iterator[Rank]:
     """Join the ranks and open the run's folder; leave and close them at the end.
+
+    Args:
+        settings: of the run.
+        startup: its phases so far.
+        data: fingerprint of what it reads.
 
     Raises:
         InputError: a device, backend or folder is not available.
@@ -77,7 +82,7 @@ def joined(settings: Settings, startup: Startup) -> Iterator[Rank]:
     limit = settings.wallclock or None
     try:
         backends = choose(settings, world.device, trains_in_fp8(settings))
-        folder = open_folder(settings) if world.is_main else None
+        folder = open_folder(settings, data) if world.is_main else None
         startup.done("torch and device")
         with Progress(limit, None if limit else settings.iterations, world.is_main) as progress:
             yield Rank(settings, world, backends, folder, progress, startup)

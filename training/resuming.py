@@ -5,6 +5,7 @@ from pathlib import Path
 from errors import InputError
 from knowledge.scores import BUILT_IN
 from runtime import checkpoint
+from runtime.records import trained_on
 from runtime.run_folder import RunFolder
 from settings import Settings
 from swarm.steering import Steering
@@ -12,20 +13,40 @@ from training.pace import FIRST_STEP, Start
 from training.trainer import Trainer
 
 
-def open_folder(settings: Settings) -> RunFolder:
+def open_folder(settings: Settings, data: str) -> RunFolder:
     """Return the folder of a new run, or of the run that is resumed.
 
+    Args:
+        settings: of the run.
+        data: fingerprint of what it reads; empty: unknown.
+
     Raises:
-        InputError: it cannot be made, or is no run folder.
+        InputError: it cannot be made, is no run folder, or its run has read other data.
     """
     if settings.resume:
+        check_same_data(trained_on(settings.resume), data, settings.resume)
         return RunFolder.reopen(settings.resume)
-    kept = settings.model_dump(exclude={"run_dir", "resume", "config"})
+    name = f"{settings.preset}-seed{settings.seed}"
+    return RunFolder.create(settings.run_dir, name, kept(settings), data)
+
+
+def check_same_data(before: str, now: str, run: Path) -> None:
+    """Raise InputError where two fingerprints differ; an empty one is unknown."""
+    if before and now and before != now:
+        raise InputError(
+            f"{run}: was trained on other data or with another tokenizer; give the same --data, "
+            "or start a new run"
+        )
+
+
+def kept(settings: Settings) -> dict[str, object]:
+    """Return the settings that a run's folder holds."""
+    found = settings.model_dump(exclude={"run_dir", "resume", "config"})
     for name in ("data", "tokenizer"):
-        kept[name] = kept[name] and str(kept[name].resolve())
+        found[name] = found[name] and str(found[name].resolve())
     if settings.kg_scores and settings.kg_scores not in BUILT_IN:
-        kept["kg_scores"] = str(Path(settings.kg_scores).resolve())
-    return RunFolder.create(settings.run_dir, f"{settings.preset}-seed{settings.seed}", kept)
+        found["kg_scores"] = str(Path(settings.kg_scores).resolve())
+    return found
 
 
 def load_checkpoint(
@@ -44,11 +65,13 @@ def load_checkpoint(
     if path is None:
         raise InputError(f"{run} has no checkpoint to go on from; start a new run")
     tensors, state = checkpoint.load(path, trainer.world.device)
+    check_same_data(state.get("data", ""), trained_on(run), path)
     trainer.state.load(tensors, with_tokens(state, trainer.settings.train_seq_len))
     if steering and "swarm" in state:
         steering.load(state["swarm"])
     if folder:
         folder.truncate_log(state["step"])
+        folder.change_settings(kept(trainer.settings))
     return Start(state["step"], state["elapsed"], state.get("pace", ()))
 
 

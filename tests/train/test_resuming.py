@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import time
+import tomllib
 
 import pytest
 import torch
@@ -72,7 +73,10 @@ def test_a_signal_saves_a_checkpoint_to_resume_from(corpus, straight, number, ra
 @pytest.mark.parametrize(
     ("harm", "arguments", "words"),
     [
-        ("none", ["--model-dim", "64"], "does not fit these settings"),
+        ("none", ["--model-dim", "64"], "setting model_dim: "),
+        ("settings", [], "does not fit these settings"),
+        ("data", [], "was trained on other data"),
+        ("checkpoint's data", [], "was trained on other data"),
         ("truncated", [], "damaged"),
         ("removed", [], "no checkpoint to go on from"),
     ],
@@ -86,6 +90,15 @@ def test_a_checkpoint_that_cannot_be_taken_up_is_one_line_before_warm_up(
     if harm == "truncated":
         whole = (newest / "tensors.safetensors").read_bytes()
         (newest / "tensors.safetensors").write_bytes(whole[:-9])
+    elif harm == "settings":
+        settings = (run / "settings.toml").read_text()
+        (run / "settings.toml").write_text(settings.replace("model_dim = 32", "model_dim = 64"))
+    elif harm == "data":
+        environment = json.loads((run / "environment.json").read_text())
+        (run / "environment.json").write_text(json.dumps(environment | {"data_sha256": "0"}))
+    elif harm == "checkpoint's data":
+        tensors, state = checkpoint.load(newest, "cpu")
+        checkpoint.save(run / "checkpoints", 20, tensors, state | {"data": "0"})
     elif harm == "removed":
         shutil.rmtree(run / "checkpoints")
     done = train("--resume", run, *arguments)
@@ -93,6 +106,17 @@ def test_a_checkpoint_that_cannot_be_taken_up_is_one_line_before_warm_up(
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert "warming up" not in done.stdout
+
+
+def test_what_a_resumed_run_does_otherwise_is_written_down(straight, tmp_path):
+    """U2: settings.toml kept the old numbers, and nothing recorded the change."""
+    run = shutil.copytree(straight, tmp_path / "run")
+    before = tomllib.loads((run / "settings.toml").read_text())
+    assert train("--resume", run, "--eval-stride", 16, "--seed", 1337).returncode == 0
+    after = tomllib.loads((run / "settings.toml").read_text())
+    assert after == before | {"eval_stride": 16}
+    events = [event for event in read_log(run / "log.jsonl") if event["kind"] == "settings"]
+    assert [event["changed"] for event in events] == [{"eval_stride": 16}]
 
 
 def test_the_budget_is_kept_to_one_step(corpus):

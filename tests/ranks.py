@@ -1,6 +1,5 @@
 """Real ranks, each a process, that all do one job."""
 
-import multiprocessing
 import os
 import socket
 import time
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from runtime.ranks import World
+from tests.warm import FORKS
 
 Job = Callable[..., Any]
 LONGEST = 240  # seconds; a rank that fails leaves the others waiting
@@ -25,7 +25,7 @@ def on_ranks(size: int, job: Job, *arguments: object, device: str = "cpu") -> li
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     places = [(rank, size, port, device, job, arguments) for rank in range(size)]
-    with multiprocessing.get_context("spawn").Pool(size) as pool:
+    with FORKS.Pool(size) as pool:
         told = pool.starmap_async(_told, places, chunksize=1).get(LONGEST)
     failures = sorted((when, text) for when, text, _ in told if text)
     assert not failures, f"the first of {len(failures)} ranks that failed:\n{failures[0][1]}"

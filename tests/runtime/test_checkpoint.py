@@ -1,7 +1,6 @@
 import errno
 import itertools
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from errors import InputError
 from runtime import checkpoint
+from tests.warm import FORKS
 
 STATE = {"step": 7, "loss": 0.1 + 0.2, "tiny": 5e-324, "rng": [1, 2**63], "none": None, "é": "ü"}
 
@@ -205,14 +205,6 @@ def assert_all_are_whole(folder: Path, at_least: int) -> None:
     assert max(steps) >= at_least
 
 
-@pytest.fixture
-def forks():
-    """Starts processes that have torch already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "runtime.checkpoint"])
-    return context
-
-
 def save_until(moment: int, folder: Path, step: int) -> None:
     seen = itertools.count()
 
@@ -226,7 +218,7 @@ def save_until(moment: int, folder: Path, step: int) -> None:
 
 @pytest.mark.parametrize(("step", "at_least"), [(3, 2), (2, 1)], ids=["next", "same again"])
 def test_a_kill_before_any_file_operation_leaves_whole_ones(
-    tmp_path: Path, forks, step: int, at_least: int
+    tmp_path: Path, step: int, at_least: int
 ) -> None:
     folder, moment, exitcode = tmp_path, -1, -signal.SIGKILL
     while exitcode == -signal.SIGKILL:
@@ -234,7 +226,7 @@ def test_a_kill_before_any_file_operation_leaves_whole_ones(
         folder = tmp_path / str(moment)
         for earlier in (1, 2):
             checkpoint.save(folder, earlier, small(earlier), {"step": earlier})
-        saver = forks.Process(target=save_until, args=(moment, folder, step))
+        saver = FORKS.Process(target=save_until, args=(moment, folder, step))
         saver.start()
         saver.join()
         exitcode = saver.exitcode
@@ -252,13 +244,13 @@ def save_for_ever(folder: Path, first: int, done) -> None:
         done.value = step
 
 
-def test_a_kill_at_a_random_moment_leaves_whole_ones(tmp_path: Path, forks) -> None:
-    done = forks.RawValue("q", 0)
+def test_a_kill_at_a_random_moment_leaves_whole_ones(tmp_path: Path) -> None:
+    done = FORKS.RawValue("q", 0)
     moments = random.Random(11)
     torn = 0
     for _ in range(10):
         first = done.value
-        saver = forks.Process(target=save_for_ever, args=(tmp_path, first + 1, done))
+        saver = FORKS.Process(target=save_for_ever, args=(tmp_path, first + 1, done))
         saver.start()
         while done.value == first:
             assert saver.is_alive()

@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import multiprocessing
 import os
 import random
 import socket
@@ -11,6 +10,7 @@ import torch
 
 from runtime.ranks import World
 from tests.swarm.small import steering
+from tests.warm import FORKS
 
 CYCLES, STEPS = 1000, 4
 AT_ONCE = 20  # cycles whose telemetry is reduced together: the test is of decisions
@@ -21,8 +21,7 @@ def decisions_of_ranks(size: int) -> list[tuple[str, dict[str, int]]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(size) as pool:
+    with FORKS.Pool(size) as pool:
         return pool.starmap(decide, [(rank, size, port) for rank in range(size)], chunksize=1)
 
 

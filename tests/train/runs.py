@@ -1,7 +1,6 @@
 """Whole runs, as a user starts them: real processes, real files, a small network."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import torch
@@ -9,6 +8,7 @@ import torch
 from files import PROJECT
 from runtime import checkpoint
 from runtime.run_folder import read_log
+from tests import warm
 from tests.small import clean_environment
 
 # Ranks add in another order. A last digit is 1e-7; where it takes a weight over the middle of two
@@ -45,21 +45,19 @@ device = "cpu"
 """
 
 
-def command(*arguments: object, ranks: int = 1) -> list[str]:
-    launcher = [sys.executable]
-    if ranks > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    return [*launcher, str(PROJECT / "train.py"), *map(str, arguments)]
-
-
 def train(*arguments: object, ranks: int = 1, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        command(*arguments, ranks=ranks),
-        env=clean_environment(**environment),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    """Train to the end; several ranks by torchrun."""
+    return warm.run(*command(*arguments, ranks=ranks), environment=clean_environment(**environment))
+
+
+def begin(*arguments: object, ranks: int = 1) -> warm.Started:
+    """Start training."""
+    return warm.start(*command(*arguments, ranks=ranks), environment=clean_environment())
+
+
+def command(*arguments: object, ranks: int) -> list[object]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    return [*(launcher if ranks > 1 else []), PROJECT / "train.py", *arguments]
 
 
 def losses(run: Path) -> list[float]:

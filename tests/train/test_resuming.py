@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
 import time
 import tomllib
 
@@ -12,8 +11,7 @@ import torch
 
 from runtime import checkpoint
 from runtime.run_folder import read_log
-from tests.small import clean_environment
-from tests.train.runs import ANOTHER_ORDER, command, final_tensors, losses, train
+from tests.train.runs import ANOTHER_ORDER, begin, final_tensors, losses, train
 
 
 def test_kill_9_and_resume_continue_bit_for_bit(corpus, straight):
@@ -21,9 +19,7 @@ def test_kill_9_and_resume_continue_bit_for_bit(corpus, straight):
     arguments = ["--config", corpus / "run.toml", "--data", corpus / "data", "--run-dir", run]
     # A checkpoint after every step, so that the kill falls between or inside two of them.
     arguments += ["--checkpoint-minutes", "1e-9"]
-    process = subprocess.Popen(
-        command(*arguments), env=clean_environment(), stdout=subprocess.DEVNULL
-    )
+    process = begin(*arguments)
     newest, deadline = None, time.monotonic() + 120
     while time.monotonic() < deadline:
         newest = checkpoint.latest(run / "checkpoints")
@@ -48,12 +44,7 @@ def test_kill_9_and_resume_continue_bit_for_bit(corpus, straight):
 def test_a_signal_saves_a_checkpoint_to_resume_from(corpus, straight, number, ranks):
     run = corpus / f"signalled{number.value}-{ranks}"
     arguments = ["--config", corpus / "run.toml", "--data", corpus / "data", "--run-dir", run]
-    process = subprocess.Popen(
-        command(*arguments, ranks=ranks),
-        env=clean_environment(),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    process = begin(*arguments, ranks=ranks)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         log = run / "log.jsonl"
@@ -61,10 +52,10 @@ def test_a_signal_saves_a_checkpoint_to_resume_from(corpus, straight, number, ra
             break
         time.sleep(0.01)
     process.send_signal(number)
-    shown, _ = process.communicate(timeout=60)
-    assert f"--resume {run}" in shown
+    code = process.wait(timeout=60)
+    assert f"--resume {run}" in process.stdout
     if ranks == 1:
-        assert process.returncode == 128 + number
+        assert code == 128 + number
     # What two ranks began, one takes up.
     assert train("--resume", run).returncode == 0
     assert losses(run) == pytest.approx(losses(straight), rel=0 if ranks == 1 else ANOTHER_ORDER)

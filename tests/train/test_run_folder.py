@@ -3,8 +3,6 @@
 import hashlib
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -14,6 +12,7 @@ from files import PROJECT
 from runtime.records import read_settings
 from runtime.run_folder import read_log
 from settings import Settings
+from tests import warm
 from tests.small import clean_environment
 from tests.train.runs import final_tensors, losses, train
 
@@ -74,14 +73,8 @@ def test_the_artifact_holds_no_mtp_heads_and_all_else(straight):
 def test_the_artifact_alone_scores_as_the_run_said(corpus, straight):
     arguments = [straight / "artifact.bin", "--data", corpus / "data"]
     arguments += ["--seq-len", 32, "--stride", 8, "--batch-tokens", 4096]
-    done = subprocess.run(
-        [sys.executable, "-m", "evaluation", *map(str, arguments)],
-        cwd=PROJECT,
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = warm.run("-m", "evaluation", *arguments, environment=clean_environment())
+    assert done.returncode == 0, done.stderr
     summary = json.loads((straight / "summary.json").read_text())
     printed = re.search(r"bpb (\d+\.\d+)", done.stdout)
     assert printed

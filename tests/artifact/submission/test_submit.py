@@ -21,6 +21,7 @@ from errors import InputError
 from files import PROJECT
 from runtime.records import Environment, Row, Summary
 from settings import Settings
+from tests import warm
 from tests.small import clean_environment
 
 NETWORK = """
@@ -54,14 +55,7 @@ backend = "reference"
 def python(
     *arguments: object, cwd: Path = PROJECT, **extra: str
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=cwd,
-        env=clean_environment(**extra),
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    return warm.run(*arguments, environment=clean_environment(**extra), folder=cwd, timeout=200)
 
 
 @pytest.fixture(scope="module")

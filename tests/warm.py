@@ -1,0 +1,172 @@
+"""Commands started as forks of a process that has imported PyTorch and matplotlib.
+
+An interpreter's own start with both takes six seconds of CPU on a slow machine, a fork none. What a
+command imports of this project it imports itself, in its own environment, folder and streams, and
+it ends as an interpreter would. What is read before any code runs, or by those imports (PYTHONUTF8,
+PYTHONHASHSEED, MPLBACKEND), needs ``subprocess``.
+"""
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from files import PROJECT
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.preloaded"])
+ROOT = PROJECT  # of this copy; the name outlives what ``_forget_project`` forgets
+STREAMS = ("stdout", "stderr")
+
+
+class Started:
+    """A command that runs: as ``subprocess.Popen``, its streams in files.
+
+    Attributes:
+        pid: of the process.
+        stdout, stderr: what it has printed so far.
+    """
+
+    def __init__(
+        self, arguments: Sequence[object], environment: Mapping[str, str], folder: Path
+    ) -> None:
+        self.arguments = list(map(str, arguments))
+        self._streams = tempfile.TemporaryDirectory()
+        described = (self.arguments, dict(environment), str(folder), self._streams.name)
+        self._process = FORKS.Process(target=_become, args=described)
+        self._process.start()
+        self.pid = self._process.pid or 0
+
+    @property
+    def stdout(self) -> str:
+        return self._printed("stdout")
+
+    @property
+    def stderr(self) -> str:
+        return self._printed("stderr")
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self, timeout: float = 300) -> int:
+        """Return its exit code, negative where a signal ended it.
+
+        Raises:
+            subprocess.TimeoutExpired: it still runs; it is killed.
+        """
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            self.kill()
+            self._process.join()
+            raise subprocess.TimeoutExpired(self.arguments, timeout, self.stdout, self.stderr)
+        return self._process.exitcode
+
+    def _printed(self, stream: str) -> str:
+        path = Path(self._streams.name) / stream
+        return path.read_text(errors="replace") if path.exists() else ""
+
+
+def start(
+    *arguments: object, environment: Mapping[str, str] | None = None, folder: Path = PROJECT
+) -> Started:
+    """Start ``python ARGUMENTS``: a script's path, or ``-m`` and a module, and what it is given.
+
+    Args:
+        environment: all of it; this process's unless given.
+    """
+    return Started(arguments, os.environ if environment is None else environment, folder)
+
+
+def run(
+    *arguments: object,
+    environment: Mapping[str, str] | None = None,
+    folder: Path = PROJECT,
+    timeout: float = 300,
+) -> subprocess.CompletedProcess[str]:
+    """Run ``python ARGUMENTS`` to its end, as ``start``; raise as ``Started.wait``."""
+    started = start(*arguments, environment=environment, folder=folder)
+    code = started.wait(timeout)
+    return subprocess.CompletedProcess(started.arguments, code, started.stdout, started.stderr)
+
+
+def _become(arguments: list[str], environment: dict[str, str], folder: str, streams: str) -> None:
+    """Turn this fork into the command."""
+    for number, stream in enumerate(STREAMS, 1):
+        file = os.open(Path(streams) / stream, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, number)
+        os.close(file)
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - as long as it runs
+    sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if "OMP_NUM_THREADS" in environment:  # PyTorch, imported before, read another
+        torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
+    sys.exit(_status(arguments))
+
+
+def _status(arguments: list[str]) -> int:
+    """Run the command, and return the exit code that an interpreter would have given."""
+    try:
+        _execute(arguments)
+        code = 0
+    except SystemExit as ended:
+        code = _code_of(ended)
+    except KeyboardInterrupt:
+        traceback.print_exc()
+        code = 128 + signal.SIGINT
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue] - threads are waited for
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    return code
+
+
+def _execute(arguments: list[str]) -> None:
+    first, *rest = arguments
+    if first == "-m":
+        _forget_project(str(Path.cwd()))
+        sys.argv = rest
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    else:
+        _forget_project(str(Path(first).resolve().parent))
+        sys.argv = arguments
+        runpy.run_path(first, run_name="__main__")
+
+
+def _forget_project(first: str) -> None:
+    """Let imports begin at this folder: the command may be of a copy of the project."""
+    for name, module in list(sys.modules.items()):
+        file = Path(getattr(module, "__file__", None) or os.sep)
+        if file.is_relative_to(ROOT) and ".venv" not in file.parts and name != "__main__":
+            del sys.modules[name]
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    kept = [path for path in sys.path if path and Path(path).resolve() != ROOT]
+    sys.path = [first, *filter(None, given), *kept]
+
+
+def _code_of(ended: SystemExit) -> int:
+    if isinstance(ended.code, str):
+        print(ended.code, file=sys.stderr)
+        return 1
+    return ended.code or 0

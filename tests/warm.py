@@ -86,7 +86,7 @@ class Started:
 def start(
     *arguments: object, environment: Mapping[str, str] | None = None, folder: Path = PROJECT
 ) -> Started:
-    """Start ``python ARGUMENTS``: a script's path, or ``-m`` and a module, and what it is given.
+    """Start ``python ARGUMENTS``: a script's path, ``-m`` and a module, or ``-c`` and a program.
 
     Args:
         environment: all of it; this process's unless given.
@@ -144,7 +144,11 @@ def _status(arguments: list[str]) -> int:
 
 def _execute(arguments: list[str]) -> None:
     first, *rest = arguments
-    if first == "-m":
+    if first == "-c":
+        _forget_project("")
+        sys.argv = ["-c", *rest[1:]]
+        exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
+    elif first == "-m":
         _forget_project(str(Path.cwd()))
         sys.argv = rest
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)

@@ -3,6 +3,7 @@
 import base64
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,21 +90,23 @@ def modules(root: Path) -> set[str]:
     """Return the paths of all modules that ``ENTRIES`` may import, whenever they do."""
     found: set[str] = set()
     waiting = [*ENTRIES]
+    files = cache(lambda name: [*_files(root, name)])
     while waiting:
         name = waiting.pop()
         if name not in found and not LEFT_OUT.fullmatch(name):
             found.add(name)
-            waiting += _imported(root, read(root / name).decode())
+            for module in set(_imported(read(root / name).decode())):
+                waiting += files(module)
     return found
 
 
-def _imported(root: Path, text: str) -> Iterator[str]:
+def _imported(text: str) -> Iterator[str]:
+    """Yield what a module imports: modules, and names that may be modules."""
     # A regular expression, because parsing every module takes a second of each run.
     for base, names, plain in IMPORT.findall(text):
         words = re.findall(r"[\w.]+", names)
         modules = [base, *(f"{base}.{word}" for word in words)] if base else plain.split(",")
-        for module in modules:
-            yield from _files(root, module.split()[0])
+        yield from (module.split()[0] for module in modules)
 
 
 def _files(root: Path, name: str) -> Iterator[str]:

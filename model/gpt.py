@@ -1,5 +1,7 @@
 """GPT with U-net skips, residual mixes, value embeddings and XSA (parameter-golf PR #1081)."""
 
+from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +63,12 @@ class GPT(nn.Module):
         self.register_buffer("rope", table, persistent=False)
         initialise(self, config, seed, embedding_gain)
 
+    def computed_by(self, ops: Operations) -> "GPT":
+        """Return a network of the same parameters that computes by other operations."""
+        other = copy(self)
+        other.ops = ops
+        return other
+
     def forward(
         self,
         tokens: Tensor,
@@ -89,7 +97,7 @@ class GPT(nn.Module):
         heads = self.config.mtp_num_heads if heads is None else heads
         return self.ops.loss(
             self.hidden(tokens, plan=plan, bounds=bounds, qat=qat, precision=precision),
-            self._output_head(),
+            self.output_head(),
             targets,
             softcap=self.config.logit_softcap,
             mtp_heads=self._mtp_heads(heads) if heads and mtp_weight is not None else None,
@@ -114,7 +122,7 @@ class GPT(nn.Module):
         hidden = self.hidden(tokens, hook=hook)[:, -targets.size(1) :]
         hidden = hooked(hook, HEAD, hidden, hidden)
         softcap = self.config.logit_softcap
-        return self.ops.loss(hidden, self._output_head(), targets, softcap=softcap)
+        return self.ops.loss(hidden, self.output_head(), targets, softcap=softcap)
 
     def hidden(
         self,
@@ -140,31 +148,49 @@ class GPT(nn.Module):
                 gates and value embeddings are native.
         """
         visits = self.plan if plan is None else plan
-        stream = self._embed(tokens)
-        run = self._pass(tokens, visits, bounds, hook)
+        stream = self.embed(tokens)
+        rope = self.rope[:, : tokens.size(1)]
+        run = self.pass_of(tokens, visits, rope, self._bounds(tokens, visits, bounds), hook)
+        return self.visited(stream, run, visits, self.layer_weights(qat, precision))
+
+    def pass_of(
+        self,
+        tokens: Tensor,
+        visits: Plan,
+        rope: Tensor,
+        bounds: Mapping[tuple[bool, int | None], Tensor | None],
+        hook: ProductHook | None = None,
+    ) -> Pass:
+        """Return what the visits of one forward pass share; see ``Pass`` for the arguments."""
+        return Pass(
+            self.ops,
+            self.config,
+            hook,
+            rope=rope,
+            lookup=self._value_lookup(tokens),
+            skip_weights=self.skip_weight.unbind() if self.config.num_skips else (),
+            bounds=bounds,
+            read_later={v.skip for n, v in enumerate(visits) if v.skip not in (None, n - 1)},
+        )
+
+    def visited(
+        self, stream: Tensor, run: Pass, visits: Plan, weights: Sequence[LayerWeights]
+    ) -> Tensor:
+        """Return the final normed state (B, T, C) of an embedded input (B, T, C).
+
+        Args:
+            stream: of ``embed``.
+            run: of ``pass_of``.
+            visits: in order.
+            weights: of ``layer_weights``.
+        """
         state = ResidualState(x0=stream)
-        weights = self._layer_weights(qat, precision)
         for number, visit in enumerate(visits):
             block = BLOCKS[visit.block]
             stream = block(run, weights[visit.layer], stream, number, visit, state)
         if state.lane is not None:
             stream = torch.lerp(stream, state.lane, 0.5)
-        return self.ops.norm(stream, scale=1.0, eps=self.config.norm_eps)[1]
-
-    def _pass(
-        self, tokens: Tensor, visits: Plan, bounds: Tensor | None, hook: ProductHook | None
-    ) -> Pass:
-        """Return what the visits of one forward pass share."""
-        return Pass(
-            self.ops,
-            self.config,
-            hook,
-            rope=self.rope[:, : tokens.size(1)],
-            lookup=self._value_lookup(tokens),
-            skip_weights=self.skip_weight.unbind() if self.config.num_skips else (),
-            bounds=self._bounds(tokens, visits, bounds),
-            read_later={v.skip for n, v in enumerate(visits) if v.skip not in (None, n - 1)},
-        )
+        return run.ops.norm(stream, scale=1.0, eps=self.config.norm_eps)[1]
 
     def _bounds(
         self, tokens: Tensor, visits: Plan, given: Tensor | None
@@ -182,7 +208,8 @@ class GPT(nn.Module):
             found[documents, window] = inside if whole else window_bounds(tokens, window, inside)
         return found
 
-    def _embed(self, tokens: Tensor) -> Tensor:
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Return the embedded input (B, T, C) of tokens (B, T)."""
         bigram = None
         if self.config.bigram_vocab_size:
             bigram = (self.bigram_table, self._copy(self.bigram_proj).values, self.bigram_scale)
@@ -202,7 +229,9 @@ class GPT(nn.Module):
             return None
         return nn.functional.embedding(tokens, self._copy(self.value_table).values)
 
-    def _layer_weights(self, qat: Tensor | None, precision: str) -> list[LayerWeights]:
+    def layer_weights(
+        self, qat: Tensor | None = None, precision: str = "native"
+    ) -> list[LayerWeights]:
         """Return compute copies of all banks, cut into layers.
 
         Each bank is cut at once, because a gradient of one layer's slice would be as large as the
@@ -211,11 +240,11 @@ class GPT(nn.Module):
         Q, K and V of a layer become one matrix. What scales a branch scales the rows of the matrix
         that writes it; Q's rows, in one bank with O's, have factors of one.
         """
-        copy = partial(self._copy, qat=qat, dtype={"native": self.dtype, "fp8": FP8}[precision])
+        copied = partial(self._copy, qat=qat, dtype={"native": self.dtype, "fp8": FP8}[precision])
         ones = torch.ones_like(self.attn_scale)
         row_scale = torch.cat((ones, self.attn_scale))
-        queries, outputs = copy(self.qo_bank, row_scale=row_scale).halves()
-        keys, values = copy(self.kv_bank).halves()
+        queries, outputs = copied(self.qo_bank, row_scale=row_scale).halves()
+        keys, values = copied(self.kv_bank).halves()
         layers = range(self.config.num_layers)
         of_layers = zip(
             layers,
@@ -223,8 +252,8 @@ class GPT(nn.Module):
             self.q_gain.unbind(),
             rows_of(queries, keys, values).unbind(),
             outputs.unbind(),
-            copy(self.up_bank).unbind(),
-            copy(self.down_bank, row_scale=self.mlp_scale).unbind(),
+            copied(self.up_bank).unbind(),
+            copied(self.down_bank, row_scale=self.mlp_scale).unbind(),
             *(map(some.get, layers) for some in self._weights_of_some_layers()),
             strict=True,
         )
@@ -259,7 +288,8 @@ class GPT(nn.Module):
             raise ValueError(f"{heads} MTP heads, but the network has mtp_num_heads {available}")
         return self._copy(self.mtp_heads if heads == available else self.mtp_heads[:heads])
 
-    def _output_head(self) -> Operand:
+    def output_head(self) -> Operand:
+        """Return the compute copy of the output head, (V, C)."""
         return self._copy(self.tok_emb if self.config.tie_embeddings else self.head)
 
     def _copy(

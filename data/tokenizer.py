@@ -16,6 +16,9 @@ from files import atomic_write
 from reading.regular import read_bytes
 
 TOKENIZER_NAME = "tokenizer.model"
+BYTE_PAIRS_NAME = "tokenizer.tiktoken"
+ENCODINGS = ("gpt2", "r50k_base", "p50k_base")
+"""Vocabularies of the tiktoken package that fit a shard; in place of a tokenizer's path."""
 SAMPLE_BYTES = 50_000_000
 MODEL_BYTES = 1 << 26
 SPACE_MARK = "▁"
@@ -29,7 +32,7 @@ class Tokenizer:
 
         Raises:
             InputError: the file is missing, is no SentencePiece model, has no BOS token, or has
-                more tokens than a uint16 shard can hold.
+                more tokens than a uint16 shard can hold, or its bytes cannot be counted.
         """
         if not path.is_file():
             raise InputError(f"{path}: no such tokenizer model")
@@ -51,6 +54,29 @@ class Tokenizer:
             raise InputError(
                 f"{path}: vocabulary of {self.vocab_size}; a shard holds at most {MAX_VOCAB_SIZE}"
             )
+        self._check_space()
+
+    def _check_space(self) -> None:
+        """Refuse a model that may write a space as the three bytes of the space mark.
+
+        These would count as 3 bytes of text (openai/parameter-golf issue 897).
+        """
+        processor = self.processor
+        space = processor.piece_to_id(SPACE_MARK)
+        special = (processor.is_unknown, processor.is_control, processor.is_unused)
+        if not any(kind(space) for kind in special):
+            return
+        mark = [processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()]
+        marked = any(SPACE_MARK in piece for piece in self.pieces)
+        if all(processor.is_byte(token) for token in mark) and marked:
+            raise InputError(
+                f"{self.path}: has bytes but no piece {SPACE_MARK}, so a space would count as 3 "
+                "bytes; train a tokenizer with that piece"
+            )
+
+    def byte_table(self) -> "ByteTable":
+        """Return how many bytes each token counts."""
+        return ByteTable.of(self)
 
     def encode(self, text: str) -> list[int]:
         """Return token ids of ``text``, without BOS."""
@@ -70,27 +96,21 @@ def find_tokenizer(folder: Path, given: Path | None) -> Path:
     """Return the tokenizer that the user gave, or else the one in the data folder.
 
     Raises:
-        InputError: there is no such file.
+        InputError: there is no such folder or file.
     """
-    path = folder / TOKENIZER_NAME if given is None else given
-    if path.is_file():
-        return path
     if given is not None:
-        raise InputError(f"{given}: no such tokenizer model")
-    raise InputError(f"{folder}: holds no {TOKENIZER_NAME}; put it there or give its path")
-
-
-def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:
-    """Check that a model of ``vocab_size`` tokens can use ``tokenizer``.
-
-    Raises:
-        InputError: the sizes differ.
-    """
-    if tokenizer.vocab_size != vocab_size:
-        raise InputError(
-            f"{tokenizer.path}: has {tokenizer.vocab_size} tokens, but the model's vocabulary "
-            f"is {vocab_size}; make the two equal"
-        )
+        if given.is_file() or str(given) in ENCODINGS:
+            return given
+        raise InputError(f"{given}: no such tokenizer; give a file, or {' or '.join(ENCODINGS)}")
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such data folder; `python -m data builtin` makes one")
+    for name in (TOKENIZER_NAME, BYTE_PAIRS_NAME):
+        if (folder / name).is_file():
+            return folder / name
+    raise InputError(
+        f"{folder}: holds no {TOKENIZER_NAME}; put it there or give its path as --tokenizer "
+        "(gpt2 for shards of GPT-2's tokens)"
+    )
 
 
 def train_tokenizer(documents: Iterable[str], vocab_size: int, path: Path) -> None:

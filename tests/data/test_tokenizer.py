@@ -7,9 +7,9 @@ import pytest
 import sentencepiece
 
 from data.tokenizer import (
+    SPACE_MARK,
     ByteTable,
     Tokenizer,
-    check_vocabulary,
     find_tokenizer,
     sample,
     train_tokenizer,
@@ -89,10 +89,13 @@ def test_a_model_without_bos_is_refused(documents: list[str], tmp_path: Path):
         Tokenizer(tmp_path / "bare.model")
 
 
-def test_a_tokenizer_of_another_size_is_refused(tokenizer: Tokenizer):
-    check_vocabulary(tokenizer, 400)
-    with pytest.raises(InputError, match=r"400 tokens.*is 1024"):
-        check_vocabulary(tokenizer, 1024)
+def test_a_space_as_three_bytes_is_refused(tokenizer: Tokenizer, tmp_path: Path):
+    """U1: a space without a piece of its own was counted as 3 bytes, and a score 26 % too low."""
+    model, piece = tokenizer.path.read_bytes(), b"\x0a\x03" + SPACE_MARK.encode()
+    assert model.count(piece) == 1
+    (tmp_path / "x.model").write_bytes(model.replace(piece, b"\x0a\x03\xee\x84\xa3"))
+    with pytest.raises(InputError, match="has bytes but no piece ▁, so a space would count as 3"):
+        Tokenizer(tmp_path / "x.model")
 
 
 def test_the_given_tokenizer_goes_before_the_folders(tmp_path: Path, model_path: Path):
@@ -103,6 +106,8 @@ def test_the_given_tokenizer_goes_before_the_folders(tmp_path: Path, model_path:
     assert find_tokenizer(tmp_path, model_path) == model_path
     with pytest.raises(InputError, match="no such tokenizer"):
         find_tokenizer(tmp_path, tmp_path / "absent.model")
+    with pytest.raises(InputError, match="absent: no such data folder"):
+        find_tokenizer(tmp_path / "absent", None)
 
 
 def test_bytes_of_all_tokens_are_the_texts_bytes(tokenizer: Tokenizer, documents: list[str]):

@@ -70,8 +70,9 @@ def run(given: Given = NOTHING, *, explain: Flag = False) -> int:
     from swarm.steering import Steering
 
     startup = Startup()
-    network = settings.vocab_size, settings.bos_id
-    inputs = open_inputs(settings.data, settings.tokenizer, *network, settings.val_max_tokens)
+    most = settings.val_max_tokens
+    inputs = open_inputs(settings.data, settings.tokenizer, *settings.vocabulary(), most)
+    settings = settings.with_vocabulary(inputs.vocab_size, inputs.bos_id)
     token_scores = scores_for(settings.kg_scores, inputs.tokenizer) if settings.kg_scores else None
     steering = Steering.of(settings)
     startup.done("settings and data")

@@ -8,7 +8,8 @@ from pathlib import Path
 from data.folder import Manifest, foreign, read_manifest
 from data.hashes import sha256_of
 from data.shards import CHECK_TOKENS, SPLITS, Split, TokenStream
-from data.tokenizer import ByteTable, Tokenizer, check_vocabulary, find_tokenizer
+from data.tokenizer import ByteTable, find_tokenizer
+from data.vocabulary import AnyTokenizer, read_tokenizer
 from errors import InputError
 
 
@@ -19,13 +20,16 @@ class Scored:
     Attributes:
         validation: the split, memory-mapped.
         byte_table: bytes of each token.
-        tokenizer: its file.
+        tokenizer: its file, or the name of an encoding.
+        vocab_size, bos_id: the tokenizer's.
         verified: whether a manifest beside the shards records these shards and this tokenizer.
     """
 
     validation: TokenStream
     byte_table: ByteTable
     tokenizer: Path
+    vocab_size: int
+    bos_id: int
     verified: bool
 
 
@@ -46,8 +50,8 @@ class Inputs(Scored):
 def open_inputs(
     folder: Path | None,
     tokenizer_path: Path | None,
-    vocab_size: int,
-    bos_id: int,
+    vocab_size: int | None,
+    bos_id: int | None,
     val_max_tokens: int = 0,
 ) -> Inputs:
     """Map all shards of ``folder``, read each token once, and read the tokenizer.
@@ -59,7 +63,7 @@ def open_inputs(
         folder: with shards, a tokenizer and a manifest; a folder without a manifest is taken as
             it is.
         tokenizer_path: in place of the folder's.
-        vocab_size, bos_id: the network's.
+        vocab_size, bos_id: the network's; None: it will have the tokenizer's.
         val_max_tokens: of the validation split that will be scored; 0: all.
 
     Raises:
@@ -67,39 +71,60 @@ def open_inputs(
             the vocabulary or its BOS; or the validation split has no text to score.
     """
     folder, tokenizer, recorded = _checked(folder, tokenizer_path, vocab_size, bos_id)
-    train, validation = (_opened(folder, split, vocab_size) for split in SPLITS)
-    table = ByteTable.of(tokenizer)
-    _check_scorable(folder, validation, table, val_max_tokens)
+    train, validation = (_opened(folder, split, tokenizer.vocab_size) for split in SPLITS)
+    scored = _scored(validation, tokenizer, recorded)
+    _check_scorable(folder, validation, scored.byte_table, val_max_tokens)
     streams = zip(SPLITS, (train, validation), strict=True)
     digests = [tokenizer.sha256, *(_digests(folder, split, stream) for split, stream in streams)]
     whole = hashlib.sha256("\n".join(digests).encode()).hexdigest() if all(digests) else ""
-    return Inputs(validation, table, tokenizer.path, recorded, train, whole)
+    return Inputs(**vars(scored), train=train, fingerprint=whole)
 
 
 def open_scored(
-    folder: Path | None, tokenizer_path: Path | None, vocab_size: int, bos_id: int
+    folder: Path | None, tokenizer_path: Path | None, vocab_size: int | None, bos_id: int | None
 ) -> Scored:
     """Do as `open_inputs` without the training shards, which need not be there."""
     folder, tokenizer, recorded = _checked(folder, tokenizer_path, vocab_size, bos_id)
-    validation = _opened(folder, "val", vocab_size)
+    validation = _opened(folder, "val", tokenizer.vocab_size)
     _compare(folder, "val", validation)
-    return Scored(validation, ByteTable.of(tokenizer), tokenizer.path, recorded)
+    return _scored(validation, tokenizer, recorded)
+
+
+def _scored(validation: TokenStream, tokenizer: AnyTokenizer, recorded: bool) -> Scored:
+    sizes = tokenizer.vocab_size, tokenizer.bos_id
+    return Scored(validation, tokenizer.byte_table(), tokenizer.path, *sizes, recorded)
 
 
 def _checked(
-    folder: Path | None, tokenizer_path: Path | None, vocab_size: int, bos_id: int
-) -> tuple[Path, Tokenizer, bool]:
+    folder: Path | None, tokenizer_path: Path | None, vocab_size: int | None, bos_id: int | None
+) -> tuple[Path, AnyTokenizer, bool]:
     """Return the folder, its tokenizer or the one given, and whether a manifest records that."""
     if folder is None:
         raise InputError("no data: give --data DIR (python -m data builtin makes a first one)")
-    tokenizer = Tokenizer(find_tokenizer(folder, tokenizer_path))
-    check_vocabulary(tokenizer, vocab_size)
-    if tokenizer.bos_id != bos_id:
-        raise InputError(f"the tokenizer's BOS is token {tokenizer.bos_id}, not bos_id {bos_id}")
+    tokenizer = read_tokenizer(find_tokenizer(folder, tokenizer_path))
+    fits(tokenizer, vocab_size, bos_id)
     recorded = (read_manifest(folder) or {}).get("tokenizer")
     if recorded and recorded["sha256"] != tokenizer.sha256:
         raise foreign(tokenizer.path)
     return folder, tokenizer, bool(recorded)
+
+
+def fits(tokenizer: AnyTokenizer, vocab_size: int | None, bos_id: int | None) -> None:
+    """Check that a network of this vocabulary and BOS can use ``tokenizer``; None: any.
+
+    Raises:
+        InputError: it cannot.
+    """
+    path, size, bos = tokenizer.path, tokenizer.vocab_size, tokenizer.bos_id
+    if vocab_size not in (None, size):
+        raise InputError(
+            f"{path}: has {size} tokens, but the model's vocabulary is {vocab_size}; "
+            f"train with --vocab-size {size}, or give the model's own tokenizer"
+        )
+    if bos_id not in (None, bos):
+        raise InputError(
+            f"{path}: its BOS is token {bos}, not bos_id {bos_id}; give --bos-id {bos}"
+        )
 
 
 def _opened(folder: Path, split: Split, vocab_size: int) -> TokenStream:

@@ -37,7 +37,7 @@ class Architecture(BaseModel):
     )
 
     vocab_size: Annotated[int, Field(ge=4, le=65_535)] = Field(
-        default=1024, description="tokens in the vocabulary; must be the tokenizer's"
+        default=1024, description="tokens in the vocabulary; unset: the tokenizer's, without data"
     )
     num_layers: Annotated[int, Field(ge=1, le=1024)] = Field(
         default=11, description="transformer blocks"
@@ -94,7 +94,10 @@ class Architecture(BaseModel):
     mtp_num_heads: NonNegativeInt = Field(
         default=2, description="heads that predict further tokens in training; never exported"
     )
-    bos_id: NonNegativeInt = Field(default=1, description="token that starts every document")
+    bos_id: NonNegativeInt = Field(
+        default=1,
+        description="token that starts every document; unset: the tokenizer's, without data",
+    )
     loop_layers: LayerList = Field(
         default=[], description="consecutive layers that are visited several times"
     )
@@ -169,7 +172,8 @@ class Architecture(BaseModel):
             raise ValueError(f"ve_layers {self.ve_layers} names a layer twice")
         if not self.mlp_dim:
             raise ValueError(f"mlp_mult {self.mlp_mult} of model_dim {self.model_dim} is no MLP")
-        if self.bos_id >= self.vocab_size:
+        # Without a given vocabulary, the tokenizer's will be set.
+        if self.bos_id >= self.vocab_size and "vocab_size" in self.model_fields_set:
             raise ValueError(f"bos_id {self.bos_id} is outside vocab_size {self.vocab_size}")
         if self.bigram_vocab_size == 1:
             raise ValueError("bigram_vocab_size 1 leaves no row for a bigram: 0 or at least 2")

@@ -52,6 +52,16 @@ class Settings(
         """Return the network's part of the settings."""
         return Architecture(**{name: getattr(self, name) for name in Architecture.model_fields})
 
+    def vocabulary(self) -> tuple[int | None, int | None]:
+        """Return vocab_size and bos_id; None for what no source of settings names."""
+        given = self.model_fields_set
+        size = self.vocab_size if "vocab_size" in given else None
+        return size, self.bos_id if "bos_id" in given else None
+
+    def with_vocabulary(self, vocab_size: int, bos_id: int) -> Self:
+        """Return the settings with a tokenizer's vocabulary."""
+        return self.model_copy(update={"vocab_size": vocab_size, "bos_id": bos_id})
+
     @model_validator(mode="after")
     def check_run(self) -> Self:
         """Refuse combinations across sections that no run can have."""

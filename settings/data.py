@@ -14,7 +14,8 @@ class DataSettings(Section):
         default=None, description="folder of token shards, from python -m data"
     )
     tokenizer: Path | None = Field(
-        default=None, description="SentencePiece model; by default the one in the data folder"
+        default=None,
+        description="SentencePiece model, or gpt2; by default the one in the data folder",
     )
     train_batch_tokens: PositiveInt = Field(
         default=786_432, description="tokens a step, over all ranks"

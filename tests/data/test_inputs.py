@@ -14,6 +14,7 @@ from data.shards import Split, read_header, shard_name, write_shard
 from data.tokenizer import Tokenizer
 from errors import InputError
 from files import sha256
+from settings.load import load_settings
 
 VOCAB, BOS = 400, 1
 
@@ -151,6 +152,22 @@ def test_the_fingerprint_is_that_of_the_contents(folder: Path, tmp_path: Path, m
         assert open_inputs(changed, None, VOCAB, BOS).fingerprint not in ("", found)
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert open_inputs(folder, None, VOCAB, BOS).fingerprint == ""
+
+
+def test_the_vocabulary_is_the_tokenizer_s_unless_it_is_given(folder: Path):
+    assert load_settings([], {}).vocabulary() == (None, None)
+    assert load_settings(["--vocab-size", "500"], {}).vocabulary() == (500, None)
+    inputs = open_inputs(folder, None, None, None)
+    assert (inputs.vocab_size, inputs.bos_id) == (VOCAB, BOS)
+    settings = load_settings([], {"MURMURATION_BOS_ID": "7"}).with_vocabulary(VOCAB, BOS)
+    assert settings.vocabulary() == (VOCAB, BOS) == (settings.vocab_size, settings.bos_id)
+
+
+def test_a_tokenizer_of_another_vocabulary_is_refused_with_the_option(folder: Path):
+    with pytest.raises(InputError, match=r"400 tokens.*is 1024; train with --vocab-size 400"):
+        open_inputs(folder, None, 1024, None)
+    with pytest.raises(InputError, match=r"BOS is token 1, not bos_id 3; give --bos-id 1"):
+        open_inputs(folder, None, None, 3)
 
 
 def test_only_a_host_s_first_rank_hashes(folder: Path, monkeypatch):

@@ -13,7 +13,7 @@ import sentencepiece
 from pydantic import Field, StringConstraints
 
 from data.shards import read_header
-from data.tokenizer import Tokenizer
+from data.vocabulary import AnyTokenizer
 from errors import InputError
 from files import sha256, sync_folder, write_text
 from reading.structured import Form, read_json
@@ -101,7 +101,9 @@ def write_source(folder: Path, source: Manifest) -> None:
     write_text(folder / MANIFEST_NAME, json.dumps({"source": source}, indent=2) + "\n")
 
 
-def write_manifest(folder: Path, source: Manifest, tokenizer: Tokenizer, splits: Manifest) -> None:
+def write_manifest(
+    folder: Path, source: Manifest, tokenizer: AnyTokenizer, splits: Manifest
+) -> None:
     """Write the manifest, last of all files: its ``splits`` mark a complete folder.
 
     Nothing in it depends on the clock or on where the folder lies, so equal inputs give equal

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from data.folder import Manifest, check_manifest, read_manifest
 from data.shards import CHECK_TOKENS, SPLITS, Split, TokenStream
-from data.tokenizer import ByteTable, Tokenizer, find_tokenizer
+from data.tokenizer import find_tokenizer
+from data.vocabulary import AnyTokenizer, read_tokenizer
 from errors import InputError, printable
 
 
@@ -35,7 +36,7 @@ class FolderFacts:
     """The result of ``examine``; None if there is no manifest."""
 
     splits: tuple[SplitFacts, ...]
-    tokenizer: Tokenizer
+    tokenizer: AnyTokenizer
     manifest: Manifest | None
 
 
@@ -48,7 +49,7 @@ def examine(folder: Path, given_tokenizer: Path | None) -> FolderFacts:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such data folder")
     manifest = read_manifest(folder)
-    tokenizer = Tokenizer(find_tokenizer(folder, given_tokenizer))
+    tokenizer = read_tokenizer(find_tokenizer(folder, given_tokenizer))
     streams = {split: TokenStream.open(folder, split, tokenizer.vocab_size) for split in SPLITS}
     if manifest is not None and "fingerprint" in manifest:
         _check_tokenizer(folder, manifest, tokenizer)
@@ -57,7 +58,7 @@ def examine(folder: Path, given_tokenizer: Path | None) -> FolderFacts:
     return FolderFacts(splits, tokenizer, manifest)
 
 
-def _check_tokenizer(folder: Path, manifest: Manifest, tokenizer: Tokenizer) -> None:
+def _check_tokenizer(folder: Path, manifest: Manifest, tokenizer: AnyTokenizer) -> None:
     recorded = manifest.get("tokenizer")
     if recorded is None or recorded["sha256"] != tokenizer.sha256:
         raise InputError(
@@ -66,10 +67,10 @@ def _check_tokenizer(folder: Path, manifest: Manifest, tokenizer: Tokenizer) -> 
 
 
 def _count(
-    stream: TokenStream, split: Split, manifest: Manifest | None, tokenizer: Tokenizer
+    stream: TokenStream, split: Split, manifest: Manifest | None, tokenizer: AnyTokenizer
 ) -> SplitFacts:
     stream.check_tokens()
-    table = ByteTable.of(tokenizer)
+    table = tokenizer.byte_table()
     documents = text_bytes = 0
     previous = np.array([tokenizer.bos_id])
     for start in range(0, len(stream), CHECK_TOKENS):

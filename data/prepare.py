@@ -16,7 +16,14 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from data.documents import Corpus, check_apart
 from data.folder import Manifest, already_made, describe_shard, whole_folder, write_manifest
 from data.shards import MAX_SHARD_TOKENS, TOKEN, Split, shard_name, write_shard
-from data.tokenizer import TOKENIZER_NAME, Tokenizer, check_vocabulary_size, train_tokenizer
+from data.tokenizer import (
+    BYTE_PAIRS_NAME,
+    TOKENIZER_NAME,
+    Tokenizer,
+    check_vocabulary_size,
+    train_tokenizer,
+)
+from data.vocabulary import AnyTokenizer, read_tokenizer
 from errors import InputError
 from files import sha256
 
@@ -46,7 +53,7 @@ class Options:
         if isinstance(self.tokenizer, int):
             check_vocabulary_size(self.tokenizer)
         else:
-            Tokenizer(self.tokenizer)
+            read_tokenizer(self.tokenizer)
 
 
 def prepare(train: Corpus, val: Corpus, options: Options, out: Path, console: Console) -> None:
@@ -74,7 +81,9 @@ def prepare(train: Corpus, val: Corpus, options: Options, out: Path, console: Co
 def describe_options(options: Options) -> Manifest:
     """Return the options that decide a folder's bytes, for its fingerprint."""
     given = options.tokenizer
-    tokenizer = {"trained": given} if isinstance(given, int) else {"sha256": sha256(given)}
+    tokenizer = (
+        {"trained": given} if isinstance(given, int) else {"sha256": read_tokenizer(given).sha256}
+    )
     return {"tokenizer": tokenizer, "shard_tokens": options.shard_tokens}
 
 
@@ -95,22 +104,31 @@ def make_folder(
         whole_folder(out) as folder,
         Progress(*columns, TimeRemainingColumn(elapsed_when_finished=True), console=console) as bar,
     ):
-        model = folder / TOKENIZER_NAME
         if isinstance(options.tokenizer, int):
+            model = folder / TOKENIZER_NAME
             train_tokenizer(_watched(train, bar, "read a sample"), options.tokenizer, model)
         else:
-            shutil.copyfile(options.tokenizer, model)
+            model = _place(options.tokenizer, folder)
         corpora: dict[Split, Corpus] = {"train": train, "val": val}
         splits = {
             split: _write_split(folder, split, _watched(corpus, bar, split), model, options)
             for split, corpus in corpora.items()
         }
-        write_manifest(folder, source, Tokenizer(model), splits)
+        write_manifest(folder, source, read_tokenizer(model), splits)
     for split, made in splits.items():
         console.print(
             f"{out}: {split}: {made['tokens']:,} tokens, {made['documents']:,} documents, "
             f"{made['source_bytes']:,} bytes of text"
         )
+
+
+def _place(given: Path, folder: Path) -> Path:
+    """Put the tokenizer that the user gave into the folder; return its file there."""
+    tokenizer = read_tokenizer(given)
+    if isinstance(tokenizer, Tokenizer):
+        return Path(shutil.copyfile(given, folder / TOKENIZER_NAME))
+    tokenizer.save(folder / BYTE_PAIRS_NAME)
+    return folder / BYTE_PAIRS_NAME
 
 
 def _watched(corpus: Corpus, bar: Progress, description: str) -> Iterator[str]:
@@ -191,7 +209,7 @@ def _chunks(documents: Iterable[str]) -> Iterator[list[str]]:
 def _encode_in_order(chunks: Iterable[list[str]], model: Path, workers: int) -> Iterator[_Encoded]:
     """Encode on ``workers`` processes, a bounded number of chunks ahead, results in order."""
     if workers == 1:
-        tokenizer = Tokenizer(model)
+        tokenizer = read_tokenizer(model)
         yield from (_encode(tokenizer, chunk) for chunk in chunks)
         return
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (model,))
@@ -211,17 +229,17 @@ def _encode_in_order(chunks: Iterable[list[str]], model: Path, workers: int) -> 
         pool.shutdown(cancel_futures=True)
 
 
-def _encode(tokenizer: Tokenizer, chunk: list[str]) -> _Encoded:
+def _encode(tokenizer: AnyTokenizer, chunk: list[str]) -> _Encoded:
     source_bytes = sum(len(text.encode()) for text in chunk)
     return _Encoded(tokenizer.encode_documents(chunk), len(chunk), source_bytes)
 
 
-_worker_tokenizer: Tokenizer | None = None
+_worker_tokenizer: "AnyTokenizer | None" = None
 
 
 def _start_worker(model: Path) -> None:
     global _worker_tokenizer
-    _worker_tokenizer = Tokenizer(model)
+    _worker_tokenizer = read_tokenizer(model)
 
 
 def _encode_in_worker(chunk: list[str]) -> _Encoded:

@@ -144,7 +144,7 @@ def scores_for(given: str, tokenizer: Path) -> np.ndarray:
     Raises:
         InputError: there is no such file, it is damaged, or made for another tokenizer.
     """
-    digest = sha256(tokenizer)
+    digest = sha256(tokenizer) if tokenizer.is_file() else "of tiktoken"
     paths = sorted(BUILT_IN[given].glob("*.scores")) if given in BUILT_IN else [Path(given)]
     for scores in map(read_scores, paths):
         if scores.tokenizer == digest:

@@ -20,8 +20,10 @@ PRESET = "presets/submission.toml"
 SCORES = "knowledge/wordnet"
 # Settings that differ between machines or runs, and names of presets.
 NOT_KEPT = ("preset", "config", "data", "tokenizer", "run_dir", "resume", "seed")
-# The file neither packs itself again nor judges itself.
-LEFT_OUT = re.compile(r"artifact/submission/(packed|bundle|strip|shorten)\.py|evaluation/audit/.*")
+# The file neither packs itself again nor judges itself, and contests have SentencePiece models.
+LEFT_OUT = re.compile(
+    r"artifact/submission/(packed|bundle|strip|shorten)\.py|evaluation/audit/.*|data/byte_pairs\.py"
+)
 IMPORT = re.compile(
     r"^[ \t]*(?:from +([\w.]+) +import +(\([^)]*\)|[^\n]+)|import +([\w., ]+))", re.MULTILINE
 )

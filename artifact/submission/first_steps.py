@@ -39,8 +39,11 @@ def first_steps(script: bytes, settings: Settings) -> None:
         settings: that it carries along.
 
     Raises:
-        InputError: a command fails, or the artifact's score is not the run's.
+        InputError: the vocabulary is not SentencePiece's, a command fails, or the artifact's score
+            is not the run's.
     """
+    if settings.bos_id + 3 > settings.vocab_size:
+        raise InputError(f"bos_id {settings.bos_id}: a submission needs a SentencePiece model")
     with tempfile.TemporaryDirectory(prefix="first_steps_") as temporary:
         folder = Path(temporary)
         (folder / SCRIPT).write_bytes(script)

@@ -7,6 +7,7 @@ import numpy as np
 
 from artifact.submission.code_size import Code
 from data.tokenizer import ByteTable, Tokenizer
+from data.vocabulary import AnyTokenizer
 from evaluation.audit.runs import Check
 from evaluation.score import OnProgress, Split, Tokens
 from reading.structured import read_json
@@ -18,7 +19,7 @@ TRAINING_SECONDS = EVALUATION_SECONDS = 600.0
 
 
 def bytes_of_text(
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     table: ByteTable,
     stream: Tokens,
     progress: OnProgress = lambda done, documents: None,
@@ -54,7 +55,7 @@ def bytes_of_text(
 
 
 def decoded_bytes(
-    tokenizer: Tokenizer, table: ByteTable, document: np.ndarray
+    tokenizer: AnyTokenizer, table: ByteTable, document: np.ndarray
 ) -> tuple[int, int, int]:
     """Count the UTF-8 bytes of a document's text.
 
@@ -62,7 +63,10 @@ def decoded_bytes(
         the bytes without unknown characters; how many of these are spaces that begin a stretch of
         the text; how many tokens are unknown.
     """
-    processor, ids = tokenizer.processor, document.astype(np.int64)
+    ids = document.astype(np.int64)
+    if not isinstance(tokenizer, Tokenizer):
+        return len(tokenizer.raw(ids.tolist())), 0, 0
+    processor = tokenizer.processor
     breaks = np.flatnonzero(table.boundary[ids]).tolist()
     size = spaces = 0
     for begin, end in pairwise([-1, *breaks, len(ids)]):

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from data.tokenizer import Tokenizer
+from data.vocabulary import read_tokenizer
 from errors import InputError, printable
 from evaluation.audit import accounting
 from evaluation.audit.causality import causality, choose_cuts
@@ -70,7 +70,7 @@ def table(checks: list[Check], subject: Subject) -> Table:
 def account(subject: Subject, code: Path | None, progress: Progress) -> list[Check]:
     """Check the bytes of the text, the bytes of the artifact, and both clocks."""
     settings, split = subject.settings, subject.split
-    tokenizer = Tokenizer(subject.inputs.tokenizer)
+    tokenizer = read_tokenizer(subject.inputs.tokenizer)
 
     def show(done: int, documents: int) -> None:
         progress.phase(f"bytes of text: {done / documents:.0%}")

@@ -16,6 +16,7 @@ from scipy.stats import t
 
 from artifact.__main__ import main
 from artifact.submission.bundle import contents, modules, quoted, token_scores
+from artifact.submission.first_steps import first_steps
 from artifact.submission.submit import Entry, Verdict, submit
 from errors import InputError
 from files import PROJECT
@@ -109,6 +110,11 @@ def folder(run: Path) -> Path:
     """The contest folder of that run."""
     submit([run], run.parent / "records" / "first")
     return run.parent / "records" / "first"
+
+
+def test_a_vocabulary_of_byte_pairs_is_refused():
+    with pytest.raises(InputError, match="needs a SentencePiece model"):
+        first_steps(b"", Settings(vocab_size=50257, bos_id=50256))
 
 
 def test_the_script_trains_from_anywhere_as_the_tree_did(

@@ -12,6 +12,7 @@ import sentencepiece
 
 from artifact.submission.code_size import Code
 from data.tokenizer import ByteTable, Tokenizer
+from data.vocabulary import read_tokenizer
 from errors import InputError
 from evaluation.audit.accounting import (
     bytes_of_text,
@@ -25,6 +26,7 @@ from evaluation.audit.runs import TokenArray
 from evaluation.score import Split
 from files import PROJECT
 from settings import Settings
+from tests.data import encodings
 
 LEARNED = [
     "The quick brown fox jumps over the lazy dog, and the dog does not mind at all. " * 6,
@@ -104,6 +106,17 @@ def test_decoded_bytes_leave_out_what_is_unknown(tmp_path: Path):
     document = tokenizer.encode_documents(["the 🐦 dog"])
     sizes = decoded_bytes(tokenizer, ByteTable.of(tokenizer), document)
     assert sizes == (len("the ") + len(" dog"), 1, 1)
+
+
+def test_byte_pairs_are_counted_by_their_bytes(monkeypatch: pytest.MonkeyPatch):
+    encodings.install(monkeypatch)
+    tokenizer = read_tokenizer(Path("gpt2"))
+    tokens = tokenizer.encode_documents(DOCUMENTS)[:-2]  # within a character, or not
+    check = bytes_of_text(tokenizer, tokenizer.byte_table(), TokenArray(tokens))
+    assert check.passed, check.found
+    longer = tokenizer.byte_table().base + 1
+    table = dataclasses.replace(tokenizer.byte_table(), base=longer)
+    assert bytes_of_text(tokenizer, table, TokenArray(tokens)).passed is False
 
 
 @pytest.mark.parametrize("column", ["base", "leading_space", "boundary"])

@@ -65,11 +65,13 @@ def run(given: Given = NOTHING, *, explain: Flag = False) -> int:
         return 0
 
     from data.inputs import open_inputs
+    from evaluation.origins import Origins
     from knowledge.scores import scores_for
     from runtime.startup import Startup
     from swarm.steering import Steering
 
     startup = Startup()
+    origins = Origins(PROJECT, settings)
     most = settings.val_max_tokens
     inputs = open_inputs(settings.data, settings.tokenizer, *settings.vocabulary(), most)
     settings = settings.with_vocabulary(inputs.vocab_size, inputs.bos_id)
@@ -106,9 +108,10 @@ def run(given: Given = NOTHING, *, explain: Flag = False) -> int:
         score_trained(trainer, trained, scores)
         roundtrip, artifact = export(rank, trainer, trained)
         score_artifact(trainer, trained, roundtrip, scores)
+        observed = origins.facts(rank.world, inputs)
         if rank.folder is None:
             return 0
-        facts = {**trained.facts, "artifact": artifact}
+        facts = {**trained.facts, "artifact": artifact, **observed}
         return conclude(rank.folder, facts, scores, PROJECT, settings.size_limit)
 
 

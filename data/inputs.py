@@ -32,6 +32,11 @@ class Scored:
     bos_id: int
     verified: bool
 
+    def hashes(self) -> dict[str, str]:
+        """Return the SHA-256 of the tokenizer and of each validation shard, by file name."""
+        paths = [self.tokenizer, *self.validation.files]
+        return dict(zip((path.name for path in paths), sha256_of(paths), strict=True))
+
 
 @dataclass(frozen=True)
 class Inputs(Scored):

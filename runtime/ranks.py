@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from runtime.launch import check_meeting, ranks_of, waiting
 
+T = TypeVar("T")
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 # Both have been renamed in torch 2.13; the old names warn there.
 REDUCE_SCATTER = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
@@ -111,6 +112,14 @@ class World:
         block = torch.tensor([elapsed if self.is_main else 0.0, interrupted], dtype=torch.float64)
         dist.all_reduce(block, op=dist.ReduceOp.MAX, group=self.control)
         return block[0].item(), bool(block[1].item())
+
+    def gathered(self, value: T) -> list[T]:
+        """Return each rank's value, in order, the same list on every rank."""
+        if self.size == 1:
+            return [value]
+        values = [value] * self.size
+        dist.all_gather_object(values, value, group=self.control)
+        return values
 
     def barrier(self) -> None:
         """Wait until every rank is here."""

@@ -20,6 +20,7 @@ import torch
 
 from errors import InputError
 from files import PROJECT, atomic_write, write_text
+from runtime import watching
 from runtime.records import (
     DECISIONS,
     ENVIRONMENT,
@@ -54,6 +55,7 @@ class RunFolder:
         self.lost_lines = 0
         self._torn = False
         self._log = self.log_file.open("ab", buffering=0)
+        watching.allow(path)
 
     @classmethod
     def create(

@@ -4,6 +4,8 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from files import sha256
+
 if TYPE_CHECKING:
     from settings import Settings
 
@@ -39,6 +41,19 @@ class Code(NamedTuple):
 
             script = pack(root, settings)
         return cls(len(script), hashlib.sha256(script).hexdigest())
+
+
+def hashes_of(root: Path) -> dict[str, str]:
+    """Return the SHA-256 of each module that counts as code, by path.
+
+    Args:
+        root: of the project, or a submission's one file.
+    """
+    if root.is_file():
+        return {SCRIPT: sha256(root)}
+    from artifact.submission.bundle import modules
+
+    return {name: sha256(root / name) for name in sorted(modules(root))}
 
 
 def budget_line(code: int, artifact: int, limit: int = LIMIT) -> str:

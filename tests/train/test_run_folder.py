@@ -63,6 +63,20 @@ def test_code_bytes_are_those_of_the_packed_submission(straight):
     assert summary["code_sha256"] == hashlib.sha256(script).hexdigest()
 
 
+def test_a_run_records_its_code_its_data_and_that_it_touched_nothing_else(corpus, straight):
+    summary = json.loads((straight / "summary.json").read_text())
+    assert {"train.py", "evaluation/windows.py", "kernels/optimizer/muon.py"} <= set(
+        summary["code_modules"]
+    )
+    for name, digest in summary["code_modules"].items():
+        assert digest == hashlib.sha256((PROJECT / name).read_bytes()).hexdigest()
+    assert set(summary["data"]) == {"tokenizer.model", "fineweb_val_000000.bin"}
+    for name, digest in summary["data"].items():
+        assert digest == hashlib.sha256((corpus / "data" / name).read_bytes()).hexdigest()
+    kinds = ("files", "network", "programs", "text", "code")
+    assert summary["observed"] == {kind: [] for kind in kinds}
+
+
 def test_the_artifact_holds_no_mtp_heads_and_all_else(straight):
     architecture, weights = load(straight / "artifact.bin")
     assert architecture["mtp_num_heads"] == 0

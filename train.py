@@ -20,6 +20,7 @@ import command_line
 from files import PROJECT
 from runtime import ROUNDTRIP
 from runtime.launch import ranks_of
+from runtime.listeners import check_tracker
 from settings import Settings
 from settings.load import merge
 from settings.options import NOTHING, Given
@@ -64,6 +65,7 @@ def run(given: Given = NOTHING, *, explain: Flag = False) -> int:
         print_explanation(settings, ranks)
         return 0
 
+    check_tracker(settings.track)
     from data.inputs import open_inputs
     from evaluation.origins import Origins
     from knowledge.scores import scores_for

@@ -37,12 +37,12 @@ def conclude(
     folder.log("summary", **{k: v for k, v in summary.items() if k != "code_modules"})
     folder.write_summary(summary)
     scores.progress.phase("finished")
-    print(scores.table())
+    scores.progress.line(scores.table())
     if folder.decisions.is_file():
         Console().print(decisions_table(list(read(folder.decisions))))
-    print(budget_line(code, artifact, limit))
+    scores.progress.line(budget_line(code, artifact, limit))
     draw(folder)
-    print(f"run folder: {folder.path}", flush=True)
+    scores.progress.line(f"run folder: {folder.path}")
     try:
         check_total(code, artifact, limit)
     except OverBudget as error:

@@ -3,6 +3,7 @@
 import math
 import re
 import time
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.live import Live
@@ -23,11 +24,17 @@ class Progress:
         total_seconds: the budget of training time, if the clock ends the run.
         total_steps: the number of steps, if their count ends it.
         enabled: False on all ranks but one: every call does nothing.
+        heard: gets each line that stays.
     """
 
     def __init__(
-        self, total_seconds: float | None, total_steps: int | None, enabled: bool = True
+        self,
+        total_seconds: float | None,
+        total_steps: int | None,
+        enabled: bool = True,
+        heard: Callable[[str], None] | None = None,
     ) -> None:
+        self._heard = heard
         self._total_seconds = total_seconds
         self._total_steps = total_steps
         self._enabled = enabled
@@ -91,8 +98,10 @@ class Progress:
 
     def line(self, text: str) -> None:
         """Print a line that stays, above the line that changes."""
+        if self._heard:
+            self._heard(text)
         if self._live:
-            self._live.console.print(text, highlight=False, markup=False)
+            self._live.console.print(text, highlight=False, markup=False, soft_wrap=True)
         elif self._enabled:
             print(text, flush=True)
 

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import torch
 from errors import InputError
 from files import PROJECT, atomic_write, write_text
 from runtime import watching
+from runtime.listeners import Listener, TextLog
 from runtime.records import (
     DECISIONS,
     ENVIRONMENT,
@@ -32,8 +34,8 @@ from runtime.records import (
     read_settings,
 )
 
-CHECKPOINTS, ARTIFACT, PLOT = "checkpoints", "artifact.bin", "loss.png"
-FILES = (SETTINGS, ENVIRONMENT, LOG, DECISIONS, SUMMARY, CHECKPOINTS, ARTIFACT, PLOT)
+CHECKPOINTS, ARTIFACT, PLOT, TEXT = "checkpoints", "artifact.bin", "loss.png", "train.log"
+FILES = (SETTINGS, ENVIRONMENT, LOG, TEXT, DECISIONS, SUMMARY, CHECKPOINTS, ARTIFACT, PLOT)
 
 
 class RunFolder:
@@ -41,7 +43,10 @@ class RunFolder:
 
     ``settings.toml`` can be passed to the program again (``--config``). ``environment.json`` has
     the commit, versions and devices. ``log.jsonl`` and the swarm's ``decisions.jsonl`` have one
-    JSON object a line. ``summary.json`` is written at the end.
+    JSON object a line; ``train.log`` says the same as text. ``summary.json`` is written at the end.
+
+    Attributes:
+        listeners: get each row of the log; ``text``, the first, writes ``train.log``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,6 +57,8 @@ class RunFolder:
         self.log_file = path / LOG
         self.decisions = path / DECISIONS
         self.plot = path / PLOT
+        self.text = TextLog(path / TEXT)
+        self.listeners: list[Listener] = [self.text]
         self.lost_lines = 0
         self._torn = False
         self._log = self.log_file.open("ab", buffering=0)
@@ -59,7 +66,12 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, path: Path | None, name: str, settings: Mapping[str, object], data: str = ""
+        cls,
+        path: Path | None,
+        name: str,
+        settings: Mapping[str, object],
+        data: str = "",
+        run_id: str = "",
     ) -> "RunFolder":
         """Make the folder of a new run.
 
@@ -68,12 +80,13 @@ class RunFolder:
             name: part of the folder's name, for example ``tiny-seed1337``.
             settings: flat; strings, paths, numbers, booleans and lists of them. None is left out.
             data: fingerprint of `data.inputs.Inputs`.
+            run_id: in place of date, time and name.
 
         Raises:
             InputError: the folder is not empty, or cannot be made.
         """
         try:
-            folder = _new_folder(name) if path is None else _empty_folder(Path(path))
+            folder = _new_folder(name, run_id) if path is None else _empty_folder(Path(path))
             write_text(folder / SETTINGS, to_toml(settings))
             write_text(folder / ENVIRONMENT, _pretty(environment() | {"data_sha256": data}))
             return cls(folder)
@@ -122,6 +135,8 @@ class RunFolder:
             self.lost_lines += 1
         else:
             self._torn = False
+        for listener in self.listeners:
+            listener.event(kind, fields)
 
     def change_settings(self, settings: Mapping[str, object]) -> None:
         """Write the settings of a run that goes on, and log those that changed.
@@ -144,13 +159,17 @@ class RunFolder:
                 if event.get("step", 0) <= step:
                     file.write(json.dumps(event).encode() + b"\n")
         self._log = self.log_file.open("ab", buffering=0)
+        if step < math.inf:
+            self.text.say(f"resumed after step {step:g}")
 
     def write_summary(self, summary: Mapping[str, object]) -> None:
         """Write ``summary.json``, whole or not at all; numbers as in ``log``."""
         write_text(self.path / SUMMARY, _pretty(summary))
 
     def close(self) -> None:
-        """Close the log."""
+        """Close the log and its listeners."""
+        for listener in self.listeners:
+            listener.close()
         self._log.close()
 
 
@@ -191,8 +210,9 @@ def environment() -> dict[str, object]:
     }
 
 
-def _new_folder(name: str) -> Path:
-    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
+def _new_folder(name: str, run_id: str) -> Path:
+    given = re.sub(r"[^\w.-]+", "-", run_id).strip("-.")[:100]
+    stem = given or f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
     # A sweep may start many runs in one second: each takes the first name that is free.
     for number in count(1):
         folder = Path("runs") / (stem if number == 1 else f"{stem}-{number}")

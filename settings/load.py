@@ -32,7 +32,7 @@ CONTEST_ALIASES = {
     "MAX_WALLCLOCK_SECONDS": "wallclock",
 }
 CONTEST_NAMES = """
-    seed iterations warmdown_iters warmup_steps train_batch_tokens train_seq_len eval_seq_len
+    run_id seed iterations warmdown_iters warmup_steps train_batch_tokens train_seq_len eval_seq_len
     eval_stride val_batch_size val_loss_every train_log_every vocab_size num_layers num_kv_heads
     model_dim num_heads mlp_mult tie_embeddings rope_base rope_dims logit_softcap qk_gain_init
     embed_lr head_lr tied_embed_lr tied_embed_init_std matrix_lr scalar_lr muon_momentum

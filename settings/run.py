@@ -18,6 +18,12 @@ class RunSettings(Section):
     run_dir: Path | None = Field(
         default=None, description="the run's folder; by default runs/<date>-..."
     )
+    run_id: str = Field(
+        default="", description="the folder's name in runs/, in place of date, preset and seed"
+    )
+    track: Literal["none", "tensorboard", "wandb"] = Field(
+        default="none", description="tracker that also gets the log; needs its package"
+    )
     resume: Path | None = Field(
         default=None, description="run folder to continue, with the settings it was started with"
     )

@@ -62,7 +62,18 @@ class Rank:
         """Print how to resume the run, on rank 0."""
         if self.folder:
             script = Path(sys.argv[0]).name
-            print(f"{stop}; go on with: {script} --resume {self.folder.path}", flush=True)
+            self.progress.line(f"{stop}; go on with: {script} --resume {self.folder.path}")
+
+
+def track(settings: Settings, folder: RunFolder | None, progress: Progress) -> None:
+    """Let the tracker that was asked for listen to the log."""
+    if folder and settings.track != "none":
+        from runtime.tracking import Tracker
+
+        config = settings.model_dump(mode="json")
+        folder.listeners.append(
+            Tracker(settings.track, folder.log_file, config, folder.log, progress.line)
+        )
 
 
 @contextmanager
@@ -84,7 +95,10 @@ def joined(settings: Settings, startup: Startup, data: str) -> Iterator[Rank]:
         backends = choose(settings, world.device, trains_in_fp8(settings))
         folder = open_folder(settings, data) if world.is_main else None
         startup.done("torch and device")
-        with Progress(limit, None if limit else settings.iterations, world.is_main) as progress:
+        heard = folder.text.say if folder else None
+        steps = None if limit else settings.iterations
+        with Progress(limit, steps, world.is_main, heard) as progress:
+            track(settings, folder, progress)
             yield Rank(settings, world, backends, folder, progress, startup)
     finally:
         if folder:

@@ -27,7 +27,7 @@ def open_folder(settings: Settings, data: str) -> RunFolder:
         check_same_data(trained_on(settings.resume), data, settings.resume)
         return RunFolder.reopen(settings.resume)
     name = f"{settings.preset}-seed{settings.seed}"
-    return RunFolder.create(settings.run_dir, name, kept(settings), data)
+    return RunFolder.create(settings.run_dir, name, kept(settings), data, settings.run_id)
 
 
 def check_same_data(before: str, now: str, run: Path) -> None:
@@ -41,7 +41,7 @@ def check_same_data(before: str, now: str, run: Path) -> None:
 
 def kept(settings: Settings) -> dict[str, object]:
     """Return the settings that a run's folder holds."""
-    found = settings.model_dump(exclude={"run_dir", "resume", "config"})
+    found = settings.model_dump(exclude={"run_dir", "run_id", "resume", "config"})
     for name in ("data", "tokenizer"):
         found[name] = found[name] and str(found[name].resolve())
     if settings.kg_scores and settings.kg_scores not in BUILT_IN:

@@ -19,10 +19,14 @@ HEAD = "artifact/submission/template.py"
 PRESET = "presets/submission.toml"
 SCORES = "knowledge/wordnet"
 # Settings that differ between machines or runs, and names of presets.
-NOT_KEPT = ("preset", "config", "data", "tokenizer", "run_dir", "resume", "seed")
-# The file neither packs itself again nor judges itself, and contests have SentencePiece models.
+NOT_KEPT = (
+    *("preset", "config", "data", "tokenizer", "run_dir", "run_id", "track", "resume", "seed"),
+)
+# The file neither packs itself again nor judges itself; it has no trackers, and no tokenizers of
+# others than SentencePiece.
 LEFT_OUT = re.compile(
-    r"artifact/submission/(packed|bundle|strip|shorten)\.py|evaluation/audit/.*|data/byte_pairs\.py"
+    r"artifact/submission/(packed|bundle|strip|shorten)\.py|evaluation/audit/.*"
+    r"|runtime/tracking\.py|data/byte_pairs\.py"
 )
 IMPORT = re.compile(
     r"^[ \t]*(?:from +([\w.]+) +import +(\([^)]*\)|[^\n]+)|import +([\w., ]+))", re.MULTILINE

@@ -23,6 +23,7 @@ def test_a_run_leaves_everything_in_its_folder(straight):
         "settings.toml",
         "environment.json",
         "log.jsonl",
+        "train.log",
         "decisions.jsonl",
         "checkpoints",
         "artifact.bin",
@@ -41,6 +42,16 @@ def test_a_run_leaves_everything_in_its_folder(straight):
         "roundtrip, sliding",
     }
     assert losses(straight)[-1] < losses(straight)[0] - 0.3
+
+
+def test_the_text_log_has_first_lines_steps_and_final_lines(straight):
+    lines = (straight / "train.log").read_text().splitlines()
+    assert lines[0].startswith("network   ")
+    steps = [line for line in lines if re.match(r"step:\d+ train_loss:\d", line)]
+    assert len(steps) == 20
+    assert any(" val_bpb:" in line and " weights:roundtrip " in line for line in lines)
+    assert lines[-1] == f"run folder: {straight}"
+    assert not any("%" in line for line in lines)
 
 
 def test_a_run_says_where_its_startup_went(straight):

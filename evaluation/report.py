@@ -8,7 +8,6 @@ from rich.console import Console
 
 from artifact.submission.code_size import SCRIPT, Code, OverBudget, budget_line, check_total
 from evaluation.scoreboard import Scoreboard
-from runtime.plot import plot_run
 from runtime.run_folder import RunFolder
 from swarm.decision_log import read
 from swarm.report import decisions_table
@@ -54,6 +53,8 @@ def conclude(
 def draw(folder: RunFolder) -> None:
     """Draw the run's picture; a run without one is complete."""
     try:
+        from runtime.plot import plot_run
+
         plot_run(folder.log_file, folder.plot)
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         print(f"no {folder.plot.name}: {error}")

@@ -22,11 +22,17 @@ SCORES = "knowledge/wordnet"
 NOT_KEPT = (
     *("preset", "config", "data", "tokenizer", "run_dir", "run_id", "track", "resume", "seed"),
 )
-# The file neither packs itself again nor judges itself; it has no trackers, and no tokenizers of
-# others than SentencePiece.
+# The file neither packs itself again nor judges itself; contests have neither trackers nor pictures
+# nor tokenizers others than SentencePiece.
 LEFT_OUT = re.compile(
-    r"artifact/submission/(packed|bundle|strip|shorten)\.py|evaluation/audit/.*"
-    r"|runtime/tracking\.py|data/byte_pairs\.py"
+    "|".join(
+        (
+            r"artifact/submission/(packed|bundle|strip|shorten)\.py",
+            r"evaluation/audit/.*",
+            r"runtime/(plot/.*|tracking\.py)",
+            r"data/byte_pairs\.py",
+        )
+    )
 )
 IMPORT = re.compile(
     r"^[ \t]*(?:from +([\w.]+) +import +(\([^)]*\)|[^\n]+)|import +([\w., ]+))", re.MULTILINE

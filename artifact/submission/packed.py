@@ -7,6 +7,7 @@ file; base 85 would make it a quarter larger.
 
 import bz2
 import hashlib
+import re
 import sys
 from collections.abc import Mapping
 from functools import lru_cache
@@ -24,10 +25,9 @@ ENCODING = "latin-1"
 STUB = f'''# coding: {ENCODING}
 """Murmuration in one file. train_gpt_readable.py is the same code to read."""
 import bz2
-CODE, *PARTS = bz2.decompress("CODED".encode("{ENCODING}")).decode().split("\\0")
+CODE, *PARTS = bz2.decompress("""CODED""".encode("{ENCODING}")).decode().split("\\0")
 exec(CODE)
 '''
-ESCAPED = {0: "\\x00", ord("\n"): "\\n", ord("\r"): "\\r", ord('"'): '\\"', ord("\\"): "\\\\"}
 FILL = "FILES.update(zip(PARTS[::2], PARTS[1::2]))\n"
 TABLE, MOST = "stripped", 1_000  # modules
 
@@ -49,7 +49,16 @@ def pack(root: Path, settings: "Settings") -> bytes:
 def _wrapped(content: str) -> str:
     """Return the file's text, whose characters are the bytes that it is stored as."""
     coded = bz2.compress(content.encode()).decode(ENCODING)
-    return STUB.replace("CODED", coded.translate(ESCAPED))
+    return STUB.replace("CODED", escaped(coded))
+
+
+def escaped(text: str) -> str:
+    """Return what stands for Latin-1 characters in a string of three quotes: few bytes more."""
+    body = text.removesuffix('"')
+    found = body.replace("\\", r"\\").replace("\r", r"\r").replace('""', r'"\"')
+    # In front of a digit a short zero would be another number.
+    found = re.sub("\0(?=[0-7])", r"\\x00", found).replace("\0", r"\0")
+    return found + r"\"" if body != text else found
 
 
 def small(texts: Mapping[str, str]) -> dict[str, str]:

@@ -1,12 +1,13 @@
 """The bytes of code that a run is charged for."""
 
 import hashlib
+import random
 from pathlib import Path
 
 import pytest
 
 from artifact.submission.code_size import Code, OverBudget, budget_line, check_total
-from artifact.submission.packed import pack
+from artifact.submission.packed import ENCODING, escaped, pack
 from files import PROJECT
 from settings import Settings
 
@@ -39,3 +40,13 @@ def test_over_budget_names_every_number() -> None:
 
 def test_budget_line_says_what_is_left() -> None:
     assert budget_line(10, 20, limit=100) == "code 10 + artifact 20 = 30 of 100 bytes (70 left)"
+
+
+def test_any_bytes_can_be_quoted() -> None:
+    draw = random.Random(0)
+    for _ in range(500):
+        text = "".join(draw.choices('\0\n\r"""\\078\x85A', k=draw.randrange(1, 40)))
+        source = f'# coding: {ENCODING}\nfound = """A{escaped(text)}"""\n'.encode(ENCODING)
+        space: dict[str, str] = {}
+        exec(compile(source, "quoted", "exec"), space)
+        assert space["found"] == f"A{text}"

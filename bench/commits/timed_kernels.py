@@ -148,7 +148,7 @@ def mix_norm(ops: Any, s: Sizes, skip: bool) -> tuple:
         inputs["skip_weight"] = random(s.width).float()
 
     def operation(given: Mapping[str, Tensor]) -> Sequence[Tensor]:
-        mixed, normed, _, x0 = ops.mix_norm(**given, scale=0.5, eps=EPS)
+        mixed, normed, _, x0 = ops.mix_norm(**given, scale=0.5, eps=EPS)[:4]
         return [mixed, normed, x0]
 
     return operation, inputs

@@ -41,11 +41,13 @@ class MixNorm(Protocol):
         eps: float,
         skip: Tensor | None = None,
         skip_weight: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        gate_weight: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
         """Apply U-net skip, mix with the input embedding, and RMSNorm.
 
             mixed  = mix[0] * (stream + skip_weight * skip) + mix[1] * x0
             normed = scale * mixed / sqrt(mean(mixed^2) + eps)
+            gate   = normed[..., :W] @ gate_weight.T
 
         The parts are one operation because they read the same tensors: a kernel reads each input
         once and writes each output once. The operation also returns stream and x0. Later readers
@@ -58,9 +60,10 @@ class MixNorm(Protocol):
             scale: factor of the normed output.
             eps: added to the mean square.
             skip: (B, T, C) an encoder layer's output, with skip_weight (C,) fp32.
+            gate_weight: (H, W) fp32; None: no gate.
 
         Returns:
-            (mixed, normed, stream, x0), each (B, T, C) in the stream's dtype; mixed and normed are
-            new tensors.
+            (mixed, normed, stream, x0, gate) in the stream's dtype: four (B, T, C), of which mixed
+            and normed are new tensors, and logits (B, T, H) of the gate, or None.
         """
         ...

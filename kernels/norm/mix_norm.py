@@ -2,6 +2,7 @@
 
     value = mix[0] (stream + skip_weight skip) + mix[1] x0
     mixed, normed = value, scale value / sqrt(mean(value^2) + eps)
+    gate = normed[:W] gate_weight^T
 
 Rows (N, C) are read once, in the compute dtype; arithmetic is fp32. The backward pass recomputes
 ``value`` from its inputs, because other operations save them too. It adds the gradients that later
@@ -33,6 +34,7 @@ from kernels.common.rows import (
     store_row_values,
     zeros,
 )
+from kernels.norm.gate import Gate, gate_gradient, store_gate, store_sums, sum_gate, zero_gate
 from kernels.norm.norm import normed_gradient
 
 # Programs: as many as run at once, 3 a multiprocessor, 2 with a skip. More would be a second and
@@ -80,6 +82,8 @@ class InputGradients(NamedTuple):
     """(2 or 3, programs, C) fp32: each program's sums for mix[0], mix[1] and skip_weight."""
     vector_size: Any
     """Elements from one vector's sums to the next's."""
+    gate_weight: Any
+    """(programs, H * W) fp32: each program's sums; None without a gate."""
 
 
 def mix_norm(
@@ -91,38 +95,52 @@ def mix_norm(
     eps: float,
     skip: Tensor | None = None,
     skip_weight: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    gate_weight: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
     """Compute ``kernels.norm.MixNorm`` in one pass.
 
     The backward pass reads the stream again, so add to mixed, not to the stream.
     """
     if skip_weight is None:
         skip = None
-    return MixNorm.apply(stream, x0, mix, skip, skip_weight, scale, eps)  # pyright: ignore[reportReturnType]
+    return MixNorm.apply(stream, x0, mix, skip, skip_weight, gate_weight, scale, eps)  # pyright: ignore[reportReturnType]
 
 
 class MixNorm(torch.autograd.Function):
     """Save the inputs and 1/rms of each row (N,) fp32. Other operations save the inputs too."""
 
     @staticmethod
-    def forward(ctx: Any, stream, x0, mix, skip, skip_weight, scale, eps) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, stream, x0, mix, skip, skip_weight, gate_weight, scale, eps
+    ) -> tuple[Tensor | None, ...]:
         given = (stream, skip, x0, skip_weight, mix)
         inputs = Inputs(*(None if t is None else t.contiguous() for t in given))
-        mixed, normed, inverse_rms = launch_forward(inputs, scale, eps)
-        ctx.save_for_backward(*inputs, inverse_rms)
+        gate = None if gate_weight is None else Gate.of(gate_weight.contiguous(), stream)
+        mixed, normed, inverse_rms = launch_forward(inputs, gate, scale, eps)
+        ctx.save_for_backward(*inputs, inverse_rms, gate_weight)
         ctx.set_materialize_grads(False)
         ctx.one_input, ctx.scale = x0 is stream, scale
-        return mixed, normed, stream, x0
+        return mixed, normed, stream, x0, None if gate is None else gate.logits
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        given = (None if gradient is None else gradient.contiguous() for gradient in gradients)
-        *inputs, inverse_rms = ctx.saved_tensors
-        return *launch_backward(ctx, Inputs(*inputs), inverse_rms, Gradients(*given)), None, None
+        given = [None if gradient is None else gradient.contiguous() for gradient in gradients]
+        *inputs, inverse_rms, gate_weight = ctx.saved_tensors
+        inputs, gate = Inputs(*inputs), None
+        if gate_weight is not None and given[4] is not None:
+            gate = Gate.of(gate_weight.contiguous(), inputs.stream, given[4])
+            given[1] = torch.zeros_like(inputs.stream) if given[1] is None else given[1]
+        return (
+            *launch_backward(ctx, inputs, inverse_rms, Gradients(*given[:4]), gate),
+            None,
+            None,
+        )
 
 
-def launch_forward(inputs: Inputs, scale: float, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def launch_forward(
+    inputs: Inputs, gate: Gate | None, scale: float, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return mixed and normed as the stream, and 1/rms (N,) fp32."""
     stream, launch = inputs.stream, LAUNCH["forward"]
     rows = row_count(stream)
@@ -133,6 +151,7 @@ def launch_forward(inputs: Inputs, scale: float, eps: float) -> tuple[Tensor, Te
         mixed,
         normed,
         inverse_rms,
+        gate,
         rows,
         scale,
         eps,
@@ -143,9 +162,9 @@ def launch_forward(inputs: Inputs, scale: float, eps: float) -> tuple[Tensor, Te
 
 
 def launch_backward(
-    ctx: Any, inputs: Inputs, inverse_rms: Tensor, gradients: Gradients
+    ctx: Any, inputs: Inputs, inverse_rms: Tensor, gradients: Gradients, gate: Gate | None
 ) -> tuple[Tensor | None, ...]:
-    """Return gradients of stream, x0, mix, skip and skip_weight."""
+    """Return gradients of stream, x0, mix, skip, skip_weight and gate_weight."""
     stream, has_skip = inputs.stream, inputs.skip is not None
     rows, width = row_count(stream), stream.size(-1)
     launch = LAUNCH["backward with skip" if has_skip else "backward"]
@@ -157,24 +176,29 @@ def launch_backward(
         None if ctx.one_input else torch.empty_like(stream),
         torch.empty((vectors, programs, width), dtype=torch.float32, device=stream.device),
         programs * width,
+        None if gate is None else gate.weight.new_empty(1, programs, gate.weight.numel()),
     )
     mix_norm_backward[(programs,)](
         inputs,
         inverse_rms,
         gradients,
         into,
+        gate,
         rows,
         ctx.scale,
         row_tile(width, launch.rows),
         **launch.options,
     )
     sums = column_sums(into.partial)
-    return into.stream, into.x0, sums[:2], into.skip, sums[2] if has_skip else None
+    vectors = sums[:2], into.skip, sums[2] if has_skip else None
+    if gate is None:
+        return into.stream, into.x0, *vectors, None
+    return into.stream, into.x0, *vectors, column_sums(into.gate_weight)[0].view_as(gate.weight)
 
 
 @triton.jit
-def mix_norm_forward(inputs, mixed, normed, inverse_rms, rows_total, scale, eps, tile):
-    """Compute mixed and normed (N, C) and inverse_rms (N,) fp32 from ``Inputs``.
+def mix_norm_forward(inputs, mixed, normed, inverse_rms, gate, rows_total, scale, eps, tile):
+    """Compute mixed and normed (N, C), inverse_rms (N,) fp32 and ``gate`` from ``Inputs``.
 
     It moves 4 tensors, 5 with a skip, 3 if x0 is the stream. At 98,304 x 512 in bf16 a tensor is
     100.7 MB. A tile of 8 rows, 2 a warp, loads the vectors once for 8 rows. Shared memory, 2 KB,
@@ -192,10 +216,26 @@ def mix_norm_forward(inputs, mixed, normed, inverse_rms, rows_total, scale, eps,
     by_rms = tl.rsqrt(row_mean(value * value, tile) + eps)
     store(normed, offsets, value * (by_rms * scale), mask)
     store_row_values(inverse_rms, rows, by_rms, rows_total)
+    if gate is not None:
+        value = first_values(inputs, rows, rows_total, gate, tile)
+        store_gate(gate, value * (by_rms * scale), rows, rows_total)
 
 
 @triton.jit
-def mix_norm_backward(inputs, inverse_rms, grads, into, rows_total, scale, tile):
+def first_values(inputs, rows, rows_total, gate, tile):
+    """Return the mix of the first channels (ROWS, 1, WINDOW), which are in the first cache."""
+    columns = tl.arange(0, gate.PADDED_WINDOW)[None, None, :]
+    inside = columns < gate.WINDOW
+    offsets, mask = rows * tile.C + columns, (rows < rows_total) & inside
+    value = load(inputs.stream, offsets, mask)
+    if inputs.skip is not None:
+        value += load(inputs.skip_weight, columns, inside) * load(inputs.skip, offsets, mask)
+    value *= load(inputs.mix, columns, inside)
+    return value + load(inputs.mix + tile.C, columns, inside) * load(inputs.x0, offsets, mask)
+
+
+@triton.jit
+def mix_norm_backward(inputs, inverse_rms, grads, into, gate, rows_total, scale, tile):
     """Compute ``InputGradients`` from ``Gradients`` in one pass.
 
         u       = stream + skip_weight * skip,  value = mix[0] u + mix[1] x0,  r = inverse_rms
@@ -205,7 +245,8 @@ def mix_norm_backward(inputs, inverse_rms, grads, into, rows_total, scale, tile)
         into.stream = d_u + grads.stream,  into.skip = skip_weight d_u
         into.x0     = mix[1] d_value + grads.x0
 
-    and the program's sums over rows of d_value u, d_value x0 and d_u skip to ``into.partial``.
+    and the program's sums over rows of d_value u, d_value x0 and d_u skip to ``into.partial``. With
+    a gate, grads.normed also gets the logits' gradients times its weight.
 
     It moves 7 tensors (N, C); 8 with the stream's gradient, 9 with a skip too, 5 if x0 is the
     stream. At 98,304 x 512 in bf16 a tensor is 100.7 MB, and each vector's partial sums are 1.6 MB.
@@ -224,6 +265,8 @@ def mix_norm_backward(inputs, inverse_rms, grads, into, rows_total, scale, tile)
     if inputs.skip is not None:
         by_skip = load(inputs.skip_weight, columns, inside)
         sum_skip = zeros(tile)
+    if gate is not None:
+        sum_weight = zero_gate(gate)
 
     for first in range(tl.program_id(0) * tile.ROWS, rows_total, tl.num_programs(0) * tile.ROWS):
         rows = row_indices(first, tile)
@@ -248,6 +291,10 @@ def mix_norm_backward(inputs, inverse_rms, grads, into, rows_total, scale, tile)
         if grads.normed is not None:
             value = by_stream * mixed_in + by_x0 * x0_tile
             by_rms = load_row_values(inverse_rms, rows, rows_total)
+            if gate is not None:
+                grad += gate_gradient(gate, rows, rows_total, columns)
+                near = first_values(inputs, rows, rows_total, gate, tile) * (by_rms * scale)
+                sum_weight += sum_gate(gate, near, rows, rows_total)
             projection = row_mean(grad * value, tile) * by_rms * by_rms
             grad = normed_gradient(grad, value, projection, by_rms * scale)
         if grads.mixed is not None:
@@ -274,3 +321,5 @@ def mix_norm_backward(inputs, inverse_rms, grads, into, rows_total, scale, tile)
     store_column_sums(into.partial + into.vector_size, sum_x0, tile)
     if inputs.skip is not None:
         store_column_sums(into.partial + 2 * into.vector_size, sum_skip, tile)
+    if gate is not None:
+        store_sums(into.gate_weight, sum_weight, gate)

@@ -18,7 +18,8 @@ def mix_norm(
     eps: float,
     skip: Tensor | None = None,
     skip_weight: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    gate_weight: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
     """Compute ``kernels.norm.MixNorm`` in plain PyTorch."""
     dtype = stream.dtype
     mixed = stream
@@ -26,4 +27,7 @@ def mix_norm(
         mixed = mixed + skip_weight.to(dtype) * skip
     mixed = mix[0].to(dtype) * mixed + mix[1].to(dtype) * x0
     _, normed = norm(mixed, scale=scale, eps=eps)
-    return mixed, normed, stream, x0
+    gate = None
+    if gate_weight is not None:
+        gate = F.linear(normed[..., : gate_weight.size(1)], gate_weight.to(dtype))
+    return mixed, normed, stream, x0, gate

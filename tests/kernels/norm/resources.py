@@ -5,12 +5,14 @@ from kernels.common.reduce import LAUNCH as REDUCE
 from kernels.common.reduce import column_sums_kernel
 from kernels.common.rows import row_tile
 from kernels.norm import mix_norm, norm
+from kernels.norm.gate import Gate
 from tests.kernels.tools.ahead_of_time import Variant
 
 SCALARS = {"rows_total": "i32", "scale": "fp32"}
 INPUTS = mix_norm.Inputs("*bf16", "*bf16", "*bf16", "*fp32", "*fp32")
 GRADIENTS = mix_norm.Gradients("*bf16", "*bf16", "*bf16", "*bf16")
-INTO = mix_norm.InputGradients("*bf16", "*bf16", "*bf16", "*fp32", "i32")
+GATE = Gate("*fp32", "*bf16", 8, 12, 8, 16)
+INTO = mix_norm.InputGradients("*bf16", "*bf16", "*bf16", "*fp32", "i32", "*fp32")
 
 
 def variant(kernel, name: str, launch: Launch, arguments: dict, **constants: None) -> Variant:
@@ -27,7 +29,7 @@ def norm_backward(name: str, *absent: str) -> Variant:
     )
 
 
-def entry(name: str, *absent: str) -> Variant:
+def entry(name: str, *absent: str, gate: Gate | None = None) -> Variant:
     return variant(
         mix_norm.mix_norm_forward,
         name,
@@ -37,17 +39,21 @@ def entry(name: str, *absent: str) -> Variant:
             **dict.fromkeys(("mixed", "normed"), "*bf16"),
             "inverse_rms": "*fp32",
             "eps": "fp32",
+            "gate": gate,
         },
     )
 
 
-def entry_backward(name: str, gradients: dict, into: dict, *absent: str) -> Variant:
+def entry_backward(
+    name: str, gradients: dict, into: dict, *absent: str, gate: Gate | None = None
+) -> Variant:
     """All members given but the inputs ``absent``, and those that are None."""
     arguments = {
         "inputs": INPUTS._replace(**dict.fromkeys(absent)),
         "inverse_rms": "*fp32",
         "grads": GRADIENTS._replace(**gradients),
-        "into": INTO._replace(**into),
+        "into": INTO._replace(**into, **({} if gate else {"gate_weight": None})),
+        "gate": gate,
     }
     launch = mix_norm.LAUNCH["backward"]
     return variant(mix_norm.mix_norm_backward, name, launch, arguments)
@@ -66,11 +72,15 @@ VARIANTS = [
     norm_backward("final", "grad_x"),
     entry("entry", *SKIP),
     entry("entry with skip"),
+    entry("entry with gate", *SKIP, gate=GATE),
+    entry("entry with skip and gate", gate=GATE),
     entry_backward("first layer", NO_STREAM, NO_SKIP | NO_X0, *SKIP),
     entry_backward("entry", NO_STREAM, NO_SKIP, *SKIP),
     entry_backward("entry of a kept stream", {}, NO_SKIP, *SKIP),
     entry_backward("entry with skip", NO_STREAM, {}),
     entry_backward("all", {}, {}),
+    entry_backward("entry with gate", NO_STREAM, NO_SKIP, *SKIP, gate=GATE),
+    entry_backward("all with gate", {}, {}, gate=GATE),
     Variant(
         "column_sums_kernel",
         column_sums_kernel,

@@ -14,7 +14,7 @@ from kernels.norm.reference import norm as norm_reference
 from tests.kernels.tools.compare import random_tensors
 from tests.kernels.tools.twins import DEVICE, cast, check_twins, results
 
-VECTORS = ("skip_weight", "mix")
+VECTORS = ("skip_weight", "mix", "gate_weight")
 SHAPES = {
     "one row": (1, 1, 64),
     "rows no multiple of a tile, width no power of two": (3, 5, 48),
@@ -29,18 +29,22 @@ skips = pytest.mark.parametrize("skip", [False, True], ids=["plain", "skip"])
 shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 
 
-def entry_inputs(skip: bool, shape: tuple[int, ...], seed: int = 1) -> dict[str, Tensor]:
+def entry_inputs(
+    skip: bool, shape: tuple[int, ...], seed: int = 1, gate: tuple[int, int] | None = None
+) -> dict[str, Tensor]:
     of: dict[str, tuple[int, ...]] = {"stream": shape, "x0": shape, "mix": (2, shape[-1])}
     if skip:
         of |= {"skip": shape, "skip_weight": (shape[-1],)}
+    if gate:
+        of["gate_weight"] = gate
     return random_tensors(seed, **of)
 
 
-def entry(**inputs: Any) -> tuple[Tensor, ...]:
+def entry(**inputs: Any) -> tuple[Tensor | None, ...]:
     return mix_norm(scale=SCALE, eps=EPS, **inputs)
 
 
-def entry_twin(**inputs: Any) -> tuple[Tensor, ...]:
+def entry_twin(**inputs: Any) -> tuple[Tensor | None, ...]:
     return mix_norm_reference(scale=SCALE, eps=EPS, **inputs)
 
 
@@ -61,6 +65,29 @@ def test_entry_and_its_gradients(
     monkeypatch.setitem(LAUNCH, "backward", FEW_PROGRAMS)
     seed = len(shape) + shape[1]
     check_twins(entry, entry_twin, entry_inputs(skip, shape, seed), fp32=VECTORS, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("shape", "gate", "skip"),
+    [((1, 1, 64), (8, 12), False), ((1, 6, 320), (3, 5), True), ((2, 37, 16), (1, 16), True)],
+    ids=["8 heads", "3 heads, two chunks", "1 head, whole rows"],
+)
+def test_entry_with_gate_and_its_gradients(
+    shape: tuple[int, ...], gate: tuple[int, int], skip: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("backward", "backward with skip"):
+        monkeypatch.setitem(LAUNCH, name, FEW_PROGRAMS)
+    given = entry_inputs(skip, shape, shape[1], gate)
+    check_twins(entry, entry_twin, given, fp32=VECTORS, seed=shape[1])
+
+
+@pytest.mark.parametrize("used", [(4,), (1, 2)], ids=str)
+def test_gate_where_other_outputs_are_unused(used: tuple[int, ...]) -> None:
+    given = entry_inputs(True, (2, 3, 32), gate=(3, 5))
+    found = results(entry, cast(given, torch.float32), 1, used)
+    exact = results(entry_twin, cast(given, torch.float64), 1, used)
+    for name, wanted in exact.items():
+        torch.testing.assert_close(found[name].double(), wanted.double(), rtol=1e-5, atol=1e-5)
 
 
 @shapes
@@ -96,7 +123,7 @@ def test_the_first_layer_mixes_a_tensor_with_itself(used: tuple[int, ...] | None
 def test_inputs_keep_their_values() -> None:
     given = cast(entry_inputs(True, (2, 3, 32)), torch.float32)
     before = {name: tensor.clone() for name, tensor in given.items()}
-    _, _, stream, x0 = entry(**given)
+    _, _, stream, x0, _ = mix_norm(scale=SCALE, eps=EPS, **given)
     x, _ = norm(given["skip"], scale=SCALE, eps=EPS)
     assert x is given["skip"]
     assert torch.equal(stream, given["stream"]) and torch.equal(x0, given["x0"])
@@ -110,7 +137,7 @@ def test_a_chain_of_layers_that_add_in_place() -> None:
         stream, x0, kept = x, x, None
         for layer in range(3):
             skips = {"skip": kept, "skip_weight": skip_weight} if layer == 2 else {}
-            mixed, normed, entered, x0 = enter(
+            mixed, normed, entered, x0, _ = enter(
                 stream, x0, mix[layer], scale=SCALE, eps=EPS, **skips
             )
             kept = entered if layer == 1 else kept
@@ -142,7 +169,7 @@ def test_x_as_it_was_given_counts_as_the_x_that_is_handed_on() -> None:
 def test_a_stream_that_is_read_again_backward_may_not_be_added_to() -> None:
     given = cast(entry_inputs(False, (1, 3, 16)), torch.float32)
     stream = given.pop("stream").requires_grad_().clone()
-    mixed, *_ = entry(stream=stream, **given)
+    mixed, *_ = mix_norm(stream, scale=SCALE, eps=EPS, **given)
     stream.add_(1.0)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         mixed.sum().backward()
@@ -152,7 +179,9 @@ def test_strided_inputs_and_gradients() -> None:
     def transposed(operation: Any) -> Any:
         return lambda stream, x0, **rest: [
             output.transpose(0, 1)
-            for output in operation(stream=stream.transpose(0, 1), x0=x0.transpose(0, 1), **rest)
+            for output in operation(stream=stream.transpose(0, 1), x0=x0.transpose(0, 1), **rest)[
+                :4
+            ]
         ]
 
     inputs = entry_inputs(False, (3, 5, 48))
@@ -172,9 +201,10 @@ def test_same_inputs_same_bits() -> None:
 
 @pytest.mark.gpu
 @skips
-def test_entry_in_bf16_is_as_exact_as_pytorchs(skip: bool) -> None:
+@pytest.mark.parametrize("gate", [None, (8, 12), (3, 5)], ids=["", "8 heads", "3 heads"])
+def test_entry_in_bf16_is_as_exact_as_pytorchs(gate: tuple[int, int] | None, skip: bool) -> None:
     for seed in range(3):
-        given = entry_inputs(skip, (3, 1001, 512), seed)
+        given = entry_inputs(skip, (3, 1001, 512), seed, gate)
         check_twins(entry, entry_twin, given, dtype=torch.bfloat16, fp32=VECTORS, seed=seed)
 
 
@@ -189,6 +219,6 @@ def test_middle_in_bf16_is_as_exact_as_pytorchs(used: tuple[int, ...] | None) ->
 @pytest.mark.gpu
 def test_bf16_at_the_real_size() -> None:
     assert DEVICE == "cuda"
-    given = entry_inputs(True, (48, 2048, 512))
+    given = entry_inputs(True, (48, 2048, 512), gate=(8, 12))
     check_twins(entry, entry_twin, given, dtype=torch.bfloat16, fp32=VECTORS)
     check_twins(middle, middle_twin, {"x": given["stream"]}, dtype=torch.bfloat16)

@@ -4,6 +4,9 @@
     normed = x / sqrt(mean(x^2) + eps)
     out[i] = (1 - g) normed[i] + g normed[i - 1],  g = sigmoid(smear_gate)
 
+With a scale, SmearGate comes before the norm and has one gate a position
+(``kernels.embed.window``).
+
 All rows of the small bigram table are projected once and the product is gathered. A position then
 reads two rows and writes one. Equal inputs give equal bits, because gradients of the tables are
 sums over sorted keys (``kernels.embed.segment_sum``), without atomics.
@@ -21,6 +24,7 @@ from kernels.embed.backward import launch_backward
 from kernels.embed.forward import Tables, Text, launch_forward
 from kernels.embed.lookup_keys import lookup_keys
 from kernels.embed.segment_sum import segment_sum
+from kernels.embed.window import launch_window_backward, launch_window_forward
 
 # Lane of ``kernels.common.streams`` for the sort, and for a product of the bigram's gradients.
 SORT_LANE: int | None = 0
@@ -35,10 +39,11 @@ def embed(
     eps: float,
     bos_id: int | None,
     bigram: tuple[Tensor, Tensor, Tensor] | None = None,
+    smear_scale: Tensor | None = None,
 ) -> Tensor:
     """Compute ``kernels.embed.Embed``; equal inputs give equal bits of the gradients."""
     bigrams = bigram or (None, None, None)
-    return Embed.apply(tokens, table, smear_gate, *bigrams, dtype, eps, bos_id)
+    return Embed.apply(tokens, table, smear_gate, smear_scale, *bigrams, dtype, eps, bos_id)
 
 
 class Embed(torch.autograd.Function):
@@ -50,6 +55,7 @@ class Embed(torch.autograd.Function):
         tokens,
         table,
         smear_gate,
+        smear_scale,
         bigram_table,
         projection,
         bigram_scale,
@@ -62,17 +68,20 @@ class Embed(torch.autograd.Function):
         if bigram_table is not None:
             projected = F.linear(bigram_table.to(dtype), projection)
         ctx.save_for_backward(
-            tokens, copy, smear_gate, projected, bigram_scale, bigram_table, projection
+            tokens, copy, smear_gate, smear_scale, projected, bigram_scale, bigram_table, projection
         )
         ctx.eps, ctx.bos_id = eps, bos_id
         tables = Tables.of(copy, projected, bigram_scale, smear_gate)
-        return launch_forward(Text.of(tokens, tokens, bos_id), tables, eps)
+        text = Text.of(tokens, tokens, bos_id)
+        if smear_scale is not None:
+            return launch_window_forward(text, tables, smear_scale, eps)
+        return launch_forward(text, tables, eps)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor):
         # A radix sort of few ids is slow and occupies few multiprocessors, so it overlaps with the
         # kernel that makes the rows to be summed.
-        tokens, copy, smear_gate, projected, scale, bigram_table, projection = ctx.saved_tensors
+        tokens, copy, gate, smear_scale, projected, scale, rows, projection = ctx.saved_tensors
         vocabulary = copy.size(0)
         keys, lookups = lookup_keys(
             tokens, vocabulary, None if projected is None else len(projected)
@@ -82,14 +91,20 @@ class Embed(torch.autograd.Function):
                 lookups.sort(keys, tokens.numel())
             text, tables = (
                 Text.of(keys, tokens, ctx.bos_id),
-                Tables.of(copy, projected, scale, smear_gate),
+                Tables.of(copy, projected, scale, gate),
             )
-            into_sum, grad_gate = launch_backward(gradients[0].contiguous(), text, tables, ctx.eps)
+            grad, grad_scale = gradients[0].contiguous(), None
+            if smear_scale is None:
+                into_sum, grad_gate = launch_backward(grad, text, tables, ctx.eps)
+            else:
+                into_sum, grad_gate, grad_scale = launch_window_backward(
+                    grad, text, tables, smear_scale, ctx.eps
+                )
         sums = segment_sum(into_sum, lookups)
         grad_bigram = (None, None, None)
         if projected is not None:
-            grad_bigram = bigram_gradients(sums[vocabulary:], bigram_table, projection, scale)
-        return None, sums[:vocabulary], grad_gate, *grad_bigram, None, None, None
+            grad_bigram = bigram_gradients(sums[vocabulary:], rows, projection, scale)
+        return None, sums[:vocabulary], grad_gate, grad_scale, *grad_bigram, None, None, None
 
 
 def bigram_gradients(sums, bigram_table, projection, scale):

@@ -47,7 +47,7 @@ class Tables(NamedTuple):
     bigram_scale: Any
     """() fp32, None without bigrams."""
     smear_gate: Any
-    """(C,) fp32."""
+    """(C,) fp32; (W,) for the kernels of ``kernels.embed.window``."""
     BIGRAM_ROWS: Any
     """None without bigrams."""
 

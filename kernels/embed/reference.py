@@ -32,11 +32,26 @@ def smear(x: Tensor, tokens: Tensor, gate: Tensor, bos_id: int | None) -> Tensor
     If token i is BOS, its predecessor belongs to another document and counts as zero, as at
     position 0. With ``bos_id=None`` states leak between documents, as in the public system.
     """
-    previous = F.pad(x[:, :-1], (0, 0, 1, 0))
-    if bos_id is not None:
-        previous = previous.masked_fill((tokens == bos_id)[..., None], 0.0)
+    previous = previous_in_document(x, tokens, bos_id)
     g = torch.sigmoid(gate).to(x.dtype)
     return (1 - g) * x + g * previous
+
+
+def window_smear(
+    x: Tensor, tokens: Tensor, gate: Tensor, scale: Tensor, bos_id: int | None
+) -> Tensor:
+    """Return ``x_i + scale sigmoid(gate . x_i[:W]) x_{i-1}``; nothing enters a document."""
+    logits = F.linear(x[..., : gate.numel()], gate.to(x.dtype)[None])
+    g = scale.to(x.dtype) * torch.sigmoid(logits)
+    return x + g * previous_in_document(x, tokens, bos_id)
+
+
+def previous_in_document(x: Tensor, tokens: Tensor, bos_id: int | None) -> Tensor:
+    """Return x (B, T, C) of the position before, zero at position 0 and at BOS."""
+    previous = F.pad(x[:, :-1], (0, 0, 1, 0))
+    if bos_id is None:
+        return previous
+    return previous.masked_fill((tokens == bos_id)[..., None], 0.0)
 
 
 def embed(
@@ -48,6 +63,7 @@ def embed(
     eps: float,
     bos_id: int | None,
     bigram: tuple[Tensor, Tensor, Tensor] | None = None,
+    smear_scale: Tensor | None = None,
 ) -> Tensor:
     """Compute ``kernels.embed.Embed`` in plain PyTorch."""
     x = F.embedding(tokens, table).to(dtype)
@@ -55,5 +71,8 @@ def embed(
         rows, projection, scale = bigram
         looked_up = F.embedding(bigram_hash(tokens, rows.size(0)), rows).to(dtype)
         x = x + F.linear(looked_up, projection) * scale.to(dtype)
+    if smear_scale is not None:
+        x = window_smear(x, tokens, smear_gate, smear_scale, bos_id)
+        return F.rms_norm(x, (x.size(-1),), eps=eps)
     x = F.rms_norm(x, (x.size(-1),), eps=eps)
     return smear(x, tokens, smear_gate, bos_id)

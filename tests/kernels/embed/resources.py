@@ -3,6 +3,7 @@
 from kernels.common.rows import row_tile
 from kernels.embed import backward as embed_backward
 from kernels.embed import forward as embed_forward
+from kernels.embed import window
 from kernels.embed.forward import Tables, Text
 from kernels.embed.lookup_keys import BLOCK, lookup_keys_kernel
 from kernels.embed.segment_sum import LAUNCH, sum_pieces, sum_slots
@@ -39,7 +40,36 @@ def backward(name: str, bos_id: int | None, tables: Tables) -> Variant:
     return Variant(name, kernel, signature, constants, launch.warps)
 
 
+def window_variants(name: str, bos_id: int | None, tables: Tables) -> list[Variant]:
+    forward, backward = window.LAUNCH["forward"], window.LAUNCH["backward"]
+    common = {"tables": tables, "scale": "*fp32", "eps": "fp32"}
+    into = {"text": Text("*i32", "i32", "i32", bos_id), "x": "*bf16"}
+    back = {
+        "text": Text("*i16", "i32", "i32", bos_id),
+        **dict.fromkeys(("grad", "into_sum"), "*bf16"),
+        **dict.fromkeys(("partial_gate", "partial_scale"), "*fp32"),
+    }
+    return [
+        Variant(
+            f"embed_window_forward{name}",
+            window.embed_window_forward,
+            common | into | {"tile": row_tile(512, forward.rows)},
+            {"WINDOW": 12},
+            forward.warps,
+        ),
+        Variant(
+            f"embed_window_backward{name}",
+            window.embed_window_backward,
+            common | back | {"tile": row_tile(512, backward.rows)},
+            {"WINDOW": 12, "VOCABULARY": 8192},
+            backward.warps,
+        ),
+    ]
+
+
 VARIANTS = [
+    *window_variants("", 1, NO_BIGRAM),
+    *window_variants(" with bigram, without mask", None, BIGRAM),
     forward("embed_forward", 1, BIGRAM),
     forward("embed_forward without bigram and mask", None, NO_BIGRAM),
     backward("embed_backward", 1, BIGRAM),

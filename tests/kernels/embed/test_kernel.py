@@ -13,12 +13,13 @@ from kernels.embed.autograd import SORT_LANE, embed
 from kernels.embed.backward import LAUNCH
 from kernels.embed.reference import embed as reference
 from kernels.embed.segment_sum import LAUNCH as SUMS
+from kernels.embed.window import LAUNCH as WINDOW
 from tests.kernels.tools.compare import random_tensors, relative_error
 from tests.kernels.tools.simulated_streams import MAIN, simulated
 from tests.kernels.tools.twins import DEVICE, FP32_SUMS, cast, check_twins, results
 
 BOS, VOCABULARY, BIGRAM_ROWS = 1, 10, 17
-FP32 = ("table", "smear_gate", "bigram_table", "bigram_scale")
+FP32 = ("table", "smear_gate", "smear_scale", "bigram_table", "bigram_scale")
 REAL_TABLES: dict[str, tuple[int, ...]] = {"table": (1024, 512), "smear_gate": (512,)}
 REAL_BIGRAMS: dict[str, tuple[int, ...]] = {
     "bigram_table": (2048, 128),
@@ -41,8 +42,11 @@ def tokens_of(shape: tuple[int, int], high: int = VOCABULARY, seed: int = 1) -> 
     return torch.where(common, BOS + tokens % 2, tokens).to(DEVICE)
 
 
-def inputs_of(*, bigram: bool, width: int, seed: int = 1) -> dict[str, Tensor]:
-    shapes: dict[str, tuple[int, ...]] = {"table": (VOCABULARY, width), "smear_gate": (width,)}
+def inputs_of(*, bigram: bool, width: int, seed: int = 1, window: int = 0) -> dict[str, Tensor]:
+    shapes: dict[str, tuple[int, ...]] = {"table": (VOCABULARY, width)}
+    shapes["smear_gate"] = (window or width,)
+    if window:
+        shapes["smear_scale"] = ()
     if bigram:
         shapes |= {
             "bigram_table": (BIGRAM_ROWS, 5),
@@ -55,7 +59,9 @@ def inputs_of(*, bigram: bool, width: int, seed: int = 1) -> dict[str, Tensor]:
 def of(operation: Any, tokens: Tensor, bos_id: int | None, *, bf16: bool = False) -> Any:
     """``operation`` as a function of its differentiable inputs, in the table's or a lower dtype."""
 
-    def call(table: Tensor, smear_gate: Tensor, **bigram: Tensor) -> tuple[Tensor]:
+    def call(
+        table: Tensor, smear_gate: Tensor, smear_scale: Tensor | None = None, **bigram: Tensor
+    ) -> tuple[Tensor]:
         parts = tuple(bigram[n] for n in ("bigram_table", "projection", "bigram_scale") if bigram)
         lower = bf16 and table.dtype == torch.float32
         return (
@@ -67,6 +73,7 @@ def of(operation: Any, tokens: Tensor, bos_id: int | None, *, bf16: bool = False
                 eps=1e-6,
                 bos_id=bos_id,
                 bigram=parts or None,
+                smear_scale=smear_scale,
             ),
         )
 
@@ -77,6 +84,8 @@ def of(operation: Any, tokens: Tensor, bos_id: int | None, *, bf16: bool = False
 def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """So few that each runs several turns of its loop, and pieces that keys must be cut into."""
     monkeypatch.setattr("kernels.embed.backward.LAUNCH", replace(LAUNCH, programs=3))
+    few = replace(WINDOW["backward"], programs=3)
+    monkeypatch.setitem(WINDOW, "backward", few)
     monkeypatch.setitem(SUMS, "pieces", Launch(rows=8, depth=4))
 
 
@@ -91,6 +100,26 @@ def test_output_and_gradients(shape: tuple[int, int], bigram: bool, bos_id: int 
         of(reference, tokens, bos_id),
         inputs_of(bigram=bigram, width=48, seed=shape[1]),
     )
+
+
+@pytest.mark.usefixtures("few_programs")
+@pytest.mark.parametrize(
+    ("shape", "bigram", "window", "bos_id"),
+    [
+        ((1, 1), False, 12, BOS),
+        ((2, 2), True, 3, None),
+        ((2, 11), False, 12, BOS),
+        ((2, 7), True, 48, BOS),
+    ],
+    ids=["one position", "leaking windows of two", "tiles", "bigram, all channels"],
+)
+def test_smear_gate_of_a_window(
+    shape: tuple[int, int], bigram: bool, window: int, bos_id: int | None
+) -> None:
+    tokens = tokens_of(shape)
+    given = inputs_of(bigram=bigram, width=48, seed=shape[1], window=window)
+    given["smear_gate"] /= window**0.5
+    check_twins(of(embed, tokens, bos_id), of(reference, tokens, bos_id), given)
 
 
 def test_width_of_two_chunks_and_a_masked_rest() -> None:
@@ -161,6 +190,24 @@ def test_replays_have_the_bits_of_one_stream_with_other_tokens_each_time() -> No
         tokens.copy_(batches[repeat % 2])
         graph.replay()
         assert all(map(torch.equal, got, expected[repeat % 2])), repeat
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("bos_id", [BOS, None], ids=["masked", "leaking"])
+@pytest.mark.parametrize("bigram", [True, False], ids=["bigram", "no bigram"])
+def test_smear_gate_of_a_window_in_bf16(bigram: bool, bos_id: int | None) -> None:
+    tokens = tokens_of((1, 98_304), 8192)
+    given = random_tensors(3, table=(8192, 512), smear_gate=(12,), smear_scale=())
+    given["smear_gate"] /= 12**0.5
+    if bigram:
+        given |= random_tensors(4, **REAL_BIGRAMS)
+    check_twins(
+        of(embed, tokens, bos_id, bf16=True),
+        of(reference, tokens, bos_id, bf16=True),
+        given,
+        dtype=torch.bfloat16,
+        fp32=FP32,
+    )
 
 
 @pytest.mark.gpu

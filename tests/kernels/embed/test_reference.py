@@ -33,11 +33,14 @@ def embed(tokens: Tensor, *, bos_id: int | None = BOS, **inputs: Tensor) -> Tens
         eps=1e-6,
         bos_id=bos_id,
         bigram=bigram_of(inputs),
+        smear_scale=inputs.get("smear_scale"),
     )
 
 
-def inputs_of_embed(*, with_bigram: bool) -> dict[str, Any]:
-    inputs: dict[str, Any] = random_tensors(1, table=(10, 6), smear_gate=(6,))
+def inputs_of_embed(*, with_bigram: bool, window: int = 0) -> dict[str, Any]:
+    inputs: dict[str, Any] = random_tensors(1, table=(10, 6), smear_gate=(window or 6,))
+    if window:
+        inputs |= random_tensors(3, smear_scale=())
     if with_bigram:
         inputs |= random_tensors(2, rows=(17, 3), projection=(6, 3), scale=())
     return inputs
@@ -45,18 +48,21 @@ def inputs_of_embed(*, with_bigram: bool) -> dict[str, Any]:
 
 @pytest.mark.parametrize("bos_id", [BOS, None], ids=["masked", "leaking"])
 @pytest.mark.parametrize("with_bigram", [True, False], ids=["bigram", "no bigram"])
-@pytest.mark.parametrize("length", [13, 2, 1])
-def test_embed_and_its_gradients(length: int, with_bigram: bool, bos_id: int | None) -> None:
+@pytest.mark.parametrize(("length", "window"), [(13, 0), (2, 0), (1, 0), (13, 4), (2, 6)])
+def test_embed_and_its_gradients(
+    length: int, window: int, with_bigram: bool, bos_id: int | None
+) -> None:
     tokens = TOKENS[:, :length]
 
     def plain(table: Tensor, smear_gate: Tensor, **rest: Tensor) -> tuple[Tensor]:
-        bigram = bigram_of(rest)
-        return (oracle.embedded(tokens, table, smear_gate, bigram, bos_id=bos_id, eps=1e-6),)
+        bigram, scale = bigram_of(rest), rest.get("smear_scale")
+        options: dict[str, Any] = {"bos_id": bos_id, "eps": 1e-6, "smear_scale": scale}
+        return (oracle.embedded(tokens, table, smear_gate, bigram, **options),)
 
     check(
         lambda **inputs: (embed(tokens, bos_id=bos_id, **inputs),),
         plain,
-        inputs_of_embed(with_bigram=with_bigram),
+        inputs_of_embed(with_bigram=with_bigram, window=window),
     )
 
 

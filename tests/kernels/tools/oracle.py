@@ -54,6 +54,21 @@ def smeared(x: Tensor, tokens: Tensor, gate: Tensor, bos_id: int | None) -> Tens
     return torch.stack(rows)
 
 
+def window_smeared(
+    x: Tensor, tokens: Tensor, gate: Tensor, scale: Tensor, bos_id: int | None
+) -> Tensor:
+    """(B, T, C): each position gets its gate's share of the one before in its document."""
+    sequences = []
+    for x_TC, row in zip(x, tokens.tolist(), strict=True):
+        found = []
+        for i, token in enumerate(row):
+            share = scale * sigmoid(torch.dot(gate, x_TC[i, : len(gate)]))
+            alone = i == 0 or token == bos_id
+            found.append(x_TC[i] if alone else x_TC[i] + share * x_TC[i - 1])
+        sequences.append(torch.stack(found))
+    return torch.stack(sequences)
+
+
 def embedded(
     tokens: Tensor,
     table: Tensor,
@@ -62,12 +77,15 @@ def embedded(
     *,
     bos_id: int | None,
     eps: float,
+    smear_scale: Tensor | None = None,
 ) -> Tensor:
     x = table[tokens.long()]
     if bigram is not None:
         bigram_table, projection, scale = bigram
         found = bigram_table[bigram_rows(tokens, len(bigram_table))]
         x = x + scale * torch.einsum("bte,ce->btc", found, projection)
+    if smear_scale is not None:
+        return rms_normed(window_smeared(x, tokens, smear_gate, smear_scale, bos_id), eps)
     return smeared(rms_normed(x, eps), tokens, smear_gate, bos_id)
 
 

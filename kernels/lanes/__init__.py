@@ -19,11 +19,12 @@ class Lanes(Protocol):
         *,
         skip: Tensor | None = None,
         skip_weight: Tensor | None = None,
+        first_weight: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return both lanes with both branches added.
 
-            first'  = keep[0] * (first + skip_weight * skip) + mix[0, 0] * attention
-                      + mix[1, 0] * mlp
+            first'  = keep[0] * first_weight * (first + skip_weight * skip)
+                      + mix[0, 0] * attention + mix[1, 0] * mlp
             second' = keep[1] * second + mix[0, 1] * attention + mix[1, 1] * mlp
 
         Args:
@@ -34,6 +35,7 @@ class Lanes(Protocol):
             keep: (2,) fp32 factors of the lanes.
             mix: (2, 2) fp32 factors; row 0 is attention's, column 0 the first lane's.
             skip: (B, T, C), a U-net skip that enters the first lane, with skip_weight (C,) fp32.
+            first_weight: (C,) fp32, of a skip gate; None: one.
 
         Returns:
             (first', second'), new tensors (B, T, C) in the lanes' dtype.

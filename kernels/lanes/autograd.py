@@ -1,6 +1,6 @@
 """The combination of two lanes in one pass each way.
 
-    first'  = keep[0] (first + skip_weight skip) + mix[0, 0] attention + mix[1, 0] mlp
+    first'  = keep[0] first_weight (first + skip_weight skip) + mix[0, 0] attention + mix[1, 0] mlp
     second' = keep[1] second + mix[0, 1] attention + mix[1, 1] mlp
 
 Rows (N, C) are read once, in the compute dtype; arithmetic is fp32. The backward pass reads the
@@ -30,10 +30,12 @@ from kernels.common.rows import (
     zeros,
 )
 
-# Compiled, not timed. Programs of the backward pass: as many as run at once with a skip.
+# Compiled, not timed. Programs of the backward pass: as many as run at once with a skip, or with a
+# skip gate.
 LAUNCH = {
     "forward": Launch(rows=4, warps=4),  # 56 registers, with a skip 62
     "backward": Launch(rows=4, warps=4, programs=4 * 132),  # 64 registers, with a skip 128
+    "backward with gate": Launch(rows=4, warps=4, programs=2 * 132),  # 198 registers
 }
 FACTORS = 6  # keep (2,), then mix (2, 2) row by row
 
@@ -53,6 +55,8 @@ class Inputs(NamedTuple):
     """None: there is no skip."""
     skip_weight: Any
     """(C,), None without a skip."""
+    first_weight: Any
+    """(C,); None: one."""
 
 
 class InputGradients(NamedTuple):
@@ -68,6 +72,8 @@ class InputGradients(NamedTuple):
     """(programs, 6) fp32: each program's sums for keep and mix."""
     skip_weight: Any
     """(programs, C) fp32: each program's sums; None without a skip."""
+    first_weight: Any
+    """The same, None without that weight."""
 
 
 def lanes(
@@ -80,6 +86,7 @@ def lanes(
     *,
     skip: Tensor | None = None,
     skip_weight: Tensor | None = None,
+    first_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute ``kernels.lanes.Lanes`` in one pass.
 
@@ -87,7 +94,7 @@ def lanes(
     """
     if skip_weight is None:
         skip = None
-    given = (first, second, attention, mlp, keep, mix, skip, skip_weight)
+    given = (first, second, attention, mlp, keep, mix, skip, skip_weight, first_weight)
     return LanesFunction.apply(*given)  # pyright: ignore[reportReturnType]
 
 
@@ -118,22 +125,25 @@ def launch_forward(inputs: Inputs) -> tuple[Tensor, Tensor]:
 
 def launch_backward(inputs: Inputs, first: Tensor, second: Tensor) -> tuple[Tensor | None, ...]:
     """Return the gradients of ``Inputs``, from those of both lanes."""
-    launch, rows, width = LAUNCH["backward"], row_count(first), first.size(-1)
+    gated, rows, width = inputs.first_weight is not None, row_count(first), first.size(-1)
+    launch = LAUNCH["backward with gate" if gated else "backward"]
     programs = min(triton.cdiv(rows, launch.rows), launch.programs)
     has_skip = inputs.skip is not None
     factors = torch.empty((1, programs, FACTORS), dtype=torch.float32, device=first.device)
-    skip_weight = factors.new_empty((1, programs, width)) if has_skip else None
+    vectors = [
+        factors.new_empty((1, programs, width)) if given else None for given in (has_skip, gated)
+    ]
     into = InputGradients(
         *(torch.empty_like(first) for _ in range(4)),
         torch.empty_like(first) if has_skip else None,
         factors,
-        skip_weight,
+        *vectors,
     )
     tile = row_tile(width, launch.rows)
     lanes_backward[(programs,)](inputs, first, second, into, rows, tile, **launch.options)
     sums = column_sums(factors)[0]
-    by_skip = None if skip_weight is None else column_sums(skip_weight)[0]
-    return *into[:4], sums[:2], sums[2:].view(2, 2), into.skip, by_skip
+    by_vector = (None if vector is None else column_sums(vector)[0] for vector in vectors)
+    return *into[:4], sums[:2], sums[2:].view(2, 2), into.skip, *by_vector
 
 
 @triton.jit
@@ -154,6 +164,8 @@ def lanes_forward(inputs, first, second, rows_total, tile):
     lane = load(inputs.first, offsets, mask)
     if inputs.skip is not None:
         lane += load(inputs.skip_weight, columns, inside) * load(inputs.skip, offsets, mask)
+    if inputs.first_weight is not None:
+        lane *= load(inputs.first_weight, columns, inside)
     attention, mlp = load(inputs.attention, offsets, mask), load(inputs.mlp, offsets, mask)
     lane = factor(inputs.keep, 0) * lane + factor(inputs.mix, 0) * attention
     store(first, offsets, lane + factor(inputs.mix, 2) * mlp, mask)
@@ -166,11 +178,13 @@ def lanes_forward(inputs, first, second, rows_total, tile):
 def lanes_backward(inputs, grad_first, grad_second, into, rows_total, tile):
     """Compute ``InputGradients`` from the lanes' gradients f and s (N, C) in one pass.
 
-        into.first     = keep[0] f,  into.skip = skip_weight keep[0] f,  into.second = keep[1] s
+        into.first     = keep[0] first_weight f,  into.skip = skip_weight into.first
+        into.second    = keep[1] s
         into.attention = mix[0, 0] f + mix[0, 1] s,  into.mlp = mix[1, 0] f + mix[1, 1] s
 
-    and the program's sums over all elements of f (first + skip_weight skip), s second,
-    f attention, s attention, f mlp and s mlp, and over rows of keep[0] f skip.
+    and the program's sums over all elements of f first_weight (first + skip_weight skip), s second,
+    f attention, s attention, f mlp and s mlp, and over rows of into.first skip and
+    keep[0] f (first + skip_weight skip).
 
     It moves 10 tensors, 12 with a skip. Each row is summed at once, so that registers hold one
     number a row and factor.
@@ -189,6 +203,9 @@ def lanes_backward(inputs, grad_first, grad_second, into, rows_total, tile):
     if inputs.skip is not None:
         by_skip = load(inputs.skip_weight, columns, inside)
         sum_skip = zeros(tile)
+    if inputs.first_weight is not None:
+        by_first = load(inputs.first_weight, columns, inside)
+        sum_weight = zeros(tile)
 
     for begin in range(tl.program_id(0) * tile.ROWS, rows_total, tl.num_programs(0) * tile.ROWS):
         rows = row_indices(begin, tile)
@@ -198,6 +215,9 @@ def lanes_backward(inputs, grad_first, grad_second, into, rows_total, tile):
         if inputs.skip is not None:
             skip = load(inputs.skip, offsets, mask)
             lane += by_skip * skip
+        if inputs.first_weight is not None:
+            sum_weight += keep_first * first * lane
+            lane *= by_first
         sum_first += row_sum(first * lane)
         sum_second += row_sum(second * load(inputs.second, offsets, mask))
         branch = load(inputs.attention, offsets, mask)
@@ -211,6 +231,8 @@ def lanes_backward(inputs, grad_first, grad_second, into, rows_total, tile):
         store(into.mlp, offsets, mlp_first * first + mlp_second * second, mask)
         store(into.second, offsets, keep_second * second, mask)
         first *= keep_first
+        if inputs.first_weight is not None:
+            first *= by_first
         store(into.first, offsets, first, mask)
         if inputs.skip is not None:
             sum_skip += first * skip
@@ -225,6 +247,8 @@ def lanes_backward(inputs, grad_first, grad_second, into, rows_total, tile):
     tl.store(sums + 5, tl.sum(sum_mlp_second))
     if inputs.skip is not None:
         store_column_sums(into.skip_weight, sum_skip, tile)
+    if inputs.first_weight is not None:
+        store_column_sums(into.first_weight, sum_weight, tile)
 
 
 @triton.jit

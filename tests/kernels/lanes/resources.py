@@ -5,9 +5,12 @@ from kernels.lanes import autograd
 from tests.kernels.tools.ahead_of_time import Variant
 
 WIDE = dict.fromkeys(("first", "second", "attention", "mlp", "skip"), "*bf16")
-INPUTS = autograd.Inputs(**WIDE, keep="*fp32", mix="*fp32", skip_weight="*fp32")
-INTO = autograd.InputGradients(**WIDE, factors="*fp32", skip_weight="*fp32")
-NO_SKIP = {"skip": None, "skip_weight": None}
+INPUTS = autograd.Inputs(
+    **WIDE, keep="*fp32", mix="*fp32", skip_weight="*fp32", first_weight="*fp32"
+)
+INTO = autograd.InputGradients(**WIDE, factors="*fp32", skip_weight="*fp32", first_weight="*fp32")
+NO_GATE = {"first_weight": None}
+NO_SKIP = {"skip": None, "skip_weight": None} | NO_GATE
 
 
 def variants(name: str, absent: dict[str, None]) -> list[Variant]:
@@ -28,4 +31,8 @@ def variants(name: str, absent: dict[str, None]) -> list[Variant]:
     ]
 
 
-VARIANTS = [*variants("", NO_SKIP), *variants(" with skip", {})]
+VARIANTS = [
+    *variants("", NO_SKIP),
+    *variants(" with skip", NO_GATE),
+    *variants(" with skip gate", {}),
+]

@@ -12,7 +12,7 @@ from tests.kernels.tools.compare import random_tensors
 from tests.kernels.tools.twins import cast, check_twins, results
 
 NAMES = ("first", "second", "attention", "mlp")
-FACTORS = ("keep", "mix", "skip_weight")
+FACTORS = ("keep", "mix", "skip_weight", "first_weight")
 SHAPES = {
     "one row": (1, 1, 64),
     "rows no multiple of a tile, width no power of two": (3, 5, 48),
@@ -26,11 +26,15 @@ REAL = (48, 2048, 512)
 skips = pytest.mark.parametrize("skip", [False, True], ids=["", "skip"])
 
 
-def inputs(shape: tuple[int, ...], skip: bool, seed: int) -> dict[str, Tensor]:
+def inputs(
+    shape: tuple[int, ...], skip: bool, seed: int, *, gate: bool = False
+) -> dict[str, Tensor]:
     of: dict[str, tuple[int, ...]] = dict.fromkeys(NAMES, shape)
     of |= {"keep": (2,), "mix": (2, 2)}
     if skip:
         of |= {"skip": shape, "skip_weight": (shape[-1],)}
+    if gate:
+        of["first_weight"] = (shape[-1],)
     return random_tensors(seed, **of)
 
 
@@ -41,6 +45,15 @@ def test_lanes_and_their_gradients(
 ) -> None:
     monkeypatch.setitem(LAUNCH, "backward", FEW_PROGRAMS)
     check_twins(lanes, reference.lanes, inputs(shape, skip, shape[1]), fp32=FACTORS)
+
+
+@pytest.mark.parametrize(("shape", "skip"), [((3, 5, 48), True), ((1, 6, 320), False)])
+def test_skip_gate_and_its_gradients(
+    shape: tuple[int, ...], skip: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LAUNCH, "backward with gate", FEW_PROGRAMS)
+    given = inputs(shape, skip, shape[1], gate=True)
+    check_twins(lanes, reference.lanes, given, fp32=FACTORS)
 
 
 def test_inputs_that_lie_otherwise_and_one_tensor_as_both_lanes() -> None:
@@ -56,13 +69,14 @@ def test_inputs_that_lie_otherwise_and_one_tensor_as_both_lanes() -> None:
 
 @pytest.mark.gpu
 @skips
+@pytest.mark.parametrize("gate", [False, True], ids=["", "gate"])
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("shape", [REAL, (35, 999, 512), (2, 77, 256), (1, 1, 512)])
-def test_bf16(shape: tuple[int, ...], seed: int, skip: bool) -> None:
+def test_bf16(shape: tuple[int, ...], seed: int, gate: bool, skip: bool) -> None:
     check_twins(
         lanes,
         reference.lanes,
-        inputs(shape, skip, seed),
+        inputs(shape, skip, seed, gate=gate),
         dtype=torch.bfloat16,
         fp32=FACTORS,
         seed=seed,

@@ -17,15 +17,19 @@ def plain(**given: Tensor) -> tuple[Tensor, ...]:
     first = given["first"]
     if "skip" in given:
         first = first + torch.einsum("c,btc->btc", given["skip_weight"], given["skip"])
+    if "first_weight" in given:
+        first = torch.einsum("c,btc->btc", given["first_weight"], first)
     kept = torch.stack((first, given["second"]))
     branches = torch.stack((given["attention"], given["mlp"]))
     kept = torch.einsum("l,lbtc->lbtc", given["keep"], kept)
     return tuple(kept + torch.einsum("rl,rbtc->lbtc", given["mix"], branches))
 
 
-@pytest.mark.parametrize("skip", [{}, SKIP], ids=["", "skip"])
-def test_lanes_and_their_gradients(skip: dict[str, tuple[int, ...]]) -> None:
-    given = random_tensors(1, **dict.fromkeys(NAMES, WIDE), keep=(2,), mix=(2, 2), **skip)
+@pytest.mark.parametrize(
+    "more", [{}, SKIP, SKIP | {"first_weight": (6,)}], ids=["", "skip", "skip gate"]
+)
+def test_lanes_and_their_gradients(more: dict[str, tuple[int, ...]]) -> None:
+    given = random_tensors(1, **dict.fromkeys(NAMES, WIDE), keep=(2,), mix=(2, 2), **more)
     check(ops.lanes, plain, given)
 
 

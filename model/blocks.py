@@ -5,7 +5,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from kernels.operand import Operand
 from model.config import Architecture
 from model.hooks import ProductHook, Site, hooked, wants
 from model.plan import Visit
+from model.skips import Entry
 
 QKV = ("q", "k", "v")
 
@@ -26,7 +26,6 @@ class LayerWeights:
 
     Attributes:
         layer: its number.
-        mix: (2, C), of the stream and of the embedded input.
         gain: (H,), of the queries.
         qkv: ((H + 2 G) D, C).
         o, up, down: (C, H D), (M, C), (C, M).
@@ -35,10 +34,10 @@ class LayerWeights:
         value_mix: (2,), of layer 0's values and of this layer's.
         lanes: factors (2,) and (2, 2) of a layer on two lanes, as ``kernels.lanes.Lanes`` takes
             them.
+        window_gate: (H, W) fp32, of the attention gate of W channels.
     """
 
     layer: int
-    mix: Tensor
     gain: Tensor
     qkv: Operand
     o: Operand
@@ -48,6 +47,7 @@ class LayerWeights:
     lookup: Tensor | None
     value_mix: Tensor | None
     lanes: tuple[Tensor, Tensor] | None
+    window_gate: Tensor | None
 
 
 class Pass(NamedTuple):
@@ -59,7 +59,7 @@ class Pass(NamedTuple):
         hook: is passed the layers' matrix products.
         rope: (2, T, dims / 2) fp32.
         lookup: (B, T, E), rows of the value table.
-        skip_weights: (C,) fp32 each, the rows of ``skip_weight``.
+        entries: what enters each visit.
         bounds: (2, B, T) int32, the keys that each position sees, by ``documents`` and ``window``
             of a visit; None: all before it.
         read_later: numbers of visits whose outputs enter a later visit than the next.
@@ -70,7 +70,7 @@ class Pass(NamedTuple):
     hook: ProductHook | None
     rope: Tensor
     lookup: Tensor | None
-    skip_weights: Sequence[Tensor]
+    entries: Sequence[Entry]
     bounds: Mapping[tuple[bool, int | None], Tensor | None]
     read_later: Collection[int]
 
@@ -130,13 +130,20 @@ def serial(
     The mixed stream is a new tensor, so both branches are added to it in place.
     """
     ops, eps, scale = run.ops, run.config.norm_eps, norm_scale(run, visit.layer)
-    skip, skip_weight, mix = skip_and_mix(run, weights, number, visit, state)
-    mixed, normed, entered, state.x0 = ops.mix_norm(
-        stream, state.x0, mix, scale=scale, eps=eps, skip=skip, skip_weight=skip_weight
+    mix, skip_weight, _ = run.entries[number]
+    mixed, normed, entered, state.x0, gate = ops.mix_norm(
+        stream,
+        state.x0,
+        mix,
+        scale=scale,
+        eps=eps,
+        skip=skip_of(visit, skip_weight, state),
+        skip_weight=skip_weight,
+        gate_weight=weights.window_gate,
     )
     if number - 1 in run.read_later:
         state.outputs[number - 1] = entered
-    attended = attend(run, weights, normed, number, visit, state).flatten(2)
+    attended = attend(run, weights, normed, number, visit, state, gate).flatten(2)
     stream = ops.linear_add(mixed, attended, weights.o)
     stream = hooked(run.hook, Site("o", visit.layer, number), attended, stream)
     stream, normed = ops.norm(stream, scale=scale, eps=eps)
@@ -157,18 +164,33 @@ def parallel(
     """
     assert weights.lanes is not None
     ops, eps, scale = run.ops, run.config.norm_eps, norm_scale(run, visit.layer)
-    skip, skip_weight, mix = skip_and_mix(run, weights, number, visit, state)
-    _, normed, first, state.x0 = ops.mix_norm(
-        stream, state.x0, mix, scale=scale, eps=eps, skip=skip, skip_weight=skip_weight
+    mix, skip_weight, keep = run.entries[number]
+    skip = skip_of(visit, skip_weight, state)
+    _, normed, first, state.x0, gate = ops.mix_norm(
+        stream,
+        state.x0,
+        mix,
+        scale=scale,
+        eps=eps,
+        skip=skip,
+        skip_weight=skip_weight,
+        gate_weight=weights.window_gate,
     )
     second = first.clone() if state.lane is None else state.lane
     second, normed_second = ops.norm(second, scale=scale, eps=eps)
-    attended = attend(run, weights, normed, number, visit, state).flatten(2)
+    attended = attend(run, weights, normed, number, visit, state, gate).flatten(2)
     product = ops.linear(attended, weights.o)
     product = hooked(run.hook, Site("o", visit.layer, number), attended, product)
     fed = feed_forward(run, weights, normed_second, number, None)
     stream, state.lane = ops.lanes(
-        first, second, product, fed, *weights.lanes, skip=skip, skip_weight=skip_weight
+        first,
+        second,
+        product,
+        fed,
+        *weights.lanes,
+        skip=skip,
+        skip_weight=skip_weight,
+        first_weight=keep,
     )
     return stream
 
@@ -178,21 +200,11 @@ def norm_scale(run: Pass, layer: int) -> float:
     return 1 / math.sqrt(layer + 1) if run.config.ln_scale else 1.0
 
 
-def skip_and_mix(
-    run: Pass, weights: LayerWeights, number: int, visit: Visit, state: ResidualState
-) -> tuple[Tensor | None, Tensor | None, Tensor]:
-    """Return the U-net skip that enters a visit, its weight, and the mix of stream and input.
-
-    The first decoder visit's skip is the last encoder visit's output, which is the stream itself:
-    ``x + w x = (1 + w) x`` folds into the mix.
-    """
-    if visit.skip is None or visit.skip_row is None:
-        return None, None, weights.mix
-    skip_weight = run.skip_weights[visit.skip_row]
-    if visit.skip == number - 1:
-        of_stream, of_x0 = weights.mix.unbind()
-        return None, None, torch.stack((of_stream * (1 + skip_weight), of_x0))
-    return state.outputs.pop(visit.skip), skip_weight, weights.mix
+def skip_of(visit: Visit, skip_weight: Tensor | None, state: ResidualState) -> Tensor | None:
+    """Return the U-net skip that enters a visit besides the stream, if it has a weight."""
+    if visit.skip is None or skip_weight is None:
+        return None
+    return state.outputs.pop(visit.skip)
 
 
 def attend(
@@ -202,9 +214,13 @@ def attend(
     number: int,
     visit: Visit,
     state: ResidualState,
+    gate: Tensor | None,
 ) -> Tensor:
-    """Return attention's output (B, T, H, D) for a visit's normed input (B, T, C)."""
-    ops, config, hook, gate = run.ops, run.config, run.hook, None
+    """Return attention's output (B, T, H, D) for a visit's normed input (B, T, C).
+
+    ``gate`` (B, T, H) are logits, if the entry computed them.
+    """
+    ops, config, hook = run.ops, run.config, run.hook
     if weights.gate is not None:
         matrix, bias = weights.gate
         gate = ops.linear(normed, matrix) + bias.to(normed.dtype)

@@ -20,7 +20,16 @@ def split_commas(value: object) -> object:
 
 
 # A header lacks these at their defaults: ``Architecture.header``.
-LATER_FIELDS = ("loop_layers", "num_loops", "parallel_from", "window", "document_mask")
+LATER_FIELDS = (
+    "loop_layers",
+    "num_loops",
+    "parallel_from",
+    "window",
+    "document_mask",
+    "gate_window",
+    "smear_window",
+    "skip_gates",
+)
 
 LayerList = Annotated[list[NonNegativeInt], BeforeValidator(split_commas)]
 
@@ -79,10 +88,22 @@ class Architecture(BaseModel):
         default=True,
         description="SmearGate stops at document starts (False: leaks across, as PR #1081)",
     )
+    smear_window: NonNegativeInt = Field(
+        default=0,
+        description="SmearGate before the norm: one gate a position, of so many first channels; "
+        "0: after the norm, a constant gate of each channel",
+    )
+    skip_gates: bool = Field(
+        default=False, description="each channel of a U-net skip is weighed against the stream's"
+    )
     ve_enabled: bool = Field(default=True, description="value embeddings")
     ve_dim: PositiveInt = Field(default=128, description="width of the value embedding table")
     ve_layers: LayerList = Field(default=[9, 10], description="layers that add value embeddings")
     gated_attention: bool = Field(default=False, description="sigmoid gate on each head's output")
+    gate_window: NonNegativeInt = Field(
+        default=0,
+        description="channels that a gate without bias reads, the first ones; 0: no such gate",
+    )
     value_residual: bool = Field(
         default=False, description="mix layer 0's values into later layers"
     )
@@ -172,6 +193,13 @@ class Architecture(BaseModel):
             raise ValueError(f"ve_layers {self.ve_layers} names a layer twice")
         if not self.mlp_dim:
             raise ValueError(f"mlp_mult {self.mlp_mult} of model_dim {self.model_dim} is no MLP")
+        if max(self.gate_window, self.smear_window) > self.model_dim:
+            raise ValueError(
+                f"gate_window {self.gate_window} and smear_window {self.smear_window} must be at "
+                f"most model_dim {self.model_dim}"
+            )
+        if self.gate_window and self.gated_attention:
+            raise ValueError(f"gate_window {self.gate_window} excludes gated_attention")
         # Without a given vocabulary, the tokenizer's will be set.
         if self.bos_id >= self.vocab_size and "vocab_size" in self.model_fields_set:
             raise ValueError(f"bos_id {self.bos_id} is outside vocab_size {self.vocab_size}")

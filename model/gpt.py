@@ -15,8 +15,9 @@ from model.blocks import BLOCKS, LayerWeights, Pass, ResidualState
 from model.config import Architecture
 from model.hooks import HEAD, ProductHook, hooked
 from model.initial_weights import initialise
-from model.parameters import parameters
+from model.parameters import GATE_SCALE, parameters
 from model.plan import Plan, plan
+from model.skips import entries
 
 
 class GPT(nn.Module):
@@ -168,7 +169,12 @@ class GPT(nn.Module):
             hook,
             rope=rope,
             lookup=self._value_lookup(tokens),
-            skip_weights=self.skip_weight.unbind() if self.config.num_skips else (),
+            entries=entries(
+                visits,
+                self.mix.unbind(),
+                self.skip_weight if self.config.num_skips else None,
+                self.skip_gate if self.config.num_skips and self.config.skip_gates else None,
+            ),
             bounds=bounds,
             read_later={v.skip for n, v in enumerate(visits) if v.skip not in (None, n - 1)},
         )
@@ -221,6 +227,7 @@ class GPT(nn.Module):
             eps=self.config.norm_eps,
             bos_id=self.config.bos_id if self.config.smear_bos_mask else None,
             bigram=bigram,
+            smear_scale=self.smear_scale if self.config.smear_window else None,
         )
 
     def _value_lookup(self, tokens: Tensor) -> Tensor | None:
@@ -248,7 +255,6 @@ class GPT(nn.Module):
         layers = range(self.config.num_layers)
         of_layers = zip(
             layers,
-            self.mix.unbind(),
             self.q_gain.unbind(),
             rows_of(queries, keys, values).unbind(),
             outputs.unbind(),
@@ -260,9 +266,9 @@ class GPT(nn.Module):
         return [LayerWeights(*of_layer) for of_layer in of_layers]
 
     def _weights_of_some_layers(self) -> tuple[dict[int, Any], ...]:
-        """Return by layer: gates, scaled value projections, value mixes, and factors of lanes."""
+        """Return by layer: gates, value projections and mixes, lanes' factors, gates of windows."""
         config, layers = self.config, range(self.config.num_layers)
-        gates, lookups, value_mixes, lanes = {}, {}, {}, {}
+        gates, lookups, value_mixes, lanes, windows = {}, {}, {}, {}, {}
         if config.gated_attention:
             matrices = self._copy(self.gate_weight).values.unbind()
             gates = {layer: (matrices[layer], self.gate_bias[layer]) for layer in layers}
@@ -275,7 +281,9 @@ class GPT(nn.Module):
         if config.parallel_layers:
             factors = zip(self.lane_keep.unbind(), self.lane_mix.unbind(), strict=True)
             lanes = dict(zip(config.parallel_layers, factors, strict=True))
-        return gates, lookups, value_mixes, lanes
+        if config.gate_window:
+            windows = dict(enumerate((GATE_SCALE * self.gate_weight).unbind()))
+        return gates, lookups, value_mixes, lanes, windows
 
     def _mtp_heads(self, heads: int) -> Operand:
         """Return the compute copies of the first ``heads`` MTP heads.

@@ -20,6 +20,7 @@ VALUE_TABLE_STD = 0.01
 BIGRAM_SCALE = 0.05
 VALUE_SCALE = 0.1
 GATE_BIAS = 4.0
+GATE_SCALE = 0.5  # of the logits of gates of windows
 LANE_KEEP = 1.1
 
 
@@ -134,7 +135,9 @@ def embeddings(config: Architecture) -> Iterator[ParameterSpec]:
     head = "head" if config.tie_embeddings else ""
     embed = stored_as("embed", shape)
     yield ParameterSpec("tok_emb", shape, init, "table", embed, product=head)
-    yield small("smear_gate", Constant((0.0,)), width)
+    yield small("smear_gate", Constant((0.0,)), config.smear_window or width)
+    if config.smear_window:
+        yield small("smear_scale", Constant((0.0,)))
     if config.bigram_vocab_size:
         yield table("bigram_table", Constant((0.0,)), config.bigram_vocab_size, config.bigram_dim)
         yield small("bigram_proj", Orthogonal(), width, config.bigram_dim)
@@ -167,9 +170,13 @@ def blocks(config: Architecture) -> Iterator[ParameterSpec]:
     if config.num_skips:
         entered = [visit.layer for visit in plan(config) if visit.skip_row is not None]
         yield by_layer("skip_weight", 1.0, entered, width)
+        if config.skip_gates:
+            yield by_layer("skip_gate", 0.0, entered, width)
     if config.gated_attention:
         yield by_layer("gate_weight", 0.0, layers, heads, width)
         yield by_layer("gate_bias", GATE_BIAS, layers, heads)
+    if config.gate_window:
+        yield by_layer("gate_weight", 0.0, layers, heads, config.gate_window)
     if config.value_residual:
         yield by_layer("value_residual", 0.5, layers, 2)
     if config.parallel_layers:

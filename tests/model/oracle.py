@@ -51,7 +51,7 @@ def hidden(
     for i, layer in enumerate(order):
         decoder, before = i - encoder, x
         if 0 <= decoder < encoder:
-            x = x + p["skip_weight"][decoder] * pushed.pop()
+            x = skipped(config, p, decoder, x, pushed.pop())
         a = p["mix"][layer, 0] * x + p["mix"][layer, 1] * x0
         branch = p["attn_scale"][layer] * attention(config, p, layer, tokens, a, values, first)
         if config.parallel_from is not None and layer >= config.parallel_from:
@@ -65,6 +65,15 @@ def hidden(
             pushed.append(x)
     x = x if second is None else (x + second) / 2
     return oracle.rms_normed(x, config.norm_eps)
+
+
+def skipped(config: Architecture, p: Parameters, row: int, x: Tensor, skip: Tensor) -> Tensor:
+    """The stream with a skip added, or weighed against it."""
+    skip = p["skip_weight"][row] * skip
+    if not config.skip_gates:
+        return x + skip
+    share = oracle.sigmoid(p["skip_gate"][row])
+    return share * x + (1 - share) * skip
 
 
 def combined(
@@ -89,7 +98,13 @@ def embedded(config: Architecture, p: Parameters, tokens: Tensor) -> Tensor:
         bigram = (p["bigram_table"], p["bigram_proj"], p["bigram_scale"])
     bos_id = config.bos_id if config.smear_bos_mask else None
     return oracle.embedded(
-        tokens, p["tok_emb"], p["smear_gate"], bigram, bos_id=bos_id, eps=config.norm_eps
+        tokens,
+        p["tok_emb"],
+        p["smear_gate"],
+        bigram,
+        bos_id=bos_id,
+        eps=config.norm_eps,
+        smear_scale=p["smear_scale"] if config.smear_window else None,
     )
 
 
@@ -126,6 +141,10 @@ def attention(
     gate = None
     if config.gated_attention:
         gate = project(x, p["gate_weight"][layer]) + p["gate_bias"][layer]
+
+    if config.gate_window:
+        weight = p["gate_weight"][layer]
+        gate = 0.5 * torch.einsum("btj,hj->bth", x[..., : config.gate_window], weight)
 
     def heads(projected: Tensor) -> Tensor:
         return projected.unflatten(-1, (-1, config.model_dim // config.num_heads))

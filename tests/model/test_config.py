@@ -36,6 +36,9 @@ IMPOSSIBLE: list[tuple[dict[str, object], list[str]]] = [
     ({"parallel_from": 11}, ["parallel_from 11", "6 and 10"]),
     ({"parallel_from": 7, "loop_layers": [6, 7]}, ["parallel_from 7", "8 and 10"]),
     ({"window": -1}, ["window", "-1"]),
+    ({"gate_window": 513}, ["gate_window 513", "model_dim 512"]),
+    ({"smear_window": 513}, ["smear_window 513", "model_dim 512"]),
+    ({"gate_window": 12, "gated_attention": True}, ["gate_window 12", "gated_attention"]),
     ({"ve_layers": "9,x"}, ["ve_layers", "x"]),
     ({"model_dimension": 512}, ["model_dimension"]),
 ]
@@ -100,9 +103,10 @@ def test_numbers_survive_the_artifacts_json_header() -> None:
 def test_header_names_visits_only_where_they_differ_from_the_first_networks() -> None:
     plain = Architecture().header()
     changes = {"loop_layers": [3], "num_loops": 1, "parallel_from": 7, "window": 5}
-    changed = Architecture.model_validate(changes | {"document_mask": True})
-    assert not {*changes, "document_mask"} & plain.keys()
-    assert plain | changes | {"document_mask": True} == changed.header()
+    changes |= {"document_mask": True, "gate_window": 12, "smear_window": 12, "skip_gates": True}
+    changed = Architecture.model_validate(changes)
+    assert not changes.keys() & plain.keys()
+    assert plain | changes == changed.header()
     for config in (Architecture(), changed):
         assert Architecture.model_validate(config.header()) == config
 

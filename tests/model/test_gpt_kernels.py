@@ -29,6 +29,7 @@ SMALL = {
 OPTIONS = {"gated_attention": True, "value_residual": True, "tie_embeddings": False}
 VISITS = {"loop_layers": [1], "num_loops": 1, "parallel_from": 3}
 VISITS |= {"document_mask": True, "window": 6}
+GATES = {"gate_window": 12, "smear_window": 12, "skip_gates": True}
 TOLERANCE = 2e-5  # relative by norm: sums of a few hundred fp32 roundings, in another order
 
 
@@ -57,8 +58,8 @@ def run(model: GPT, tokens: torch.Tensor, qat: float) -> tuple[torch.Tensor, tor
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "qat"),
-    [({}, 0.0), (OPTIONS, 1.0), (VISITS, 0.0)],
-    ids=["default", "all options, int6-faked", "loop, lanes, documents and windows"],
+    [({}, 0.0), (OPTIONS, 1.0), (VISITS | GATES, 0.0)],
+    ids=["default", "all options, int6-faked", "loop, lanes, documents, windows and gates"],
 )
 def test_loss_nats_and_every_gradient(changes, qat):
     generator = torch.Generator().manual_seed(2)
@@ -89,7 +90,7 @@ class Calls(TorchDispatchMode):
 
 
 LOOP = {"num_layers": 2, "ve_layers": [1], "loop_layers": [0], "num_loops": 2}
-LOOP |= {"document_mask": True, "window": 6}
+LOOP |= {"document_mask": True, "window": 6, **GATES}
 
 
 @pytest.mark.parametrize("changes", [{}, LOOP], ids=["default", "loop, documents and windows"])

@@ -98,6 +98,20 @@ def test_constants(name: str, value: float) -> None:
     assert torch.equal(parameter, torch.full_like(parameter, value))
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("gate_weight", (8, 4, 12)),
+        ("smear_gate", (12,)),
+        ("smear_scale", ()),
+        ("skip_gate", (6, 32)),
+    ],
+)
+def test_gates_of_windows_and_skips_start_at_zero(name: str, shape: tuple[int, ...]) -> None:
+    parameter = fresh(architecture("frontier")).get_parameter(name)
+    assert torch.equal(parameter, torch.zeros(shape))
+
+
 def test_query_gain_is_the_architectures() -> None:
     assert fresh(architecture(qk_gain_init=2.5)).q_gain.unique().tolist() == [2.5]
 

@@ -27,6 +27,15 @@ VISITS: dict[str, dict[str, Any]] = {
         "document_mask": True,
         "window": 5,
     },
+    "gates": {
+        "num_layers": 7,
+        "loop_layers": [2],
+        "num_loops": 1,
+        "parallel_from": 5,
+        "gate_window": 4,
+        "smear_window": 4,
+        "skip_gates": True,
+    },
 }
 visits = pytest.mark.parametrize("changes", VISITS.values(), ids=VISITS.keys())
 STEPS, RATE = 3, 0.3
@@ -74,12 +83,14 @@ def test_a_plan_of_fewer_loops_or_another_window(loops: int, window: int) -> Non
     assert_agree((found,), used, (expected,), {name: copies[name] for name in used}, FP64)
 
 
-def test_skips_that_a_plan_does_not_reach_get_no_gradient() -> None:
-    config = architecture(loop_layers=[2], num_loops=3)
+@pytest.mark.parametrize("gates", [False, True], ids=["weights", "gates"])
+def test_skips_that_a_plan_does_not_reach_get_no_gradient(gates: bool) -> None:
+    config = architecture(loop_layers=[2], num_loops=3, skip_gates=gates)
     model, (tokens, targets) = perturbed(config), random_tokens(9)
     model(tokens, targets, plan=plan(config, loops=0))[0].backward()
-    gradient = model.skip_weight.grad
-    assert gradient is not None and bool(gradient[:2].all()) and not gradient[2:].any()
+    for name in ("skip_weight", "skip_gate")[: 1 + gates]:
+        gradient = model.get_parameter(name).grad
+        assert gradient is not None and bool(gradient[:2].all()) and not gradient[2:].any()
 
 
 def test_given_bounds_are_those_made_from_tokens() -> None:

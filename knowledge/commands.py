@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 from rich.progress import TimeElapsedColumn as Elapsed
 
+import terminal
 from data.tokenizer import Tokenizer
 from errors import InputError
 from knowledge.relations import DEFAULT_TABLE, TYPES, Relations
@@ -84,4 +85,4 @@ def _show(path: Path, scores: TokenScores, tokenizer: Tokenizer | None, console:
 
 def say() -> Console:
     """Return where the commands print."""
-    return Console(highlight=False, markup=False, soft_wrap=True)
+    return terminal.console()

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from data.tokenizer import Tokenizer
 from errors import InputError
 from knowledge.graph import Graph
-from knowledge.scores import TokenScores
+from knowledge.scores import TOP_CODE, TokenScores
 from knowledge.tables import Report
 
 NOT_LETTERS = r"[^\p{L}\p{M}]+"
@@ -48,7 +48,10 @@ def distil(
     if not words:
         raise InputError("no label holds a word: nothing to distil")
     ranked, alike = token_masses(words, masses, tokenizer, report)
-    return TokenScores.best(tokenizer.sha256, excess(ranked, alike, candidates(tokenizer)))
+    scores = excess(ranked, alike, candidates(tokenizer))
+    # Tokens that are not stored have the score 0, too.
+    scores[np.rint(scores * TOP_CODE) == 0] = np.nan
+    return TokenScores.best(tokenizer.sha256, scores)
 
 
 def word_masses(labels: pa.ChunkedArray, rank: np.ndarray) -> tuple[list[str], np.ndarray]:

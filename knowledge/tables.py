@@ -2,7 +2,7 @@
 
 import lzma
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,8 +11,11 @@ from pyarrow import csv, json
 
 from data.documents import COMPRESSED, decompressed
 from errors import InputError
+from reading.structured import parse_json
 
 KINDS = (".tsv", ".csv", ".jsonl")
+TEXT, NUMBER = pa.string(), pa.int64()
+LONGEST = 1 << 20  # bytes of a first line that is looked at
 
 Report = Callable[[float], object]
 """Hears what share of the work is done, up to one."""
@@ -22,7 +25,8 @@ def read_columns(path: Path, columns: Sequence[str], report: Report) -> pa.Table
     """Return columns of a file as text; ``report`` gets the fraction that was read.
 
     TSV and CSV begin with a line of names; CSV may quote, TSV may not. A line of JSONL is an object
-    that holds the columns as strings. Other columns are ignored.
+    that holds the columns as strings, or as integers if the first line does. Other columns are
+    ignored.
 
     Raises:
         InputError: missing, of unknown kind, corrupt, without one of the columns, or empty.
@@ -33,8 +37,9 @@ def read_columns(path: Path, columns: Sequence[str], report: Report) -> pa.Table
     try:
         size = path.stat().st_size
         with path.open("rb") as raw:
+            types = types_of(path, columns) if kind == ".jsonl" else dict.fromkeys(columns, TEXT)
             file = decompressed(raw, path.suffix.lower())
-            batches = list(_batches(file, kind, columns, lambda: report(raw.tell() / size)))
+            batches = list(_batches(file, kind, types, lambda: report(raw.tell() / size)))
         table = pa.Table.from_batches(batches) if batches else None
     except (pa.ArrowException, OSError, EOFError, zlib.error, lzma.LZMAError, KeyError) as error:
         reason = " ".join(str(error).split())
@@ -60,22 +65,34 @@ def kind_of(path: Path) -> str:
     return inner.suffix.lower()
 
 
+def types_of(path: Path, columns: Sequence[str]) -> dict[str, pa.DataType]:
+    """Return the types of columns of a JSONL file by its first line: text or 64-bit integers."""
+    with path.open("rb") as raw:
+        line = decompressed(raw, path.suffix.lower()).readline(LONGEST)
+    try:
+        first = parse_json(line)
+    except ValueError:
+        first = None  # Arrow says what is wrong
+    known = first if isinstance(first, dict) else {}
+    return {name: NUMBER if type(known.get(name)) is int else TEXT for name in columns}
+
+
 def _batches(
-    file: BinaryIO, kind: str, columns: Sequence[str], report: Callable[[], object]
+    file: BinaryIO, kind: str, types: Mapping[str, pa.DataType], report: Callable[[], object]
 ) -> Iterator[pa.RecordBatch]:
-    for batch in _open(file, kind, columns):
+    texts = pa.schema(dict.fromkeys(types, TEXT))
+    for batch in _open(file, kind, types):
         report()
-        wanted = batch.select(columns)
+        wanted = batch.select(list(types))
         wanted.validate(full=True)  # the reader of JSON does not check UTF-8
-        yield wanted
+        yield wanted.cast(texts)
 
 
-def _open(file: BinaryIO, kind: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _open(file: BinaryIO, kind: str, types: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
     """Return Arrow's reader of record batches of about a megabyte of text."""
-    texts = dict.fromkeys(columns, pa.string())
     if kind == ".jsonl":
         options = json.ParseOptions(
-            explicit_schema=pa.schema(texts), unexpected_field_behavior="ignore"
+            explicit_schema=pa.schema(types), unexpected_field_behavior="ignore"
         )
         return json.open_json(file, parse_options=options)
     quoted = kind == ".csv"
@@ -86,5 +103,5 @@ def _open(file: BinaryIO, kind: str, columns: Sequence[str]) -> Iterator[pa.Reco
             quote_char='"' if quoted else False,
             newlines_in_values=quoted,
         ),
-        convert_options=csv.ConvertOptions(column_types=texts, include_columns=columns),
+        convert_options=csv.ConvertOptions(column_types=types, include_columns=list(types)),
     )

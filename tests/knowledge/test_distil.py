@@ -99,6 +99,7 @@ def test_central_words_score_and_merely_frequent_ones_do_not(tokenizer: Tokenize
     plain = ["the plant", "the animal", "the system", "the thing"] * 25
     graph = graph_of(["entity", *plain], [(node, 0, 1.0) for node in range(1, 101)])
     scores = distil(graph, pagerank(graph), tokenizer)
+    assert (scores.scores > 0).all()  # all other tokens have zero without a place in the file
     assert scores.tokenizer == tokenizer.sha256
     assert scored(scores, tokenizer) == {"▁entity": 1.0}
 

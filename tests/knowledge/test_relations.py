@@ -35,6 +35,13 @@ def test_the_default_table_knows_the_ten_types_and_wordnets_31_relations() -> No
     assert (relations.weights > 0).all()
 
 
+def test_the_default_table_knows_common_names_of_other_graphs() -> None:
+    names = ["is_a", "has_part", "part_of"]
+    kinds, against = Relations.read(DEFAULT_TABLE).look_up(names)
+    assert [TYPES[kind] for kind in kinds] == ["PartOf"] * 3
+    assert against.tolist() == [False, True, False]
+
+
 def test_a_table_maps_names_to_types_weights_and_directions(tmp_path: Path) -> None:
     table = '[along]\nis_a = "PartOf"\nCauses = "Solves"\n[against]\n"has part" = "PartOf"\n'
     relations = read(tmp_path / "table.toml", WEIGHTS + table)

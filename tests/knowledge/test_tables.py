@@ -51,6 +51,14 @@ def test_every_kind_and_compression_gives_the_same_rows(
     assert read(path) == ROWS
 
 
+def test_ids_of_jsonl_may_be_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "nodes.jsonl"
+    path.write_text('{"id": 1, "label": "a", "more": 2.5}\n{"id": -20, "label": "b"}\n')
+    assert read(path) == [("1", "a"), ("-20", "b")]
+    path.write_text('{"id": 1, "label": "a"}\n{"id": "x", "label": "b"}\n')
+    assert "changed from number to string" in failure(path)
+
+
 def test_csv_values_may_hold_newlines_wherever_arrow_cuts_the_file(tmp_path: Path) -> None:
     path, label = tmp_path / "nodes.csv", "word\n" * 300
     path.write_text("id,label\n" + "".join(f'{number},"{label}"\n' for number in range(3000)))
@@ -77,7 +85,7 @@ def test_report_rises_to_one(tmp_path: Path) -> None:
         ("nodes.tsv", b"id\tlabel\n1\ta\tb\n", "cannot be read as tsv"),
         ("nodes.tsv", b"id\tlabel\n1\t\xff\n", "cannot be read as tsv"),
         ("nodes.jsonl", b'{"id": "1"}\n', "1 rows lack 'label'"),
-        ("nodes.jsonl", b'{"id": 1, "label": "a"}\n', "cannot be read as jsonl"),
+        ("nodes.jsonl", b'{"id": 1.5, "label": "a"}\n', "cannot be read as jsonl"),
         ("nodes.jsonl", b'["1", "a"]\n', "cannot be read as jsonl"),
         ("nodes.jsonl", b'{"id": "1", "label": "\xff"}\n', "cannot be read as jsonl"),
         (

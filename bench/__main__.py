@@ -1,6 +1,8 @@
 """``python -m bench``: the commands that measure, one module each."""
 
 import ast
+import shlex
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,12 +35,18 @@ COMMANDS = {  # and their folders
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command that is named first; without one list them all."""
+    """Run the command that is named first; without one list them all. Returns the exit code."""
     app = command_line.program("python -m bench", "Measure, check and compare.")
     for name, folder in COMMANDS.items():
         text = command_line.paragraphs(about(FOLDER / folder / f"{name}.py"))
         app.command(f"bench.{folder}.{name}:main", name=name, help=text)
-    return command_line.run(app, arguments or ["--help"])
+    try:
+        return command_line.run(app, arguments or ["--help"])
+    except subprocess.CalledProcessError as error:
+        # What the process printed says more than a traceback of this one.
+        command = shlex.join(map(str, error.cmd))
+        command_line.complain(f"error: exit code {error.returncode} of: {command}")
+        return command_line.BAD_INPUT
 
 
 def about(path: Path) -> str:

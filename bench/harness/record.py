@@ -7,7 +7,15 @@ from typing import Annotated
 import torch
 from cyclopts import Parameter
 
+from errors import InputError
 from runtime.run_folder import environment
+
+
+def need_gpu() -> None:
+    """Raise InputError on a machine without a GPU."""
+    if not torch.cuda.is_available():
+        raise InputError("this command measures a GPU, and there is none")
+
 
 Commit = Annotated[str | None, Parameter(help="of the code, if it is no git checkout")]
 

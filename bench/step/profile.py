@@ -11,7 +11,7 @@ import torch
 from torch.autograd import DeviceType
 
 from bench.harness.network import make_model, step
-from bench.harness.record import Commit, provenance
+from bench.harness.record import Commit, need_gpu, provenance
 from bench.harness.sizes import TIME, WINDOWS, random_tokens
 
 STEPS = 3
@@ -40,6 +40,7 @@ def main(
     *, backend: Literal["kernels", "compiled", "reference"] = "kernels", commit: Commit = None
 ) -> None:
     """Profile one pass and print one row per kernel."""
+    need_gpu()
     if backend == "kernels":
         model = make_model("kernels")
     else:

@@ -13,7 +13,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.harness.record import Commit, provenance
+from bench.harness.record import Commit, need_gpu, provenance
+from errors import InputError
 from files import PROJECT
 from runtime.run_folder import read_log
 
@@ -28,6 +29,7 @@ def main(*settings: str, data: Path | None = None, commit: Commit = None) -> int
         settings: for train.py, after --
         data: folder of shards; by default it is generated
     """
+    need_gpu()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = data or generate(folder / "data")
@@ -51,7 +53,7 @@ def startup(
     """Return the seconds of each phase of one run, and their sum.
 
     Raises:
-        RuntimeError: the run ended, or went on too long, without a first step.
+        InputError: the run ended, or went on too long, without a first step.
     """
     command = [sys.executable, str(PROJECT / "train.py"), "--preset", "sprint"]
     command += ["--backend", "kernels", "--data", str(data), "--run-dir", str(run), *settings]
@@ -71,7 +73,7 @@ def wait_for_startup(process: subprocess.Popen, log: Path) -> dict[str, float]:
             found = next(event for event in events if event["kind"] == "startup")
             return {name: seconds for name, seconds in found.items() if name != "kind"}
         time.sleep(0.1)
-    raise RuntimeError(f"no first step; train.py returned {process.poll()}")
+    raise InputError(f"no first step; train.py returned {process.poll()}")
 
 
 def table(measured: dict[str, dict[str, float]]) -> str:

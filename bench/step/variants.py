@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from bench.harness.figures import Figure, figures_table, missed
-from bench.harness.record import Commit, provenance
+from bench.harness.record import Commit, need_gpu, provenance
 from bench.harness.rig import Rig
 from bench.harness.timeline import Timeline, timeline, traced
 from runtime.ranks import World
@@ -48,6 +48,7 @@ def main(*settings: str, commit: Commit = None) -> int:
     Args:
         settings: over preset sprint, after --; with --stages they are the variants
     """
+    need_gpu()
     with tempfile.TemporaryDirectory() as folder:
         options = settings if "--stages" in settings else (*STAGES, *settings)
         rig = Rig(Path(folder), World.single(torch.device("cuda")), options)

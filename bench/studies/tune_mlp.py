@@ -13,6 +13,7 @@ import torch
 import triton
 from torch import Tensor
 
+from bench.harness.record import need_gpu
 from bench.harness.sizes import MLP_WIDTH, TOKENS, WIDTH, random
 from kernels.common import stationary as strips
 from kernels.common.launch import Launch
@@ -101,6 +102,7 @@ def compare(given: tuple[Tensor, ...], gradient: bool) -> None:
 
 def main() -> None:
     """Time both products."""
+    need_gpu()
     x, dy = random(TOKENS, WIDTH), random(TOKENS, WIDTH)
     up = random(MLP_WIDTH, WIDTH, scale=WIDTH**-0.5)
     down = random(WIDTH, MLP_WIDTH, scale=WIDTH**-0.5)

@@ -2,7 +2,12 @@
 
 import subprocess
 import sys
+from unittest.mock import Mock
 
+import pytest
+import torch
+
+import command_line
 from bench.__main__ import COMMANDS, FOLDER, about, main
 
 
@@ -20,6 +25,20 @@ def test_an_unknown_command_is_refused_with_those_there_are(capsys):
     said = capsys.readouterr().err
     assert "there are: ablate," in said
     assert "did you mean ablate?" in said
+
+
+@pytest.mark.parametrize("name", ["profile", "startup", "tune_mlp", "variants"])
+def test_without_a_gpu_what_measures_one_says_so(name, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main([name]) == 2
+    assert capsys.readouterr().err == "error: this command measures a GPU, and there is none\n"
+
+
+def test_a_process_that_fails_costs_no_traceback(capsys, monkeypatch):
+    failed = subprocess.CalledProcessError(2, ["python", "train.py", "--data", "a b"])
+    monkeypatch.setattr(command_line, "run", Mock(side_effect=failed))
+    assert main(["sprint"]) == 2
+    assert capsys.readouterr().err == "error: exit code 2 of: python train.py --data 'a b'\n"
 
 
 def test_a_command_gets_the_arguments_and_gives_the_exit_code():

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
+from cyclopts import App, CycloptsError, Parameter, UnknownCommandError, UnusedCliTokensError
 
 from errors import InputError, printable
 
@@ -116,6 +116,9 @@ def describe(error: CycloptsError) -> str:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         return f"no command {name!r}; there are: {', '.join(known)}{hint}"
+    if isinstance(error, UnusedCliTokensError):
+        extra = " ".join(repr(token) for token in error.unused_tokens or ())
+        return f"unexpected {extra}; a switch is --NAME or --no-NAME, without a word after it"
     error.verbose = False
     text = " ".join(str(error).split())
     return text[:1].lower() + text[1:]

@@ -13,16 +13,14 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from errors import InputError
-from files import PROJECT
 from reading.structured import read_toml as read_table
 from settings import Settings
 from settings.artifact import ArtifactSettings
 from settings.evaluation import EvaluationSettings
-from settings.options import Given, parse
+from settings.options import PRESETS, Given, parse
 from settings.ttt import TttSettings
 from settings.variants import reachable
 
-PRESETS = PROJECT / "presets"
 ENV_PREFIX = "MURMURATION_"
 
 # Names of parameter-golf's scripts that differ from ours, and those that we share, in upper case.

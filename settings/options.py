@@ -1,5 +1,7 @@
 """Settings as options of a command line, in groups by section."""
 
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, Union, get_args, get_origin
@@ -8,9 +10,12 @@ from cyclopts import Group, Parameter
 from pydantic.fields import FieldInfo
 
 import command_line
+from files import PROJECT
+from reading.structured import read_toml
 from settings import SECTIONS, Settings
 from settings.stages import Stage
 
+PRESETS = PROJECT / "presets"
 METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", list: "A,B", Stage: "TOML"}
 
 
@@ -22,21 +27,29 @@ def options(aliases: Mapping[str, str] = {}) -> Any:
     Args:
         aliases: further options, by the setting's name.
     """
-    fields = {}
+    fields, preset = {}, preset_of_help(sys.argv)
     for title, section in SECTIONS.items():
         group = Group.create_ordered(title)
         for name, field in section.model_fields.items():
-            fields[name] = option(field, group, aliases.get(name))
+            fields[name] = option(field, group, aliases.get(name), preset.get(name, field.default))
     return Annotated[TypedDict("Given", fields, total=False), Parameter(name="*")]  # pyright: ignore
 
 
-def option(field: FieldInfo, group: Group, alias: str | None) -> Any:
+def preset_of_help(arguments: Sequence[str]) -> Mapping[str, object]:
+    """Return the settings of a preset that is named together with --help, which shows them."""
+    named = re.search(r" --preset[= ](\w+)", " ".join(arguments))
+    path = PRESETS / f"{named[1]}.toml" if named else PRESETS
+    asked = command_line.HELP.intersection(arguments) and path.is_file()
+    return read_toml(path, "") if asked else {}
+
+
+def option(field: FieldInfo, group: Group, alias: str | None, default: object) -> Any:
     """Return the option of one setting: a flag, or a text that `settings.load` checks."""
     kind = kind_of(field.annotation)
     if get_args(field.annotation)[:1] == (Stage,):
         kind = Stage
     hint: Any = {bool: bool, list: list[str]}.get(kind, str)
-    shown = "" if field.default in (None, "", []) else f" [{field.default}]"
+    shown = "" if default in (None, "", []) else f" [{default}]"
     parameter = Parameter(
         help=f"{field.description}{shown}",
         metavar=None if kind is Literal else METAVARS.get(kind, "PATH"),

@@ -3,12 +3,17 @@
 import errno
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
+from cyclopts import Group
 
 import command_line
+import train
 from errors import InputError, printable
 from files import PROJECT
+from settings import Settings
+from settings.options import option, preset_of_help
 
 
 def ends(error: BaseException) -> int:
@@ -41,6 +46,24 @@ def test_an_error_is_one_line(error, code, said, capsys):
 def test_a_fault_of_the_program_is_not_hidden():
     with pytest.raises(ZeroDivisionError):
         ends(ZeroDivisionError())
+
+
+def test_a_word_after_a_switch_is_refused_in_words(capsys):
+    assert command_line.run(train.app, ["--swarm", "maybe"]) == 2
+    said = capsys.readouterr().err
+    assert said == (
+        "error: unexpected 'maybe'; a switch is --NAME or --no-NAME, without a word after it\n"
+    )
+
+
+def test_help_shows_the_defaults_of_a_preset():
+    assert preset_of_help(["train.py", "--preset", "tiny"]) == {}
+    assert preset_of_help(["train.py", "--preset", "none", "--help"]) == {}
+    shown = preset_of_help(["train.py", "--help", "--preset=tiny"])
+    field = Settings.model_fields["num_layers"]
+    hint = option(field, Group("g"), None, shown["num_layers"])
+    assert str(shown["num_layers"]) != str(field.default)
+    assert get_args(hint)[1].help.endswith(f"[{shown['num_layers']}]")
 
 
 def test_only_a_host_s_first_rank_complains(capsys, monkeypatch):

@@ -104,9 +104,9 @@ def inspect(folder: Path, /, *, tokenizer: Path | None = None) -> None:
 
 def console() -> "Console":
     """Return where the commands print."""
-    from rich.console import Console
+    import terminal
 
-    return Console(highlight=False, markup=False, soft_wrap=True)
+    return terminal.console()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,9 @@ from data.shards import CHECK_TOKENS, SPLITS, Split, TokenStream
 from data.tokenizer import find_tokenizer
 from data.vocabulary import AnyTokenizer, read_tokenizer
 from errors import InputError, printable
+from terminal import show as show_table
+
+NAMED = 5  # files of a split
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def show(folder: Path, facts: FolderFacts, console: Console) -> None:
         )
         cells = ("unknown" if count is None else f"{count:,}" for count in counts)
         table.add_row(split.split, *cells, f"{split.text_bytes / split.tokens:.4f}")
-    console.print(table)
+    show_table(table, console)
     tokenizer = facts.tokenizer
     place = printable(tokenizer.path)
     console.print(f"tokenizer: {place}, vocabulary {tokenizer.vocab_size}", markup=False)
@@ -118,5 +121,14 @@ def _describe(manifest: Manifest | None) -> str:
     if manifest is None:
         return "unknown (no manifest)"
     source = manifest.get("source", {})
-    inputs = [f"{key} {value}" for key, value in source.items() if isinstance(value, str)]
+    inputs = [f"{key} {told}" for key, value in source.items() if (told := _files(value))]
     return ", ".join(inputs) or "unknown (a manifest of another program)"
+
+
+def _files(value: object) -> str:
+    """Return a text of a manifest's source, or the names of its files."""
+    if isinstance(value, list):
+        names = [str(each["name"]) for each in value if isinstance(each, dict) and "name" in each]
+        more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+        return ", ".join(names[:NAMED]) + more
+    return value if isinstance(value, str) else ""

@@ -15,7 +15,7 @@ from files import PROJECT
 # Each package may import those of the lines above its own.
 LEVELS = (
     ("errors", "files"),
-    ("reading", "command_line"),
+    ("reading", "command_line", "terminal"),
     ("kernels",),
     ("model",),
     ("settings",),

@@ -1,5 +1,6 @@
 """Inspection counts right and finds what is wrong in any byte."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,15 @@ def test_the_table_says_it_all(folder: Path):
             assert f"{number:,}" in text
     assert "vocabulary 400" in text
     assert "kind prepare" in text
+
+
+def test_a_narrow_terminal_gets_whole_numbers(folder: Path):
+    out = Console(width=30, file=io.StringIO(), soft_wrap=True)
+    show(folder, examine(folder, None), out)
+    said = out.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    assert "split train, shards " in said and "split val, shards " in said
+    assert "\u2026" not in said
+    assert "train train0.txt, train1.txt, train2.txt, val val0.txt, val1.txt" in said
 
 
 def test_a_changed_token_is_found_by_its_hash(folder: Path):

@@ -20,6 +20,7 @@ class Loss(Protocol):
         mtp_heads: Tensor | Operand | None = None,
         mtp_weight: Tensor | None = None,
         target_weight: Tensor | None = None,
+        further_weights: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the mean loss of the batch, and the nats of each token at the main head.
 
@@ -30,6 +31,9 @@ class Loss(Protocol):
         Each head's loss is the mean over its tokens, weighted by ``target_weight[target]``. MTP
         head k (from 1) predicts the target k positions further on (Gloeckle et al. 2024,
         arXiv:2404.19737). Positions whose target is outside the window do not count.
+        Without MTP heads, ``further_weights`` lets the main head's logits predict further targets
+        (modded-nanogpt): the loss gets ``further_weights[k - 1]`` times their loss in the target k
+        positions further on.
 
         Args:
             hidden: (B, T, C) final normed state.
@@ -39,8 +43,12 @@ class Loss(Protocol):
             mtp_heads: (K, V, C), K < T.
             mtp_weight: () fp32 lever, read on the device.
             target_weight: (V,) fp32 weight of each target token; no gradient is returned for it.
+            further_weights: (K,) fp32, K < T, read on the device; no gradient is returned for it.
 
         Returns:
             loss () fp32 with gradient; nats (B, T) fp32 without.
+
+        Raises:
+            ValueError: there are MTP heads and further weights.
         """
         ...

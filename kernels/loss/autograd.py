@@ -4,6 +4,8 @@
     loss = sum over heads of share_h * sum(w nats) / sum(w),  w = target_weight[target]
     dz = share_h w / sum(w) (softmax(y) - onehot) (1 - tanh^2)
 
+With further targets of the main head, these stand where heads stand: dz is the sum over them.
+
 The gradient of z needs nothing later than the loss, so the forward pass computes it, as Liger's
 fused cross-entropy does. It takes a chunk of rows and all heads together:
 
@@ -34,6 +36,7 @@ from torch.autograd.function import once_differentiable
 from kernels.common.streams import Side
 from kernels.loss.chunks import Chunks
 from kernels.loss.cross_entropy import Batch, cross_entropy
+from kernels.loss.reference import check_further
 from kernels.operand import Operand, unscaled
 
 SOFTMAX_LANE: int | None = 0  # of ``kernels.common.streams``
@@ -52,6 +55,7 @@ def loss(
     mtp_heads: Tensor | Operand | None = None,
     mtp_weight: Tensor | None = None,
     target_weight: Tensor | None = None,
+    further_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute ``kernels.loss.Loss`` without whole logits in memory."""
     heads = unscaled(head)[None]
@@ -59,8 +63,11 @@ def loss(
         mtp_weight = None
     else:
         heads = torch.cat((heads, unscaled(mtp_heads)))
+    if further_weights is not None:
+        check_further(mtp_heads)
     learning = torch.is_grad_enabled() and (hidden.requires_grad or heads.requires_grad)
-    return Loss.apply(hidden, heads, mtp_weight, targets, target_weight, softcap, learning)
+    weights = target_weight, further_weights
+    return Loss.apply(hidden, heads, mtp_weight, targets, *weights, softcap, learning)
 
 
 class Loss(torch.autograd.Function):
@@ -78,21 +85,23 @@ class Loss(torch.autograd.Function):
         mtp_weight: Tensor | None,
         targets: Tensor,
         target_weight: Tensor | None,
+        further_weights: Tensor | None,
         softcap: float,
         learning: bool,
     ) -> tuple[Tensor, Tensor]:
-        batch = Batch(targets.contiguous(), target_weight, len(heads))
-        means, chunks = Means.of(hidden, len(heads)), Chunks.of(hidden, heads, learning)
-        nats = hidden.new_empty(len(heads), targets.numel(), dtype=torch.float32)
+        further = 0 if further_weights is None else further_weights.numel()
+        batch = Batch(targets.contiguous(), target_weight, len(heads), further)
+        means, chunks = Means.of(hidden, batch.means), Chunks.of(hidden, heads, learning)
+        nats = hidden.new_empty(batch.means, targets.numel(), dtype=torch.float32)
         entropies = entropies_of(batch, nats, means.factors, softcap, learning)
         with Side(hidden.device, SOFTMAX_LANE) as softmax:
             with softmax.launches():
-                means.begin(batch, mtp_weight)
+                means.begin(batch, mtp_weight, further_weights)
             chunks.run(softmax, entropies, partial(means.end, batch, nats))
         ctx.gradients = chunks.dhidden, chunks.dheads
         ctx.softcap = softcap
-        further = None if mtp_weight is None else means.further
-        ctx.save_for_backward(hidden, heads, batch.targets, target_weight, means.factors, further)
+        by_weight = None if mtp_weight is None else means.further
+        ctx.save_for_backward(hidden, heads, batch.targets, target_weight, means.factors, by_weight)
         main_nats = nats[0].view(targets.shape)
         ctx.mark_non_differentiable(main_nats)
         return means.loss, main_nats
@@ -110,7 +119,7 @@ class Loss(torch.autograd.Function):
             scale_(dhidden, upstream).view(hidden.shape) if needs_hidden else None,
             scaled_sum(dheads, upstream).view(heads.shape) if needs_heads else None,
             upstream * further if needs_mtp_weight else None,
-            *(None,) * 4,
+            *(None,) * 5,
         )
 
 
@@ -119,7 +128,7 @@ def entropies_of(
 ) -> Callable[[Tensor, int], None]:
     """Return ``cross_entropy`` as a function of a block's logits and its first position.
 
-    It writes to nats (H, N) fp32.
+    It writes to nats (``batch.means``, N) fp32.
     """
 
     def entropies(logits: Tensor, first: int) -> None:
@@ -137,8 +146,9 @@ def gradients_again(
     softcap: float,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return the gradients of hidden, and of heads in parts, as the forward pass computed them."""
-    batch, chunks = Batch(targets, target_weight, len(heads)), Chunks.of(hidden, heads, True)
-    nats = hidden.new_empty(len(heads), targets.numel(), dtype=torch.float32)
+    batch = Batch(targets, target_weight, len(heads), factors.numel() - len(heads))
+    chunks = Chunks.of(hidden, heads, True)
+    nats = hidden.new_empty(batch.means, targets.numel(), dtype=torch.float32)
     with Side(hidden.device, SOFTMAX_LANE) as softmax:
         chunks.run(softmax, entropies_of(batch, nats, factors, softcap, True))
     return chunks.dhidden, chunks.dheads
@@ -146,7 +156,10 @@ def gradients_again(
 
 @dataclass(frozen=True)
 class Means:
-    """Small numbers of a batch, fp32. Their dozen tiny launches overlap with the products."""
+    """Small numbers of a batch, fp32. Their dozen tiny launches overlap with the products.
+
+    H is the number of heads, or of the targets that the main head predicts.
+    """
 
     shares: Tensor  # (H,): weight of each head's mean in the loss
     weight_sums: Tensor  # (H,)
@@ -159,12 +172,16 @@ class Means:
         shapes = ((heads,), (heads,), (heads,), (), ())
         return cls(*(hidden.new_empty(shape, dtype=torch.float32) for shape in shapes))
 
-    def begin(self, batch: Batch, mtp_weight: Tensor | None) -> None:
+    def begin(
+        self, batch: Batch, mtp_weight: Tensor | None, further_weights: Tensor | None
+    ) -> None:
         """Compute shares, sums of the weights and factors."""
         self.shares.fill_(1.0)
         if mtp_weight is not None:
             further = batch.heads - 1
             torch.div(mtp_weight.expand(further), further, out=self.shares[1:])
+        if further_weights is not None:
+            self.shares[1:].copy_(further_weights)
         weighted_sums(batch, None, self.weight_sums)
         torch.div(self.shares, self.weight_sums, out=self.factors)
 
@@ -181,8 +198,8 @@ def weighted_sums(batch: Batch, nats: Tensor | None, sums: Tensor) -> None:
     """Write sums of w, or of w * nats, over the positions that each head predicts, (H,) fp32."""
     positions, device = batch.targets.numel(), batch.targets.device
     blocks = -(-positions // POSITIONS)
-    partial = torch.empty((batch.heads, blocks), dtype=torch.float32, device=device)
-    weighted_sums_kernel[(blocks, batch.heads)](
+    partial = torch.empty((batch.means, blocks), dtype=torch.float32, device=device)
+    weighted_sums_kernel[(blocks, batch.means)](
         nats,
         batch.targets,
         batch.target_weight,

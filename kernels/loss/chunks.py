@@ -30,6 +30,8 @@ CHUNK_LOGITS = 3 * 2**25
 BLOCK_LOGITS = 3 * 2**22
 # dheads has too few tiles for all multiprocessors; several sums over fewer rows have enough.
 HEAD_PARTS = 2  # 4: 1,752 at 72db346; 1: 1,809 at febceab
+# Elements of dheads from which on its tiles of 128 x 256 are enough: not timed.
+WHOLE_WAVE = 100 * 128 * 256
 ROW_MULTIPLE = 128  # chunks and blocks are whole tiles of cuBLAS's products
 DHEADS_LANE: int | None = 1  # of ``kernels.common.streams``
 
@@ -53,7 +55,8 @@ class Chunks:
         logits = rows.new_empty(min(len(bounds), 2), bounds[0].stop, len(stacked))
         if not learning:
             return cls(rows, stacked, bounds, logits, None, None)
-        dheads = rows.new_empty(sum(map(head_parts, bounds)), *stacked.shape)
+        parts = sum(head_parts(chunk, stacked.numel()) for chunk in bounds)
+        dheads = rows.new_empty(parts, *stacked.shape)
         return cls(rows, stacked, bounds, logits, rows.new_empty(rows.shape), dheads)
 
     def run(
@@ -98,7 +101,8 @@ class Chunks:
         if self.dhidden is None or self.dheads is None:
             return
         chunk, dz = self.bounds[index], self.chunk_logits(index)
-        first, end = [0, *accumulate(map(head_parts, self.bounds))][index : index + 2]
+        parts = (head_parts(each, self.heads.numel()) for each in self.bounds)
+        first, end = [0, *accumulate(parts)][index : index + 2]
         # dheads first: it has fewer tiles than there are multiprocessors, and dhidden's many tiles
         # fill the others.
         with sums.launches():
@@ -118,6 +122,11 @@ def spans(rows: int, vocabularies: int, logits: int) -> list[slice]:
     return [slice(*ends) for ends in pairwise([*range(0, rows, max(whole, ROW_MULTIPLE)), rows])]
 
 
-def head_parts(chunk: slice) -> int:
-    """Return the number of partial sums of dheads, each over equally many of the chunk's rows."""
+def head_parts(chunk: slice, elements: int) -> int:
+    """Return the number of partial sums of dheads, each over equally many of the chunk's rows.
+
+    ``elements`` are those of dheads.
+    """
+    if elements >= WHOLE_WAVE:
+        return 1
     return HEAD_PARTS if (chunk.stop - chunk.start) % HEAD_PARTS == 0 else 1

@@ -24,9 +24,12 @@ from kernels.common.launch import Launch
 from kernels.common.math import LOG2_E
 
 LOGITS_A_WARP = 1024  # 32 a thread
-# Programs a head, each of one row at a time. With 3 heads and one warp each, these are as many as
-# 132 multiprocessors hold. Both directions on three streams, H100, commit 72db346.
-LAUNCH = Launch(rows=1, programs=11 * 128)  # 1,726 us; 704 programs 1,763; 4,096 1,728
+# Programs of one warp, each of one row at a time, as many as 132 multiprocessors hold; ``programs``
+# divides them by heads and warps. Both directions on three streams, 3 heads, H100, commit 72db346.
+LAUNCH = Launch(rows=1, programs=33 * 128)  # 1,726 us; half 1,763; three times as many 1,728
+# A thread's, of ``further_entropy_kernel``, so that as many programs fit as of the other: without a
+# limit 80 at 8,192 logits.
+MOST_REGISTERS = 64
 # Up to this softcap 2^16 terms exp(y) neither overflow nor underflow in fp32.
 GREATEST_BOUND = 64.0
 
@@ -38,6 +41,12 @@ class Batch:
     targets: Tensor  # (B, T) contiguous
     target_weight: Tensor | None  # (V,) fp32
     heads: int
+    further: int = 0  # targets that the main head predicts besides, if it is the only head
+
+    @property
+    def means(self) -> int:
+        """Number of losses: of the heads, and of further targets."""
+        return self.heads + self.further
 
 
 class Targets(NamedTuple):
@@ -71,25 +80,40 @@ def cross_entropy(
     Args:
         logits: (rows, H V) contiguous, all heads' of position ``first`` and those that follow.
         first: position of the first row, in the batch of B T.
-        nats: (H, BT) fp32, of which these rows' are written.
+        nats: (``batch.means``, BT) fp32, of which these rows' are written.
         batch: targets and their weights.
-        factors: (H,) fp32, weight in the loss of a head's targets of weight one.
+        factors: (``batch.means``,) fp32, weight in the loss of targets of weight one.
         softcap: of the logits.
         learning: compute gradients too; in bf16 with an approximate tanh.
     """
     vocabulary = logits.size(1) // batch.heads
     positions, time = batch.targets.numel(), batch.targets.size(1)
     sizes = (first, len(logits), positions, time)
-    cross_entropy_kernel[(min(len(logits), LAUNCH.programs), batch.heads)](
+    tile = entropy_tile(vocabulary)
+    given = (
         logits,
         Targets(batch.targets, batch.target_weight, factors, *sizes),
         nats,
         softcap,
-        LEARNING=learning,
-        APPROXIMATE=learning and logits.dtype == torch.bfloat16,
-        BOUNDED=softcap <= GREATEST_BOUND,
-        **entropy_tile(vocabulary),
     )
+    tile |= {"LEARNING": learning, "BOUNDED": softcap <= GREATEST_BOUND}
+    tile |= {"APPROXIMATE": learning and logits.dtype == torch.bfloat16}
+    grid = min(len(logits), programs(batch.heads * tile["num_warps"]))
+    if batch.further:
+        further_entropy_kernel[(grid,)](
+            *given,
+            COUNT=batch.means,
+            PADDED_COUNT=triton.next_power_of_2(batch.means),
+            maxnreg=MOST_REGISTERS,
+            **tile,
+        )
+    else:
+        cross_entropy_kernel[(grid, batch.heads)](*given, **tile)
+
+
+def programs(warps: int) -> int:
+    """Return how many programs run at once, each of so many warps over all heads."""
+    return max(1, LAUNCH.programs // warps)
 
 
 def entropy_tile(vocabulary: int) -> dict[str, Any]:
@@ -163,6 +187,67 @@ def cross_entropy_kernel(
             tl.store(start + column, dz.to(logits.dtype.element_ty), mask=there)
             tl.debug_barrier()  # the thread that holds the target has written it
             tl.store(start + target, target_dz.to(logits.dtype.element_ty))
+
+
+@triton.jit
+def further_entropy_kernel(
+    logits,
+    batch,
+    nats,
+    softcap,
+    VOCABULARY: tl.constexpr,
+    PADDED: tl.constexpr,
+    LEARNING: tl.constexpr,
+    APPROXIMATE: tl.constexpr,
+    BOUNDED: tl.constexpr,
+    COUNT: tl.constexpr,
+    PADDED_COUNT: tl.constexpr,
+):
+    """Compute ``cross_entropy_kernel`` of one head that predicts COUNT targets from each row.
+
+        dz = (sum of weights softmax(y) - sum of weight_k onehot_k) (1 - tanh^2)
+
+    nats (COUNT, B T). The logits travel as for one target; a further one adds a few numbers. If two
+    targets are equal, each writes the gradient of both.
+    """
+    column = tl.arange(0, PADDED)
+    there = None if PADDED == VOCABULARY else column < VOCABULARY
+    ahead = tl.arange(0, PADDED_COUNT)
+    counts = ahead < COUNT
+    factors = tl.load(batch.factors + ahead, mask=counts, other=0.0)
+    for row in range(tl.program_id(0), batch.rows, tl.num_programs(0)):
+        position = batch.first + row
+        predicts = (position % batch.time + ahead < batch.time) & counts
+        target = tl.load(batch.targets + tl.minimum(position + ahead, batch.positions - 1))
+        start = logits + row * VOCABULARY
+        at_target = tl.load(start + target).to(tl.float32)
+        weight = factors
+        if batch.target_weight is not None:
+            weight *= tl.load(batch.target_weight + target)
+        weight = tl.where(predicts, weight, 0.0)
+        z = tl.load(start + column, mask=there).to(tl.float32)
+
+        y, slope = softcapped(z, softcap, APPROXIMATE)
+        target_y, target_slope = softcapped(at_target, softcap, APPROXIMATE)
+        if PADDED != VOCABULARY:
+            y = tl.where(there, y, float("-inf"))
+        if not BOUNDED:
+            largest = tl.max(y)
+            y, target_y = y - largest, target_y - largest
+        exponential = tl.exp2(y)
+        total = tl.sum(exponential)
+        target_nats = (tl.log2(total) - target_y) * (1.0 / LOG2_E)
+        tl.store(nats + ahead * batch.positions + position, target_nats, mask=predicts)
+        if LEARNING:
+            normalised = tl.sum(weight) / total
+            dz = exponential * slope * normalised
+            same = target[:, None] == target[None, :]
+            of_target = tl.sum(tl.where(same, weight[None, :], 0.0), axis=1)
+            target_dz = (tl.exp2(target_y) * normalised - of_target) * target_slope
+            tl.debug_barrier()  # every thread has read the targets' logits
+            tl.store(start + column, dz.to(logits.dtype.element_ty), mask=there)
+            tl.debug_barrier()  # the threads that hold the targets have written them
+            tl.store(start + target, target_dz.to(logits.dtype.element_ty), mask=counts)
 
 
 @triton.jit

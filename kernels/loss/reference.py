@@ -14,7 +14,11 @@ def softcapped(hidden: Tensor, head: Tensor, softcap: float) -> Tensor:
 
 def token_nats(hidden: Tensor, head: Tensor, targets: Tensor, softcap: float) -> Tensor:
     """Return the cross-entropy of each target, (B, T) fp32 nats."""
-    logits = softcapped(hidden, head, softcap)
+    return nats_of(softcapped(hidden, head, softcap), targets)
+
+
+def nats_of(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the cross-entropy (B, T) fp32 of logits (B, T, V)."""
     flat = F.cross_entropy(logits.flatten(0, 1), targets.flatten().long(), reduction="none")
     return flat.view(targets.shape)
 
@@ -36,10 +40,12 @@ def loss(
     mtp_heads: Tensor | Operand | None = None,
     mtp_weight: Tensor | None = None,
     target_weight: Tensor | None = None,
+    further_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute ``kernels.loss.Loss`` in plain PyTorch."""
     head = dense(head, hidden.dtype)
-    nats = token_nats(hidden, head, targets, softcap)
+    logits = softcapped(hidden, head, softcap)
+    nats = nats_of(logits, targets)
     total = weighted_mean(nats, targets, target_weight)
     if mtp_heads is not None and mtp_weight is not None:
         further = [
@@ -47,7 +53,19 @@ def loss(
             for ahead, mtp_head in enumerate(dense(mtp_heads, hidden.dtype), start=1)
         ]
         total = total + mtp_weight * torch.stack(further).mean()
+    if further_weights is not None:
+        check_further(mtp_heads)
+        for ahead, weight in enumerate(further_weights, start=1):
+            far_targets = targets[:, ahead:]
+            far = nats_of(logits[:, :-ahead], far_targets)
+            total = total + weight * weighted_mean(far, far_targets, target_weight)
     return total, nats.detach()
+
+
+def check_further(mtp_heads: object | None) -> None:
+    """Raise ValueError if there are MTP heads besides weights of further targets."""
+    if mtp_heads is not None:
+        raise ValueError("further targets of the main head exclude MTP heads")
 
 
 def mtp_loss(

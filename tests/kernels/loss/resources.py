@@ -7,12 +7,24 @@ from kernels.loss.autograd import (
     scaled_sum_kernel,
     weighted_sums_kernel,
 )
-from kernels.loss.cross_entropy import Targets, cross_entropy_kernel, entropy_tile
+from kernels.loss.cross_entropy import (
+    MOST_REGISTERS,
+    Targets,
+    cross_entropy_kernel,
+    entropy_tile,
+    further_entropy_kernel,
+)
 from tests.kernels.tools.ahead_of_time import Variant
 
 
 def entropy_variant(
-    name: str, vocabulary: int, *, learning: bool, weighted: bool = False, bounded: bool = True
+    name: str,
+    vocabulary: int,
+    *,
+    learning: bool,
+    weighted: bool = False,
+    bounded: bool = True,
+    further: int = 0,
 ) -> Variant:
     target_weight = "*fp32" if weighted else None
     signature = {
@@ -28,7 +40,12 @@ def entropy_variant(
         **entropy_tile(vocabulary),
     }
     warps = constants.pop("num_warps")
-    return Variant(f"loss entropy {name}", cross_entropy_kernel, signature, constants, warps)
+    kernel, limit = cross_entropy_kernel, {}
+    if further:
+        limit = {"maxnreg": MOST_REGISTERS}
+        kernel = further_entropy_kernel
+        constants |= {"COUNT": 1 + further, "PADDED_COUNT": 2 * further}
+    return Variant(f"loss entropy {name}", kernel, signature, constants, warps, **limit)
 
 
 def sums_variant() -> Variant:
@@ -62,6 +79,8 @@ VARIANTS = [
     entropy_variant("softcap 100", 1024, learning=True, bounded=False),
     entropy_variant("V 1000", 1000, learning=True),
     entropy_variant("V 8192", 8192, learning=True, weighted=True),
+    entropy_variant("V 8192, further targets", 8192, learning=True, further=2),
+    entropy_variant("V 1024, further target", 1024, learning=True, weighted=True, further=1),
     entropy_variant("V 32768", 32_768, learning=True, weighted=True),
     entropy_variant("V 32768, score", 32_768, learning=False),
     sums_variant(),

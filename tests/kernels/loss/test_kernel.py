@@ -109,6 +109,32 @@ def test_agrees_with_the_reference(
     agree(given, targets=targets, softcap=30.0, target_weight=weights_of(seed, vocabulary))
 
 
+@pytest.mark.parametrize(
+    ("batch", "vocabulary", "further"),
+    [((2, 9), 48, (0.5,)), ((3, 7), 11, (0.5, 0.25)), ((2, 3), 1040, (0.0, 0.3))],
+    ids=["one", "two, odd vocabulary, equal targets", "two, two warps a row, weight zero"],
+)
+def test_further_targets_agree_with_the_reference(
+    batch: tuple[int, int], vocabulary: int, further: tuple[float, ...]
+) -> None:
+    given, targets = inputs(18, batch, vocabulary), targets_of(18, batch, vocabulary)
+    targets[:, 1] = targets[:, 0]
+    weights = torch.tensor(further, device=DEVICE)
+    agree(given, targets=targets, softcap=3.0, further_weights=weights)
+    by_token = weights_of(18, vocabulary)
+    agree(given, targets=targets, softcap=100.0, target_weight=by_token, further_weights=weights)
+
+
+def test_further_targets_in_many_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose bounds cut windows; dheads in one sum a chunk."""
+    monkeypatch.setattr(loss_chunks, "CHUNK_LOGITS", 24 * 128)
+    monkeypatch.setattr(loss_chunks, "WHOLE_WAVE", 24 * WIDTH)
+    monkeypatch.setattr("kernels.loss.cross_entropy.LAUNCH", Launch(programs=50))
+    given, targets = inputs(19, (3, 50), 24), targets_of(19, (3, 50), 24)
+    weights = torch.tensor([0.5, 0.25], device=DEVICE)
+    agree(given, targets=targets, softcap=3.0, further_weights=weights)
+
+
 def test_many_chunks_and_blocks_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two chunks of rows, of two blocks and one, whose bounds cut windows; five sums of nats."""
     monkeypatch.setattr(loss_chunks, "CHUNK_LOGITS", 256 * 72)
@@ -149,7 +175,7 @@ def test_softcaps_that_leave_exponents_far_from_zero(softcap: float, offset: flo
 
 
 def test_more_rows_than_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kernels.loss.cross_entropy.LAUNCH", Launch(programs=4))
+    monkeypatch.setattr("kernels.loss.cross_entropy.LAUNCH", Launch(programs=12))
     given, targets = inputs(15, (3, 7), 24, heads=2), targets_of(15, (3, 7), 24)
     agree(given, targets=targets, softcap=3.0)
 
@@ -250,6 +276,39 @@ def test_bf16_is_as_exact_as_pytorch(
             0 if exact[name].numel() > 1 else 2e-4
         )
         assert relative_error(ours[name], exact[name]) <= bar, name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("vocabulary", [8192, 1000])
+def test_further_targets_in_bf16_are_as_exact_as_pytorch(vocabulary: int) -> None:
+    batch = (2, 4111)
+    given = inputs(20, batch, vocabulary, width=512)
+    rounded = {name: tensor.bfloat16() for name, tensor in given.items()}
+    constants: dict[str, Any] = {"targets": targets_of(20, batch, vocabulary), "softcap": 30.0}
+    constants["targets"][:, ::3] = constants["targets"][:, 1::3]
+    constants |= {"target_weight": weights_of(20, vocabulary), "upstream": 0.5}
+    constants["further_weights"] = torch.tensor([0.5, 0.25], device=DEVICE)
+    exact = run(reference.loss, rounded, torch.float64, **constants)
+    theirs = run(reference.loss, rounded, torch.bfloat16, **constants)
+    ours = run(kernel.loss, rounded, torch.bfloat16, **constants)
+    for name in exact:
+        bar = 1.5 * relative_error(theirs[name], exact[name])
+        bar += 0 if exact[name].numel() > 1 else 2e-4
+        assert relative_error(ours[name], exact[name]) <= bar, name
+
+
+@pytest.mark.gpu
+def test_memory_at_a_vocabulary_of_8192() -> None:
+    """98,304 tokens with further targets: under 0.8 GiB, forward and backward."""
+    hidden = torch.randn(1, 98_304, 512, device=DEVICE, dtype=torch.bfloat16, requires_grad=True)
+    head = torch.randn(8192, 512, device=DEVICE, dtype=torch.bfloat16, requires_grad=True)
+    targets, weights = targets_of(21, (1, 98_304), 8192), torch.tensor([0.5, 0.25], device=DEVICE)
+    torch.use_deterministic_algorithms(False)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    total, _ = kernel.loss(hidden, head, targets, softcap=30.0, further_weights=weights)
+    total.backward()
+    assert torch.cuda.max_memory_allocated() - before < 0.8 * 2**30
 
 
 @pytest.mark.gpu

@@ -20,7 +20,12 @@ def random_targets(length: int) -> Tensor:
 
 
 def check_loss(
-    length: int = 9, softcap: float = 3.0, heads: int = 0, *, weighted: bool = False
+    length: int = 9,
+    softcap: float = 3.0,
+    heads: int = 0,
+    *,
+    weighted: bool = False,
+    further: tuple[float, ...] = (),
 ) -> None:
     """FP32 is the tolerance: logits and all that follows are fp32 whatever the hidden state is."""
     shapes: dict[str, tuple[int, ...]] = {"hidden": (2, length, WIDTH), "head": (VOCAB, WIDTH)}
@@ -28,13 +33,18 @@ def check_loss(
         shapes |= {"mtp_heads": (heads, VOCAB, WIDTH), "mtp_weight": ()}
     inputs, targets = random_tensors(5, **shapes), random_targets(length)
     weights = torch.rand(VOCAB, generator=torch.Generator().manual_seed(6)) if weighted else None
+    further_weights = torch.tensor(further, dtype=torch.float64)
+    options = {"further_weights": further_weights} if further else {}
     check(
-        lambda **given: ops.loss(**given, targets=targets, softcap=softcap, target_weight=weights),
+        lambda **given: ops.loss(
+            **given, targets=targets, softcap=softcap, target_weight=weights, **options
+        ),
         lambda **given: oracle.loss(
             **given,
             targets=targets,
             softcap=softcap,
             target_weight=None if weights is None else weights.double(),
+            **options,
         ),
         inputs,
         FP32,
@@ -55,6 +65,19 @@ def test_mtp_heads_their_targets_and_gradients(heads: int, length: int) -> None:
 @pytest.mark.parametrize("heads", [0, 2], ids=["main head", "with MTP"])
 def test_target_weight(heads: int) -> None:
     check_loss(heads=heads, weighted=True)
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+@pytest.mark.parametrize("further", [(0.5,), (0.5, 0.25), (0.0, 0.3)], ids=str)
+def test_further_targets_of_the_main_head(further: tuple[float, ...], weighted: bool) -> None:
+    check_loss(weighted=weighted, further=further)
+
+
+def test_further_targets_exclude_mtp_heads() -> None:
+    given = random_tensors(5, hidden=(2, 9, WIDTH), head=(VOCAB, WIDTH), further_weights=(1,))
+    heads = {"mtp_heads": given["head"][None], "mtp_weight": torch.tensor(0.1)}
+    with pytest.raises(ValueError, match="exclude MTP heads"):
+        ops.loss(**given, **heads, targets=random_targets(9), softcap=30.0)
 
 
 def test_mtp_head_k_learns_the_token_k_places_beyond_the_next() -> None:

@@ -186,11 +186,12 @@ def loss(
     mtp_heads: Tensor | tuple[()] = (),
     mtp_weight: Tensor | float = 0.0,
     target_weight: Tensor | None = None,
+    further_weights: Tensor | tuple[()] = (),
 ) -> tuple[Tensor, Tensor]:
     """Loss () and, without gradient, main-head nats (B, T).
 
     ``targets[i]`` is token i + 1, so MTP head k, which predicts token i + 1 + k, is held to
-    ``targets[i + k]``.
+    ``targets[i + k]``; so is the main head, by the k-th of ``further_weights``.
     """
     if target_weight is None:
         target_weight = torch.ones(len(head), dtype=torch.float64)
@@ -207,6 +208,9 @@ def loss(
         further = torch.stack([targets[:, i + k] for i in places], 1)
         share = mtp_weight / len(mtp_heads)
         total = total + share * mean(nats(seen, mtp_head, further, softcap), further)
+    for k, weight in enumerate(further_weights, start=1):
+        further = targets[:, k:]
+        total = total + weight * mean(nats(hidden[:, :-k], head, further, softcap), further)
     return total, main.detach()
 
 

@@ -90,20 +90,23 @@ class GPT(nn.Module):
             targets: (B, T) int32, the next tokens.
             plan, bounds: as for ``hidden``.
             heads: how many MTP heads are trained, the first ones; None: all.
-            mtp_weight: () fp32 lever; None leaves the MTP heads out.
+            mtp_weight: () fp32 lever of the MTP heads, or (K,) fp32 weights of the main head's
+                targets after the next; None: only the next token is predicted.
             qat: () fp32 lever, int6-faked weights where > 0.5; None: never.
             target_weight: (V,) fp32 weight of each target token.
             precision: as for ``hidden``.
         """
         heads = self.config.mtp_num_heads if heads is None else heads
+        further = mtp_weight is not None and mtp_weight.dim() > 0
         return self.ops.loss(
             self.hidden(tokens, plan=plan, bounds=bounds, qat=qat, precision=precision),
             self.output_head(),
             targets,
             softcap=self.config.logit_softcap,
             mtp_heads=self._mtp_heads(heads) if heads and mtp_weight is not None else None,
-            mtp_weight=mtp_weight,
+            mtp_weight=None if further else mtp_weight,
             target_weight=target_weight,
+            further_weights=mtp_weight if further else None,
         )
 
     def score(self, tokens: Tensor, targets: Tensor, hook: ProductHook | None = None) -> Tensor:

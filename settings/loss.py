@@ -1,5 +1,7 @@
 """Settings of the training loss: what the MTP heads and the knowledge graph add."""
 
+from typing import Annotated
+
 from pydantic import Field, NonNegativeFloat
 
 from settings.section import Section
@@ -10,6 +12,11 @@ class LossSettings(Section):
 
     mtp_loss_weight: NonNegativeFloat = Field(
         default=0.1, description="weight of the MTP heads' mean loss"
+    )
+    mtp_targets: Annotated[int, Field(ge=0, le=2)] = Field(
+        default=0,
+        description="targets after the next that the output head predicts too, instead of MTP "
+        "heads; their weights 1/2 and 1/4 fall to 0 during the run",
     )
     kg_scores: str = Field(
         default="",

@@ -161,6 +161,12 @@ def _check(variant: Variant, settings: Settings) -> None:
         f"{variant.heads} MTP heads need a longer train_seq_len than {length}": (
             variant.heads >= length
         ),
+        f"mtp_targets {settings.mtp_targets} excludes MTP heads: give mtp_num_heads 0": (
+            settings.mtp_targets and variant.heads
+        ),
+        f"mtp_targets {settings.mtp_targets} needs a longer train_seq_len than {length}": (
+            settings.mtp_targets >= length
+        ),
         f"{variant.heads} MTP heads are more than the network's mtp_num_heads "
         f"{settings.mtp_num_heads}": variant.heads > settings.mtp_num_heads,
         f"{variant.loops} loops are more than the network's num_loops {settings.num_loops}": (

@@ -21,6 +21,9 @@ STAGED = -1  # value of a choice that is not decided yet: the stage of the run d
 # the weights and moments, and restore the latest copy.
 KEEP, ROLLBACK = REQUESTS = ("keep", "rollback")
 
+# Weights of the losses in the targets after the next, on the main head's logits.
+FURTHER_TARGETS = ("second_target", "third_target")
+
 LeverValues = Mapping[str, float]
 """Values of levers by name."""
 
@@ -152,6 +155,7 @@ LEVERS: tuple[Lever, ...] = (
     Lever("decay_factor", lambda _: 1.0),
     # Decay of the exponential averages, a step.
     Lever("averaging_decay", lambda run: run.ema_decay),
+    *(Lever(name, lambda _: 0.0) for name in FURTHER_TARGETS),
     *(choice(field, setting) for field, setting in CHOICES.items()),
 )
 FIELDS = frozenset(lever.name for lever in LEVERS if lever.field)

@@ -76,6 +76,12 @@ def test_an_impossible_stage_is_one_line(stages, words):
     assert "\n" not in str(refused.value)
 
 
+def test_targets_after_the_next_exclude_mtp_heads():
+    with pytest.raises(InputError, match="mtp_targets 1 excludes MTP heads: give mtp_num_heads 0"):
+        load("[]", "--mtp-targets", "1")
+    load("[]", "--mtp-targets", "2", "--mtp-num-heads", "0")
+
+
 def test_more_than_eight_variants_are_refused():
     ends = [f"{{until={k / 10}, train_batch_tokens={2048 * k}}}" for k in range(1, 10)]
     with pytest.raises(InputError, match="make 9 variants"):

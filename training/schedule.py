@@ -41,6 +41,16 @@ class Momentum(NamedTuple):
         return self.start + (self.end - self.start) * min(1.0, over)
 
 
+def further_weights(count: int, progress: float) -> tuple[float, ...]:
+    """Return the weights of so many targets after the next, the nearest first.
+
+    Target k weighs ``2^-k``. The run has ``count + 1`` equal parts: the farthest target's weight
+    falls to zero in the first, the nearest's in the last but one (modded-nanogpt).
+    """
+    parts = (1 - progress) * (count + 1)
+    return tuple(2.0**-k * min(1.0, max(0.0, parts - k)) for k in range(1, count + 1))
+
+
 @dataclass(frozen=True)
 class Schedule:
     """The schedule of a run.

@@ -18,6 +18,7 @@ from runtime.micro_batches import Forward, MicroBatches
 from runtime.ranks import World
 from settings import Settings
 from settings.variants import Variant, accumulation_of, reachable
+from swarm.levers import FURTHER_TARGETS
 from training.averaging import make_averaging
 from training.captured_steps import CapturedSteps
 from training.device_levers import DeviceLevers
@@ -27,7 +28,7 @@ from training.measures import Measures
 from training.optimizer import Optimizer
 from training.parallel import Shards
 from training.plain_optimizer import PlainOptimizer
-from training.schedule import Moment
+from training.schedule import Moment, further_weights
 from training.snapshots import Snapshots
 from training.state import TrainingState
 from training.token_weights import embedding_gain, target_weight
@@ -113,6 +114,7 @@ class Trainer:
         model = forward_of(self.model, variant, self.backends.backend == "compiled")
         mtp_weight = levers["mtp_weight"] if variant.heads else None
         qat = levers["qat"] if settings.late_qat_threshold else None
+        further = [levers[name] for name in FURTHER_TARGETS[: settings.mtp_targets]]
 
         def forward(
             tokens: Tensor, targets: Tensor, bounds: Tensor | None = None
@@ -124,7 +126,7 @@ class Trainer:
                 tokens,
                 targets,
                 bounds=bounds,
-                mtp_weight=mtp_weight,
+                mtp_weight=torch.stack(further) if further else mtp_weight,
                 qat=qat,
                 target_weight=weight,
             )
@@ -192,6 +194,8 @@ class Trainer:
             momentum=moment.momentum,
             lr_scale=moment.lr_scale * levers.value("lr_factor"),
         )
+        weights = further_weights(self.settings.mtp_targets, moment.progress)
+        levers.schedule(**dict(zip(FURTHER_TARGETS, weights, strict=False)))
 
     def close(self) -> None:
         """End the loader's thread and release the graphs; the model stays, to be scored."""

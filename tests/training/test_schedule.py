@@ -4,7 +4,7 @@ import pytest
 
 from settings.variants import Variant
 from tests.training.small import small_settings
-from training.schedule import Schedule
+from training.schedule import Schedule, further_weights
 
 
 def tenth(variant: Variant) -> float:
@@ -52,6 +52,21 @@ def test_momentum_warms_up_linearly():
     schedule = Schedule.of(small_settings(muon_momentum_warmup_start=0.9, muon_momentum=0.98))
     momenta = [schedule.at(step, 0.0, lambda _: 0.0).momentum for step in (0, 5, 10, 30)]
     assert momenta == pytest.approx([0.9, 0.94, 0.98, 0.98])
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (0, [(), (), ()]),
+        (1, [(0.5,), (0.25,), (0.0,)]),
+        (2, [(0.5, 0.25), (0.5, 0.0625), (0.125, 0.0)]),
+    ],
+)
+def test_further_targets_lose_their_weights_in_turn(count: int, expected: list[tuple]):
+    moments = {0: (0.0, 0.0, 0.0), 1: (0.0, 0.25, 0.9), 2: (0.0, 0.25, 7 / 12)}[count]
+    for progress, weights in zip(moments, expected, strict=True):
+        assert further_weights(count, progress) == pytest.approx(weights)
+    assert further_weights(count, 1.0) == (0.0,) * count
 
 
 def test_reserved_seconds_are_not_for_steps():

@@ -1,5 +1,7 @@
 """A step moves what it should, each lever changes the training, and warm-up leaves no trace."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -25,8 +27,14 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_every_parameter_moves_and_the_loss_falls(make_trainer):
-    trainer = make_trainer(gated_attention=True, value_residual=True, tie_embeddings=False)
+GATES = {"gate_window": 4, "smear_window": 4, "skip_gates": True, "value_residual": True}
+
+
+@pytest.mark.parametrize(
+    "changes", [{"gated_attention": True, "value_residual": True}, GATES], ids=["options", "gates"]
+)
+def test_every_parameter_moves_and_the_loss_falls(make_trainer, changes):
+    trainer = make_trainer(**changes, tie_embeddings=False)
     before = weights(trainer)
     losses = run(trainer, 30)
     after = weights(trainer)
@@ -40,6 +48,20 @@ def test_mtp_heads_learn(make_trainer):
     assert trainer.model.mtp_heads.abs().max() == 0
     run(trainer, 5)
     assert all(head.norm() > 0.01 for head in trainer.model.mtp_heads)
+
+
+def test_targets_after_the_next_weigh_less_as_the_run_goes_on(make_trainer):
+    """What they add to the loss of a step is gone by two thirds of the run."""
+
+    def moved(progress: float, **changes: int) -> Tensor:
+        trainer = make_trainer(mtp_num_heads=0, **changes)
+        trainer.step(0, replace(STEADY, progress=progress))
+        return trainer.model.tok_emb.detach().clone()
+
+    plain = moved(0.0)
+    early, late, over = (moved(progress, mtp_targets=2) for progress in (0.0, 0.5, 0.7))
+    assert torch.equal(over, plain)
+    assert not torch.equal(early, late) and not torch.equal(late, plain)
 
 
 def test_two_runs_of_one_seed_are_equal_bit_for_bit_and_another_seed_differs(make_trainer):

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import io
 import os
 import re
 import sys
@@ -56,6 +57,8 @@ def run(app: App, arguments: Sequence[str]) -> int:
         the exit code: the command's, 0 for None; 2 for bad input, a file that cannot be read or
         written, or too little memory; 130 after Ctrl-C.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what its encoding lacks is escaped
     try:
         return call(app, arguments) or 0
     except InputError as error:

@@ -1,6 +1,7 @@
 """How every program ends: an exit code, and one line where the user can put something right."""
 
 import errno
+import io
 import subprocess
 import sys
 from typing import get_args
@@ -76,6 +77,19 @@ def test_a_reader_that_goes_away_costs_no_traceback():
     command = f"{sys.executable} -m bench --help | true"
     done = subprocess.run(["bash", "-c", command], cwd=PROJECT, capture_output=True, text=True)
     assert done.stderr == ""
+
+
+def test_what_the_encoding_of_stdout_lacks_is_escaped(monkeypatch):
+    app = command_line.program("x", "Print.")
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, "ascii", write_through=True))
+
+    @app.default
+    def speak() -> None:
+        print("a\u00e9")
+
+    assert command_line.run(app, []) == 0
+    assert printed.getvalue() == b"a\\xe9\n"
 
 
 def test_text_from_files_cannot_steer_a_terminal():

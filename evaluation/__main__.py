@@ -1,7 +1,8 @@
-"""``python -m evaluation``: score an artifact, or check that the scores are lawful."""
+"""``python -m evaluation``: score an artifact, check that the scores are lawful, write text."""
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,8 @@ from settings.options import NOTHING, Given, options
 if TYPE_CHECKING:
     from evaluation.score import Score, Scoring
     from evaluation.subject import Subject
+
+    GivenToWrite = Given
 else:
     Given = options(
         {
@@ -24,10 +27,15 @@ else:
             "val_max_tokens": "--max-tokens",
         }
     )
+    GivenToWrite = options(
+        {"eval_seq_len": "--context"},
+        ("data", "tokenizer", "eval_seq_len", "device", "dtype"),
+    )
+MOST_TEXTS = 1_000_000  # of a prompt
 Artifact = Annotated[Path, Parameter(help="the artifact's file")]
 app = command_line.program(
     "python -m evaluation",
-    """Score an artifact, or check that the scores are lawful.
+    """Score an artifact, check that the scores are lawful, or write text.
 
 It needs the file, the code and the data, nothing of the run that made it. Every setting of train.py
 is an option too; if the artifact lies in its run's folder, the run's settings are the defaults.
@@ -94,6 +102,45 @@ def audit(
         return audit(subject, cuts, code)
     finally:
         subject.world.stop()
+
+
+@app.command
+def generate(
+    artifact: Artifact,
+    /,
+    *,
+    prompt: Annotated[str, Parameter(allow_leading_hyphen=True)] = "",
+    temperature: float = 0.8,
+    top_k: int = 50,
+    max_tokens: int = 200,
+    count: int = 1,
+    seed: int = 0,
+    given: GivenToWrite = NOTHING,
+) -> None:
+    """Write texts, each character as soon as it is there; they end where a document ends.
+
+    If the artifact lies in its run's folder, the tokenizer is that of the run's data.
+
+    Args:
+        prompt: what the texts begin with; "-": prompts from stdin, one a line
+        temperature: what logits are divided by; 0: always the most likely token
+        top_k: draw from so many of the most likely tokens; 0: from all
+        max_tokens: of a text, besides its prompt
+        count: texts of each prompt
+        seed: of the first text's random numbers; the second text has the next seed
+    """
+    from evaluation.generation import Sampling
+    from evaluation.writer import Writer, prompts_of, write
+
+    if not 1 <= count <= MOST_TEXTS:
+        raise InputError(f"--count {count}: choose 1 to {MOST_TEXTS:,}")
+    if not 0 <= seed < 1 << 63:
+        raise InputError(f"--seed {seed}: choose 0 to 2^63 - 1")
+    sampling = Sampling(temperature, top_k, max_tokens)
+    texts = prompts_of(prompt, sys.stdin.buffer)
+    writer = Writer.open(artifact, given)
+    sampling = replace(sampling, length=writer.length)
+    print(write(writer, texts, range(seed, seed + count), sampling, sys.stdout), file=sys.stderr)
 
 
 def opened(artifact: Path, given: Given) -> "Subject":

@@ -1,5 +1,6 @@
 """An artifact and the data to score it on, opened and checked together."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,11 +113,16 @@ def method_of_run(artifact: Path) -> dict[str, object]:
     Raises:
         InputError: the folder's settings are a link, or no TOML.
     """
+    return settings_of_run(artifact, METHOD)
+
+
+def settings_of_run(artifact: Path, names: Collection[str]) -> dict[str, object]:
+    """Return some settings from the run's folder that an artifact lies in; raises as above."""
     beside = artifact.parent / SETTINGS
     if not beside.exists() and not beside.is_symlink():
         return {}
     found = read_toml(beside, REMEDY, links=False)
-    return {name: value for name, value in found.items() if name in METHOD}
+    return {name: value for name, value in found.items() if name in names}
 
 
 def with_architecture(settings: Settings, model: GPT) -> Settings:

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, Union, get_args, get_origin
 
@@ -19,19 +19,22 @@ PRESETS = PROJECT / "presets"
 METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", list: "A,B", Stage: "TOML"}
 
 
-def options(aliases: Mapping[str, str] = {}) -> Any:
-    """Return the type of a command's parameter that takes every setting as an option.
+def options(aliases: Mapping[str, str] = {}, names: Collection[str] = Settings.model_fields) -> Any:
+    """Return the type of a command's parameter that takes settings as options.
 
     Its value is a dictionary of the settings that were given, by name: texts, and bools of flags.
 
     Args:
         aliases: further options, by the setting's name.
+        names: of the settings.
     """
     fields, preset = {}, preset_of_help(sys.argv)
     for title, section in SECTIONS.items():
         group = Group.create_ordered(title)
         for name, field in section.model_fields.items():
-            fields[name] = option(field, group, aliases.get(name), preset.get(name, field.default))
+            if name in names:
+                default = preset.get(name, field.default)
+                fields[name] = option(field, group, aliases.get(name), default)
     return Annotated[TypedDict("Given", fields, total=False), Parameter(name="*")]  # pyright: ignore
 
 

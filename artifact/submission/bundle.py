@@ -21,16 +21,19 @@ SCORES = "knowledge/wordnet"
 # Settings that differ between machines or runs, and names of presets.
 NOT_KEPT = (
     *("preset", "config", "data", "tokenizer", "run_dir", "run_id", "track", "resume", "seed"),
+    *("sample_every", "sample_prompt", "sample_tokens"),
 )
-# The file neither packs itself again nor judges itself; contests have neither trackers nor pictures
-# nor tokenizers others than SentencePiece.
+# The file neither packs itself again nor judges itself nor writes texts; contests have neither
+# trackers nor pictures nor tokenizers others than SentencePiece.
 LEFT_OUT = re.compile(
     "|".join(
         (
             r"artifact/submission/(packed|bundle|strip|shorten)\.py",
             r"evaluation/audit/.*",
             r"runtime/(plot/.*|tracking\.py)",
-            r"data/byte_pairs\.py",
+            r"data/(byte_pairs|text_stream)\.py",
+            r"model/decoding\.py",
+            r"evaluation/(generation|writer|samples)\.py",
         )
     )
 )

@@ -9,14 +9,17 @@ python train.py --preset seed --explain
 # Imports of what needs torch or numpy are inside functions: --help and refusals come without them.
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 import command_line
+from errors import InputError
 from files import PROJECT
 from runtime import ROUNDTRIP
 from runtime.launch import ranks_of
@@ -99,8 +102,9 @@ def run(given: Given = NOTHING, *, explain: Flag = False) -> int:
             rank.progress.line(line)
         split = Split(inputs.validation, inputs.byte_table, settings.val_max_tokens)
         scores = Scoreboard(settings, split, rank.world, rank.folder, rank.progress)
+        sample = samples_of(rank, trainer, inputs.tokenizer)
         try:
-            trained = train(rank, trainer, steering, scores)
+            trained = train(rank, trainer, steering, scores, sample)
         except Interruption as stop:
             rank.report(stop)
             return 128 + stop.signal_number
@@ -117,8 +121,28 @@ def run(given: Given = NOTHING, *, explain: Flag = False) -> int:
         return conclude(rank.folder, facts, scores, PROJECT, settings.size_limit)
 
 
+def samples_of(rank: "Rank", trainer: "Trainer", tokenizer: Path) -> "Callable[[int], None] | None":
+    """Return what writes texts between steps, on rank 0; None: nothing does.
+
+    Raises:
+        InputError: the prompt encodes to nothing, or this is a contest's file.
+    """
+    settings = rank.settings
+    if not settings.sample_every or rank.folder is None:
+        return None
+    if find_spec("evaluation.samples") is None:
+        raise InputError("this file writes no texts; leave --sample-every out")
+    from evaluation.samples import Samples
+
+    return Samples(settings, trainer.model, tokenizer, rank.folder, rank.progress)
+
+
 def train(
-    rank: "Rank", trainer: "Trainer", steering: "Steering | None", scores: "Scoreboard"
+    rank: "Rank",
+    trainer: "Trainer",
+    steering: "Steering | None",
+    scores: "Scoreboard",
+    sample: "Callable[[int], None] | None",
 ) -> "Trained":
     """Load a resumed run's checkpoint, warm up, then step and calibrate within the budget.
 
@@ -149,7 +173,8 @@ def train(
     rank.startup.done("warm-up")
     rank.log("startup", **rank.startup.seconds, total=rank.startup.total)
     validate, reserved = partial(scores.validate, model.score), calibration.reserved
-    loop = Loop(trainer, settings, folder, rank.progress, validate, steering, start, reserved)
+    more = (steering, start, reserved, sample)
+    loop = Loop(trainer, settings, folder, rank.progress, validate, *more)
     loop.run()
     return finish(rank, loop, calibration)
 

@@ -1,4 +1,4 @@
-"""Settings of the evaluation: windows, and how much of the validation split."""
+"""Settings of the evaluation: windows, how much of the validation split, and texts to read."""
 
 from typing import Literal, Self
 
@@ -8,7 +8,7 @@ from settings.section import Section
 
 
 class EvaluationSettings(Section):
-    """Windows, and how much of the validation split."""
+    """Windows, how much of the validation split, and texts to read."""
 
     eval_seq_len: PositiveInt = Field(default=2048, description="window of the evaluation")
     eval_stride: NonNegativeInt = Field(
@@ -26,6 +26,14 @@ class EvaluationSettings(Section):
     val_max_tokens: NonNegativeInt = Field(
         default=0, description="validate on the first so many; 0: all"
     )
+
+    sample_every: NonNegativeInt = Field(
+        default=0, description="steps between texts that the network writes, off the clock; 0: none"
+    )
+    sample_prompt: str = Field(
+        default="", description="what these texts begin with; by default they begin a document"
+    )
+    sample_tokens: PositiveInt = Field(default=64, description="tokens of such a text")
 
     @model_validator(mode="after")
     def check_stride(self) -> Self:

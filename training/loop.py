@@ -90,6 +90,7 @@ class Loop:
         steering: the swarm; None: settings and schedule alone.
         start: where the steps begin, in a resumed run.
         reserved: seconds at the end of the wallclock that are not for steps.
+        sample: given steps, writes a text; called off the clock every ``sample_every`` steps.
     """
 
     def __init__(
@@ -102,7 +103,9 @@ class Loop:
         steering: Steering | None = None,
         start: Start = FIRST_STEP,
         reserved: float = 0.0,
+        sample: Callable[[int], None] | None = None,
     ) -> None:
+        self.sample = sample
         self.trainer, self.settings, self.folder = trainer, settings, folder
         self.progress, self.validate, self.steering = progress, validate, steering
         if steering:
@@ -214,6 +217,10 @@ class Loop:
             self._land()
             with self.budget.paused():
                 self.bpb = self.validate(self.step, elapsed)
+        if self.sample and self.step % self.settings.sample_every == 0:
+            self._land()
+            with self.budget.paused():
+                self.sample(self.step)
         minutes = self.settings.checkpoint_minutes
         if minutes and elapsed - self.saved_at >= 60 * minutes:
             self._land()

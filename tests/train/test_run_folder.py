@@ -108,12 +108,20 @@ def test_the_artifact_alone_scores_as_the_run_said(corpus, straight):
     )
 
 
-def test_validation_in_between_is_logged_and_off_the_clock(corpus, straight):
+def test_validation_and_texts_in_between_are_logged_and_change_nothing(corpus, straight):
     run = corpus / "validated"
     arguments = ["--config", corpus / "run.toml", "--data", corpus / "data", "--run-dir", run]
-    done = train(*arguments, "--val-loss-every", "10")
+    texts = ["--sample-every", "8", "--sample-prompt", "abc ", "--sample-tokens", "5"]
+    done = train(*arguments, "--val-loss-every", "10", *texts)
     assert done.returncode == 0, done.stderr
-    scored = [e for e in read_log(run / "log.jsonl") if e["kind"] == "validation"]
+    events = list(read_log(run / "log.jsonl"))
+    samples = {e["step"]: e["text"] for e in events if e["kind"] == "sample"}
+    assert set(samples) == {8, 16}
+    assert all(text.startswith("abc ") for text in samples.values())
+    assert samples[8] != samples[16]
+    assert done.stdout.count("\nsample    abc ") == 2
+    assert (run / "artifact.bin").read_bytes() == (straight / "artifact.bin").read_bytes()
+    scored = [e for e in events if e["kind"] == "validation"]
     assert [e["step"] for e in scored if e["weights"] == "raw"] == [10, 20, 20]
     assert losses(run) == losses(straight)
 

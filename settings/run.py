@@ -12,7 +12,8 @@ class RunSettings(Section):
     """Where it starts from, what it runs on, what it leaves."""
 
     preset: str = Field(
-        default="seed", description="file in presets/ to start from: seed, sprint, tiny"
+        default="seed",
+        description="file in presets/ to start from: seed, sprint, frontier, frontier-sprint, tiny",
     )
     config: Path | None = Field(default=None, description="TOML file of settings, over the preset")
     run_dir: Path | None = Field(

@@ -175,7 +175,7 @@ def test_ranks_that_cannot_share_the_batch_are_refused_with_one_that_works():
 
 
 def test_presets_are_valid_and_tiny_fits_two_cores():
-    for preset in ("seed", "sprint", "tiny"):
+    for preset in ("seed", "sprint", "frontier", "frontier-sprint", "tiny"):
         load_settings(["--preset", preset], {})
     assert load_settings(["--preset", "tiny"], {}).wallclock <= 300
 

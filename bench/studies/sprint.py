@@ -1,8 +1,11 @@
-"""The sprint: train on one GPU by the protocol of docs/results.md, and print a row a run.
+"""The sprint: train on one GPU by a protocol of docs/results.md, and print a row a run.
 
     python -m bench sprint --data DIR --label "no MTP" --seeds 1337 7 -- --mtp-num-heads 0
+    python -m bench sprint --protocol open --data DIR --label "no gates" -- --no-skip-gates
 
-What follows ``--`` goes to train.py, after ``--preset sprint``. DIR holds the sprint's corpus.
+What follows ``--`` goes to train.py, after ``--preset sprint``, or ``frontier-sprint`` in the open
+protocol. DIR holds the sprint's corpus. The open protocol frees all but text, clock, GPU and
+validation documents, and keeps a row a label in bench/results/open-sprint.json.
 """
 
 import json
@@ -11,8 +14,10 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from bench.harness.record import Commit, provenance
+from bench.studies.open_sprint import FIELD, RESULT, check_clock, keep
 from files import PROJECT, write_text
 
 COLUMNS = (
@@ -46,6 +51,7 @@ PUBLIC = {
     "sliding_seconds": 35.0,
     "artifact_bytes": 14_255_187,
 }
+PRESETS = {"sprint": "sprint", "open": "frontier-sprint"}
 
 
 def main(
@@ -53,6 +59,7 @@ def main(
     data: Path,
     label: str = "",
     seeds: Sequence[int] = (1337,),
+    protocol: Literal["sprint", "open"] = "sprint",
     runs: Path = Path("runs"),
     out: Path | None = None,
     commit: Commit = None,
@@ -63,19 +70,26 @@ def main(
         settings: for train.py, after --
         data: the sprint's corpus as shards
         label: what these runs are, for the table
+        protocol: sprint compares with PR #1081; open compares recipes
         runs: where run folders go
         out: file for the table
     """
-    rows = [PUBLIC]
+    is_open, preset = protocol == "open", PRESETS[protocol]
+    if is_open:
+        check_clock(preset, settings)
+    rows = [FIELD if is_open else PUBLIC]
     for seed in seeds:
-        folder = runs / f"sprint-{label.replace(' ', '-')}-{seed}"
+        folder = runs / f"{preset}-{label.replace(' ', '-')}-{seed}"
         options = ["--data", str(data), "--run-dir", str(folder), "--seed", str(seed), *settings]
-        rows.append(sprint(label, seed, folder, options))
+        rows.append(sprint(label, seed, folder, ["--preset", preset, *options]))
         print(table(rows), flush=True)
+    if is_open:
+        keep(RESULT, label, settings, rows[1:], provenance(commit))
     about = [f"{name}: {value}" for name, value in provenance(commit).items()]
     # The result names no path, because paths differ between machines.
     command = f"python -m bench sprint --data DIR --label {shlex.quote(label)}"
     command += f" --seeds {' '.join(map(str, seeds))} "
+    command += "--protocol open " if is_open else ""
     command += shlex.join(("--", *settings)) if settings else ""
     if out:
         write_text(out, "\n".join([command, *about, "", table(rows), ""]))
@@ -83,7 +97,7 @@ def main(
 
 def sprint(label: str, seed: int, folder: Path, options: Sequence[str]) -> dict[str, object]:
     """Make one run; return its row."""
-    command = [sys.executable, str(PROJECT / "train.py"), "--preset", "sprint", *options]
+    command = [sys.executable, str(PROJECT / "train.py"), *options]
     subprocess.run(command, check=True)
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     scores = summary["scores"]

@@ -40,12 +40,12 @@ def entropy_variant(
         **entropy_tile(vocabulary),
     }
     warps = constants.pop("num_warps")
-    kernel, limit = cross_entropy_kernel, {}
+    kernel, registers = cross_entropy_kernel, None
     if further:
-        limit = {"maxnreg": MOST_REGISTERS}
+        registers = MOST_REGISTERS
         kernel = further_entropy_kernel
         constants |= {"COUNT": 1 + further, "PADDED_COUNT": 2 * further}
-    return Variant(f"loss entropy {name}", kernel, signature, constants, warps, **limit)
+    return Variant(f"loss entropy {name}", kernel, signature, constants, warps, maxnreg=registers)
 
 
 def sums_variant() -> Variant:

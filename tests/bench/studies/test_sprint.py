@@ -1,0 +1,73 @@
+"""Both protocols of the sprint: the runs that they make, and the open one's result."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from bench.studies import sprint
+from errors import InputError
+
+ABOUT = {"device": "a GPU", "commit": "abc", "date": "today"}
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Sequence[str]]:
+    """The commands of runs, none of which is made; the result is in ``tmp_path``."""
+    commands: list[Sequence[str]] = []
+
+    def run(command: Sequence[str], check: bool) -> None:
+        commands.append(command[2:])
+        number, folder = len(commands), Path(command[command.index("--run-dir") + 1])
+        folder.mkdir(parents=True)
+        bits = {"averaged, plain": 1.3, "roundtrip, plain": 1.4, "roundtrip, TTT": 1.0}
+        scores = {
+            name: {"bpb": bpb + number, "seconds": 2.0 * number} for name, bpb in bits.items()
+        }
+        facts = {"steps": 10, "step_ms": 5.0, "code_bytes": 7, "artifact_bytes": 100 * number}
+        (folder / "summary.json").write_text(json.dumps({"scores": scores, **facts}))
+
+    monkeypatch.setattr(sprint.subprocess, "run", run)
+    monkeypatch.setattr(sprint, "RESULT", tmp_path / "open.json")
+    monkeypatch.setattr(sprint, "provenance", lambda commit: ABOUT)
+    monkeypatch.chdir(tmp_path)
+    return commands
+
+
+def test_protocols_start_from_their_presets(made: list[Sequence[str]], tmp_path: Path) -> None:
+    sprint.main("--mtp-num-heads", "0", data=tmp_path, label="plain")
+    sprint.main(data=tmp_path, label="open", protocol="open")
+    assert [command[:2] for command in made] == [
+        ["--preset", "sprint"],
+        ["--preset", "frontier-sprint"],
+    ]
+    assert made[0][-2:] == ["--mtp-num-heads", "0"]
+
+
+def test_open_sprint_keeps_a_row_a_label_and_the_preset_last(
+    made: list[Sequence[str]], tmp_path: Path
+) -> None:
+    def run(label: str, *settings: str) -> list[dict]:
+        seeds = (1, 2) if label == "b" else (1,)
+        runs = tmp_path / f"runs{len(made)}"
+        sprint.main(*settings, data=tmp_path, label=label, seeds=seeds, protocol="open", runs=runs)
+        return json.loads((tmp_path / "open.json").read_text())["rows"]
+
+    run("preset")
+    rows = run("b", "--mtp-targets", "0")
+    assert [row["label"] for row in rows] == ["b", "preset"]
+    first = rows[0]
+    assert (first["steps"], first["ms"], first["seeds"]) == (10, 5.0, [1, 2])
+    scores = [first[name] for name in ("averaged", "artifact", "best", "evaluation_seconds")]
+    assert scores == pytest.approx([3.8, 3.9, 3.5, 5.0])
+    assert first["bytes"] == {"code": 7, "artifact": 300} and first["best_by"] == "TTT"
+    assert first.items() >= ABOUT.items()
+    assert [row["steps"] for row in run("preset")] == [10, 10]
+    assert [row["best"] for row in run("b", "--mtp-targets", "1")] == [6.5, 5.0]
+
+
+def test_open_sprint_has_a_clock(made: list[Sequence[str]], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="150 s or less"):
+        sprint.main("--wallclock", "151", data=tmp_path, label="long", protocol="open")
+    assert made == []

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from artifact.format.container import read_with_sizes
+from artifact.quantisation.lqer import corrected_by
 from artifact.stored import Stored
 from artifact.submission.code_size import LIMIT
 from errors import printable
@@ -25,9 +26,11 @@ def show(path: Path, console: Console) -> None:
     console.print(json.dumps(architecture), markup=False, soft_wrap=True)
     console.print(_tensors(printable(path.name), tensors, sizes))
     console.print(_parts(sizes))
-    size, values = path.stat().st_size, sum(stored.values.numel() for stored in tensors.values())
+    # A correction of a bank has values, but is no parameter of the network.
+    of_network = [stored for name, stored in tensors.items() if not corrected_by(name)]
+    size, parameters = path.stat().st_size, sum(stored.values.numel() for stored in of_network)
     console.print(
-        f"{len(tensors)} tensors, {values:,} values; {size:,} bytes in the file, "
+        f"{len(tensors)} tensors, {parameters:,} parameters; {size:,} bytes in the file, "
         f"{size / LIMIT:.2%} of {LIMIT:,}",
         highlight=False,
         soft_wrap=True,

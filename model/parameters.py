@@ -224,3 +224,9 @@ def exported(model: Network) -> dict[str, "Parameter"]:
     """Return the parameters that a score depends on, by name: those that an artifact holds."""
     storage = roles(model.config)
     return {name: p for name, p in model.named_parameters() if storage[name] != "none"}
+
+
+def counts(model: Network) -> tuple[int, int]:
+    """Return the numbers of all parameters and of those that are exported."""
+    everything = sum(parameter.numel() for _, parameter in model.named_parameters())
+    return everything, sum(parameter.numel() for parameter in exported(model).values())

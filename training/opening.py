@@ -7,7 +7,7 @@ import torch
 
 from data.inputs import Inputs
 from kernels.routes import routes
-from model.parameters import exported
+from model.parameters import counts
 from runtime.device import Backends
 from settings import Settings
 from settings.stages import or_one
@@ -27,8 +27,7 @@ def opening(rank: Rank, trainer: Trainer, inputs: Inputs) -> Iterator[str]:
         inputs: what it reads.
     """
     settings, backends, ranks = rank.settings, rank.backends, rank.world.size
-    everything = sum(parameter.numel() for parameter in trainer.model.parameters())
-    kept = sum(parameter.numel() for parameter in exported(trainer.model).values())
+    everything, kept = counts(trainer.model)
     yield f"network   {everything:,} parameters, of which {kept:,} are exported"
     dtype = str(backends.dtype).removeprefix("torch.")
     device = f"{ranks} x {device_name(rank.world.device)}"

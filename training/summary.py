@@ -4,12 +4,13 @@ from collections.abc import Mapping
 
 import torch
 
+from model.parameters import counts
 from runtime.startup import Startup
 from training.trainer import Trainer
 
 
 def facts(trainer: Trainer, steps: int, seconds: float) -> dict[str, object]:
-    """Return backends, steps, tokens, their rates, and the peak memory of rank 0's GPU in GiB.
+    """Return backends, parameters, steps, tokens, their rates, and rank 0's peak GPU memory in GiB.
 
     Args:
         trainer: of the run.
@@ -18,7 +19,10 @@ def facts(trainer: Trainer, steps: int, seconds: float) -> dict[str, object]:
     """
     tokens = trainer.loader.position
     on_gpu = trainer.world.device.type == "cuda"
+    everything, kept = counts(trainer.model)
     return {
+        "parameters": everything,
+        "exported_parameters": kept,
         "backend": trainer.backends.backend,
         "attention": trainer.backends.attention,
         "steps": steps,

@@ -8,6 +8,7 @@ import torch
 from artifact.__main__ import main
 from artifact.export import export
 from artifact.inspection import entropy_bits
+from artifact.quantisation.lqer import PARTS
 from artifact.stored import Stored
 
 
@@ -23,7 +24,14 @@ def test_lists_tensors_and_totals(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "qo_bank 2 x 8 x 16 attention int6 0.6" in text  # 0.01 is lost on a step of 1/31
     assert "gain scalar small fp16 0.000%" in text
     assert f"attention int6 {report.streams['attention int6']}" in text
-    assert f"2 tensors, 257 values; {report.bytes:,} bytes in the file" in text
+    assert f"2 tensors, 257 parameters; {report.bytes:,} bytes in the file" in text
+
+
+def test_a_correction_has_no_parameters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = {"qo_bank": torch.randn(2, 8, 16), f"qo_bank.{PARTS[0]}": torch.randn(2, 8, 3)}
+    export(tmp_path / "a", {}, weights, dict.fromkeys(weights, "small"))
+    assert main(["inspect", str(tmp_path / "a")]) == 0
+    assert "2 tensors, 256 parameters;" in " ".join(capsys.readouterr().out.split())
 
 
 def test_bytes_of_tensors_are_their_shares_of_the_streams() -> None:

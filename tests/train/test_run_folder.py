@@ -33,6 +33,9 @@ def test_a_run_leaves_everything_in_its_folder(straight):
     summary = json.loads((straight / "summary.json").read_text())
     assert summary["steps"] == 20
     assert summary["tokens"] == 20 * 384
+    _, weights = load(straight / "artifact.bin")
+    assert summary["exported_parameters"] == sum(each.numel() for each in weights.values())
+    assert summary["parameters"] == summary["exported_parameters"] + 2 * 300 * 32  # MTP heads
     assert summary["total_bytes"] == summary["code_bytes"] + summary["artifact_bytes"]
     assert summary["artifact_bytes"] == (straight / "artifact.bin").stat().st_size
     assert set(summary["scores"]) == {

@@ -13,11 +13,12 @@ import pytest
 import torch
 from xdist.scheduler import LoadScopeScheduling
 
-from tests import cpu_run, gpu_run
+from tests import cpu_run, gpu_run, interpreter
 
 if not torch.cuda.is_available():
     # Triton reads it when a kernel is defined, so before any test imports one.
     os.environ["TRITON_INTERPRET"] = "1"
+    interpreter.quicken()
 
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     processes = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])

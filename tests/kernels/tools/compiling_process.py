@@ -1,10 +1,8 @@
 """A process that can compile kernels: under TRITON_INTERPRET, as the tests run, none can."""
 
 import os
-import subprocess
-import sys
 
-from files import PROJECT
+from tests import warm
 
 
 def printed_by(module: str, *arguments: str, **environment: str) -> str:
@@ -14,11 +12,6 @@ def printed_by(module: str, *arguments: str, **environment: str) -> str:
         subprocess.CalledProcessError: it fails.
     """
     inherited = {name: of for name, of in os.environ.items() if name != "TRITON_INTERPRET"}
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=PROJECT,
-        env=inherited | environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    done = warm.run("-m", module, *arguments, environment=inherited | environment)
+    done.check_returncode()
+    return done.stdout

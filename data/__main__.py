@@ -18,6 +18,7 @@ app = command_line.program("python -m data", "Make, download and inspect data fo
 Workers = Annotated[
     int, Parameter(help="processes; the result is the same for any number of them", metavar="N")
 ]
+Flag = Annotated[bool, Parameter(negative=())]
 CORES = len(os.sched_getaffinity(0))
 ONE_TOKENIZER = Parameter(group=Group("Tokenizer, one of", validator=LimitedChoice(1)))
 
@@ -35,29 +36,39 @@ def prepare(
     tokenizer: Annotated[Path | None, ONE_TOKENIZER] = None,
     train_tokenizer: Annotated[int | None, ONE_TOKENIZER] = None,
     out: Path,
+    field: str = "text",
+    skip_bad: Flag = False,
+    drop_equal: Flag = False,
     shard_tokens: int = 100_000_000,
     workers: Workers = CORES,
 ) -> None:
     """Make shards from your own text.
 
-    Files are .txt (a document a file), .jsonl, .jsonl.gz, .jsonl.xz, .jsonl.zst (a JSON object a
-    line, its field `text`) and .parquet (column `text`).
+    Files are .txt (a document a file), .jsonl (an object a line), .json (a list of objects), all
+    three also with .gz, .xz or .zst, and .parquet. A folder stands for all files in it, a quoted
+    pattern for those that match, and - for the standard input.
 
     Args:
         train: files to train on
         val: files to validate on
-        tokenizer: a SentencePiece model
+        tokenizer: a SentencePiece model, or gpt2 for GPT-2's vocabulary (package tiktoken)
         train_tokenizer: train a BPE tokenizer with this many tokens on the training files
         out: folder to make
+        field: field of an object, or column of a table, that holds the text
+        skip_bad: leave out records without readable text; say how many and where
+        drop_equal: leave out training documents that are in validation, too
         shard_tokens: tokens a shard
     """
-    from data.documents import Corpus
     from data.prepare import Options, prepare
+    from data.readers import corpus
+    from data.sources import found
 
     source = tokenizer if train_tokenizer is None else train_tokenizer
     assert source is not None
-    options = Options(source, shard_tokens, workers)
-    prepare(Corpus(tuple(train)), Corpus(tuple(val)), options, out, console())
+    options = Options(source, shard_tokens, workers, "drop" if drop_equal else "refuse")
+    with found(train, val, out) as files:
+        splits = [corpus(paths, field, skip_bad=skip_bad) for paths in files]
+        prepare(splits[0], splits[1], options, out, console())
 
 
 @app.command

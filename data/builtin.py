@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from data.documents import Corpus, Document
+from data.documents import Corpus, Document, OnBad, whole
 from data.folder import Manifest, already_made
 from data.prepare import Options, describe_options, make_folder
 from errors import InputError
@@ -34,7 +34,7 @@ def make_builtin(out: Path, workers: int, console: Console) -> None:
     Raises:
         InputError: ``out`` holds something else, or this Python comes without its sources.
     """
-    options = Options(tokenizer=VOCAB_SIZE, workers=workers)
+    options = Options(tokenizer=VOCAB_SIZE, workers=workers, equal="keep")
     options.check()
     source: Manifest = {
         "kind": "builtin",
@@ -74,9 +74,8 @@ def validates(relative: Path) -> bool:
     return int.from_bytes(digest[:8], "big") < VAL_SHARE * 2**64
 
 
-def read_source(path: Path) -> Iterator[Document]:
+def read_source(path: Path, on_bad: OnBad) -> Iterator[Document]:
     """Yield a source file as one document, decoded as it declares."""
     with tokenize.open(path) as file:
         text = file.read()
-    if text.strip():
-        yield text, path.stat().st_size
+    yield from whole(text, path.stat().st_size)

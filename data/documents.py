@@ -1,48 +1,86 @@
-"""Readers: the documents in .txt, .jsonl (plain, .gz, .xz, .zst) and .parquet files."""
+"""The documents of a corpus: of several files, in parts where they are long."""
 
-import gzip
-import json
-import lzma
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from io import BufferedReader
-from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import NamedTuple
 
 from errors import InputError
 
 FIELD = "text"
-PARQUET_ROWS = 1024
-COMPRESSED = (".gz", ".xz", ".zst")
-
-Document = tuple[str, int]
-"""A document's text, and how many bytes of its file have been read once it is out."""
+PART_CHARACTERS = 1 << 21
+"""Most characters of a part; a longer document is never in memory as a whole."""
+PLACES = 5
 
 
-def read_file(path: Path) -> Iterator[Document]:
-    """Return the documents of one file, in order; those without any text are left out.
+class Document(NamedTuple):
+    """A document or a part of one.
 
-    Raises:
-        InputError: the file's kind is unknown, or it is corrupt, or a record holds no text.
+    Attributes:
+        text: some of its text.
+        consumed: bytes of its file that have been read once it is out.
+        continues: whether it goes on with the document before.
     """
-    name = path.name.lower()
-    if name.endswith(".txt"):
-        return _read_text(path)
-    if name.endswith((".jsonl", ".jsonl.gz", ".jsonl.xz", ".jsonl.zst")):
-        return _read_jsonl(path)
-    if name.endswith(".parquet"):
-        return _read_parquet(path)
-    raise InputError(f"{path}: unknown kind of file; give .txt, .jsonl[.gz|.xz|.zst] or .parquet")
+
+    text: str
+    consumed: int
+    continues: bool = False
+
+
+class BadRecordError(InputError):
+    """A record without readable text; others of its file may be sound."""
+
+    def __init__(self, path: Path, place: str, reason: str) -> None:
+        """Name a record by its file and its place there."""
+        super().__init__(f"{path}{place}: {reason}")
+        self.short = f"{path.name}{place}: {reason}"
+
+
+OnBad = Callable[[BadRecordError], None]
+Reader = Callable[[Path, OnBad], Iterator[Document]]
+
+
+def refuse(bad: BadRecordError) -> None:
+    """Raise the error of a bad record."""
+    raise bad
+
+
+@dataclass
+class Skipped:
+    """Bad records that were left out: how many, and where the first ones are."""
+
+    count: int = 0
+    first: list[str] = dataclasses.field(default_factory=list)
+
+    def add(self, bad: BadRecordError) -> None:
+        """Count one."""
+        self.count += 1
+        if len(self.first) < PLACES:
+            self.first.append(bad.short)
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The documents of several files, read anew at each call of ``documents``."""
+    """The documents of several files, read anew at each call of `documents`.
+
+    Attributes:
+        paths: the files.
+        read: yields the documents of one of them.
+        skip_bad: whether records without readable text are left out, instead of refused.
+        field: whose text the reader takes, for the manifest.
+    """
 
     paths: tuple[Path, ...]
-    read: Callable[[Path], Iterator[Document]] = read_file
+    read: Reader
+    skip_bad: bool = False
+    field: str = FIELD
+
+    @property
+    def options(self) -> dict[str, object]:
+        """Options of reading that are not the default, for a folder's fingerprint."""
+        given: dict[str, object] = {"field": self.field} if self.field != FIELD else {}
+        return given | ({"skip_bad": True} if self.skip_bad else {})
 
     @property
     def size(self) -> int:
@@ -58,109 +96,63 @@ class Corpus:
         for path in self.paths:
             if not path.is_file():
                 raise InputError(f"{path}: no such file")
-            if next(self.read(path), None) is None:
-                raise InputError(f"{path}: holds no document")
+            skipped = Skipped()
+            if next(self._of(path, skipped), None) is None:
+                bad = f"; {skipped.count} bad records, {skipped.first[0]}" if skipped.count else ""
+                raise InputError(f"{path}: holds no document{bad}")
 
-    def documents(self, report: Callable[[int], object] = lambda consumed: None) -> Iterator[str]:
-        """Yield every document's text; ``report`` gets the bytes read so far.
+    def documents(
+        self,
+        report: Callable[[int], object] = lambda consumed: None,
+        skipped: Skipped | None = None,
+    ) -> Iterator[Document]:
+        """Yield all documents, long ones in parts.
+
+        Args:
+            report: gets the bytes read so far.
+            skipped: counts records that are left out.
 
         Raises:
-            InputError: as ``read_file``.
+            InputError: a file or a record cannot be read.
         """
-        finished = 0
+        finished, skipped = 0, skipped or Skipped()
         for path in self.paths:
-            for text, consumed in self.read(path):
-                report(finished + consumed)
-                yield text
+            for document in self._of(path, skipped):
+                report(finished + document.consumed)
+                yield document
             finished += path.stat().st_size
         report(finished)
 
+    def _of(self, path: Path, skipped: Skipped) -> Iterator[Document]:
+        return self.read(path, skipped.add if self.skip_bad else refuse)
 
-def check_text(text: object, where: str) -> str:
-    """Return ``text`` if it is a string of whole characters.
 
-    Raises:
-        InputError: it is not; the message begins with ``where``.
+def parts(texts: Iterable[str]) -> Iterator[str]:
+    """Yield a document in parts of at most `PART_CHARACTERS`, cut behind the last end of a line.
+
+    Where no line ends the cut is behind white space, and without that anywhere. The parts do not
+    depend on how ``texts`` cut the document.
     """
-    if not isinstance(text, str):
-        raise InputError(f'{where}: no string in the field "{FIELD}"')
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise InputError(f"{where}: half a surrogate pair: not Unicode text") from None
-    return text
+    waiting = ""
+    for text in texts:
+        waiting += text
+        while len(waiting) > PART_CHARACTERS:
+            end = _cut(waiting[:PART_CHARACTERS])
+            yield waiting[:end]
+            waiting = waiting[end:]
+    yield waiting
 
 
-def _read_text(path: Path) -> Iterator[Document]:
-    content = path.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start:,})") from None
+def _cut(text: str) -> int:
+    end = text.rfind("\n") + 1 or max(text.rfind(space) for space in " \t\r\u3000") + 1
+    return end or len(text)
+
+
+def whole(text: str, consumed: int) -> Iterator[Document]:
+    """Yield a text that is in memory as a document, in parts if it is long; nothing if blank."""
     if text.strip():
-        yield text, len(content)
-
-
-def _read_jsonl(path: Path) -> Iterator[Document]:
-    number = 0
-    with path.open("rb") as raw:
-        try:
-            for number, line in enumerate(decompressed(raw, path.suffix.lower()), start=1):
-                text = _parse(line, f"{path}:{number}") if line.strip() else ""
-                if text.strip():
-                    yield text, raw.tell()
-        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-            raise InputError(
-                f"{path}: corrupt or cut off after line {number} ({error}); fetch it again"
-            ) from None
-
-
-def decompressed(raw: BinaryIO, suffix: str) -> BinaryIO:
-    """Return the content of a file, decompressed if its last suffix is in ``COMPRESSED``."""
-    if suffix == ".gz":
-        return cast(BinaryIO, gzip.open(raw))
-    if suffix == ".xz":
-        return cast(BinaryIO, lzma.open(raw))
-    if suffix == ".zst":
-        # Arrow's stream notices a file that was cut off; the zstandard package's ends in silence.
-        import pyarrow
-
-        stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, mode="r"), "zstd")
-        return cast(BinaryIO, BufferedReader(stream))
-    return raw
-
-
-def _parse(line: bytes, where: str) -> str:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: not JSON ({error.msg}, column {error.colno})") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: not UTF-8 text (byte {error.start} of the line)") from None
-    except RecursionError:
-        raise InputError(f"{where}: nested too deeply") from None
-    if not isinstance(record, dict) or FIELD not in record:
-        raise InputError(f'{where}: no field "{FIELD}"')
-    return check_text(record[FIELD], where)
-
-
-def _read_parquet(path: Path) -> Iterator[Document]:
-    import pyarrow
-    import pyarrow.parquet
-
-    size, row = path.stat().st_size, 0
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            if FIELD not in file.schema_arrow.names:
-                raise InputError(f'{path}: no column "{FIELD}"')
-            batches = file.iter_batches(PARQUET_ROWS, columns=[FIELD])
-            values = chain.from_iterable(batch.column(0).to_pylist() for batch in batches)
-            for row, value in enumerate(values, start=1):
-                text = check_text(value, f"{path}: row {row}")
-                if text.strip():
-                    yield text, size * row // file.metadata.num_rows
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: corrupt after row {row} ({error}); fetch it again") from None
+        for number, part in enumerate(parts([text])):
+            yield Document(part, consumed, number > 0)
 
 
 def check_apart(train: Sequence[Path], val: Sequence[Path]) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import sentencepiece
 from pydantic import Field, StringConstraints
 
+from data.fidelity import traits
 from data.shards import read_header
 from data.vocabulary import AnyTokenizer
 from errors import InputError
@@ -39,6 +40,7 @@ class SplitRecord(Form):
     tokens: int | None = None
     documents: int | None = None
     source_bytes: int | None = None
+    scored_bytes: int | None = None
 
 
 class TokenizerRecord(Form):
@@ -46,6 +48,7 @@ class TokenizerRecord(Form):
 
     vocab_size: int
     sha256: str
+    traits: list[str] = Field(default_factory=list)
 
 
 class Recorded(Form):
@@ -113,7 +116,11 @@ def write_manifest(
         "source": source,
         "fingerprint": fingerprint(source),
         "sentencepiece": sentencepiece.__version__,
-        "tokenizer": {"vocab_size": tokenizer.vocab_size, "sha256": tokenizer.sha256},
+        "tokenizer": {
+            "vocab_size": tokenizer.vocab_size,
+            "sha256": tokenizer.sha256,
+            "traits": traits(tokenizer),
+        },
         "splits": splits,
     }
     write_text(folder / MANIFEST_NAME, json.dumps(manifest, indent=2) + "\n")

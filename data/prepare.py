@@ -1,21 +1,20 @@
 """From documents to a data folder: in parallel, and byte for byte the same for any parallelism."""
 
 import shutil
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from multiprocessing import get_context
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from data.documents import Corpus, check_apart
+from data.documents import Corpus, Document, Skipped, check_apart
+from data.encoding import encoded
+from data.fidelity import remarks, traits
 from data.folder import Manifest, already_made, describe_shard, whole_folder, write_manifest
-from data.shards import MAX_SHARD_TOKENS, TOKEN, Split, shard_name, write_shard
+from data.overlap import Equal, Overlap
+from data.shards import MAX_SHARD_TOKENS, SPLITS, TOKEN, Split, shard_name, write_shard
 from data.tokenizer import (
     BYTE_PAIRS_NAME,
     TOKENIZER_NAME,
@@ -23,13 +22,11 @@ from data.tokenizer import (
     check_vocabulary_size,
     train_tokenizer,
 )
-from data.vocabulary import AnyTokenizer, read_tokenizer
+from data.vocabulary import read_tokenizer
 from errors import InputError
 from files import sha256
 
 SHARD_TOKENS = 100_000_000
-CHUNK_CHARACTERS = 1 << 20
-CHUNKS_AHEAD = 4
 
 
 @dataclass(frozen=True)
@@ -38,11 +35,13 @@ class Options:
 
     tokenizer: a model to use, or the size of the vocabulary to train one with.
     workers: processes that encode; it changes the speed and nothing else.
+    equal: what becomes of a training document that is in validation, too.
     """
 
     tokenizer: Path | int
     shard_tokens: int = SHARD_TOKENS
     workers: int = 1
+    equal: Equal = "refuse"
 
     def check(self) -> None:
         """Check the options; raise InputError if a value is out of range or no tokenizer loads."""
@@ -71,6 +70,8 @@ def prepare(train: Corpus, val: Corpus, options: Options, out: Path, console: Co
         "train": _describe_files(train),
         "val": _describe_files(val),
         **describe_options(options),
+        **train.options,
+        **({"equal": options.equal} if options.equal != "refuse" else {}),
     }
     if already_made(out, source):
         console.print(f"{out}: already there")
@@ -104,22 +105,28 @@ def make_folder(
         whole_folder(out) as folder,
         Progress(*columns, TimeRemainingColumn(elapsed_when_finished=True), console=console) as bar,
     ):
+        compared = () if options.equal == "keep" else _watched(val, bar, "compare")
+        overlap = Overlap(compared, options.equal)
         if isinstance(options.tokenizer, int):
             model = folder / TOKENIZER_NAME
-            train_tokenizer(_watched(train, bar, "read a sample"), options.tokenizer, model)
+            sample = overlap.apart(_watched(train, bar, "read a sample"))
+            train_tokenizer((document.text for document in sample), options.tokenizer, model)
         else:
             model = _place(options.tokenizer, folder)
-        corpora: dict[Split, Corpus] = {"train": train, "val": val}
-        splits = {
-            split: _write_split(folder, split, _watched(corpus, bar, split), model, options)
-            for split, corpus in corpora.items()
+        skipped: dict[Split, Skipped] = {split: Skipped() for split in SPLITS}
+        read: dict[Split, Iterable[Document]] = {
+            "train": overlap.apart(_watched(train, bar, "train", skipped["train"])),
+            "val": _watched(val, bar, "val", skipped["val"]),
         }
+        splits: Manifest = {
+            split: _write_split(folder, split, documents, model, options)
+            for split, documents in read.items()
+        }
+        _add_left_out(splits, skipped, overlap)
+        found = traits(read_tokenizer(model))
         write_manifest(folder, source, read_tokenizer(model), splits)
-    for split, made in splits.items():
-        console.print(
-            f"{out}: {split}: {made['tokens']:,} tokens, {made['documents']:,} documents, "
-            f"{made['source_bytes']:,} bytes of text"
-        )
+    for line in (*_summary(splits), *remarks(found, splits)):
+        console.print(f"{out}: {line}")
 
 
 def _place(given: Path, folder: Path) -> Path:
@@ -131,27 +138,59 @@ def _place(given: Path, folder: Path) -> Path:
     return folder / BYTE_PAIRS_NAME
 
 
-def _watched(corpus: Corpus, bar: Progress, description: str) -> Iterator[str]:
+def _watched(
+    corpus: Corpus, bar: Progress, description: str, skipped: Skipped | None = None
+) -> Iterator[Document]:
     task = bar.add_task(description, total=corpus.size)
-    return corpus.documents(lambda consumed: bar.update(task, completed=consumed))
+    return corpus.documents(lambda consumed: bar.update(task, completed=consumed), skipped)
 
 
 def _write_split(
-    folder: Path, split: Split, documents: Iterable[str], model: Path, options: Options
+    folder: Path, split: Split, documents: Iterable[Document], model: Path, options: Options
 ) -> Manifest:
     writer = _ShardWriter(folder, split, options.shard_tokens)
-    count = source_bytes = 0
-    for encoded in _encode_in_order(_chunks(documents), model, options.workers):
-        writer.add(encoded.tokens)
-        count += encoded.documents
-        source_bytes += encoded.source_bytes
+    tokenizer = read_tokenizer(model)
+    table, previous = tokenizer.byte_table(), np.array([tokenizer.bos_id])
+    count = source_bytes = scored_bytes = 0
+    for chunk in encoded(documents, model, options.workers):
+        writer.add(chunk.tokens)
+        count += chunk.documents
+        source_bytes += chunk.source_bytes
+        before = np.concatenate([previous, chunk.tokens])
+        scored_bytes += int(table.count(before[:-1], chunk.tokens).sum())
+        previous = before[-1:]
     files = {path.name: describe_shard(path) for path in writer.finish()}
+    if not files:
+        raise InputError(f"the {split} files hold no document that is left")
     return {
         "tokens": sum(shard["tokens"] for shard in files.values()),
         "documents": count,
         "source_bytes": source_bytes,
+        "scored_bytes": scored_bytes,
         "files": files,
     }
+
+
+def _add_left_out(splits: Manifest, skipped: dict[Split, Skipped], overlap: Overlap) -> None:
+    """Record what was left out, as far as anything was."""
+    for split, records in skipped.items():
+        if records.count:
+            splits[split]["skipped"] = asdict(records)
+    if overlap.dropped:
+        splits["train"]["equal_dropped"] = overlap.dropped
+
+
+def _summary(splits: Manifest) -> Iterator[str]:
+    for split, made in splits.items():
+        yield (
+            f"{split}: {made['tokens']:,} tokens, {made['documents']:,} documents, "
+            f"{made['source_bytes']:,} bytes of text"
+        )
+        if skipped := made.get("skipped"):
+            yield f"{split}: {skipped['count']:,} bad records skipped; the first:"
+            yield from (f"  {place}" for place in skipped["first"])
+        if dropped := made.get("equal_dropped"):
+            yield f"{split}: {dropped:,} documents left out that are in validation"
 
 
 class _ShardWriter:
@@ -183,65 +222,3 @@ class _ShardWriter:
         write_shard(path, self._tokens[: self._filled])
         self._paths.append(path)
         self._filled = 0
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    tokens: np.ndarray
-    documents: int
-    source_bytes: int
-
-
-def _chunks(documents: Iterable[str]) -> Iterator[list[str]]:
-    """Yield documents in lists of about a million characters, which are worth a message."""
-    chunk: list[str] = []
-    characters = 0
-    for text in documents:
-        chunk.append(text)
-        characters += len(text)
-        if characters >= CHUNK_CHARACTERS:
-            yield chunk
-            chunk, characters = [], 0
-    if chunk:
-        yield chunk
-
-
-def _encode_in_order(chunks: Iterable[list[str]], model: Path, workers: int) -> Iterator[_Encoded]:
-    """Encode on ``workers`` processes, a bounded number of chunks ahead, results in order."""
-    if workers == 1:
-        tokenizer = read_tokenizer(model)
-        yield from (_encode(tokenizer, chunk) for chunk in chunks)
-        return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (model,))
-    pending: deque[Future[_Encoded]] = deque()
-    try:
-        for chunk in chunks:
-            pending.append(pool.submit(_encode_in_worker, chunk))
-            if len(pending) == CHUNKS_AHEAD * workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    except BrokenProcessPool:
-        raise InputError(
-            "a worker process was killed (out of memory?); give fewer --workers"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _encode(tokenizer: AnyTokenizer, chunk: list[str]) -> _Encoded:
-    source_bytes = sum(len(text.encode()) for text in chunk)
-    return _Encoded(tokenizer.encode_documents(chunk), len(chunk), source_bytes)
-
-
-_worker_tokenizer: "AnyTokenizer | None" = None
-
-
-def _start_worker(model: Path) -> None:
-    global _worker_tokenizer
-    _worker_tokenizer = read_tokenizer(model)
-
-
-def _encode_in_worker(chunk: list[str]) -> _Encoded:
-    assert _worker_tokenizer is not None
-    return _encode(_worker_tokenizer, chunk)

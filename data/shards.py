@@ -4,6 +4,7 @@ A shard is 256 little-endian int32 (magic, version, token count, zeros) and then
 little-endian uint16 tokens: the format of llm.c's and modded-nanogpt's FineWeb files.
 """
 
+import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
@@ -27,6 +28,10 @@ CHECK_TOKENS = 1 << 24
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
+WORDS: dict[Split, set[str]] = {
+    "train": {"train", "training"},
+    "val": {"val", "valid", "validation"},
+}
 
 
 def shard_name(split: Split, index: int) -> str:
@@ -79,6 +84,31 @@ def _check_length(path: Path, count: int) -> None:
         )
 
 
+def shards_of(folder: Path, split: Split) -> list[Path]:
+    """Return a split's shards: ``*.bin`` with its word in the name, in order.
+
+    Words are what is between other characters than letters: there is no "val" in "medieval".
+
+    Raises:
+        InputError: the folder is missing or holds no such shard, or a name has both words.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such data folder; `python -m data builtin` makes one")
+    files = []
+    for path in sorted(folder.glob("*.bin")):
+        words = set(re.findall("[a-z]+", path.stem.lower()))
+        splits = [each for each in SPLITS if words & WORDS[each]]
+        if len(splits) > 1:
+            raise InputError(f"{path}: named for training and for validation; rename it")
+        files += [path] if split in splits else []
+    if not files:
+        raise InputError(
+            f"{folder}: holds no *{split}*.bin, {split} as a word; `python -m data prepare` makes "
+            "them from text"
+        )
+    return files
+
+
 class TokenStream:
     """A split's shards, memory-mapped and addressed as one array of uint16 tokens."""
 
@@ -97,19 +127,12 @@ class TokenStream:
 
     @classmethod
     def open(cls, folder: Path, split: Split, vocab_size: int) -> "TokenStream":
-        """Open the shards ``*train*.bin`` or ``*val*.bin`` of a folder, in order of their names.
+        """Open the shards whose names have the word "train" or "val", in order of their names.
 
         Raises:
             InputError: the folder is missing or holds no such shard, or one is not whole.
         """
-        if not folder.is_dir():
-            raise InputError(f"{folder}: no such data folder; `python -m data builtin` makes one")
-        files = sorted(folder.glob(f"*{split}*.bin"))
-        if not files:
-            raise InputError(
-                f"{folder}: holds no *{split}*.bin; `python -m data prepare` makes them from text"
-            )
-        return cls(files, vocab_size)
+        return cls(shards_of(folder, split), vocab_size)
 
     def __len__(self) -> int:
         return self._starts[-1]

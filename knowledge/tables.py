@@ -9,7 +9,7 @@ from typing import BinaryIO
 import pyarrow as pa
 from pyarrow import csv, json
 
-from data.documents import COMPRESSED, decompressed
+from data.compression import COMPRESSED, decompressed
 from errors import InputError
 from reading.structured import parse_json
 

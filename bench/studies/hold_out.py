@@ -11,7 +11,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.documents import FIELD, Corpus
+from data.documents import FIELD
+from data.readers import corpus
 from errors import InputError
 from files import write_text
 
@@ -28,9 +29,9 @@ def main(documents: Path, /, *, train: Path, held: Path) -> None:
     """
     listed, dropped = places(LIST)
     absent = listed | dropped
-    corpus = Corpus((documents,))
-    corpus.check()
-    texts = list(corpus.documents())
+    read = corpus((documents,))
+    read.check()
+    texts = [document.text for document in read.documents()]
     if max(absent) >= len(texts):
         raise InputError(
             f"{documents} has {len(texts)} documents, but the list names number "

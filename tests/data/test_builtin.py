@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from data.builtin import make_builtin, read_source, split_files, validates
+from data.documents import refuse
 from data.folder import read_manifest
 from data.shards import TokenStream
 from data.tokenizer import Tokenizer
@@ -40,7 +41,9 @@ def test_a_path_alone_decides_what_validates(tmp_path: Path):
 def test_a_source_is_read_in_the_encoding_it_declares(tmp_path: Path):
     path = tmp_path / "latin.py"
     path.write_bytes("# coding: latin-1\n# grün\n".encode("latin-1"))
-    assert [text for text, _ in read_source(path)] == ["# coding: latin-1\n# grün\n"]
+    assert [document.text for document in read_source(path, refuse)] == [
+        "# coding: latin-1\n# grün\n"
+    ]
 
 
 @pytest.mark.slow

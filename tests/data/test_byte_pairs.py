@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from data.byte_pairs import BytePairTokenizer, content_of
-from data.documents import Corpus
 from data.inputs import open_inputs
 from data.inspection import examine
 from data.prepare import Options, prepare
+from data.readers import corpus
 from data.shards import shard_name, write_shard
 from data.vocabulary import read_tokenizer
 from errors import InputError
@@ -37,7 +37,7 @@ def test_a_folder_needs_the_package_to_encode_only(tmp_path: Path, monkeypatch: 
     install(monkeypatch)
     for name, text in zip("ab", TEXTS, strict=True):
         (tmp_path / f"{name}.txt").write_text(text)
-    corpora = [Corpus((tmp_path / f"{name}.txt",)) for name in "ab"]
+    corpora = [corpus((tmp_path / f"{name}.txt",)) for name in "ab"]
     out = tmp_path / "out"
     prepare(corpora[0], corpora[1], Options(GPT2), out, Console(quiet=True))
     monkeypatch.setitem(sys.modules, "tiktoken", None)

@@ -10,7 +10,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from data.documents import Corpus, check_apart
+from data.documents import check_apart
+from data.readers import corpus
 from errors import InputError
 
 TEXTS = ["first", "zweites\nmit Zeile", "第三 🙂"]
@@ -30,7 +31,7 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def read(*paths: Path) -> list[str]:
-    return list(Corpus(paths).documents())
+    return [document.text for document in corpus(paths).documents()]
 
 
 def failure(path: Path) -> str:
@@ -73,11 +74,11 @@ def test_parquet_rows_over_several_groups(tmp_path: Path):
 def test_order_is_the_files_and_progress_ends_at_their_size(tmp_path: Path):
     (tmp_path / "b.txt").write_text("b")
     (tmp_path / "a.jsonl").write_bytes(LINES)
-    corpus = Corpus((tmp_path / "b.txt", tmp_path / "a.jsonl"))
+    read_all = corpus((tmp_path / "b.txt", tmp_path / "a.jsonl"))
     reports: list[int] = []
-    assert list(corpus.documents(reports.append)) == ["b", *TEXTS]
+    assert [each.text for each in read_all.documents(reports.append)] == ["b", *TEXTS]
     assert reports == sorted(reports)
-    assert reports[-1] == corpus.size == 1 + len(LINES)
+    assert reports[-1] == read_all.size == 1 + len(LINES)
 
 
 def test_documents_without_text_are_left_out(tmp_path: Path):
@@ -137,7 +138,7 @@ def test_the_check_finds_what_is_missing_unknown_or_empty(tmp_path: Path):
         ("table.csv", "unknown kind of file"),
     ):
         with pytest.raises(InputError, match=f"{name}: {message}"):
-            Corpus((tmp_path / name,)).check()
+            corpus((tmp_path / name,)).check()
 
 
 def test_a_file_may_not_be_trained_and_validated_on(tmp_path: Path):

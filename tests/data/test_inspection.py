@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from data.documents import Corpus
 from data.inspection import examine, show
 from data.prepare import Options, prepare
+from data.readers import corpus
 from data.shards import shard_name, write_shard
 from errors import InputError
 
@@ -19,7 +19,7 @@ def folder(tmp_path: Path, documents: list[str], model_path: Path) -> Path:
     for name, texts in (("train", documents[:3]), ("val", documents[3:5])):
         for index, text in enumerate(texts):
             (tmp_path / f"{name}{index}.txt").write_text(text)
-    train, val = (Corpus(tuple(sorted(tmp_path.glob(f"{name}*")))) for name in ("train", "val"))
+    train, val = (corpus(tuple(sorted(tmp_path.glob(f"{name}*")))) for name in ("train", "val"))
     options = Options(model_path, shard_tokens=100)
     prepare(train, val, options, tmp_path / "out", Console(quiet=True))
     return tmp_path / "out"
@@ -76,8 +76,8 @@ def test_an_id_outside_the_vocabulary_is_found_without_a_manifest(folder: Path):
 
 def test_another_tokenizer_is_refused(folder: Path):
     model = folder / "tokenizer.model"
-    train = Corpus((folder.parent / "train0.txt", folder.parent / "train1.txt"))
-    val = Corpus((folder.parent / "val0.txt",))
+    train = corpus((folder.parent / "train0.txt", folder.parent / "train1.txt"))
+    val = corpus((folder.parent / "val0.txt",))
     other = folder.parent / "other"
     prepare(train, val, Options(350), other, Console(quiet=True))
     model.write_bytes((other / "tokenizer.model").read_bytes())

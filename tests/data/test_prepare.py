@@ -1,16 +1,19 @@
 """Text becomes the same folder whatever the parallelism, whole or not at all."""
 
+import errno
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-import data.prepare
+import data.encoding
 from data.documents import Corpus
 from data.folder import read_manifest
 from data.prepare import Options, prepare
+from data.readers import corpus
 from data.shards import TokenStream
 from data.tokenizer import Tokenizer
 from errors import InputError
@@ -30,8 +33,8 @@ def corpora(tmp_path: Path, documents: list[str]) -> Corpora:
     (tmp_path / "a.jsonl").write_text("".join(lines[:100]))
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress("".join(lines[100:180]).encode()))
     (tmp_path / "val.jsonl").write_text("".join(lines[180:]))
-    train = Corpus((tmp_path / "a.jsonl", tmp_path / "b.jsonl.gz"))
-    return train, Corpus((tmp_path / "val.jsonl",))
+    train = corpus((tmp_path / "a.jsonl", tmp_path / "b.jsonl.gz"))
+    return train, corpus((tmp_path / "val.jsonl",))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -62,7 +65,7 @@ def test_workers_change_no_byte(
     tmp_path: Path, corpora: Corpora, console: Console, monkeypatch: pytest.MonkeyPatch
 ):
     for workers, characters in ((1, 1 << 20), (2, 500)):
-        monkeypatch.setattr(data.prepare, "CHUNK_CHARACTERS", characters)
+        monkeypatch.setattr(data.encoding, "CHUNK_CHARACTERS", characters)
         options = Options(tokenizer=400, shard_tokens=3000, workers=workers)
         prepare(*corpora, options, tmp_path / f"out{workers}", console)
     one, two = contents(tmp_path / "out1"), contents(tmp_path / "out2")
@@ -76,7 +79,7 @@ def test_a_trained_tokenizer_has_seen_the_training_text_alone(
     train, _ = corpora
     for name, text in (("v1.txt", "bada " * 50), ("v2.txt", "zyxw " * 5000)):
         (tmp_path / name).write_text(text)
-        val = Corpus((tmp_path / name,))
+        val = corpus((tmp_path / name,))
         prepare(train, val, Options(tokenizer=400), tmp_path / f"out_{name}", console)
     models = [tmp_path / f"out_{name}" / "tokenizer.model" for name in ("v1.txt", "v2.txt")]
     assert models[0].read_bytes() == models[1].read_bytes()
@@ -109,7 +112,7 @@ def test_another_input_or_option_is_not_already_there(
     elif change == "shard length":
         options = Options(model_path, shard_tokens=50)
     else:
-        train = Corpus(train.paths[::-1])
+        train = corpus(train.paths[::-1])
     with pytest.raises(InputError, match="not made from the same inputs"):
         prepare(train, val, options, out, console)
 
@@ -141,3 +144,53 @@ def test_impossible_options_are_refused_before_any_work(
 ):
     with pytest.raises(InputError, match=message):
         prepare(*corpora, options, tmp_path / "out", console)
+
+
+def test_processes_without_shared_memory_are_one_line(
+    tmp_path: Path, corpora: Corpora, console: Console, model_path: Path, monkeypatch
+):
+    def fails(*arguments: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(data.encoding, "ProcessPoolExecutor", fails)
+    options = Options(model_path, workers=2)
+    with pytest.raises(InputError, match=r"without /dev/shm \(Read-only.*; give --workers 1"):
+        prepare(*corpora, options, tmp_path / "out", console)
+    prepare(*corpora, Options(model_path, workers=1), tmp_path / "out", console)
+
+
+def test_skipped_records_are_in_the_manifest_and_the_summary(
+    tmp_path: Path, corpora: Corpora, console: Console, model_path: Path
+):
+    train, val = corpora
+    with train.paths[0].open("a") as file:
+        file.write('{"no": "text"}\n')
+    files = corpus(train.paths, skip_bad=True), corpus(val.paths, skip_bad=True)
+    prepare(*files, Options(model_path), tmp_path / "out", console)
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest is not None
+    skipped = manifest["splits"]["train"]["skipped"]
+    assert skipped["count"] == 1
+    assert skipped["first"][0].startswith("a.jsonl:101: no field")
+    assert "skipped" not in manifest["splits"]["val"]
+    assert manifest["source"]["skip_bad"] is True
+    assert "train: 1 bad records skipped; the first:" in console.export_text()
+
+
+def test_parts_of_a_long_text_are_one_document(
+    tmp_path: Path, console: Console, model_path: Path, documents: list[str], monkeypatch
+):
+    for name, texts in (("a", documents[:20]), ("b", documents[20:22])):
+        (tmp_path / f"{name}.txt").write_text("\n".join(texts))
+    splits = [corpus((tmp_path / f"{name}.txt",)) for name in "ab"]
+    prepare(splits[0], splits[1], Options(model_path), tmp_path / "whole", console)
+    for size in (2000, 400):
+        monkeypatch.setattr("data.documents.PART_CHARACTERS", size)
+        prepare(splits[0], splits[1], Options(model_path), tmp_path / f"parts{size}", console)
+    # A tokenizer trained here merges nothing over ends of lines; elsewhere more tokens may remain.
+    assert contents(tmp_path / "whole") == contents(tmp_path / "parts2000")
+    tokenizer = Tokenizer(model_path)
+    stream = TokenStream.open(tmp_path / "parts400", "train", tokenizer.vocab_size)
+    tokens = stream.read(0, len(stream)).tolist()
+    assert tokens.count(tokenizer.bos_id) == 1
+    assert tokenizer.decode(tokens) == "\n".join(documents[:20])

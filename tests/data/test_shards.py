@@ -57,6 +57,19 @@ def test_other_names_are_read_in_order_and_splits_kept_apart(tmp_path: Path):
     assert TokenStream.open(tmp_path, "val", 10).read(0, 1).tolist() == [9]
 
 
+def test_a_split_is_a_word_of_a_name(tmp_path: Path):
+    """U3: "medieval" was validation, and a file of both splits was trained and validated on."""
+    names = ("medieval_train_0.bin", "pretrain_val_0.bin", "Training1.bin", "VALID-2.bin", "x.bin")
+    for token, name in enumerate((*names, "trainval.bin")):
+        write_shard(tmp_path / name, np.array([token], dtype=np.uint16))
+    assert sorted(TokenStream.open(tmp_path, "train", 10).read(0, 2).tolist()) == [0, 2]
+    assert sorted(TokenStream.open(tmp_path, "val", 10).read(0, 2).tolist()) == [1, 3]
+    write_shard(tmp_path / "train_val.bin", np.array([1], dtype=np.uint16))
+    for split in ("train", "val"):
+        with pytest.raises(InputError, match=r"train_val.bin: named for training and for val"):
+            TokenStream.open(tmp_path, split, 10)
+
+
 def test_a_large_shard_is_mapped_and_not_loaded(tmp_path: Path):
     path = tmp_path / "train.bin"
     write_shard(path, np.zeros(1 << 24, dtype=np.uint16))

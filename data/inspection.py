@@ -1,5 +1,6 @@
 """The contents of a data folder, with every byte checked."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from data.fidelity import remarks, traits
 from data.folder import Manifest, check_manifest, read_manifest
 from data.shards import CHECK_TOKENS, SPLITS, Split, TokenStream
 from data.tokenizer import find_tokenizer
@@ -115,6 +117,22 @@ def show(folder: Path, facts: FolderFacts, console: Console) -> None:
     place = printable(tokenizer.path)
     console.print(f"tokenizer: {place}, vocabulary {tokenizer.vocab_size}", markup=False)
     console.print(f"made from: {printable(_describe(facts.manifest))}", markup=False)
+    counted = {
+        split.split: {"source_bytes": split.source_bytes, "scored_bytes": split.text_bytes}
+        for split in facts.splits
+    }
+    for line in (*_left_out(facts.manifest), *remarks(traits(tokenizer), counted)):
+        console.print(f"note: {line}", markup=False)
+
+
+def _left_out(manifest: Manifest | None) -> Iterator[str]:
+    """Yield lines: how many records a folder was made without."""
+    for split, record in ((manifest or {}).get("splits") or {}).items():
+        for key, what in (("skipped", "bad records"), ("equal_dropped", "equal documents")):
+            found = record.get(key)
+            count = found.get("count") if isinstance(found, dict) else found
+            if isinstance(count, int):
+                yield f"{split} without {count:,} {what}"
 
 
 def _describe(manifest: Manifest | None) -> str:

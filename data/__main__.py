@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,14 +19,28 @@ app = command_line.program("python -m data", "Make, download and inspect data fo
 Workers = Annotated[
     int, Parameter(help="processes; the result is the same for any number of them", metavar="N")
 ]
-Flag = Annotated[bool, Parameter(negative=())]
+STDIN = "/dev/stdin"
 CORES = len(os.sched_getaffinity(0))
 ONE_TOKENIZER = Parameter(group=Group("Tokenizer, one of", validator=LimitedChoice(1)))
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class LeftOut:
+    """What `prepare` leaves out and counts, where it is an error otherwise."""
+
+    skip_bad: Annotated[
+        bool, Parameter(negative=(), help="leave out records without readable text; say which")
+    ] = False
+    drop_equal: Annotated[
+        bool, Parameter(negative=(), help="leave out training documents that validation has, too")
+    ] = False
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run one command; returns 0, or 2 after one line that says what is wrong."""
-    return command_line.run(app, arguments)
+    # A dash alone would be taken for an option.
+    return command_line.run(app, [STDIN if each == "-" else each for each in arguments])
 
 
 @app.command
@@ -37,8 +52,7 @@ def prepare(
     train_tokenizer: Annotated[int | None, ONE_TOKENIZER] = None,
     out: Path,
     field: str = "text",
-    skip_bad: Flag = False,
-    drop_equal: Flag = False,
+    left_out: LeftOut | None = None,
     shard_tokens: int = 100_000_000,
     workers: Workers = CORES,
 ) -> None:
@@ -55,8 +69,7 @@ def prepare(
         train_tokenizer: train a BPE tokenizer with this many tokens on the training files
         out: folder to make
         field: field of an object, or column of a table, that holds the text
-        skip_bad: leave out records without readable text; say how many and where
-        drop_equal: leave out training documents that are in validation, too
+        left_out: records and documents that are no error
         shard_tokens: tokens a shard
     """
     from data.prepare import Options, prepare
@@ -65,9 +78,11 @@ def prepare(
 
     source = tokenizer if train_tokenizer is None else train_tokenizer
     assert source is not None
-    options = Options(source, shard_tokens, workers, "drop" if drop_equal else "refuse")
+    left_out = left_out or LeftOut()
+    equal = "drop" if left_out.drop_equal else "refuse"
+    options = Options(source, shard_tokens, workers, equal)
     with found(train, val, out) as files:
-        splits = [corpus(paths, field, skip_bad=skip_bad) for paths in files]
+        splits = [corpus(paths, field, skip_bad=left_out.skip_bad) for paths in files]
         prepare(splits[0], splits[1], options, out, console())
 
 

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ from reading.structured import Form, read_json
 
 REPOSITORY_VARIABLE = "MATCHED_FINEWEB_REPO_ID"
 PREFIX_VARIABLE = "MATCHED_FINEWEB_REMOTE_ROOT_PREFIX"
-TRAIN_SHARDS = 80
+REPOSITORY = "willdepueoai/parameter-golf"
+VARIANTS = ("sp1024", "sp4096", "sp8192")
+ANSWER_SECONDS = 5.0
 
 Fetch = Callable[[str], Path]
 """From a file's path in the repository to a local copy; InputError where it cannot be had."""
@@ -54,7 +57,7 @@ class Catalogue(Form):
 
 def repository() -> str:
     """Return the name of the hub's data set repository."""
-    return os.environ.get(REPOSITORY_VARIABLE, "willdepueoai/parameter-golf")
+    return os.environ.get(REPOSITORY_VARIABLE, REPOSITORY)
 
 
 def prefix() -> str:
@@ -70,11 +73,33 @@ def fetch_from_hub(remote: str) -> Path:
     """
     from huggingface_hub import hf_hub_download
 
+    silence = no_answer()
     try:
-        return Path(hf_hub_download(repository(), remote, repo_type="dataset")).resolve()
+        return Path(
+            hf_hub_download(
+                repository(), remote, repo_type="dataset", local_files_only=bool(silence)
+            )
+        ).resolve()
     except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = silence or str(error).strip().split("\n")[0]
         raise InputError(f"cannot fetch {remote} from {repository()}: {reason}") from None
+
+
+@cache
+def no_answer() -> str:
+    """Return why the hub does not answer, empty if it does; asked once.
+
+    The hub's package would try each file five times before it says so.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=ANSWER_SECONDS)
+    except Exception as error:  # of whichever HTTP library the hub's package has
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        return f"{constants.ENDPOINT} does not answer ({reason})"
+    return ""
 
 
 def download(variant: str, train_shards: int, out: Path, fetch: Fetch, console: Console) -> None:
@@ -86,8 +111,9 @@ def download(variant: str, train_shards: int, out: Path, fetch: Fetch, console: 
         InputError: the hub lacks what is asked for, a shard arrives damaged, or ``out`` holds
             something else.
     """
-    if not re.fullmatch(r"sp\d+", variant):
-        raise InputError(f"variant {variant!r}: give sp1024, sp4096 or sp8192")
+    known = variant in VARIANTS
+    if not known and (repository() == REPOSITORY or not re.fullmatch(r"sp\d+", variant)):
+        raise InputError(f"variant {variant!r}: give {', '.join(VARIANTS[:-1])} or {VARIANTS[-1]}")
     if train_shards < 1:
         raise InputError(f"--train-shards {train_shards}: give at least 1")
     source = {"kind": "download", "repository": repository(), "variant": variant}

@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.fidelity import remarks, traits
 from data.folder import Manifest, foreign, read_manifest
 from data.hashes import sha256_of
 from data.shards import CHECK_TOKENS, SPLITS, Split, TokenStream
@@ -46,10 +47,12 @@ class Inputs(Scored):
         train: the split, memory-mapped.
         fingerprint: SHA-256 of the contents of tokenizer and shards; empty on ranks other than a
             host's first.
+        remarks: lines on what the tokenizer does to text.
     """
 
     train: TokenStream
     fingerprint: str
+    remarks: tuple[str, ...]
 
 
 def open_inputs(
@@ -82,7 +85,9 @@ def open_inputs(
     streams = zip(SPLITS, (train, validation), strict=True)
     digests = [tokenizer.sha256, *(_digests(folder, split, stream) for split, stream in streams)]
     whole = hashlib.sha256("\n".join(digests).encode()).hexdigest() if all(digests) else ""
-    return Inputs(**vars(scored), train=train, fingerprint=whole)
+    splits = (read_manifest(folder) or {}).get("splits") or {}
+    said = tuple(remarks(traits(tokenizer), splits))
+    return Inputs(**vars(scored), train=train, fingerprint=whole, remarks=said)
 
 
 def open_scored(

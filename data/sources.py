@@ -12,7 +12,7 @@ from typing import BinaryIO
 from data.readers import KINDS, kind
 from errors import InputError
 
-STDIN = Path("-")
+STDIN = Path("/dev/stdin")
 # The first bytes tell what comes through a pipe; what is compressed is taken for JSON lines.
 BEGINNINGS = {
     b"\x1f\x8b": ".jsonl.gz",
@@ -30,11 +30,11 @@ def found(
     """Yield the files to train on and to validate on.
 
     A folder stands for all files in it that can be read, in order of their paths; a pattern such
-    as ``'logs/**/*.jsonl'`` for those that match; ``-`` for the standard input, which is kept in a
+    as ``'logs/**/*.jsonl'`` for those that match; `STDIN` for what comes through it, kept in a
     file next to ``out`` meanwhile, because it is read several times.
 
     Raises:
-        InputError: a name, folder or pattern stands for no file; or ``-`` is given twice.
+        InputError: a name, folder or pattern stands for no file; or `STDIN` is given twice.
     """
     if [*train, *val].count(STDIN) > 1:
         raise InputError("-: the standard input can be read once; give files for the rest")

@@ -43,6 +43,8 @@ def opening(rank: Rank, trainer: Trainer, inputs: Inputs) -> Iterator[str]:
         f"data      {len(inputs.train):,} training tokens, {len(inputs.validation):,} of validation"
         f"; {settings.data}"
     )
+    for remark in inputs.remarks:
+        yield f"note      {remark}"
     yield from missed(settings, backends, rank.world.device)
 
 

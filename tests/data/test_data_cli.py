@@ -1,10 +1,15 @@
 """The command line: quick help without torch, one line and code 2 for what is wrong."""
 
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+
+from data.__main__ import main
 from data.tokenizer import Tokenizer
 from files import PROJECT
 
@@ -50,3 +55,24 @@ def test_what_is_wrong_is_one_line_and_code_2(tmp_path: Path, model_path: Path):
         assert done.stderr.startswith("error: ")
         assert done.stderr.count("\n") == 1
         assert done.stdout == ""
+
+
+def test_text_comes_through_a_pipe_by_another_field_without_its_bad_records(
+    tmp_path: Path, model_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    lines = b'{"body": "bada kolu"}\n{"text": "x"}\n{"body": "mi sa"}\n'
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(lines)))
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "v.jsonl").write_text('{"body": "mi sa"}\n{"body": "kolu"}\n')
+    flags = ["--field", "body", "--skip-bad", "--drop-equal", "--workers", "1"]
+    files = ["--train", "-", "--val", str(tmp_path / "val"), "--out", str(tmp_path / "out")]
+    assert main(["prepare", *files, "--tokenizer", str(model_path), *flags]) == 0
+    said = capsys.readouterr().out
+    assert "train: 1 bad records skipped; the first:" in said
+    assert 'stdin.jsonl:2: no field "text"' not in said
+    assert "stdin.jsonl:2: no field \"body\"; there are 'text'" in said
+    assert "train: 1 documents left out" in said
+    assert main(["inspect", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "made from: train stdin.jsonl" in said
+    assert "made from: train without 1 bad records" in said

@@ -5,13 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from data.download import download
+from data.download import download, fetch_from_hub, no_answer
 from data.folder import read_manifest
 from data.inspection import examine
 from data.shards import TokenStream, read_header, shard_name, write_shard
@@ -128,7 +129,7 @@ def test_a_shard_that_arrives_damaged_is_not_placed(hub: Hub, tmp_path: Path):
         ("byte260", 1, "give sp1024"),
         ("sp1024", 0, "--train-shards 0"),
         ("sp1024", 4, "has 3 training"),
-        ("sp512", 1, r"no fineweb10B_sp512 among its datasets \(it has fineweb10B_sp1024"),
+        ("sp512", 1, "variant 'sp512': give sp1024, sp4096 or sp8192"),
     ],
 )
 def test_what_the_hub_lacks_is_one_line(
@@ -137,6 +138,15 @@ def test_what_the_hub_lacks_is_one_line(
     with pytest.raises(InputError, match=message):
         bring(hub, tmp_path / "out", variant=variant, shards=shards)
     assert not (tmp_path / "out").exists()
+
+
+def test_another_repository_may_have_other_variants(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MATCHED_FINEWEB_REPO_ID", "someone/corpus")
+    said = r"no fineweb10B_sp512 among its datasets \(it has fineweb10B_sp1024"
+    with pytest.raises(InputError, match=said):
+        bring(hub, tmp_path / "out", variant="sp512")
 
 
 @pytest.mark.parametrize("prefix", ["elsewhere/deep", ""])
@@ -168,3 +178,19 @@ def test_a_hub_out_of_reach_is_one_line(tmp_path: Path):
     assert done.returncode == 2
     assert done.stderr.startswith("error: cannot fetch datasets/manifest.json from willdepueoai/")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_machine_without_network_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """It took 24 s and twelve lines of retries."""
+    pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    no_answer.cache_clear()
+    begun = time.monotonic()
+    with pytest.raises(InputError, match=r"cannot fetch x from .*127.0.0.1:9 does not answer"):
+        fetch_from_hub("x")
+    no_answer.cache_clear()
+    assert time.monotonic() - begun < 10
+    assert caplog.text == ""

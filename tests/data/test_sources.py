@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from data.readers import corpus
-from data.sources import found
+from data.sources import STDIN, found
 from errors import InputError
 
 
@@ -46,7 +46,7 @@ def test_what_stands_for_no_file_is_one_line(folder: Path):
         with pytest.raises(InputError, match=said):
             names(folder, folder / given)
     with pytest.raises(InputError, match="can be read once"):
-        names(folder, Path("-"), Path("-"))
+        names(folder, STDIN, STDIN)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_the_standard_input_is_read_as_what_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, name: str
 ):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
-    with found([Path("-")], [], tmp_path / "deep" / "out") as (train, _):
+    with found([STDIN], [], tmp_path / "deep" / "out") as (train, _):
         assert [path.name for path in train] == [name]
         assert [document.text for document in corpus(train).documents()] == ["x"]
     assert list((tmp_path / "deep").iterdir()) == []

@@ -134,8 +134,10 @@ def test_a_run_begins_with_what_users_look_for(make_trainer, tmp_path):
     backends = choose(chosen, world.device)
     rank = Rank(chosen, world, backends, None, Progress(None, None, enabled=False), Startup())
     stream = trainer.loader._stream
-    inputs = Inputs(stream, None, tmp_path, False, stream)  # pyright: ignore[reportArgumentType]
+    said = ("the tokenizer folds case",)
+    inputs = Inputs(stream, None, tmp_path, 4, 1, False, stream, "", said)  # pyright: ignore[reportArgumentType]
     lines = "\n".join(opening(rank, trainer, inputs))
+    assert "note      the tokenizer folds case" in lines
     count = sum(math.prod(p.shape) for p in trainer.model.parameters())
     assert f"{count:,} parameters" in lines
     assert "backend reference, attention sdpa, float32" in lines

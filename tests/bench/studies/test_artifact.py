@@ -36,7 +36,8 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     settings = small_settings(calibration_tokens=4 * LENGTH, micro_batch_tokens=2 * LENGTH)
     model = fresh(settings)
     split = TokenArray(tokens_of_documents(400, seed=0))
-    inputs = Inputs(split, BYTES, Path(), False, split)  # pyright: ignore[reportArgumentType]
+    vocabulary = settings.vocab_size, settings.bos_id
+    inputs = Inputs(split, BYTES, Path(), *vocabulary, False, split, "", ())  # pyright: ignore[reportArgumentType]
     weights = {name: weight.detach().clone() for name, weight in exported(model).items()}
     made = Bench(settings, inputs, model, weights, ThreadPoolExecutor(1))
     made.base = made.bpb(weights)

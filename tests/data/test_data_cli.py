@@ -74,5 +74,5 @@ def test_text_comes_through_a_pipe_by_another_field_without_its_bad_records(
     assert "train: 1 documents left out" in said
     assert main(["inspect", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
-    assert "made from: train stdin.jsonl" in said
-    assert "made from: train without 1 bad records" in said
+    assert "train stdin.jsonl" in said
+    assert "note: train without 1 bad records" in said

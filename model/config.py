@@ -65,9 +65,9 @@ class Architecture(BaseModel):
         default=0.75, description="slope of LeakyReLU^2 on the negative side, before the square"
     )
     rope_dims: NonNegativeInt = Field(
-        default=16, description="dims of a head that rotary turns; even"
+        default=16, description="dimensions of a head that RoPE rotates; even"
     )
-    rope_base: PositiveFloat = Field(default=10_000.0, description="base of rotary's wavelengths")
+    rope_base: PositiveFloat = Field(default=10_000.0, description="base of the RoPE wavelengths")
     qk_gain_init: Annotated[float, Field(ge=-1e6, le=1e6)] = Field(
         default=1.5, description="initial gain on normed queries"
     )

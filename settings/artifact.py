@@ -19,26 +19,32 @@ class ArtifactSettings(Section):
     table_bits: Bits = Field(default=8, description="bits of the other large tables")
     attention_clip: NonNegativeFloat = Field(
         default=0.0,
-        description="standard deviations of a row that its codes reach, in the attention banks; "
-        "0: its largest magnitude, as QAT has it",
+        description="range of a row's codes in its standard deviations, in the attention banks; "
+        "0: the row's largest magnitude, as in QAT",
     )
-    mlp_clip: NonNegativeFloat = Field(default=0.0, description="the same of the MLP banks")
-    embed_clip: NonNegativeFloat = Field(default=0.0, description="of the embedding and the head")
-    table_clip: NonNegativeFloat = Field(default=20.0, description="of the other large tables")
+    mlp_clip: NonNegativeFloat = Field(
+        default=0.0, description="as attention_clip, in the MLP banks"
+    )
+    embed_clip: NonNegativeFloat = Field(
+        default=0.0, description="as attention_clip, in embedding and head"
+    )
+    table_clip: NonNegativeFloat = Field(
+        default=20.0, description="as attention_clip, in the other large tables"
+    )
     quant_min_step: NonNegativeFloat = Field(
         default=1 / 31,
-        description="floor of a row's quantisation step: coarser, but it compresses further",
+        description="smallest quantisation step of a row; larger steps compress better",
     )
     calibration_tokens: NonNegativeInt = Field(
         default=786_432, description="training tokens that GPTQ sees; 0: round to nearest"
     )
     gptq_damping: PositiveFloat = Field(
-        default=0.01, description="share of its Hessians' mean diagonal that GPTQ adds to them"
+        default=0.01, description="fraction of a Hessian's mean diagonal that GPTQ adds to it"
     )
     lqer_rank: NonNegativeInt = Field(
         default=0, description="rank of the correction of the matrices with the largest errors"
     )
     lqer_matrices: NonNegativeInt = Field(
-        default=3, description="how many matrices are corrected, where lqer_rank is not 0"
+        default=3, description="number of matrices that are corrected when lqer_rank is not 0"
     )
     size_limit: PositiveInt = Field(default=16_000_000, description="bytes of code + artifact")

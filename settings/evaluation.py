@@ -15,7 +15,7 @@ class EvaluationSettings(Section):
         default=64, description="tokens that each sliding window scores; 0: no sliding evaluation"
     )
     sliding_weights: Literal["roundtrip", "all"] = Field(
-        default="roundtrip", description="which weights get the (slow) sliding evaluation"
+        default="roundtrip", description="weights that get the sliding evaluation, which is slow"
     )
     val_batch_size: PositiveInt = Field(
         default=262_144, description="tokens a rank evaluates at once"
@@ -24,7 +24,7 @@ class EvaluationSettings(Section):
         default=0, description="steps between validations, off the clock; 0: only at the end"
     )
     val_max_tokens: NonNegativeInt = Field(
-        default=0, description="validate on the first so many; 0: all"
+        default=0, description="number of first tokens that are scored; 0: all"
     )
 
     sample_every: NonNegativeInt = Field(

@@ -20,14 +20,14 @@ class LossSettings(Section):
     )
     kg_scores: str = Field(
         default="",
-        description="token scores of a knowledge graph, a file of python -m knowledge or "
-        "wordnet for those that come along; empty: none",
+        description="token scores of a knowledge graph: a file of python -m knowledge, or "
+        "wordnet, which is included; empty: none",
     )
     kg_init: NonNegativeFloat = Field(
         default=0.1, description="initial embeddings are multiplied by 1 + this * score"
     )
     kg_loss_weight: NonNegativeFloat = Field(
         default=0.5,
-        description="target tokens weigh 1 + this * score in the training loss, their mean made 1; "
-        "0: all alike, throughout",
+        description="target tokens weigh 1 + this * score in the training loss, scaled to a mean "
+        "of 1; 0: all weigh the same",
     )

@@ -11,61 +11,66 @@ class OptimizerSettings(Section):
     """Muon, AdamW, and the average of the weights."""
 
     matrix_lr: NonNegativeFloat = Field(
-        default=0.027, description="Muon's learning rate, for the banks"
+        default=0.027, description="learning rate of Muon, which trains the banks"
     )
     tied_embed_lr: NonNegativeFloat = Field(
-        default=0.035, description="AdamW, tied embedding and tables"
+        default=0.035, description="AdamW's learning rate of the tied embedding and tables"
     )
     embed_lr: NonNegativeFloat = Field(
-        default=0.6, description="AdamW, tables where the head is untied"
+        default=0.6, description="AdamW's learning rate of tables when the head is untied"
     )
     scalar_lr: NonNegativeFloat = Field(
-        default=0.025, description="AdamW, vectors and small matrices"
+        default=0.025, description="AdamW's learning rate of vectors and small matrices"
     )
-    head_lr: NonNegativeFloat = Field(default=0.008, description="AdamW, untied head and MTP heads")
-    muon_momentum: Share = Field(default=0.99, description="Nesterov momentum after its warm-up")
-    muon_momentum_warmup_start: Share = Field(default=0.92, description="momentum at step 0")
+    head_lr: NonNegativeFloat = Field(
+        default=0.008, description="AdamW's learning rate of the untied head and MTP heads"
+    )
+    muon_momentum: Share = Field(
+        default=0.99, description="Muon's Nesterov momentum after its warm-up"
+    )
+    muon_momentum_warmup_start: Share = Field(default=0.92, description="Muon's momentum at step 0")
     muon_momentum_warmup_steps: NonNegativeInt = Field(
-        default=1500, description="steps between the two"
+        default=1500, description="steps over which the momentum rises"
     )
     muon_momentum_warmup_share: Fraction = Field(
         default=0.0,
-        description="the same as a fraction of the clock, or of the iterations; 0: "
+        description="momentum's warm-up as a fraction of the clock or of the iterations; 0: use "
         "muon_momentum_warmup_steps",
     )
     muon_backend_steps: PositiveInt = Field(default=5, description="Newton-Schulz iterations")
     muon_coefficients: Literal["classic", "polar_express"] = Field(
         default="classic",
-        description="of the Newton-Schulz iterations: Keller Jordan's; or Polar Express, which "
-        "brings small singular values to one as well",
+        description="coefficients of the Newton-Schulz iterations: Keller Jordan's, or Polar "
+        "Express, which brings small singular values to one as well",
     )
     muon_row_norm: bool = Field(
-        default=False, description="rows of length one before the iterations (MuonEq)"
+        default=False, description="normalise rows before the Newton-Schulz iterations (MuonEq)"
     )
     muon_beta2: Share = Field(
         default=0.0,
-        description="decay of the second moments of rows, whose roots divide the rows of Muon's "
+        description="decay of the rows' second moments, whose roots divide the rows of Muon's "
         "update (NorMuon); 0: off",
     )
     cautious_decay: bool = Field(
         default=False,
-        description="weight decay only where the update has the weight's sign",
+        description="decay a weight only where its update has the same sign",
     )
     muon_wd: NonNegativeFloat = Field(
         default=0.04, description="decoupled weight decay of the banks"
     )
     adam_wd: NonNegativeFloat = Field(
-        default=0.04, description="decoupled weight decay of the rest"
+        default=0.04, description="decoupled weight decay of all other parameters"
     )
-    beta1: Share = Field(default=0.9, description="AdamW's first moment")
-    beta2: Share = Field(default=0.95, description="AdamW's second moment")
+    beta1: Share = Field(default=0.9, description="decay of AdamW's first moment")
+    beta2: Share = Field(default=0.95, description="decay of AdamW's second moment")
     adam_eps: PositiveFloat = Field(default=1e-8, description="AdamW's epsilon")
     grad_clip_norm: NonNegativeFloat = Field(
         default=0.3,
-        description="global norm that gradients are clipped to, after reduction; 0: no clip",
+        description="global norm to which reduced gradients are clipped; 0: no clipping",
     )
     averaging: Literal["ema", "lawa", "none"] = Field(
-        default="ema", description="of weights: exponential, or mean of the latest snapshots"
+        default="ema",
+        description="average of the weights: exponential, or mean of the latest snapshots",
     )
     ema_decay: Share = Field(default=0.997, description="decay a step of the exponential average")
     lawa_k: PositiveInt = Field(default=10, description="snapshots that LAWA averages")

@@ -28,7 +28,9 @@ class RunSettings(Section):
     resume: Path | None = Field(
         default=None, description="run folder to continue, with the settings it was started with"
     )
-    seed: NonNegativeInt = Field(default=1337, lt=2**63, description="of weights and data order")
+    seed: NonNegativeInt = Field(
+        default=1337, lt=2**63, description="seed of initial weights and data order"
+    )
     backend: Literal["auto", "reference", "compiled", "kernels"] = Field(
         default="auto",
         description="reference: eager PyTorch; compiled: under torch.compile; kernels: Triton, for "
@@ -42,10 +44,10 @@ class RunSettings(Section):
         "CUDA, sdpa on a CPU",
     )
     device: Literal["auto", "cuda", "cpu"] = Field(
-        default="auto", description="auto: cuda where there is"
+        default="auto", description="device; auto: cuda if there is a GPU"
     )
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
-        default="auto", description="of activations and compute copies; auto: bfloat16 on CUDA"
+        default="auto", description="type of activations and compute copies; auto: bfloat16 on CUDA"
     )
     checkpoint_minutes: NonNegativeFloat = Field(
         default=10.0, description="minutes between checkpoints; 0: only when interrupted"

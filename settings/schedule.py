@@ -20,25 +20,23 @@ class ScheduleSettings(Section):
 
     wallclock: NonNegativeFloat = Field(
         default=600.0,
-        description="seconds of training, from after warm-up; 0: no limit, count iterations",
+        description="seconds of training after warm-up; 0: no limit, iterations count",
     )
-    iterations: PositiveInt = Field(
-        default=20_000, description="most steps, whatever the clock says"
-    )
+    iterations: PositiveInt = Field(default=20_000, description="largest number of steps")
     warmup_steps: NonNegativeInt = Field(
         default=20, description="steps before the clock starts; they leave no trace"
     )
     warmdown_iters: NonNegativeInt = Field(
         default=3700,
-        description="steps' worth of time at the end in which learning rates fall to 0",
+        description="steps at the end in which learning rates fall to 0, as time under a clock",
     )
     warmdown_share: Fraction = Field(
         default=0.0,
-        description="the same as a fraction of the clock, or of the iterations; 0: warmdown_iters",
+        description="warm-down as a fraction of the clock or of the iterations; 0: warmdown_iters",
     )
     late_qat_threshold: Fraction = Field(
         default=0.15,
-        description="int6-faked weights once the learning rate's scale is under this; 0: never",
+        description="fake int6 weights once the learning rate's scale is below this; 0: never",
     )
     stages: Annotated[list[Stage], BeforeValidator(read_stages), AfterValidator(check_order)] = (
         Field(

@@ -11,23 +11,24 @@ class SwarmSettings(Section):
     swarm: bool = Field(default=True, description="agents steer the run's levers")
     swarm_every: PositiveInt = Field(default=80, description="steps between the agents' cycles")
     agents_off: NameList = Field(
-        default=[], description="names of agents that stay out of it: qat, kg, health, mtp, lr"
+        default=[], description="agents that take no part: qat, kg, health, mtp, lr"
     )
     swarm_alone: Confidence = Field(
-        default=0.85, description="confidence at which one agent's proposal needs no second"
+        default=0.85, description="confidence at which a proposal passes with one vote"
     )
     swarm_objection: Confidence = Field(
-        default=0.6, description="confidence of an objection that stops one agent alone"
+        default=0.6, description="confidence of an objection that blocks a single agent's proposal"
     )
     swarm_withdrawn: Confidence = Field(
         default=0.3, description="confidence below which an agent withdraws its proposal"
     )
     swarm_windows: CountList = Field(
-        default=[], description="windows that agents choose from, 0: the whole context; none: no"
+        default=[],
+        description="windows that agents choose from (0: whole context); empty: no choice",
     )
     swarm_loops: CountList = Field(
-        default=[], description="values of num_loops that agents choose from; none: no choice"
+        default=[], description="values of num_loops that agents choose from; empty: no choice"
     )
     swarm_heads: CountList = Field(
-        default=[], description="numbers of trained MTP heads that agents choose from; none: no"
+        default=[], description="numbers of MTP heads that agents choose from; empty: no choice"
     )

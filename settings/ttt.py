@@ -16,8 +16,8 @@ class TttSettings(Section):
     )
     ttt_method: Literal["sgd", "lora"] = Field(
         default="sgd",
-        description="sgd: all weights, a chunk of the split after the other; lora: adapters of "
-        "each document's own, forgotten after it",
+        description="sgd: trains all weights, chunk after chunk; lora: trains adapters, which are "
+        "reset after each document",
     )
     ttt_chunk_tokens: PositiveInt = Field(
         default=32_768, description="sgd: tokens scored, then learned"
@@ -27,29 +27,29 @@ class TttSettings(Section):
         default=32, description="sgd: windows a step, over all ranks"
     )
     ttt_lr: NonNegativeFloat = Field(
-        default=0.002, description="sgd: first learning rate, to 0 by a cosine over the chunks"
+        default=0.002, description="sgd: first learning rate; it falls to 0 along a cosine"
     )
-    ttt_momentum: Share = Field(default=0.9, description="of the SGD of either method")
+    ttt_momentum: Share = Field(default=0.9, description="momentum of SGD, in either method")
     ttt_grad_clip: NonNegativeFloat = Field(
         default=1.0, description="sgd: global norm that gradients are clipped to; 0: no clip"
     )
     ttt_freeze_blocks: NonNegativeInt = Field(
-        default=0, description="sgd: first layers that stay as they are"
+        default=0, description="sgd: number of first layers that are frozen"
     )
     ttt_freeze: NameList = Field(
-        default=[], description="sgd: parameters that stay as they are, as tok_emb,bigram_table"
+        default=[], description="sgd: frozen parameters, such as tok_emb,bigram_table"
     )
-    ttt_lora_rank: PositiveInt = Field(default=8, description="lora: of each adapter")
+    ttt_lora_rank: PositiveInt = Field(default=8, description="lora: rank of each adapter")
     ttt_lora_matrices: Annotated[
         list[Literal["q", "k", "v", "o", "head"]],
         BeforeValidator(split_commas),
         Field(min_length=1),
     ] = Field(
         default=["q", "v", "head"],
-        description="lora: what has adapters, of each layer; head: what the output head reads",
+        description="lora: matrices of each layer with adapters; head: input of the output head",
     )
     ttt_lora_optimizer: Literal["adam", "sgd"] = Field(
-        default="adam", description="lora: of the adapters"
+        default="adam", description="lora: optimizer of the adapters"
     )
     ttt_lora_lr: NonNegativeFloat = Field(default=0.01, description="lora: learning rate")
     ttt_lora_epochs: PositiveInt = Field(default=1, description="lora: steps on a scored chunk")

@@ -1,4 +1,4 @@
-"""The whole network of preset ``seed`` on a GPU, and a comparison with fp32."""
+"""The whole network of a preset on a GPU, ``seed`` by default, and a comparison with fp32."""
 
 from collections.abc import Callable
 
@@ -14,12 +14,18 @@ from model.gpt import GPT
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-3, 2e-2  # relative, against fp32
 DRAWS, CHECKED_WINDOWS = 8, 2
 MTP_WEIGHT = 0.1
+SEED = Architecture()
 
 
-def make_model(backend: str, dtype: torch.dtype = torch.bfloat16, attention: str = "own") -> GPT:
-    """Return preset ``seed`` with random numbers in its zero-initialised parts."""
-    ops = operations(backend, attention)
-    model = GPT(Architecture(), ops, dtype=dtype, max_seq_len=TIME, seed=0)
+def make_model(
+    backend: str,
+    dtype: torch.dtype = torch.bfloat16,
+    attention: str = "own",
+    config: Architecture = SEED,
+    length: int = TIME,
+) -> GPT:
+    """Return a network for windows of ``length``, with random numbers where it has zeros."""
+    model = GPT(config, operations(backend, attention), dtype=dtype, max_seq_len=length, seed=0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -27,9 +33,14 @@ def make_model(backend: str, dtype: torch.dtype = torch.bfloat16, attention: str
     return model.to("cuda")
 
 
-def step(model: GPT, forward: Callable, tokens: Tensor) -> Callable[[], None]:
-    """Return a call of forward and backward; ``forward`` is the model or its compiled form."""
-    weight = torch.tensor(MTP_WEIGHT, device="cuda")
+def step(
+    model: GPT, forward: Callable, tokens: Tensor, further: tuple[float, ...] = ()
+) -> Callable[[], None]:
+    """Return a call of forward and backward; ``forward`` is the model or its compiled form.
+
+    ``further`` are weights of the targets after the next, instead of MTP heads.
+    """
+    weight = torch.tensor(further or MTP_WEIGHT, device="cuda")
 
     def call() -> None:
         forward(tokens[:, :-1], tokens[:, 1:], mtp_weight=weight)[0].backward()

@@ -35,24 +35,43 @@ def embed_inputs(windows: int) -> dict:
     }
 
 
-@pytest.fixture(scope="module")
-def embed_entry() -> Entry:
-    def run(ops: Operations):
-        def call(inputs):
-            rest = dict(inputs)
-            bigram = tuple(rest.pop(f"bigram_{part}") for part in ("table", "proj", "scale"))
-            dtype = bigram[1].dtype
-            return [ops.embed(**rest, bigram=bigram, dtype=dtype, eps=EPS, bos_id=1)]
+def window_inputs(windows: int) -> dict:
+    """Return inputs of a wide table without bigrams, whose SmearGate reads a window of channels."""
+    return {
+        "tokens": 8 * random_tokens(windows, TIME),
+        "table": random(8 * VOCABULARY, WIDTH).float(),
+        "smear_gate": random(12, scale=0.3).float(),
+        "smear_scale": random(1).float()[0],
+    }
 
-        return call
 
+def embedding(ops: Operations):
+    def call(inputs):
+        rest = dict(inputs)
+        wide = rest["table"].dtype == torch.float64
+        options = {"dtype": torch.float64 if wide else torch.bfloat16, "eps": EPS, "bos_id": 1}
+        if "bigram_table" in rest:
+            parts = ("table", "proj", "scale")
+            options["bigram"] = tuple(rest.pop(f"bigram_{part}") for part in parts)
+        return [ops.embed(**rest, **options)]
+
+    return call
+
+
+EMBED = ("embed", embed_inputs)
+OF_WINDOW = ("embed with a gate of a window", window_inputs)
+
+
+@pytest.fixture(scope="module", params=[EMBED, OF_WINDOW], ids=lambda param: param[0])
+def embed_entry(request) -> Entry:
+    name, make_inputs = request.param
     written = TOKENS * WIDTH * BF16
     return Entry(
-        name="embed",
-        ours=run(operations("kernels")),
-        reference=run(operations("reference")),
-        inputs=embed_inputs(WINDOWS),
-        small=partial(embed_inputs, SMALL_WINDOWS),
+        name=name,
+        ours=embedding(operations("kernels")),
+        reference=embedding(operations("reference")),
+        inputs=make_inputs(WINDOWS),
+        small=partial(make_inputs, SMALL_WINDOWS),
         forward=Cost(written),
         backward=Cost(written),
         peers={},

@@ -1,4 +1,4 @@
-"""The loss of the main and two MTP heads."""
+"""The loss of the main and two MTP heads, and of a wide head that predicts three targets."""
 
 from functools import partial
 
@@ -22,6 +22,7 @@ from bench.harness.sizes import (
 from kernels import Operations, operations
 
 PRODUCT = 2 * TOKENS * WIDTH * VOCABULARY * (1 + MTP_HEADS)
+WIDE, WIDE_PRODUCT = 8192, 2 * TOKENS * WIDTH * 8192
 HIDDEN = TOKENS * WIDTH * BF16
 
 
@@ -32,6 +33,19 @@ def make_inputs(windows: int) -> dict:
         "mtp_heads": random(MTP_HEADS, VOCABULARY, WIDTH, scale=0.05),
         "targets": random_tokens(windows, TIME),
     }
+
+
+def wide_inputs(windows: int) -> dict:
+    return {
+        "hidden": random(windows, TIME, WIDTH),
+        "head": random(WIDE, WIDTH, scale=0.05),
+        "targets": 8 * random_tokens(windows, TIME),
+    }
+
+
+def run_wide(ops: Operations):
+    weights = torch.tensor([0.5, 0.25], device="cuda")
+    return lambda inputs: ops.loss(**inputs, softcap=30.0, further_weights=weights)
 
 
 def run(ops: Operations):
@@ -54,5 +68,22 @@ def test_loss(contest, direction, monkeypatch):
         backward=Cost(2 * HIDDEN, 2 * PRODUCT),
         peers={},
         bars={"both": Bar(ratios={"compiled": 1.5}, memory=0.6 * 2**30)},
+    )
+    contest(entry.contest(direction))
+
+
+@pytest.mark.parametrize("direction", ["forward", "both"])
+def test_wide_loss(contest, direction, monkeypatch):
+    monkeypatch.setattr("bench.harness.operation.EXACT_ENOUGH", 2e-4)
+    entry = Entry(
+        name="loss of 8,192 pieces",
+        ours=run_wide(operations("kernels")),
+        reference=run_wide(operations("reference")),
+        inputs=wide_inputs(WINDOWS),
+        small=partial(wide_inputs, 1),
+        forward=Cost(HIDDEN, WIDE_PRODUCT),
+        backward=Cost(2 * HIDDEN, 2 * WIDE_PRODUCT),
+        peers={},
+        bars={"both": Bar(memory=0.8 * 2**30)},
     )
     contest(entry.contest(direction))

@@ -13,10 +13,21 @@ from torch import Tensor
 
 from bench.harness.bar import Bar
 from bench.harness.operation import Cost, Entry
-from bench.harness.sizes import BF16, EPS, SMALL_WINDOWS, TIME, TOKENS, WIDTH, WINDOWS, random
+from bench.harness.sizes import (
+    BF16,
+    EPS,
+    QUERY_HEADS,
+    SMALL_WINDOWS,
+    TIME,
+    TOKENS,
+    WIDTH,
+    WINDOWS,
+    random,
+)
 from kernels import Operations, operations
 
-TENSOR = TOKENS * WIDTH * BF16
+GATE_WINDOW = 12
+TENSOR, LOGITS = TOKENS * WIDTH * BF16, TOKENS * QUERY_HEADS * BF16
 REFERENCE = operations("reference")
 
 
@@ -42,6 +53,10 @@ def skip_inputs(windows: int) -> dict[str, Tensor]:
     return entry_inputs(windows) | skip
 
 
+def gate_inputs(windows: int) -> dict[str, Tensor]:
+    return entry_inputs(windows) | {"gate_weight": random(QUERY_HEADS, GATE_WINDOW).float()}
+
+
 def middle_inputs(windows: int) -> dict[str, Tensor]:
     return {"x": random(windows, TIME, WIDTH)}
 
@@ -50,8 +65,8 @@ def at_entry(ops: Operations):
     """Return a call as most layers make it, without the stream as an output."""
 
     def call(inputs):
-        mixed, normed, _, x0 = ops.mix_norm(**inputs, scale=0.5, eps=EPS)[:4]
-        return [mixed, normed, x0]
+        mixed, normed, _, x0, *gate = ops.mix_norm(**inputs, scale=0.5, eps=EPS)
+        return [mixed, normed, x0, *(logits for logits in gate if logits is not None)]
 
     return call
 
@@ -69,11 +84,21 @@ def in_the_middle(ops: Operations):
 AT_ENTRY = ("norm at entry", at_entry, entry_inputs, Cost(4 * TENSOR), Cost(7 * TENSOR))
 # A skip more each way, and its gradient.
 WITH_SKIP = ("norm at entry with skip", at_entry, skip_inputs, Cost(5 * TENSOR), Cost(9 * TENSOR))
+# The gate's logits each way.
+WITH_GATE = (
+    "norm at entry with gate",
+    at_entry,
+    gate_inputs,
+    Cost(4 * TENSOR + LOGITS),
+    Cost(7 * TENSOR + LOGITS),
+)
 # In: x; out: normed. Back: normed and two gradients in, one out.
 MIDDLE = ("norm in the middle", in_the_middle, middle_inputs, Cost(2 * TENSOR), Cost(4 * TENSOR))
 
 
-@pytest.fixture(scope="module", params=[AT_ENTRY, WITH_SKIP, MIDDLE], ids=lambda param: param[0])
+@pytest.fixture(
+    scope="module", params=[AT_ENTRY, WITH_SKIP, WITH_GATE, MIDDLE], ids=lambda param: param[0]
+)
 def entry(request) -> Entry:
     name, operation, make_inputs, forward, backward = request.param
     return Entry(

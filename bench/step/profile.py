@@ -1,7 +1,7 @@
 """Print where a step's device time goes.
 
 The table has the device time of every kernel in one forward and backward pass of 98,304 tokens with
-preset ``seed``, the largest first, and how long the device was busy.
+a preset's network, the largest first, and how long the device was busy.
 """
 
 from collections import defaultdict
@@ -12,7 +12,9 @@ from torch.autograd import DeviceType
 
 from bench.harness.network import make_model, step
 from bench.harness.record import Commit, need_gpu, provenance
-from bench.harness.sizes import TIME, WINDOWS, random_tokens
+from bench.harness.sizes import TOKENS, random_tokens
+from settings.load import load_settings
+from training.schedule import further_weights
 
 STEPS = 3
 NAME_WIDTH = 90
@@ -37,20 +39,30 @@ def device_times(call) -> dict[str, tuple[int, float]]:
 
 
 def main(
-    *, backend: Literal["kernels", "compiled", "reference"] = "kernels", commit: Commit = None
+    *,
+    backend: Literal["kernels", "compiled", "reference"] = "kernels",
+    preset: str = "seed",
+    commit: Commit = None,
 ) -> None:
-    """Profile one pass and print one row per kernel."""
+    """Profile one pass and print one row per kernel.
+
+    Args:
+        preset: whose network and windows; documents are of about 1,024 tokens
+    """
     need_gpu()
+    settings = load_settings(["--preset", preset], {})
+    network = {"config": settings.architecture(), "length": settings.train_seq_len}
     if backend == "kernels":
-        model = make_model("kernels")
+        model = make_model("kernels", **network)
     else:
-        model = make_model("reference", attention="cudnn")
+        model = make_model("reference", attention="cudnn", **network)
     forward = torch.compile(model, dynamic=False) if backend == "compiled" else model
-    call = step(model, forward, random_tokens(WINDOWS, TIME + 1))
+    tokens = random_tokens(TOKENS // settings.train_seq_len, settings.train_seq_len + 1)
+    call = step(model, forward, tokens, further_weights(settings.mtp_targets, 0.0))
     times = device_times(call)
     total = sum(microseconds for _, microseconds in times.values())
     print("\n".join(f"{name}: {value}" for name, value in provenance(commit).items()))
-    print(f"{backend}: {total / 1000:.2f} ms on the device, {len(times)} kernels\n")
+    print(f"{backend}, {preset}: {total / 1000:.2f} ms on the device, {len(times)} kernels\n")
     print("| kernel | launches | us each | ms | share |\n|---|---|---|---|---|")
     for name, (launches, us) in sorted(times.items(), key=lambda item: -item[1][1]):
         each = us / max(launches, 1)

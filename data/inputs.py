@@ -35,8 +35,10 @@ class Scored:
 
     def hashes(self) -> dict[str, str]:
         """Return the SHA-256 of the tokenizer and of each validation shard, by file name."""
-        paths = [self.tokenizer, *self.validation.files]
-        return dict(zip((path.name for path in paths), sha256_of(paths), strict=True))
+        shards = self.validation.files
+        names = (path.name for path in shards)
+        found = {self.tokenizer.name: read_tokenizer(self.tokenizer).sha256}
+        return found | dict(zip(names, sha256_of(shards), strict=True))
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,16 @@ class Row(Form):
     seconds: float
 
 
-class Summary(Form):
+class Provenance(Form):
+    """Where the numbers of a summary come from: see `evaluation.origins.Origins`."""
+
+    code_sha256: Word | None = None
+    code_modules: dict[Word, Word] | None = None
+    data: dict[Word, Word] | None = None
+    observed: dict[Word, list[Word]] | None = None
+
+
+class Summary(Provenance):
     """A run's ``summary.json``, as far as it is read."""
 
     steps: Count
@@ -40,10 +49,9 @@ class Summary(Form):
     artifact_bytes: Count
     scores: dict[Word, Row]
     code_files: dict[Word, Count] = Field(default_factory=dict)
-    code_sha256: Word | None = None
 
 
-class Partial(Form):
+class Partial(Provenance):
     """A summary of which parts may be missing."""
 
     train_seconds: float | None = None
@@ -58,6 +66,8 @@ class Environment(Form):
     world_size: Annotated[int, Field(ge=1)]
     devices: Annotated[list[Word], Field(min_length=1)]
     torch: Word
+    git_commit: Word | None = None
+    git_dirty: bool | None = None
 
 
 class Trained(Form):

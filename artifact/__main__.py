@@ -3,12 +3,18 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 import command_line
+from artifact.submission.asked import BY_BEST, NO_RIVAL, NOTHING_SAID, About, Judging, Rival
 
 app = command_line.program(
     "python -m artifact", "Look into an artifact, or make a contest folder of finished runs."
 )
+
+OPTIONS = Parameter(name="*")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -27,18 +33,29 @@ def inspect(file: Path, /) -> None:
 
 
 @app.command
-def submit(*runs: Path, out: Path, against: float | None = None, name: str | None = None) -> None:
+def submit(
+    *runs: Path,
+    out: Path,
+    about: Annotated[About, OPTIONS] = NOTHING_SAID,
+    rival: Annotated[Rival, OPTIONS] = NO_RIVAL,
+    judging: Annotated[Judging, OPTIONS] = BY_BEST,
+) -> None:
     """Write a contest folder of finished runs.
 
     Args:
         runs: run folders that differ in their seed
         out: the folder to make
-        against: bits per byte to beat
-        name: of the submission; by default that of the folder
     """
-    from artifact.submission import submit
+    from artifact.submission.submit import submit as submitted
 
-    print(submit.submit(runs, out, against, name))
+    verdict, others = submitted(runs, out, about, rival, judging)
+    print(verdict)
+    for other in others:
+        print(f"not submitted, with the same settings: {other.path} (seed {other.seed})")
+    missing = about.missing()
+    if missing:
+        options = " ".join(f"--{name.replace('_', '-')}" for name in missing)
+        print(f"empty in submission.json: {', '.join(missing)}; fill in, or give {options}")
     print(f"contest folder: {out}")
 
 

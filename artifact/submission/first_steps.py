@@ -5,15 +5,18 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from artifact.submission.code_size import SCRIPT
 from data.sentencepiece_model import minimal_model
-from data.shards import shard_name, write_shard
+from data.shards import MAX_VOCAB_SIZE, TokenStream, shard_name, write_shard
 from data.tokenizer import TOKENIZER_NAME
 from errors import InputError
+from runtime.run_folder import ARTIFACT
 from settings import Settings
 
 TOKENS = 4096
@@ -24,38 +27,68 @@ LITTLE = f"""
     --device cpu --backend reference --attention-backend auto --wallclock 0 --iterations 2
     --warmup-steps 0 --train-seq-len {LENGTH} --train-batch-tokens {4 * LENGTH}
     --micro-batch-tokens {4 * LENGTH} --eval-seq-len {LENGTH} --eval-stride 0
-    --val-max-tokens {4 * LENGTH} --calibration-tokens 0 --checkpoint-minutes 0
+    --val-max-tokens {4 * LENGTH} --val-loss-every 1 --calibration-tokens 0 --checkpoint-minutes 0
     --no-ttt-enabled --stages []
 """.split()
 
 
 def first_steps(script: bytes, settings: Settings) -> None:
-    """Train two steps, export an artifact and score it by ``--evaluate``.
+    """Train two steps, export an artifact and score it by ``--evaluate``; train the same again.
 
-    The data is random tokens, with a tokenizer of the network's vocabulary.
+    The data is random tokens, with a tokenizer of the network's vocabulary. The second time the
+    validation tokens are others, and the artifact must be the same.
 
     Args:
         script: the packed file.
         settings: that it carries along.
 
     Raises:
-        InputError: the vocabulary is not SentencePiece's, a command fails, or the artifact's score
-            is not the run's.
+        InputError: the vocabulary is not SentencePiece's, a command fails, the artifact's score is
+            not the run's, or the artifact depends on the validation tokens.
     """
+    with _workplace(script, settings) as folder:
+        printed, artifact = _trained(folder, "run")
+        options = ["--device", "cpu", "--max-tokens", str(4 * LENGTH)]
+        place, data = str(folder / "run" / ARTIFACT), str(folder / "data")
+        scored = _started(folder, "--evaluate", place, "--data", data, *options)
+        found = re.search(r"bpb (\d+\.\d{4})", scored)
+        if found is None or found[1] not in printed:
+            raise InputError(f"the bundled script scores its artifact otherwise: {scored!a:.200}")
+        if _trained_on_others(folder) != artifact:
+            raise InputError("the bundled script's artifact depends on the validation tokens")
+
+
+def reads_validation(script: bytes, settings: Settings) -> bool:
+    """Return whether an artifact depends on the validation tokens; errors as `first_steps`."""
+    with _workplace(script, settings) as folder:
+        return _trained(folder, "run")[1] != _trained_on_others(folder)
+
+
+@contextmanager
+def _workplace(script: bytes, settings: Settings) -> Iterator[Path]:
+    """Yield a temporary folder with the script and data."""
     if settings.bos_id + 3 > settings.vocab_size:
         raise InputError(f"bos_id {settings.bos_id}: a submission needs a SentencePiece model")
     with tempfile.TemporaryDirectory(prefix="first_steps_") as temporary:
         folder = Path(temporary)
         (folder / SCRIPT).write_bytes(script)
         _make_data(folder / "data", settings.vocab_size, settings.bos_id)
-        data, run = ["--data", str(folder / "data")], folder / "run"
-        trained = _started(folder, *LITTLE, *data, "--run-dir", str(run))
-        artifact = str(run / "artifact.bin")
-        options = ["--device", "cpu", "--max-tokens", str(4 * LENGTH)]
-        scored = _started(folder, "--evaluate", artifact, *data, *options)
-        found = re.search(r"bpb (\d+\.\d{4})", scored)
-        if found is None or found[1] not in trained:
-            raise InputError(f"the bundled script scores its artifact otherwise: {scored!a:.200}")
+        yield folder
+
+
+def _trained(folder: Path, name: str) -> tuple[str, bytes]:
+    """Return what a run prints, and its artifact."""
+    arguments = ["--data", str(folder / "data"), "--run-dir", str(folder / name)]
+    printed = _started(folder, *LITTLE, *arguments)
+    return printed, (folder / name / ARTIFACT).read_bytes()
+
+
+def _trained_on_others(folder: Path) -> bytes:
+    """Return the artifact of a run whose validation tokens are in another order."""
+    shard = folder / "data" / shard_name("val", 0)
+    tokens = TokenStream([shard], MAX_VOCAB_SIZE).read(0, TOKENS)
+    write_shard(shard, np.random.default_rng(1).permutation(tokens))
+    return _trained(folder, "again")[1]
 
 
 def _started(folder: Path, *arguments: str) -> str:

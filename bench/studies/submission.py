@@ -10,9 +10,9 @@ import json
 from pathlib import Path
 
 from artifact.submission.bundle import contents, readable
+from artifact.submission.entry import Entry
 from artifact.submission.first_steps import first_steps
 from artifact.submission.packed import pack
-from artifact.submission.submit import Entry
 from bench.harness.record import Commit, provenance
 from files import PROJECT, write_text
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,17 @@ BYTES = sum(len(text.encode()) for text in DOCUMENTS)
 
 
 def inputs_of(
-    folder: Path, tokens: str, documents: list[str], size: int = BYTES, **made: str
+    folder: Path,
+    tokens: str,
+    documents: list[str],
+    size: int = BYTES,
+    made: Mapping[str, str] = {},
 ) -> Scored:
     """A data folder whose manifest records all of DOCUMENTS."""
     tokenizer = tokenizer_of(tokens, folder)
     write_shard(folder / "a_val_0.bin", tokenizer.encode_documents(documents))
     split = {"files": {}, "documents": len(DOCUMENTS), "source_bytes": size}
-    manifest = {"source": made, "splits": {"val": split}}
+    manifest = {"source": dict(made), "splits": {"val": split}}
     (folder / MANIFEST_NAME).write_text(json.dumps(manifest))
     return open_scored(folder, None, None, None)
 
@@ -77,7 +82,7 @@ def test_without_a_manifest_the_source_is_unknown(tmp_path: Path):
 
 
 def test_the_contest_s_split_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    inputs = inputs_of(tmp_path, "ours", DOCUMENTS, **DOWNLOAD)
+    inputs = inputs_of(tmp_path, "ours", DOCUMENTS, made=DOWNLOAD)
     assert "not the tokenizer of the contest's sp1024" in source(inputs).found
     digest = inputs.hashes()["tokenizer.model"]
     known = published.Published(digest, tokens=len(inputs.validation))

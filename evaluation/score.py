@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +15,7 @@ from errors import InputError
 from runtime.ranks import World
 
 ScoreFunction = Callable[[Tensor, Tensor], Tensor]
-Record = Callable[[Tensor, Tensor], None]
+Record = Callable[[Tensor, Tensor, Tensor], None]
 OnProgress = Callable[[int, int], None]
 
 
@@ -57,8 +57,8 @@ class Scoring:
     Attributes:
         world: the ranks; what scores works on its device.
         progress: called with (parts done, parts in all) of this rank.
-        record: called with every target as it is scored: positions in the split (N,) int64, nats
-            (N,).
+        record: called with each batch as it is scored: positions in the split (B, S) int64, nats
+            (B, S), and which of them (B, S) count.
     """
 
     world: World
@@ -76,6 +76,7 @@ class Score:
         tokens: targets scored.
         bytes: bytes of their text (see `data.tokenizer.ByteTable`).
         seconds: wall clock of rank 0.
+        of_targets: (tokens,) fp32, the nats of each target in the split's order: what was summed.
     """
 
     nats: float
@@ -83,20 +84,28 @@ class Score:
     tokens: int
     bytes: int
     seconds: float
+    of_targets: Tensor = field(default_factory=lambda: torch.empty(0), compare=False, repr=False)
+
+    def row(self) -> dict[str, float]:
+        """Return the five numbers by name."""
+        names = ("nats", "bpb", "tokens", "bytes", "seconds")
+        return {name: getattr(self, name) for name in names}
 
 
 class Tally:
     """Sums nats, targets and bytes in fp64 on the device, without waiting for it.
 
     Args:
-        byte_table: of the split's tokenizer.
+        split: that is scored.
         scoring: the ranks, each of which has a tally, and who sees each score.
     """
 
-    def __init__(self, byte_table: ByteTable, scoring: Scoring) -> None:
+    def __init__(self, split: Split, scoring: Scoring) -> None:
         self.world, self.record = scoring.world, scoring.record
-        self.count_bytes = _byte_counter(byte_table, self.world.device)
+        self.count_bytes = _byte_counter(split.byte_table, self.world.device)
         self.sums = torch.zeros(3, dtype=torch.float64, device=self.world.device)
+        # By position in the split. Position 0 is no target: it takes what does not count.
+        self.of_targets = torch.zeros(split.targets + 1, device=self.world.device)
         self.begin = time.perf_counter()
 
     def add(self, tokens: Tensor, nats: Tensor, positions: Tensor, is_new: Tensor) -> None:
@@ -112,8 +121,9 @@ class Tally:
         expected, previous = tokens[:, -scored:], tokens[:, -scored - 1 : -1]
         for index, amounts in enumerate((nats, is_new, self.count_bytes(previous, expected))):
             self.sums[index] += amounts.double().where(is_new, 0).sum()
+        self.of_targets[positions.where(is_new, 0)] = nats.float()
         if self.record:
-            self.record(positions[is_new], nats[is_new])
+            self.record(positions, nats, is_new)
 
     def score(self) -> Score:
         """Return the score over all ranks, the same on each.
@@ -128,8 +138,8 @@ class Tally:
             raise InputError(
                 f"the {tokens:.0f} tokens of the split stand for no text; give another split"
             )
-        bpb = nats / math.log(2) / byte_count
-        return Score(nats / tokens, bpb, int(tokens), int(byte_count), seconds)
+        bpb, of_targets = nats / math.log(2) / byte_count, self.world.sum_(self.of_targets)[1:]
+        return Score(nats / tokens, bpb, int(tokens), int(byte_count), seconds, of_targets)
 
 
 def _byte_counter(table: ByteTable, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:

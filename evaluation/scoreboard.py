@@ -1,7 +1,5 @@
 """The scores of a run: which weights, by which method, at which step."""
 
-from dataclasses import asdict
-
 from evaluation.score import Score, ScoreFunction, Scoring, Split
 from evaluation.ttt.methods import score_adapting
 from evaluation.windows import WindowPlan, evaluate
@@ -34,7 +32,7 @@ class Scoreboard:
     ) -> None:
         self.settings, self.split = settings, split
         self.world, self.folder, self.progress = world, folder, progress
-        self.rows: dict[str, dict[str, object]] = {}
+        self.rows: dict[str, dict[str, float]] = {}
 
     def validate(self, score_fn: ScoreFunction, step: int, elapsed: float) -> float:
         """Score the live weights between steps by plain windows; return their bits per byte.
@@ -59,7 +57,7 @@ class Scoreboard:
             strides["sliding"] = self.settings.eval_stride
         for method, stride in strides.items():
             score = self.measure(score_fn, weights, method, stride, step, elapsed)
-            self.rows[f"{weights}, {method}"] = asdict(score)
+            self._keep(weights, method, score)
 
     def measure(
         self,
@@ -90,7 +88,7 @@ class Scoreboard:
         scoring = self._scoring(weights, method)
         score = score_adapting(model, backend, self.split, self.settings, scoring)
         self._log(score, weights, method, step, elapsed)
-        self.rows[f"{weights}, {method}"] = asdict(score)
+        self._keep(weights, method, score)
 
     def _scoring(self, weights: str, method: str) -> Scoring:
         def progress(done: int, parts: int) -> None:
@@ -100,8 +98,15 @@ class Scoreboard:
 
     def _log(self, score: Score, weights: str, method: str, step: int, elapsed: float) -> None:
         if self.folder:
-            fields = {"weights": weights, "method": method, **asdict(score)}
+            fields = {"weights": weights, "method": method, **score.row()}
             self.folder.log("validation", step=step, elapsed=elapsed, **fields)
+
+    def _keep(self, weights: str, method: str, score: Score) -> None:
+        """Keep a final score; the artifact's also target by target, for whoever audits it."""
+        name = f"{weights}, {method}"
+        self.rows[name] = score.row()
+        if self.folder and weights == ROUNDTRIP:
+            self.folder.keep_nats(name, score.of_targets.cpu().numpy())
 
     def table(self) -> str:
         """Return the final scores as plain text, a row each."""

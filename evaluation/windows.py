@@ -97,7 +97,7 @@ def evaluate(score_fn: ScoreFunction, split: Split, plan: WindowPlan, scoring: S
             bytes of text.
     """
     windows = cut(split, plan)
-    tally = Tally(split.byte_table, scoring)
+    tally = Tally(split, scoring)
     batch = min(plan.batch, math.ceil(len(windows) / scoring.world.size))
     span = (0, len(windows))
     score_windows(score_fn, split.stream, windows, span, batch, tally, scoring.progress)

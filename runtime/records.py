@@ -1,5 +1,6 @@
 """The forms of a run folder's files, as programs read them that judge the run of another."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +17,7 @@ SETTINGS, ENVIRONMENT, LOG, DECISIONS, SUMMARY = (
     "decisions.jsonl",
     "summary.json",
 )
+NATS = "nats"  # a folder
 REMEDY = "copy the whole folder again, or run it again"
 Count = Annotated[int, Field(ge=0)]
 Word = Annotated[str, StringConstraints(max_length=200)]
@@ -104,6 +106,11 @@ def trained_on(folder: Path) -> str:
 def read_settings(folder: Path) -> dict[str, Any]:
     """Return a run's settings, unchecked. Raises InputError for what is no TOML."""
     return read_toml(folder / SETTINGS, REMEDY, links=False)
+
+
+def nats_file(folder: Path, row: str) -> Path:
+    """Return where a run keeps the nats of each target of a row of its scores, as fp32."""
+    return folder / NATS / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', row)}.f32"
 
 
 def read_log(path: Path) -> Iterator[dict]:

@@ -27,15 +27,17 @@ from runtime.records import (
     DECISIONS,
     ENVIRONMENT,
     LOG,
+    NATS,
     REMEDY,
     SETTINGS,
     SUMMARY,
+    nats_file,
     read_log,
     read_settings,
 )
 
 CHECKPOINTS, ARTIFACT, PLOT, TEXT = "checkpoints", "artifact.bin", "loss.png", "train.log"
-FILES = (SETTINGS, ENVIRONMENT, LOG, TEXT, DECISIONS, SUMMARY, CHECKPOINTS, ARTIFACT, PLOT)
+FILES = (SETTINGS, ENVIRONMENT, LOG, TEXT, DECISIONS, SUMMARY, CHECKPOINTS, ARTIFACT, PLOT, NATS)
 
 
 class RunFolder:
@@ -165,6 +167,16 @@ class RunFolder:
     def write_summary(self, summary: Mapping[str, object]) -> None:
         """Write ``summary.json``, whole or not at all; numbers as in ``log``."""
         write_text(self.path / SUMMARY, _pretty(summary))
+
+    def keep_nats(self, row: str, nats: np.ndarray) -> None:
+        """Keep the nats of each target (N,) of a score. A full disk costs them, not the run."""
+        path = nats_file(self.path, row)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            with atomic_write(path) as file:
+                file.write(nats.astype("<f4").tobytes())
+        except OSError as error:
+            self.log("nats_lost", row=row, error=str(error))
 
     def close(self) -> None:
         """Close the log and its listeners."""

@@ -79,7 +79,7 @@ def score_documents(
     """
     world, size = scoring.world, plan.chunk_tokens
     targets = cut(split, WindowPlan(plan.seq_len, size, batch=1)).targets
-    tally = Tally(split.byte_table, scoring)
+    tally = Tally(split, scoring)
     documents = find_documents(split.stream, targets, plan.bos_id)
     batches = alike(documents, size, plan.documents)[world.rank :: world.size]
     for index, batch in enumerate(batches):

@@ -53,7 +53,7 @@ def score_first(
     windows = cut(split, plan)
     share = math.ceil(math.ceil(chunk_tokens / plan.stride) / world.size)
     batch = min(share, plan.batch)
-    tally = Tally(split.byte_table, scoring)
+    tally = Tally(split, scoring)
     chunks = math.ceil(windows.targets / chunk_tokens)
     first = 0
     for chunk in range(chunks):

@@ -57,6 +57,17 @@ class Sources(MetaPathFinder, ExecutionLoader):
         return next((p for p in (f"{stem}.py", f"{stem}/__init__.py") if p in FILES), None)
 
 
+def unpack(root: Path) -> None:
+    """Write what is no module to a folder, and let modules be imported from ``FILES``."""
+    for name, text in FILES.items():
+        if not name.endswith(".py"):
+            is_text = name.endswith(".toml")
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(text.encode() if is_text else base64.b85decode(text))
+    # First of all finders: a folder called data where it is started must not be taken for ours.
+    sys.meta_path.insert(0, Sources(root))
+
+
 def main() -> int:
     """Train with the preset that came along, or score an artifact; return the exit code.
 
@@ -64,14 +75,7 @@ def main() -> int:
     options after it are those of ``python -m evaluation``.
     """
     with TemporaryDirectory(prefix="train_gpt_") as folder:
-        root = Path(folder).resolve()
-        for name, text in FILES.items():
-            if not name.endswith(".py"):
-                is_text = name.endswith(".toml")
-                (root / name).parent.mkdir(parents=True, exist_ok=True)
-                (root / name).write_bytes(text.encode() if is_text else base64.b85decode(text))
-        # First of all finders: a folder called data where it is started must not be taken for ours.
-        sys.meta_path.insert(0, Sources(root))
+        unpack(Path(folder).resolve())
         os.environ.setdefault("MURMURATION_PRESET", "submission")
         arguments = sys.argv[1:]
         if arguments[:1] == [EVALUATE]:

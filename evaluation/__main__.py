@@ -1,5 +1,7 @@
 """``python -m evaluation``: score an artifact, check that the scores are lawful, write text."""
 
+import os
+import secrets
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,6 +13,7 @@ from cyclopts import Parameter
 
 import command_line
 from errors import InputError, printable
+from files import PROJECT
 from settings.options import NOTHING, Given, options
 
 if TYPE_CHECKING:
@@ -86,22 +89,33 @@ def audit(
     artifact: Artifact,
     /,
     *,
-    cuts: Annotated[int, Parameter(help="places where tokens change")] = 200,
-    code: Annotated[
-        Path | None, Parameter(help="the entrant's train_gpt.py; by default this code, packed")
+    cuts: Annotated[int, Parameter(help="places where tokens change")] = 40,
+    places: Annotated[
+        int, Parameter(help="targets of each method to score again; 0: 3,000 on a GPU, or 300")
+    ] = 0,
+    audit_seed: Annotated[
+        int | None, Parameter(help="of all choices; by default nobody knows it before")
     ] = None,
+    code: Annotated[
+        Path, Parameter(help="the entrant's code: a project's folder, or its train_gpt.py")
+    ] = PROJECT,
     given: Given = NOTHING,
 ) -> int:
-    """Print what a legal score must be, as a table; the exit code is 1 if it is not."""
-    from evaluation.audit.audit import audit
+    """Print what a legal score must be, as a table; the exit code is 1 if it is not.
 
-    if cuts < 1:
-        raise InputError(f"--cuts {cuts}: choose 1 or more")
-    subject = opened(artifact, {**given, "ttt_enabled": True})
-    try:
-        return audit(subject, cuts, code)
-    finally:
-        subject.world.stop()
+    Start it from a clean checkout: the entrant's code runs in a process of its own.
+    """
+    from evaluation.audit.audit import audit
+    from evaluation.audit.case import Effort
+
+    if cuts < 1 or places < 0:
+        raise InputError(f"--cuts {cuts} --places {places}: choose 1 or more cuts")
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise InputError("an audit runs in one process; start it without torchrun")
+    if not code.exists():
+        raise InputError(f"--code {code}: no such folder or file")
+    seed = secrets.randbits(32) if audit_seed is None else audit_seed
+    return audit(artifact, given, code, Effort(cuts, places, seed))
 
 
 @app.command

@@ -60,34 +60,22 @@ class Subject:
         Raises:
             InputError: artifact, data and settings are missing, impossible or do not fit together.
         """
-        settings = merge(given, beneath=method_of_run(artifact))
-        if settings.eval_seq_len > MOST_WINDOW:
-            raise InputError(f"eval_seq_len {settings.eval_seq_len}: give {MOST_WINDOW} or less")
+        settings = method_of(artifact, given)
         world = World.start(device_type(settings.device))
         try:
-            model = restore(artifact, settings.eval_seq_len, world.device)
-            settings = with_architecture(settings, model)
-            backends = choose(settings, world.device)
-            model.ops = operations(backends.backend, backends.attention)
-            model.dtype = backends.dtype
+            settings, model, backend = network_of(artifact, settings, world)
             inputs = open_scored(
                 settings.data, settings.tokenizer, settings.vocab_size, settings.bos_id
             )
         except InputError:
             world.stop()
             raise
-        score_fn = scoring_function(model, backends.backend)
-        return cls(artifact, settings, inputs, model, backends.backend, score_fn, world)
+        score_fn = scoring_function(model, backend)
+        return cls(artifact, settings, inputs, model, backend, score_fn, world)
 
     def sources(self) -> str:
         """Return one line that says where tokenizer, limit and method come from."""
-        inputs, settings = self.inputs, self.settings
-        of_folder = settings.tokenizer is None
-        tokenizer = f"tokenizer {inputs.tokenizer} ({'of the data' if of_folder else 'given'}"
-        tokenizer += ", as its manifest records)" if inputs.verified else ", no manifest to check)"
-        most, every = self.split.targets, len(inputs.validation) - 1
-        method = self.artifact.parent / SETTINGS if method_of_run(self.artifact) else "given"
-        return f"{tokenizer}; {most:,} of {every:,} tokens; method {method}"
+        return sources(self.artifact, self.settings, self.inputs)
 
     @property
     def split(self) -> Split:
@@ -102,6 +90,43 @@ class Subject:
     def adapt(self, split: Split, scoring: Scoring, watch: Watch = unwatched) -> Score:
         """Score by test-time training; as `evaluation.ttt.methods.score_adapting`."""
         return score_adapting(self.model, self.backend, split, self.settings, scoring, watch)
+
+
+def sources(artifact: Path, settings: Settings, inputs: Scored) -> str:
+    """Return one line that says where tokenizer, limit and method come from."""
+    of_folder = settings.tokenizer is None
+    tokenizer = f"tokenizer {inputs.tokenizer} ({'of the data' if of_folder else 'given'}"
+    tokenizer += ", as its manifest records)" if inputs.verified else ", no manifest to check)"
+    every = len(inputs.validation) - 1
+    most = min(every, settings.val_max_tokens or every)
+    method = artifact.parent / SETTINGS if method_of_run(artifact) else "given"
+    return f"{tokenizer}; {most:,} of {every:,} tokens; method {method}"
+
+
+def network_of(artifact: Path, settings: Settings, world: World) -> tuple[Settings, GPT, str]:
+    """Return the settings with an artifact's architecture, its network, and what computes it.
+
+    Raises:
+        InputError: it is no artifact, or does not fit the settings or the device.
+    """
+    model = restore(artifact, settings.eval_seq_len, world.device)
+    settings = with_architecture(settings, model)
+    backends = choose(settings, world.device)
+    model.ops = operations(backends.backend, backends.attention)
+    model.dtype = backends.dtype
+    return settings, model, backends.backend
+
+
+def method_of(artifact: Path, given: Given) -> Settings:
+    """Return the settings of an evaluation: those given, and beneath them those of the run.
+
+    Raises:
+        InputError: they are impossible.
+    """
+    settings = merge(given, beneath=method_of_run(artifact))
+    if settings.eval_seq_len > MOST_WINDOW:
+        raise InputError(f"eval_seq_len {settings.eval_seq_len}: give {MOST_WINDOW} or less")
+    return settings
 
 
 def method_of_run(artifact: Path) -> dict[str, object]:

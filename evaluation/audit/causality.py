@@ -27,6 +27,8 @@ def causality(
         bos_id: the token that begins a document.
         progress: called with the number of cuts done.
     """
+    if baseline.fault:
+        return Check(RULE, name, False, baseline.fault)
     draw = np.random.default_rng(0)
     farthest = 0.0
     for done, cut in enumerate(cuts, start=1):
@@ -39,18 +41,19 @@ def causality(
             return Check(RULE, name, False, fault)
         farthest = max(farthest, largest(moved[1 : cut + 1]))
         progress(done)
-    found = f"{len(cuts)} cuts, moved {farthest:.1e} of {baseline.allowed:.0e} nats at most"
+    allowed = baseline.allowed.max()
+    found = f"{len(cuts)} cuts, moved {farthest:.1e} of {allowed:.0e} nats at most"
     return Check(RULE, name, True, found)
 
 
-def fault_of_cut(moved: np.ndarray, cut: int, allowed: float) -> str:
+def fault_of_cut(moved: np.ndarray, cut: int, allowed: np.ndarray) -> str:
     """Say how scores (targets + 1,) that ``moved`` break the rule; empty if they keep it."""
     before, after = moved[1 : cut + 1], moved[cut + 1 :]
-    still = before <= allowed  # false of NaN
+    still = before <= allowed[1 : cut + 1]  # false of NaN
     if not still.all():
         index = int(np.flatnonzero(~still)[0])
         return f"target {1 + index} moved by {before[index]:.1e} nats with the tokens after {cut}"
-    if not largest(after) > allowed:
+    if not largest(after - allowed[cut + 1 :]) > 0:
         return f"no score after {cut} read the changed tokens"
     return ""
 

@@ -23,7 +23,7 @@ def one_pass(name: str, baseline: Baseline, units: np.ndarray, byte_table: ByteT
 
 def fault_of_order(baseline: Baseline, units: np.ndarray) -> str:
     """Say which targets are not scored once or in their unit's order; empty if all are."""
-    positions = baseline.ledger.positions
+    positions = baseline.seen.positions
     times = np.bincount(positions, minlength=baseline.targets + 1)[1:]
     if (times != 1).any() or len(positions) != baseline.targets:
         return f"{(times == 0).sum()} targets without a score, {(times > 1).sum()} with several"
@@ -34,11 +34,13 @@ def fault_of_order(baseline: Baseline, units: np.ndarray) -> str:
 
 def fault_of_sums(baseline: Baseline, counted: int) -> str:
     """Say how the score is not that of ``counted`` bytes and the recorded nats; empty if it is."""
-    score, targets = baseline.score, baseline.targets
-    mean = baseline.ledger.nats.mean()
+    seen, targets = baseline.seen, baseline.targets
+    row, mean = seen.row, seen.nats.mean()
     bpb = mean * targets / np.log(2) / counted
-    same_counts = (score.tokens, score.bytes) == (targets, counted)
-    if same_counts and np.allclose([score.nats, score.bpb], [mean, bpb], rtol=1e-6, atol=0):
+    same_counts = (row["tokens"], row["bytes"]) == (targets, counted)
+    if not np.array_equal(seen.of_targets, baseline.nats[1:].astype(np.float32), equal_nan=True):
+        return "what the run keeps of its scores is not what it scored"
+    if same_counts and np.allclose([row["nats"], row["bpb"]], [mean, bpb], rtol=1e-6, atol=0):
         return ""
-    found = f"bpb {score.bpb:.6f} of {score.tokens} tokens and {score.bytes} bytes, but the "
+    found = f"bpb {row['bpb']:.6f} of {row['tokens']} tokens and {row['bytes']} bytes, but the "
     return found + f"scores make {bpb:.6f} of {targets} and {counted}"

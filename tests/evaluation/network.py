@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from data.tokenizer import ByteTable
-from evaluation.audit.runs import TokenArray
+from evaluation.audit.observing import TokenArray
 from evaluation.score import Split
 from evaluation.ttt.learner import Learner
 from kernels import operations
@@ -92,9 +92,9 @@ class Scores:
         self.positions: list[int] = []
         self.nats: list[float] = []
 
-    def __call__(self, positions: Tensor, nats: Tensor) -> None:
-        self.positions += positions.tolist()
-        self.nats += nats.tolist()
+    def __call__(self, positions: Tensor, nats: Tensor, is_new: Tensor) -> None:
+        self.positions += positions[is_new].tolist()
+        self.nats += nats[is_new].tolist()
 
     def by_position(self) -> np.ndarray:
         assert sorted(self.positions) == list(range(1, len(self.positions) + 1))

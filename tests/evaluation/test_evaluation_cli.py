@@ -15,10 +15,10 @@ from data.shards import write_shard
 from evaluation import __main__ as cli
 from evaluation.subject import Subject
 from kernels.attention.reference import scaled_dot_product
-from model.gpt import GPT
 from model.parameters import exported, roles
+from tests import warm
 from tests.evaluation.network import LENGTH, fresh, small_settings
-from tests.small import trained_tokenizer
+from tests.small import clean_environment, trained_tokenizer
 
 VOCAB = 300
 TEXT = "the dog and the fox; the fox and the bird: each of them watches the other. "
@@ -107,37 +107,40 @@ def test_a_run_s_folder_chooses_neither_tokenizer_nor_limit(folder: Path, run, t
     assert code == 2 and "settings.toml: is a link" in complaint
 
 
-@pytest.mark.slow
-def test_an_honest_artifact_passes_the_audit(run):
-    options = (*TTT, "--cuts", 3, "--ttt-method", "lora", "--ttt-lora-chunk", 8)
-    code, printed, _ = run("audit", *options)
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start the entrant's process as a fork, which need not import PyTorch."""
+
+    def popen(command: list[str], cwd: str, **streams: object) -> warm.Started:
+        return warm.start(*command[1:], environment=clean_environment(), folder=Path(cwd))
+
+    monkeypatch.setattr("evaluation.audit.entrant.subprocess.Popen", popen)
+
+
+def test_an_honest_artifact_passes_the_audit(run, forked: None):
+    """The table says what is not known without a run, and what no check sees."""
+    options = (*TTT, "--cuts", 3, "--places", 60, "--ttt-method", "lora", "--ttt-lora-chunk", 8)
+    code, printed, _ = run("audit", *options, "--ttt-enabled", "--audit-seed", 5)
     assert code == 0, printed
-    assert printed.count("holds") == 9 and "BROKEN" not in printed
-    for name in ("C1", "C2", "C4"):
-        assert printed.count(f"│ {name} ") == 2
-    assert printed.count("│ C3 ") == 1 and printed.count("unknown") >= 3
+    assert printed.count("holds") == 13 and "BROKEN" not in printed
+    rules = {"C1 strict prefix": 3, "C1 causal": 2, "C2": 2, "C4 one pass": 2, "C3 score": 1}
+    for name, count in rules.items():
+        assert printed.count(f"│ {name} ") == count, name
+    assert "│ C3 whole run " in printed and printed.count("unknown") >= 4
+    assert "No check sees: trained on the validation split" in printed
+    assert "one place in 20 is missed" in printed and "--audit-seed 5" in printed
 
 
-@pytest.mark.slow
-def test_a_network_that_peeks_and_a_run_that_is_late_fail_the_audit(
-    folder: Path, run, monkeypatch: pytest.MonkeyPatch
-):
-    honest = GPT.score
-
-    def peek(model: GPT, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return honest(model, tokens, targets) - 1e-3 * (targets[:, -1:] % 2)
-
-    monkeypatch.setattr(GPT, "score", peek)
+def test_a_run_that_is_late_fails_the_audit(folder: Path, run, forked: None):
     summary = folder / "summary.json"
     summary.write_text(json.dumps({"train_seconds": 601.0}))
     try:
-        code, printed, _ = run("audit", *TTT, "--cuts", 8)
+        code, printed, _ = run("audit", "--stride", 4, "--cuts", 2, "--places", 20)
     finally:
         summary.unlink()
     assert code == 1
     assert re.search(r"training clock.*BROKEN.*601\.0 of 600 s", printed)
-    assert len(re.findall(r"│ C[34] .* holds ", printed)) == 3
-    assert re.search(r"C1 causal.*sliding.*BROKEN.*moved by 1\.0e-03 nats", printed)
+    assert len(re.findall(r"│ C[124] .* holds ", printed)) == 5
 
 
 @pytest.mark.parametrize(
@@ -147,7 +150,7 @@ def test_a_network_that_peeks_and_a_run_that_is_late_fail_the_audit(
         (["ttt", "--stride", 4, "--ttt-chunk-tokens", 50], "no multiple of eval_seq_len 16"),
         (["ttt", "--ttt-lrr", 1], "--ttt-lrr"),
         (["audit", "--cuts", 0], "--cuts 0"),
-        (["audit", "--seq-len", 2048, "--stride", 4], "too short to audit windows of 2048"),
+        (["audit", "--code", "absent.py"], "--code absent.py: no such folder or file"),
         (["score", "--tokenizer", "absent.model"], "absent.model: no such tokenizer"),
         (["score", "--backend", "kernels"], "has no head dim 8"),
     ],
@@ -156,6 +159,12 @@ def test_bad_input_is_one_line_and_exit_2(run, arguments: list, words: str):
     code, _, complaint = run(*arguments)
     assert code == 2
     assert words in complaint and complaint.count("\n") == 1
+
+
+def test_a_split_that_is_too_short_is_one_line(run, forked: None):
+    code, _, complaint = run("audit", "--seq-len", 2048, "--stride", 4)
+    assert code == 2
+    assert "too short to audit windows of 2048" in complaint and complaint.count("\n") == 1
 
 
 def test_a_missing_artifact_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]):

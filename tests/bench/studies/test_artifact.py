@@ -15,7 +15,7 @@ from bench.__main__ import main
 from bench.studies import artifact as bench_of_artifacts
 from bench.studies.artifact import Bench, raw_bytes
 from data.inputs import Inputs
-from evaluation.audit.runs import TokenArray
+from evaluation.audit.observing import TokenArray
 from model.parameters import exported
 from tests.evaluation.network import BYTES, LENGTH, fresh, small_settings, tokens_of_documents
 

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from evaluation.audit.causality import causality
-from evaluation.audit.runs import Baseline, Check, Run, TokenArray
+from evaluation.audit.observing import Observer, Run, TokenArray
+from evaluation.audit.runs import Baseline, Check
 from evaluation.score import Record, Score, Scoring, Split, Tokens
 from evaluation.ttt.documents import find_documents
 from evaluation.ttt.learner import Watch
@@ -63,8 +64,13 @@ def units_of(settings: Settings) -> np.ndarray:
     return units
 
 
+def baseline(run: Run, tokens: np.ndarray = TOKENS) -> Baseline:
+    """Two runs, and what the checks ask for further ones, in this process."""
+    return Baseline(lambda text, poison: Observer(text, poison).of(run), tokens)
+
+
 def causal(run: Run) -> Check:
-    return causality("run", Baseline(run, TOKENS), sorted(CUTS), VOCAB, BOS)
+    return causality("run", baseline(run), sorted(CUTS), VOCAB, BOS)
 
 
 def broken(check: Check, *words: str) -> None:
@@ -90,7 +96,7 @@ def training_first(order: str) -> Run:
                     learner.update(*chunk_windows(text, begin, size, LENGTH, CPU.device), 1.0)
                 if order != "score first":
                     score_plainly(model, text, begin, size, record)
-        return windows_run()(text, lambda positions, nats: None, watch)
+        return windows_run()(text, lambda *seen: None, watch)
 
     return run
 
@@ -101,4 +107,5 @@ def score_plainly(model: GPT, text: Tokens, begin: int, size: int, record: Recor
         tokens = text.read(start, min(LENGTH + 1, len(text) - start)).astype(np.int32)
         row = torch.from_numpy(tokens)[None]
         positions = torch.arange(start + 1, start + len(tokens))
-        record(positions, model.score(row[:, :-1].contiguous(), row[:, 1:].contiguous())[0])
+        nats = model.score(row[:, :-1].contiguous(), row[:, 1:].contiguous())[0]
+        record(positions, nats, torch.ones_like(positions, dtype=torch.bool))

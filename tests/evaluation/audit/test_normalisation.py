@@ -4,9 +4,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.audit.normalisation import normalisation
+from evaluation.audit.normalisation import normalised
+from evaluation.audit.observing import sums_of_probabilities
+from evaluation.score import ScoreFunction
 from tests.evaluation.audit.runs import SGD, TOKENS, broken, causal, windows_run
 from tests.evaluation.network import VOCAB, trained
+
+CONTEXTS = torch.from_numpy(TOKENS[:48].astype(np.int32)).view(4, 12)
+
+
+def sums(score_fn: ScoreFunction, scored: int = 12, at_once: int = 1) -> np.ndarray:
+    return sums_of_probabilities(score_fn, CONTEXTS, scored, VOCAB, at_once)
 
 
 def test_an_unnormalised_cache_is_caught():
@@ -18,9 +26,24 @@ def test_an_unnormalised_cache_is_caught():
         seen = (inputs[:, None, :] == targets[:, :, None]).tril(inputs.size(1) - targets.size(1))
         return nats - 0.01 * seen.any(2)
 
-    contexts = torch.from_numpy(TOKENS[:48].astype(np.int32)).view(4, 12)
     assert causal(windows_run(cached)).passed
-    broken(normalisation("cached", cached, contexts, VOCAB), "48 positions")
-    together = normalisation("cached", cached, contexts, VOCAB, at_once=7)  # 40 = 5 * 7 + 5
-    assert together.found == normalisation("cached", cached, contexts, VOCAB).found
-    assert normalisation("honest", model.score, contexts, VOCAB, at_once=7).passed
+    broken(normalised("cached", sums(cached)), "4 x 12 places")
+    together = sums(cached, at_once=7)  # 40 = 5 * 7 + 5
+    np.testing.assert_allclose(together, sums(cached), atol=1e-6)
+    assert normalised("honest", sums(model.score, at_once=7), sums(model.score, 4)).passed
+
+
+def test_a_bonus_in_short_calls_alone_is_caught():
+    """A sliding window scores fewer places than it holds."""
+    model = trained(SGD)
+
+    def bonus(inputs: Tensor, targets: Tensor) -> Tensor:
+        nats = model.score(inputs, targets)
+        return nats - 0.01 * (inputs.shape != targets.shape)
+
+    assert normalised("whole", sums(bonus)).passed
+    broken(normalised("both", sums(bonus), sums(bonus, 4)), "4 x 12 and 4 x 4 places")
+
+
+def test_without_sums_nothing_is_known():
+    assert normalised("none").passed is None

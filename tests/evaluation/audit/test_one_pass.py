@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from evaluation.audit.one_pass import one_pass
-from evaluation.audit.runs import Baseline
 from evaluation.score import Record, Score, Tokens
 from evaluation.ttt.learner import Watch
-from tests.evaluation.audit.runs import TOKENS, WHOLE, broken, windows_run
+from tests.evaluation.audit.runs import WHOLE, baseline, broken, windows_run
 from tests.evaluation.network import BYTES
 
 
@@ -38,9 +37,13 @@ def without_tail(positions: Tensor, nats: Tensor) -> tuple[Tensor, Tensor]:
 )
 def test_rescoring_disorder_and_a_skipped_tail_are_caught(tamper: Callable, words: str):
     def run(text: Tokens, record: Record, watch: Watch) -> Score:
-        return windows_run()(text, lambda positions, nats: record(*tamper(positions, nats)), watch)
+        def tampered(positions: Tensor, nats: Tensor, is_new: Tensor) -> None:
+            positions, nats = tamper(positions[is_new], nats[is_new])
+            record(positions, nats, torch.ones_like(positions, dtype=torch.bool))
 
-    broken(one_pass("cheat", Baseline(run, TOKENS), WHOLE, BYTES), words)
+        return windows_run()(text, tampered, watch)
+
+    broken(one_pass("cheat", baseline(run), WHOLE, BYTES), words)
 
 
 @pytest.mark.parametrize("field", ["nats", "bpb", "tokens", "bytes"])
@@ -50,5 +53,14 @@ def test_a_score_that_is_not_the_sum_of_its_scores_is_caught(field: str):
     def more(score: Score) -> Score:
         return dataclasses.replace(score, **{field: getattr(score, field) + 1})
 
-    baseline = Baseline(windows_run(changed=more), TOKENS)
-    broken(one_pass("cheat", baseline, WHOLE, BYTES), "but the scores make")
+    found = one_pass("cheat", baseline(windows_run(changed=more)), WHOLE, BYTES)
+    broken(found, "but the scores make")
+
+
+def test_a_record_that_is_not_what_was_scored_is_caught():
+    def less(score: Score) -> Score:
+        return dataclasses.replace(score, of_targets=score.of_targets * 0.98)
+
+    broken(
+        one_pass("cheat", baseline(windows_run(changed=less)), WHOLE, BYTES), "what the run keeps"
+    )

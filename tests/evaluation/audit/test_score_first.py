@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from evaluation.audit.one_pass import one_pass
-from evaluation.audit.runs import Baseline
 from evaluation.audit.score_first import later_in_unit, score_before_update
 from evaluation.score import Record, Score, Tokens
 from evaluation.ttt.learner import Watch
@@ -14,9 +13,9 @@ from evaluation.ttt.sgd import learning_weights
 from tests.evaluation.audit.runs import (
     LORA,
     SGD,
-    TOKENS,
     WHOLE,
     adapting_run,
+    baseline,
     broken,
     causal,
     training_first,
@@ -26,23 +25,18 @@ from tests.evaluation.network import BYTES, CPU, LENGTH, trained
 
 
 def test_train_then_score_is_caught_by_its_order_by_poison_and_by_cuts():
-    assert score_before_update(
-        "honest", Baseline(training_first("score first"), TOKENS), WHOLE
-    ).passed
-    baseline = Baseline(training_first("train first"), TOKENS)
-    broken(
-        score_before_update("cheat", baseline, WHOLE), "192 tokens learned before they were scored"
-    )
+    honest, cheat = (baseline(training_first(f"{first} first")) for first in ("score", "train"))
+    assert score_before_update("honest", honest, WHOLE).passed
+    broken(score_before_update("cheat", cheat, WHOLE), "192 tokens learned before they were scored")
     broken(causal(training_first("train first")), "moved by")
 
 
 def test_train_then_score_that_lies_about_its_order_is_caught_by_poison():
     """It records an honest score, and then, as the final one, what it learned."""
     run = training_first("rescore")
-    broken(
-        score_before_update("cheat", Baseline(run, TOKENS), WHOLE), "used what was learned of it"
-    )
-    broken(one_pass("cheat", Baseline(run, TOKENS), WHOLE, BYTES), "with several")
+    found = baseline(run)
+    broken(score_before_update("cheat", found, WHOLE), "used what was learned of it")
+    broken(one_pass("cheat", found, WHOLE, BYTES), "with several")
 
 
 def test_a_learner_that_gets_other_tokens_than_it_says_is_caught():
@@ -61,7 +55,7 @@ def test_a_learner_that_gets_other_tokens_than_it_says_is_caught():
 
         return adapting_run(SGD)(text, record, shifted)
 
-    broken(score_before_update("ahead", Baseline(run, TOKENS), WHOLE), "not the text's")
+    broken(score_before_update("ahead", baseline(run), WHOLE), "not the text's")
 
 
 def test_poison_without_an_effect_is_no_proof():
@@ -75,13 +69,13 @@ def test_poison_without_an_effect_is_no_proof():
 
         return adapting_run(SGD)(text, record, decoy)
 
-    broken(score_before_update("decoy", Baseline(run, TOKENS), WHOLE), "poison had no effect")
+    broken(score_before_update("decoy", baseline(run), WHOLE), "poison had no effect")
 
 
 def test_adapters_that_are_not_reset_are_caught(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("evaluation.ttt.lora.Adapters.reset", lambda adapters: None)
-    baseline = Baseline(adapting_run(LORA), TOKENS)
-    broken(score_before_update("kept", baseline, units_of(LORA)), "forgets nothing")
+    kept = baseline(adapting_run(LORA))
+    broken(score_before_update("kept", kept, units_of(LORA)), "forgets nothing")
 
 
 def test_later_places_are_those_of_the_units_that_were_taught():

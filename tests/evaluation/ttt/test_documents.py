@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.audit.runs import TokenArray
+from evaluation.audit.observing import TokenArray
 from evaluation.score import Record, Score, Scoring
 from evaluation.ttt.documents import Document, DocumentPlan, alike, find_documents, load_chunk
 from evaluation.ttt.learner import Learner, Watch, unwatched

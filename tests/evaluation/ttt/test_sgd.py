@@ -127,9 +127,9 @@ def test_a_chunk_is_learned_once_all_of_it_is_scored_and_the_last_one_never():
         watched.append(Late(learner))
         return watched[0]
 
-    def record(positions: torch.Tensor, nats: torch.Tensor) -> None:
+    def record(positions: torch.Tensor, nats: torch.Tensor, is_new: torch.Tensor) -> None:
         assert torch.is_inference_mode_enabled()
-        scores(positions, nats)
+        scores(positions, nats, is_new)
 
     adapt(settings, scoring=Scoring(CPU, record=record), watch=watch)
     assert seen == list(range(1, 257))

@@ -1,0 +1,144 @@
+"""C1, strict prefix: scores at random places are those of the tokens before them, and no others.
+
+The entrant's network is given the tokens before a place, and nothing of what follows. It returns
+the nats of every token of the vocabulary, so no target is known where they are computed. The judge
+divides the probabilities by their sum, in fp64, and compares the target's with the run's record.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from evaluation.audit.case import Case, Method
+from evaluation.audit.observing import Seen, TokenArray, padded
+from evaluation.audit.runs import Check
+from evaluation.ttt.documents import find_documents
+
+RULE = "C1 strict prefix"
+# Nats by which a score may differ: of kernels that sum in another order, by the data type.
+ALLOWED = {"float32": 1e-4}
+ALLOWED_ELSE = 1e-3
+ON_AVERAGE = 1e-4
+
+
+def strict_prefix(case: Case) -> Iterator[Check]:
+    """Score random places of each method again, those by windows in a process that knows no text.
+
+    They come first of all questions that the entrant's process is asked.
+    """
+    by_windows = [method for method in case.methods if not method.learns]
+    again = [(method, *windows_again(case, method)) for method in by_windows]
+    for method, places, nats in again:
+        yield compared(case, method, places, nats, case.audited(method)[places - 1])
+    for method in case.methods:
+        if method.learns:
+            seen, asked = learned(case, method), chosen(case, method)
+            found = np.isin(asked, seen.places)
+            if not found.all():
+                said = f"{(~found).sum()} of {len(asked)} places were never scored"
+                yield Check(RULE, method.name, False, said)
+                continue
+            nats = of_targets(case, seen.places, seen.again)
+            scored = seen.by_position(case.targets(method))[seen.places]
+            yield compared(case, method, seen.places, nats, scored)
+
+
+def compared(
+    case: Case, method: Method, places: np.ndarray, nats: np.ndarray, scored: np.ndarray
+) -> Check:
+    """Compare nats (P,) of the strict prefix with what was scored at places (P,)."""
+    allowed = ALLOWED.get(case.entrant.dtype, ALLOWED_ELSE)
+    difference = scored.astype(np.float64) - nats
+    off = ~(np.abs(difference) <= allowed)  # true of NaN
+    of = f"{len(places):,} of {case.targets(method):,} targets"
+    if off.any():
+        place = int(places[np.argmax(np.where(off, np.nan_to_num(np.abs(difference), nan=9), 0))])
+        index = int(np.flatnonzero(places == place)[0])
+        found = f"{off.sum():,} of {of} differ; target {place}: scored {scored[index]:.4f}, "
+        found += f"{nats[index]:.4f} by the tokens before it"
+        return Check(RULE, method.name, False, found)
+    mean = float(difference.mean())
+    if abs(mean) > ON_AVERAGE:
+        return Check(RULE, method.name, False, f"{of} differ by {mean:.1e} nats on average")
+    worst = float(np.abs(difference).max())
+    return Check(RULE, method.name, True, f"{of}, off by {worst:.1e} of {allowed:.0e} nats at most")
+
+
+def chosen(case: Case, method: Method) -> np.ndarray:
+    """Return random targets of a method in order, each once."""
+    targets = case.targets(method)
+    count = min(case.places, targets)
+    draw = case.draw(f"places {method.name}")
+    return np.sort(draw.choice(targets, count, replace=False)) + 1
+
+
+def windows_again(case: Case, method: Method) -> tuple[np.ndarray, np.ndarray]:
+    """Return places (P,), and the nats (P,) of their targets by what their windows hold before."""
+    windows, plan = case.windows(method)
+    places = chosen(case, method)
+    starts = starts_of_windows(case, method, places)
+    size, stream = min(plan.batch, len(windows)), case.inputs.validation
+    found = []
+    for first in range(0, len(places), size):
+        case.show(f"scoring {method.name} again: {first / len(places):.0%}")
+        some = slice(first, first + size)
+        pairs = zip(places[some].tolist(), starts[some].tolist(), strict=True)
+        contexts = [stream.read(start, place - start) for place, start in pairs]
+        shape = (size, plan.seq_len)
+        again = case.entrant.again(*padded(contexts, list(range(len(contexts))), shape))
+        found.append(of_targets(case, places[some], again[: len(contexts)]))
+    return places, np.concatenate(found)
+
+
+def of_targets(case: Case, places: np.ndarray, again: np.ndarray) -> np.ndarray:
+    """Return the nats (P,) fp64 of the targets at places, from those of all tokens (P, V).
+
+    Probabilities are divided by their sum, so that no other than a distribution can agree.
+    """
+    logits = -again.astype(np.float64)
+    highest = logits.max(1, keepdims=True)
+    total = np.log(np.exp(logits - highest).sum(1)) + highest[:, 0]
+    stream = case.inputs.validation
+    targets = np.array([stream.read(place, 1)[0] for place in places.tolist()], np.int64)
+    return total - logits[np.arange(len(places)), targets]
+
+
+def starts_of_windows(case: Case, method: Method, places: np.ndarray) -> np.ndarray:
+    """Return the first token of the window that scores each place."""
+    windows, _ = case.windows(method)
+    indices = np.array([windows.begun_before(place) - 1 for place in places.tolist()], np.int64)
+    return windows.starts(indices)
+
+
+def learned(case: Case, method: Method) -> Seen:
+    """Return what is seen of the whole run of test-time training, which happens once."""
+    if case.learned is None:
+        places, starts = places_of_learning(case, method)
+        case.show(f"scoring {method.name}, watched")
+        tokens = case.tokens(method)
+        case.learned = case.entrant.adapt(tokens, {}, places=places, starts=starts)
+    return case.learned
+
+
+def places_of_learning(case: Case, method: Method) -> tuple[np.ndarray, np.ndarray]:
+    """Return random places (P,) of test-time training, and the first token of their contexts."""
+    places, settings = chosen(case, method), case.settings
+    if settings.ttt_method != "lora":
+        return places, starts_of_windows(case, method, places)
+    text, size = TokenArray(case.tokens(method)), settings.ttt_lora_chunk
+    documents = find_documents(text, case.targets(method), settings.bos_id)
+    firsts = np.array([document.first for document in documents])
+    first = firsts[np.searchsorted(firsts, places, "left") - 1]
+    ends = -(-(places - first) // size) * size
+    return places, first + np.maximum(0, ends - settings.eval_seq_len)
+
+
+def watched(case: Case) -> Iterable[Check]:
+    """C3 on the whole run: what was learned, and whether it had been scored before."""
+    for method in case.methods:
+        if method.learns:
+            seen = learned(case, method)
+            found = f"{seen.updates} updates, {seen.unscored} tokens learned before they were "
+            found += f"scored, {seen.foreign} that are not the text's"
+            passed = None if not seen.updates else not (seen.unscored or seen.foreign)
+            yield Check("C3 whole run", method.name, passed, found)

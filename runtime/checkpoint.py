@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ STATE_BYTES = 1 << 26
 REMEDY = "remove this checkpoint to use the one before"
 NO_STATE = "its folder is no checkpoint; give a step_NNNNNN folder of a run's checkpoints"
 STEP_FOLDER = re.compile(r"step_\d{6,}")
+ASIDE = re.compile(r"\.step_\d{6,}\.old")
 
 
 def save(
@@ -34,7 +36,8 @@ def save(
 
     The step's folder is made under a hidden name, flushed to the disk and renamed. So ``latest``
     finds a whole checkpoint, whenever the process dies. One process at a time may save to a
-    folder. A checkpoint of the same step is replaced; a kill meanwhile leaves the one before.
+    folder. A checkpoint of the same step is replaced: whenever the process dies, ``latest`` finds
+    the old one or the new one.
 
     Args:
         tensors: dense tensors of any shape, stride and device; shared memory is saved twice.
@@ -48,11 +51,11 @@ def save(
     partial = target.with_name(f".{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_hidden(target.parent)
+        tidy(target.parent)
         partial.mkdir()
         _write(partial, step, tensors, state)
-        if target.exists():
-            _hide(target)
+        if os.path.lexists(target):
+            target.rename(_aside(target))
         partial.rename(target)
         sync_folder(target.parent)
     except OSError as error:
@@ -60,15 +63,38 @@ def save(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     for old in _steps(target.parent)[:-keep]:
-        _hide(old)
-    _remove_hidden(target.parent)
+        with suppress(OSError):
+            _remove(old)
+    tidy(target.parent)
     return target
 
 
 def latest(folder: Path) -> Path | None:
-    """Return the checkpoint of the highest step in ``folder``; None if there is no whole one."""
+    """Return the checkpoint of the highest step in ``folder``; None if there is no whole one.
+
+    It has a hidden name if the process was killed while it replaced this checkpoint.
+    """
     steps = _steps(Path(folder))
     return steps[-1] if steps else None
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step that a checkpoint's name says."""
+    return int(re.sub(r"\D", "", checkpoint.name))
+
+
+def tidy(folder: Path) -> None:
+    """Finish what a killed process left: restore replaced checkpoints, remove other leftovers.
+
+    What cannot be removed stays, as nothing reads it.
+    """
+    folder = Path(folder)
+    for leftover in folder.glob(".step_*"):
+        with suppress(OSError):
+            if leftover in _steps(folder):
+                leftover.rename(_in_place(leftover))
+            else:
+                _remove(leftover)
 
 
 def load(path: Path, device: torch.device | str) -> tuple[dict[str, Tensor], dict]:
@@ -139,17 +165,32 @@ def _unusable(path: Path, fault: str) -> InputError:
 
 
 def _steps(folder: Path) -> list[Path]:
+    """Return the whole checkpoints in order; of a step that was being replaced, one of the two."""
     if not folder.is_dir():
         return []
-    steps = [p for p in folder.iterdir() if STEP_FOLDER.fullmatch(p.name) and p.is_dir()]
-    return sorted(steps, key=lambda path: int(path.name.removeprefix("step_")))
+    whole = {p.name: p for p in folder.iterdir() if p.is_dir() and not p.is_symlink()}
+    found = [path for name, path in whole.items() if STEP_FOLDER.fullmatch(name)]
+    aside = [path for name, path in whole.items() if ASIDE.fullmatch(name)]
+    found += [path for path in aside if _in_place(path).name not in whole]
+    return sorted(found, key=step_of)
 
 
-def _hide(checkpoint: Path) -> None:
-    # Before files are deleted: a kill meanwhile must not leave a visible half.
-    checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.old"))
+def _aside(checkpoint: Path) -> Path:
+    """Return the hidden name of a whole checkpoint while another takes its place."""
+    return checkpoint.with_name(f".{checkpoint.name}.old")
 
 
-def _remove_hidden(folder: Path) -> None:
-    for leftover in folder.glob(".step_*"):
-        shutil.rmtree(leftover)
+def _in_place(aside: Path) -> Path:
+    """Return the name that belongs to a checkpoint with a hidden one."""
+    return aside.with_name(aside.name.removeprefix(".").removesuffix(".old"))
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint, or a file or link in its place."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    # Hidden before files are deleted, because a kill meanwhile must not leave half a checkpoint.
+    if not path.name.endswith(".removed"):
+        path = path.rename(path.with_name(f".{path.name.removeprefix('.')}.removed"))
+    shutil.rmtree(path)

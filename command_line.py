@@ -6,7 +6,9 @@ import io
 import os
 import re
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter, UnknownCommandError, UnusedCliTokensError
@@ -61,21 +63,19 @@ def run(app: App, arguments: Sequence[str]) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # what its encoding lacks is escaped
     try:
         return call(app, arguments) or 0
-    except InputError as error:
-        said = str(error)
-    except MemoryError as error:
-        said = f"out of memory: {error}" if str(error) else "out of memory"
+    except (InputError, MemoryError) as error:
+        complain(f"error: {said(error)}", getattr(error, "__notes__", ()))
+        return BAD_INPUT
     except BrokenPipeError:
         # Nobody reads what the program prints. Python flushes stdout once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except OSError as error:
-        said = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        complain(f"error: {said(error)}", getattr(error, "__notes__", ()))
+        return BAD_INPUT
     except KeyboardInterrupt:
         complain("interrupted")
         return INTERRUPTED
-    complain(f"error: {said}")
-    return BAD_INPUT
 
 
 def spelled(text: str) -> str:
@@ -85,12 +85,39 @@ def spelled(text: str) -> str:
     return text
 
 
-def complain(line: str) -> None:
-    """Print a line on stderr, on the host's first rank only."""
+def said(error: Exception) -> str:
+    """Return what an error that the user can put right says."""
+    if isinstance(error, MemoryError):
+        return f"out of memory: {error}" if str(error) else "out of memory"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+def complain(line: str, notes: Sequence[str] = ()) -> None:
+    """Print a line on stderr, on the host's first rank only, or with notes on any rank."""
     rank = os.environ.get("LOCAL_RANK", "")
-    if not (rank.isdecimal() and int(rank)):
-        said = printable(spelled(line))
-        print(said if len(said) <= LONGEST else f"{said[:LONGEST]}...", file=sys.stderr)
+    first = not (rank.isdecimal() and int(rank))
+    if first or notes:
+        line = printable(spelled(line if first else f"{line} ({', '.join(notes)})"))
+        print(line if len(line) <= LONGEST else f"{line[:LONGEST]}...", file=sys.stderr)
+
+
+def end(main: Callable[[Sequence[str]], int]) -> None:
+    """Run a program's main function and end the process, at once where it has not succeeded.
+
+    Nothing that a failed program has begun is awaited: other ranks may never come.
+    """
+    try:
+        code = main(sys.argv[1:])
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    if code:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(code)
 
 
 def call(app: App, arguments: Sequence[str]) -> Any:

@@ -8,7 +8,6 @@ python train.py --preset seed --explain
 
 # Imports of what needs torch or numpy are inside functions: --help and refusals come without them.
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -24,6 +23,7 @@ from files import PROJECT
 from runtime import ROUNDTRIP
 from runtime.launch import ranks_of
 from runtime.listeners import check_tracker
+from runtime.signals import SIGNALS, Interruption
 from settings import Settings
 from settings.load import merge
 from settings.options import NOTHING, Given
@@ -46,7 +46,11 @@ app = command_line.program("train.py", Settings.__doc__ or "", "Usage: train.py 
 
 def main(arguments: Sequence[str]) -> int:
     """Run; return the exit code: 0, 1 (over the size limit), 2 (bad input), 128 + a signal."""
-    return command_line.run(app, arguments)
+    with SIGNALS:
+        try:
+            return command_line.run(app, arguments)
+        except Interruption as stop:
+            return SIGNALS.leave(stop.signal_number)
 
 
 @app.default
@@ -90,7 +94,6 @@ def run(given: Given = NOTHING, *, explain: Flag = False) -> int:
         from evaluation.report import conclude
         from evaluation.score import Split
         from evaluation.scoreboard import Scoreboard
-        from training.loop import Interruption
         from training.opening import opening
         from training.trainer import Trainer
 
@@ -105,9 +108,6 @@ def run(given: Given = NOTHING, *, explain: Flag = False) -> int:
         sample = samples_of(rank, trainer, inputs.tokenizer)
         try:
             trained = train(rank, trainer, steering, scores, sample)
-        except Interruption as stop:
-            rank.report(stop)
-            return 128 + stop.signal_number
         finally:
             trainer.close()
             rank.close_decisions(steering)
@@ -150,7 +150,7 @@ def train(
     leaves no trace in what was loaded.
 
     Raises:
-        Interruption: a signal came; a checkpoint is written.
+        Interruption: a signal came; if steps were taken, a checkpoint is written.
     """
     from artifact.quantisation.calibration import Calibration
     from training.finishing import finish
@@ -162,14 +162,17 @@ def train(
     settings, folder, model = rank.settings, rank.folder, trainer.model
     start = load_checkpoint(settings.resume, trainer, steering, folder)
     rank.log_decisions(steering)
-    rank.progress.phase("warming up")
-    paces = warm_up(trainer, settings.warmup_steps)
-    rank.progress.line(expected(settings, paces))
-    for variant, cost in trainer.steps.costs.items():
-        rank.log("captured", **asdict(variant), **asdict(cost))
-        rank.progress.line(captured(variant, cost))
     calibration = Calibration(model, trainer.loader, rank.world, settings.calibration_tokens)
-    calibration.reserve(settings.wallclock)
+    if start.trained:
+        rank.progress.line(f"all {start.step} steps are taken: finishing")
+    else:
+        rank.progress.phase("warming up")
+        paces = warm_up(trainer, settings.warmup_steps)
+        rank.progress.line(expected(settings, paces))
+        for variant, cost in trainer.steps.costs.items():
+            rank.log("captured", **asdict(variant), **asdict(cost))
+            rank.progress.line(captured(variant, cost))
+        calibration.reserve(settings.wallclock)
     rank.startup.done("warm-up")
     rank.log("startup", **rank.startup.seconds, total=rank.startup.total)
     validate, reserved = partial(scores.validate, model.score), calibration.reserved
@@ -203,7 +206,11 @@ def export(
             return {}, {}
         rank.progress.phase("exporting the artifact")
         path, weights = rank.folder.artifact, exported(trainer.model)
-        roundtrip, report = export_run(path, rank.settings, weights, trained.hessians, PROJECT)
+        try:
+            roundtrip, report = export_run(path, rank.settings, weights, trained.hessians, PROJECT)
+        except OSError as error:
+            left = rank.folder.going_on()
+            raise InputError(f"no {path}: {error.strerror}; make room; {left}") from error
     return roundtrip, asdict(report)
 
 
@@ -220,4 +227,5 @@ def score_artifact(
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with SIGNALS:  # until the process has ended
+        command_line.end(main)

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from artifact.submission.code_size import SCRIPT, Code, OverBudget, budget_line, check_total
+from errors import InputError
 from evaluation.scoreboard import Scoreboard
 from runtime.run_folder import RunFolder
 from swarm.decision_log import read
@@ -37,8 +38,7 @@ def conclude(
     folder.write_summary(summary)
     scores.progress.phase("finished")
     scores.progress.line(scores.table())
-    if folder.decisions.is_file():
-        Console().print(decisions_table(list(read(folder.decisions))))
+    tabulate(folder.decisions)
     scores.progress.line(budget_line(code, artifact, limit))
     draw(folder)
     scores.progress.line(f"run folder: {folder.path}")
@@ -48,6 +48,15 @@ def conclude(
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def tabulate(decisions: Path) -> None:
+    """Print the table of the swarm's decisions, if their log is there and whole."""
+    try:
+        if decisions.is_file():
+            Console().print(decisions_table(list(read(decisions))))
+    except InputError as error:
+        print(f"no table of decisions: {error}")
 
 
 def draw(folder: RunFolder) -> None:

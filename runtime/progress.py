@@ -1,9 +1,12 @@
 """The progress line of a run: live on a terminal, a plain line every few seconds elsewhere."""
 
 import math
+import os
 import re
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 from rich.live import Live
@@ -18,7 +21,8 @@ class Progress:
 
     On a terminal one line is kept up to date. Elsewhere a line is printed and flushed every
     ``PLAIN_INTERVAL`` seconds, and at once for rare events: a new bpb, a new phase, the end.
-    No thread draws it, so it takes host time only within these calls.
+    No thread draws it, so it takes host time only within these calls. Where nothing can be
+    written, as after the terminal has closed, nothing is shown any more.
 
     Args:
         total_seconds: the budget of training time, if the clock ends the run.
@@ -51,9 +55,14 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Show what is left, and restore the terminal."""
         self._show()
-        if self._live:
-            self._live.stop()
+        with self._written():
+            if self._live:
+                self._live.stop()
 
     def update(
         self,
@@ -100,10 +109,20 @@ class Progress:
         """Print a line that stays, above the line that changes."""
         if self._heard:
             self._heard(text)
-        if self._live:
-            self._live.console.print(text, highlight=False, markup=False, soft_wrap=True)
-        elif self._enabled:
-            print(text, flush=True)
+        with self._written():
+            if self._live:
+                self._live.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            elif self._enabled:
+                print(text, flush=True)
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """Write in this context; after an error show nothing more."""
+        try:
+            yield
+        except OSError:
+            self._enabled, self._live = False, None
+            discard_output()
 
     def _percent(self, step: int, seconds_left: float | None) -> str:
         if self._total_seconds and seconds_left is not None:
@@ -116,13 +135,20 @@ class Progress:
     def _show(self) -> None:
         if not self._pending:
             return
-        if self._live:
-            line = Text(self._pending, no_wrap=True, overflow="ellipsis")
-            self._live.update(line, refresh=True)
-        else:
-            print(self._pending, flush=True)
+        with self._written():
+            if self._live:
+                line = Text(self._pending, no_wrap=True, overflow="ellipsis")
+                self._live.update(line, refresh=True)
+            else:
+                print(self._pending, flush=True)
         self._pending = ""
         self._shown_at = time.monotonic()
+
+
+def discard_output() -> None:
+    """Let what is printed vanish from now on, because nothing reads it or no disk has room."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _live_line() -> Live | None:

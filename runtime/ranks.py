@@ -9,7 +9,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from errors import InputError
 from runtime.launch import check_meeting, ranks_of, waiting
+from runtime.peers import Peers
+from runtime.signals import Interruption
 
 T = TypeVar("T")
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
@@ -23,13 +26,15 @@ class World:
     """One rank's view of all ranks.
 
     ``control`` is a gloo group for values on the host (the clock, a signal), so that agreeing on
-    them never waits for the GPU. None is the default group, which is gloo on a CPU.
+    them never waits for the GPU. None is the default group, which is gloo on a CPU. ``peers``
+    tells other ranks what a collective cannot; None: there are none.
     """
 
     rank: int
     size: int
     device: torch.device
     control: dist.ProcessGroup | None = None
+    peers: Peers | None = None
 
     @classmethod
     def single(cls, device: torch.device) -> "World":
@@ -56,16 +61,20 @@ class World:
         check_meeting(os.environ)
         on_gpu, control = device.type == "cuda", None
         with waiting(ranks):
+            store, rank, size = next(dist.rendezvous("env://", timeout=COLLECTIVE_TIMEOUT))
             dist.init_process_group(
                 "nccl" if on_gpu else "gloo",
                 timeout=COLLECTIVE_TIMEOUT,
+                world_size=size,
+                rank=rank,
+                store=store,
                 device_id=device if on_gpu else None,
             )
         if on_gpu:
             control = cast(
                 dist.ProcessGroup, dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
             )
-        return cls(dist.get_rank(), dist.get_world_size(), device, control)
+        return cls(rank, size, device, control, Peers(store, rank, size))
 
     @property
     def is_main(self) -> bool:
@@ -75,6 +84,7 @@ class World:
     def sum_(self, tensor: Tensor) -> Tensor:
         """Sum ``tensor`` over all ranks in place; return it."""
         if self.size > 1:
+            self._meet()
             dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
         return tensor
 
@@ -85,6 +95,7 @@ class World:
             own: (n, ...).
             parts: (size * n, ...), contiguous.
         """
+        self._meet()
         REDUCE_SCATTER(own, parts, op=dist.ReduceOp.SUM)
         return own
 
@@ -93,12 +104,14 @@ class World:
 
         ``own`` may be this rank's slice of ``parts``, which saves a copy.
         """
+        self._meet()
         ALL_GATHER(parts, own)
         return parts
 
     def broadcast_(self, tensor: Tensor) -> Tensor:
         """Write rank 0's values to ``tensor`` on every rank; return it."""
         if self.size > 1:
+            self._meet()
             dist.broadcast(tensor, src=0)
         return tensor
 
@@ -109,6 +122,7 @@ class World:
         """
         if self.size == 1:
             return elapsed, interrupted
+        self._meet()
         block = torch.tensor([elapsed if self.is_main else 0.0, interrupted], dtype=torch.float64)
         dist.all_reduce(block, op=dist.ReduceOp.MAX, group=self.control)
         return block[0].item(), bool(block[1].item())
@@ -124,9 +138,25 @@ class World:
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self.size > 1:
+            self._meet()
             dist.barrier(group=self.control)
 
+    def fail(self, error: BaseException) -> None:
+        """Tell the other ranks that an error or a signal ends this one, and let them end first.
+
+        Does not return if another rank was the first. A note on the error says which rank it is.
+        """
+        if self.peers:
+            number = error.signal_number if isinstance(error, Interruption) else 0
+            self.peers.end(number, wait=isinstance(error, InputError | OSError))
+            error.add_note(f"on rank {self.rank} of {self.size}")
+
     def stop(self) -> None:
-        """Leave the process group."""
-        if self.size > 1:
+        """Leave the process group, from which no rank has failed."""
+        if self.peers:
+            self.peers.stop()
             dist.destroy_process_group()
+
+    def _meet(self) -> None:
+        if self.peers:
+            self.peers.met += 1

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -21,8 +22,9 @@ import torch
 
 from errors import InputError
 from files import PROJECT, atomic_write, write_text
-from runtime import watching
+from runtime import checkpoint, watching
 from runtime.listeners import Listener, TextLog
+from runtime.lock import NO_LOCK, lock, unlock
 from runtime.records import (
     DECISIONS,
     ENVIRONMENT,
@@ -38,6 +40,8 @@ from runtime.records import (
 
 CHECKPOINTS, ARTIFACT, PLOT, TEXT = "checkpoints", "artifact.bin", "loss.png", "train.log"
 FILES = (SETTINGS, ENVIRONMENT, LOG, TEXT, DECISIONS, SUMMARY, CHECKPOINTS, ARTIFACT, PLOT, NATS)
+HALF = re.compile(rf"\.({'|'.join(map(re.escape, FILES))}|[^/]+\.f32)\.\d+\.part")
+SAVED = "checkpoint"  # the event of a written checkpoint
 
 
 class RunFolder:
@@ -46,14 +50,18 @@ class RunFolder:
     ``settings.toml`` can be passed to the program again (``--config``). ``environment.json`` has
     the commit, versions and devices. ``log.jsonl`` and the swarm's ``decisions.jsonl`` have one
     JSON object a line; ``train.log`` says the same as text. ``summary.json`` is written at the end.
+    The folder is locked until ``close``. What cannot be written costs the file and one warning.
 
     Attributes:
+        warn: prints a line.
         listeners: get each row of the log; ``text``, the first, writes ``train.log``.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, descriptor: int) -> None:
         """Use ``create`` or ``reopen``."""
         self.path = path
+        self.warn: Callable[[str], object] = print
+        self._descriptor = descriptor
         self.checkpoints = path / CHECKPOINTS
         self.artifact = path / ARTIFACT
         self.log_file = path / LOG
@@ -75,7 +83,7 @@ class RunFolder:
         data: str = "",
         run_id: str = "",
     ) -> "RunFolder":
-        """Make the folder of a new run.
+        """Make the folder of a new run, or empty that of a run that came to no checkpoint.
 
         Args:
             path: the folder; None means ``runs/<date-time>-<name>`` under the working directory.
@@ -85,13 +93,16 @@ class RunFolder:
             run_id: in place of date, time and name.
 
         Raises:
-            InputError: the folder is not empty, or cannot be made.
+            InputError: the folder holds something else or is in use, or cannot be made.
         """
         try:
-            folder = _new_folder(name, run_id) if path is None else _empty_folder(Path(path))
-            write_text(folder / SETTINGS, to_toml(settings))
-            write_text(folder / ENVIRONMENT, _pretty(environment() | {"data_sha256": data}))
-            return cls(folder)
+            folder = _new_folder(name, run_id) if path is None else Path(path)
+            folder.mkdir(parents=True, exist_ok=True)
+            with _locked(folder) as descriptor:
+                _empty(folder, descriptor)
+                write_text(folder / SETTINGS, to_toml(settings))
+                write_text(folder / ENVIRONMENT, _pretty(environment() | {"data_sha256": data}))
+                return cls(folder, descriptor)
         except OSError as error:
             raise InputError(
                 f"cannot make run folder {path or 'in runs'}: {error.strerror}; "
@@ -100,11 +111,13 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, path: Path) -> "RunFolder":
-        """Open the folder of an earlier run to resume it; a torn last log line is dropped.
+        """Open the folder of an earlier run to resume it.
+
+        A torn last log line is dropped, and what a killed process left half is removed.
 
         Raises:
-            InputError: ``path`` is not a run folder, cannot be written to, or one of its files is
-                a link, through which the run would write elsewhere.
+            InputError: ``path`` is not a run folder, is in use, cannot be written to, or one of
+                its files is a link, through which the run would write elsewhere.
         """
         path = Path(path)
         if not (path / SETTINGS).is_file():
@@ -113,9 +126,11 @@ class RunFolder:
             if (path / name).is_symlink():
                 raise InputError(f"{path / name}: is a link; {REMEDY}")
         try:
-            run = cls(path)
-            run.truncate_log()
-            return run
+            with _locked(path) as descriptor:
+                _remove_halves(path)
+                run = cls(path, descriptor)
+                run.truncate_log()
+                return run
         except OSError as error:
             raise InputError(f"cannot write to run folder {path}: {error.strerror}") from None
 
@@ -128,12 +143,15 @@ class RunFolder:
         line = json.dumps(_finite({"kind": kind} | fields), default=str).encode() + b"\n"
         # A line after a torn one begins a new line, so that only the torn one is lost.
         line = b"\n" * self._torn + line
+        reason = "no room"
         try:
             written = self._log.write(line)
-        except OSError:
-            written = 0
+        except OSError as error:
+            written, reason = 0, error.strerror
         if written < len(line):
             self._torn = self._torn or written > 0
+            if not self.lost_lines:
+                self.warn(f"lines of {self.log_file} are lost: {reason}")
             self.lost_lines += 1
         else:
             self._torn = False
@@ -154,19 +172,39 @@ class RunFolder:
             self.log("settings", changed=changed)
 
     def truncate_log(self, step: float = math.inf) -> None:
-        """Drop the events after ``step``, because a run that resumes there logs them again."""
-        self._log.close()
+        """Drop what follows the checkpoint of ``step``, because a run that resumes logs it again.
+
+        Changes of the settings stay. If the checkpoint's line was lost, the events of later steps
+        are dropped.
+        """
+        events = [e for e in read_log(self.log_file) if e.get("step", 0) <= step]
+        marks = [n for n, e in enumerate(events, 1) if (e["kind"], e.get("step")) == (SAVED, step)]
+        last = marks[-1] if marks else len(events)
+        changes = [event for event in events[last:] if event["kind"] == "settings"]
         with atomic_write(self.log_file) as file:
-            for event in read_log(self.log_file):
-                if event.get("step", 0) <= step:
-                    file.write(json.dumps(event).encode() + b"\n")
+            for event in events[:last] + changes:
+                file.write(json.dumps(event).encode() + b"\n")
+        self._log.close()
         self._log = self.log_file.open("ab", buffering=0)
         if step < math.inf:
             self.text.say(f"resumed after step {step:g}")
 
     def write_summary(self, summary: Mapping[str, object]) -> None:
         """Write ``summary.json``, whole or not at all; numbers as in ``log``."""
-        write_text(self.path / SUMMARY, _pretty(summary))
+        try:
+            write_text(self.path / SUMMARY, _pretty(summary))
+        except OSError as error:
+            self.warn(f"no {self.path / SUMMARY}: {error.strerror}")
+
+    def going_on(self) -> str:
+        """Return what the folder keeps and how to go on, for the last line of a run that stops."""
+        newest = checkpoint.latest(self.checkpoints)
+        if newest is None:
+            return f"{self.path} has no checkpoint yet: start again, also with this --run-dir"
+        kept = f"step {checkpoint.step_of(newest)}"
+        kept += f" and {ARTIFACT}" if self.artifact.is_file() else ""
+        script = Path(sys.argv[0]).name
+        return f"kept: {kept}; go on with: {script} --resume {shlex.quote(str(self.path))}"
 
     def keep_nats(self, row: str, nats: np.ndarray) -> None:
         """Keep the nats of each target (N,) of a score. A full disk costs them, not the run."""
@@ -176,13 +214,15 @@ class RunFolder:
             with atomic_write(path) as file:
                 file.write(nats.astype("<f4").tobytes())
         except OSError as error:
+            self.warn(f"no {path}: {error.strerror}")
             self.log("nats_lost", row=row, error=str(error))
 
     def close(self) -> None:
-        """Close the log and its listeners."""
+        """Close the log and its listeners, and give the lock back."""
         for listener in self.listeners:
             listener.close()
         self._log.close()
+        unlock(self._descriptor)
 
 
 def to_toml(settings: Mapping[str, object]) -> str:
@@ -236,11 +276,38 @@ def _new_folder(name: str, run_id: str) -> Path:
     raise AssertionError("count never ends")
 
 
-def _empty_folder(path: Path) -> Path:
-    path.mkdir(parents=True, exist_ok=True)
-    if any(path.iterdir()):
-        raise InputError(f"run folder {path} is not empty; give a new --run-dir, or --resume it")
-    return path
+@contextmanager
+def _locked(folder: Path) -> Iterator[int]:
+    """Lock a folder; give the lock back only if the block raises."""
+    descriptor = lock(folder)
+    try:
+        yield descriptor
+    except BaseException:
+        unlock(descriptor)
+        raise
+
+
+def _empty(folder: Path, descriptor: int) -> None:
+    """Empty the folder of a run that came to no checkpoint. Raises InputError for any other."""
+    found = {path.name: path for path in folder.iterdir() if not HALF.fullmatch(path.name)}
+    came_to = found.keys() & {ARTIFACT, SUMMARY} or checkpoint.latest(folder / CHECKPOINTS)
+    begun = SETTINGS in found and found.keys() <= set(FILES)
+    if found and (came_to or not begun or descriptor == NO_LOCK):
+        raise InputError(f"run folder {folder} is not empty; give a new --run-dir, or --resume it")
+    _remove_halves(folder)
+    for name, path in found.items():
+        if name == CHECKPOINTS and not path.is_symlink():
+            path.rmdir()
+        else:
+            path.unlink()
+
+
+def _remove_halves(folder: Path) -> None:
+    """Remove what killed writers left. The caller has the folder's lock."""
+    for path in [*folder.iterdir(), *(folder / NATS).glob(".*.part")]:
+        if HALF.fullmatch(path.name):
+            path.unlink()
+    checkpoint.tidy(folder / CHECKPOINTS)
 
 
 def _finite(fields: Mapping[str, object]) -> dict[str, object]:

@@ -89,9 +89,12 @@ class DecisionLog:
         self._path = path
         self._queue: SimpleQueue[tuple[int, Cycle, float] | None] = SimpleQueue()
         kept = [] if not path.exists() else [r for r in read(path) if r["cycle"] <= mesh.cycles]
-        with atomic_write(path) as file:
-            for record in [*kept, start_record(mesh)]:
-                file.write(_line(record).encode())
+        try:
+            with atomic_write(path) as file:
+                for record in [*kept, start_record(mesh)]:
+                    file.write(_line(record).encode())
+        except OSError as error:
+            self.error = error
         self._thread = threading.Thread(target=self._write, name="decision log", daemon=True)
         self._thread.start()
 
@@ -105,6 +108,8 @@ class DecisionLog:
         self._thread.join()
 
     def _write(self) -> None:
+        if self.error:
+            return
         try:
             with self._path.open("a", encoding="utf-8") as file:
                 while (item := self._queue.get()) is not None:

@@ -2,27 +2,28 @@
 
 import gc
 import math
-import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
-from types import FrameType
-from typing import Any, NamedTuple
+from signal import SIGTERM
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from runtime import checkpoint
 from runtime.graphs import no_collection
 from runtime.progress import Progress
 from runtime.records import trained_on
-from runtime.run_folder import RunFolder
+from runtime.run_folder import SAVED, RunFolder
+from runtime.signals import SIGNALS, Interruption, Signals
 from settings import Settings
 from settings.variants import Variant, visited_tokens, with_choices
 from swarm.levers import KEEP
 from swarm.steering import Steering
 from training.budget import Budget
 from training.metrics import Finished, Metrics
-from training.pace import FIRST_STEP, Pace, Start
+from training.pace import FIRST_STEP, TRAINED, Pace, Start, budget_of
 from training.schedule import Moment, Schedule
 from training.trainer import Trainer
 
@@ -31,36 +32,6 @@ from training.trainer import Trainer
 AHEAD_ON_GPU = 1
 COLLECT_EVERY = 50  # steps between collections of garbage
 REHEARSALS = 3  # of a cycle of the swarm
-
-
-class Interruption(Exception):  # noqa: N818 - it is no error
-    """Raised after SIGTERM or SIGINT, when a checkpoint of ``step`` has been written."""
-
-    def __init__(self, step: int, signal_number: int) -> None:
-        super().__init__(f"interrupted after step {step}")
-        self.step, self.signal_number = step, signal_number
-
-
-class Signals:
-    """Records SIGTERM and SIGINT in its context, so that the loop reacts between two steps."""
-
-    def __init__(self) -> None:
-        self.received = 0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "Signals":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        # A second signal ends the process at once.
-        signal.signal(number, signal.SIG_DFL)
 
 
 class Launched(NamedTuple):
@@ -113,7 +84,8 @@ class Loop:
             trainer.snapshots.allocate_buffers()
             if steering.kept is not None:  # checkpoints hold no snapshot: take one of this state
                 trainer.snapshots.take()
-        self.step = start.step
+        self.step, self.trained = start.step, start.trained
+        self._kept = (start.step, start.trained) if start.step else None
         self.budget = Budget(settings.wallclock, settings.iterations, start.elapsed, reserved)
         self.schedule = Schedule.of(settings)
         self.metrics = Metrics(
@@ -127,19 +99,23 @@ class Loop:
         self._launched: dict[int, Launched] = {}
 
     def run(self) -> None:
-        """Step until the next step would not fit, and write a checkpoint.
+        """Step until the next step would not fit, and write a checkpoint; do neither if trained.
 
         Raises:
             Interruption: after a checkpoint, if a signal came.
         """
-        self.steps()
-        self._save(self.budget.elapsed())
+        if self.trained:
+            return
+        with SIGNALS, SIGNALS.deferred():
+            self.steps()
+            self.trained = True
+            self._save(self.budget.elapsed())
 
     def steps(self, most: float = math.inf) -> None:
         """Step until the next step would not fit or ``most`` are taken; raises as ``run``."""
         last = self.step + most
         self.budget.start()
-        with Signals() as signals, no_collection():
+        with SIGNALS, SIGNALS.deferred() as signals, no_collection():
             while self.step < last and self._step_if_it_fits(signals):
                 pass
         self._land()
@@ -154,7 +130,7 @@ class Loop:
         if interrupted:
             self._land()
             self._save(elapsed)
-            raise Interruption(self.step, signals.received or signal.SIGTERM)
+            raise Interruption(signals.received or SIGTERM, self.step)
         now = self._now(elapsed, pending)
         ahead = self.pace.ahead() + self.pace.of(self._next_variant(now))
         if not self.budget.fits(self.step, elapsed, ahead):
@@ -233,22 +209,33 @@ class Loop:
             torch.cuda.synchronize()
 
     def _save(self, elapsed: float) -> None:
-        """Write a checkpoint on rank 0; a full disk loses the checkpoint, not the run."""
+        """Write a checkpoint on rank 0, unless it is there; ranks wait until it is written.
+
+        A full disk loses the checkpoint, not the run.
+        """
         self.saved_at = elapsed
+        if self._kept == (self.step, self.trained):
+            return
+        self._kept = (self.step, self.trained)
         self.pace.finished(len(self.metrics), elapsed)
         tensors = self.trainer.state.tensors()
-        if self.folder is None:
-            return
+        if self.folder:
+            self._write(self.folder, tensors, elapsed)
+        self.trainer.world.barrier()
+
+    def _write(self, folder: RunFolder, tensors: Mapping[str, Tensor], elapsed: float) -> None:
         state = self.trainer.state.numbers() | {"step": self.step, "elapsed": elapsed}
-        state |= {"pace": self.pace.state(), "data": trained_on(self.folder.path)}
+        state |= {"pace": self.pace.state(), "data": trained_on(folder.path)}
         if self.steering:
             state["swarm"] = self.steering.state()
+        if self.trained:
+            state[TRAINED] = budget_of(self.settings)
         try:
-            checkpoint.save(self.folder.checkpoints, self.step, tensors, state)
-            self.folder.log("checkpoint", step=self.step, elapsed=elapsed)
+            checkpoint.save(folder.checkpoints, self.step, tensors, state)
+            folder.log(SAVED, step=self.step, elapsed=elapsed)
         except OSError as error:
-            self.folder.log("checkpoint_failed", step=self.step, error=str(error))
-            self.progress.phase(f"no checkpoint at step {self.step}: {error}")
+            folder.log("checkpoint_failed", step=self.step, error=str(error))
+            self.progress.line(f"no checkpoint at step {self.step}: {error}")
 
     def _report(self, finished: list[Finished]) -> None:
         for done in finished:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
+from settings import Settings
 from settings.variants import Variant
 
 
@@ -15,14 +16,22 @@ class Start(NamedTuple):
         step: number of steps taken.
         elapsed: seconds that they took.
         pace: of each variant, as ``Pace.state``; empty if the checkpoint has none.
+        trained: whether these are all steps of the run's budget.
     """
 
     step: int = 0
     elapsed: float = 0.0
     pace: Sequence[tuple[Mapping[str, Any], int, float]] = ()
+    trained: bool = False
 
 
 FIRST_STEP = Start()
+TRAINED = "trained"  # in a checkpoint's state: the budget that its steps have used up
+
+
+def budget_of(settings: Settings) -> list[float]:
+    """Return what limits a run's steps. With more of it, a trained run is trained further."""
+    return [settings.wallclock, settings.iterations]
 
 
 def tokens_of(variant: Variant) -> float:
@@ -46,7 +55,7 @@ class Pace:
         self, start: Start = FIRST_STEP, work: Callable[[Variant], float] = tokens_of
     ) -> None:
         self._work = work
-        self._done, self._at, pace = start
+        self._done, self._at, pace, _ = start
         self._flight: deque[Variant] = deque()
         # Steps of one variant in a row: the variant, and when the first of them began.
         self._variant: Variant | None = None

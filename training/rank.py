@@ -1,20 +1,19 @@
 """One rank's part of a run: what it computes with, and where it reports."""
 
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 from runtime.device import Backends, choose, device_type
 from runtime.progress import Progress
 from runtime.ranks import World
 from runtime.run_folder import RunFolder
+from runtime.signals import SIGNALS
 from runtime.startup import Startup
 from settings import Settings
 from settings.variants import trains_in_fp8
 from swarm.steering import Steering
-from training.loop import Interruption
 from training.resuming import open_folder
 
 
@@ -56,13 +55,7 @@ class Rank:
         """Finish the decision log; say which error kept it from being written, if any did."""
         error = steering.close() if steering else None
         if error:
-            self.progress.phase(f"the decision log ends early: {error}")
-
-    def report(self, stop: Interruption) -> None:
-        """Print how to resume the run, on rank 0."""
-        if self.folder:
-            script = Path(sys.argv[0]).name
-            self.progress.line(f"{stop}; go on with: {script} --resume {self.folder.path}")
+            self.progress.line(f"the decision log ends early: {error}")
 
 
 def track(settings: Settings, folder: RunFolder | None, progress: Progress) -> None:
@@ -89,18 +82,38 @@ def joined(settings: Settings, startup: Startup, data: str) -> Iterator[Rank]:
         InputError: a device, backend or folder is not available.
     """
     world = World.start(device_type(settings.device))
-    folder = None
-    limit = settings.wallclock or None
     try:
-        backends = choose(settings, world.device, trains_in_fp8(settings))
-        folder = open_folder(settings, data) if world.is_main else None
-        startup.done("torch and device")
-        heard = folder.text.say if folder else None
-        steps = None if limit else settings.iterations
-        with Progress(limit, steps, world.is_main, heard) as progress:
+        with ExitStack() as stack:
+            backends = choose(settings, world.device, trains_in_fp8(settings))
+            folder = open_folder(settings, data) if world.is_main else None
+            if folder:
+                stack.enter_context(closing(folder))
+            startup.done("torch and device")
+            limit, heard = settings.wallclock or None, folder.text.say if folder else None
+            steps = None if limit else settings.iterations
+            progress = stack.enter_context(Progress(limit, steps, world.is_main, heard))
+            connect(world, folder, progress)
             track(settings, folder, progress)
             yield Rank(settings, world, backends, folder, progress, startup)
-    finally:
-        if folder:
-            folder.close()
-        world.stop()
+    except BaseException as error:
+        world.fail(error)
+        raise
+    world.stop()
+
+
+def connect(world: World, folder: RunFolder | None, progress: Progress) -> None:
+    """Let what ends or troubles the run be said by rank 0, on its progress line."""
+    if folder is None:
+        SIGNALS.last_words = str
+        return
+    folder.warn = progress.line
+    SIGNALS.last_words = lambda: f"interrupted; {folder.going_on()}"
+    if world.peers:
+        world.peers.tell = progress.line
+        world.peers.farewell = partial(farewell, progress)
+
+
+def farewell(progress: Progress, number: int) -> int:
+    """Restore the terminal, and speak after a signal; return the exit code."""
+    progress.stop()
+    return SIGNALS.leave(number) if number else 0

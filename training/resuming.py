@@ -9,7 +9,7 @@ from runtime.records import trained_on
 from runtime.run_folder import RunFolder
 from settings import Settings
 from swarm.steering import Steering
-from training.pace import FIRST_STEP, Start
+from training.pace import FIRST_STEP, TRAINED, Start, budget_of
 from training.trainer import Trainer
 
 
@@ -72,7 +72,8 @@ def load_checkpoint(
     if folder:
         folder.truncate_log(state["step"])
         folder.change_settings(kept(trainer.settings))
-    return Start(state["step"], state["elapsed"], state.get("pace", ()))
+    trained = state.get(TRAINED) == budget_of(trainer.settings)
+    return Start(state["step"], state["elapsed"], state.get("pace", ()), trained)
 
 
 def with_tokens(numbers: dict[str, int], seq_len: int) -> dict[str, int]:

@@ -1,6 +1,7 @@
 import io
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -192,10 +193,88 @@ def test_a_full_disk_costs_lines_of_the_log_and_not_the_run(run: RunFolder) -> N
     log = run._log
     run.log("step", step=1)
     run._log = FullDisk(log, room=10)  # pyright: ignore[reportAttributeAccessIssue]
+    said: list[str] = []
+    run.warn = said.append
     for step in (2, 3, 4):
         run.log("step", step=step)
+    assert said == [f"lines of {run.log_file} are lost: no room"]
     run._log = log
     run.log("step", step=5)
     run.close()
     assert run.lost_lines == 3
     assert [event["step"] for event in read_log(run.log_file)] == [1, 5]
+
+
+def test_a_second_process_is_refused_until_the_first_has_ended(run: RunFolder) -> None:
+    """F12: two processes wrote to one folder, and both ended with 0."""
+    with pytest.raises(InputError, match="in use by another process"):
+        RunFolder.reopen(run.path)
+    with pytest.raises(InputError, match="in use by another process"):
+        RunFolder.create(run.path, "x", {})
+    run.close()
+    RunFolder.reopen(run.path).close()
+
+
+def test_without_locks_a_run_goes_on_with_a_warning(run, monkeypatch, capsys) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    run.close()
+    monkeypatch.setattr("fcntl.flock", refuse)
+    RunFolder.reopen(run.path).close()
+    assert capsys.readouterr().out.count("cannot be locked") == 1
+    with pytest.raises(InputError, match="not empty"):
+        RunFolder.create(run.path, "x", {})
+
+
+def test_the_folder_of_a_run_without_a_checkpoint_can_be_used_again(run: RunFolder) -> None:
+    """U7: a start that was refused left a folder that no start took."""
+    run.log("step", step=1)
+    (run.path / ".summary.json.99.part").touch()
+    (run.checkpoints / ".step_000001.part").mkdir(parents=True)
+    run.close()
+    again = RunFolder.create(run.path, "x", {"seed": 2})
+    assert tomllib.loads((run.path / "settings.toml").read_text()) == {"seed": 2}
+    assert events(again) == []
+    again.close()
+    names = {path.name for path in run.path.iterdir()}
+    assert names == {"settings.toml", "environment.json", "log.jsonl"}
+
+
+@pytest.mark.parametrize(
+    "name", ["artifact.bin", "summary.json", "notes.txt", "checkpoints/step_000009"]
+)
+def test_the_folder_of_any_other_run_is_left_alone(run: RunFolder, name: str) -> None:
+    run.close()
+    (run.path / name).mkdir(parents=True)
+    with pytest.raises(InputError, match="not empty"):
+        RunFolder.create(run.path, "x", {})
+    assert (run.path / name).exists() and (run.path / "settings.toml").exists()
+
+
+def test_what_killed_writers_left_goes_at_the_next_start(run: RunFolder) -> None:
+    halves = [".artifact.bin.7.part", ".log.jsonl.123.part", "checkpoints/.step_000002.part"]
+    (run.checkpoints).mkdir()
+    for name in [*halves, ".notes.txt.7.part"]:
+        (run.path / name).write_text("half")
+    run.close()
+    RunFolder.reopen(run.path).close()
+    left = [name for name in halves if (run.path / name).exists()]
+    assert left == []
+    assert (run.path / ".notes.txt.7.part").exists()
+
+
+def test_what_follows_a_checkpoint_is_logged_again(run: RunFolder) -> None:
+    for kind, step in (("step", 1), ("checkpoint", 1), ("validation", 1), ("step", 2)):
+        run.log(kind, step=step)
+    run.log("settings", changed={})
+    run.truncate_log(1)
+    assert [event["kind"] for event in events(run)] == ["step", "checkpoint", "settings"]
+
+
+def test_a_summary_that_cannot_be_written_costs_one_warning(run: RunFolder, tmp_path: Path) -> None:
+    said: list[str] = []
+    run.warn = said.append
+    shutil.rmtree(run.path)
+    run.write_summary({"bpb": 1.1})
+    assert said == [f"no {run.path / 'summary.json'}: No such file or directory"]

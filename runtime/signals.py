@@ -1,0 +1,117 @@
+"""SIGTERM, SIGINT and SIGHUP end a run at any moment, with one line that says how to go on."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
+
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+GRACE = 2.0  # seconds in which further signals change nothing: torchrun repeats a terminal's
+PATIENCE = 10.0  # seconds that the main thread may take to notice a signal
+
+
+class Interruption(BaseException):
+    """Raised where a signal finds the program; by the training loop after it has saved a step."""
+
+    def __init__(self, signal_number: int, step: int | None = None) -> None:
+        super().__init__(f"signal {signal_number}")
+        self.signal_number, self.step = signal_number, step
+
+
+class Signals:
+    """Turns signals into `Interruption` in its context, which may be entered again inside.
+
+    A signal that comes ``GRACE`` seconds after the first ends the process at once. If the main
+    thread waits inside a library and notices nothing, a thread ends the process.
+
+    Attributes:
+        received: number of the first signal; 0: none came.
+        last_words: returns the line that the process leaves.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.last_words: Callable[[], str] = nothing_kept
+        self._at = 0.0
+        self._depth = self._deferring = 0
+        self._said = threading.Lock()
+        self._noticed = threading.Event()
+        self._before: dict[int, Any] = {}
+        self._wake_up = self._fd_before = -1
+
+    def __enter__(self) -> "Signals":
+        self._depth += 1
+        if self._depth == 1:
+            self.received, self.last_words = 0, nothing_kept
+            self._said, self._noticed = threading.Lock(), threading.Event()
+            reader, self._wake_up = os.pipe()
+            os.set_blocking(self._wake_up, False)
+            watch = (reader, self._noticed)
+            threading.Thread(target=self._watch, args=watch, name="signals", daemon=True).start()
+            self._fd_before = signal.set_wakeup_fd(self._wake_up, warn_on_full_buffer=False)
+            self._before = {each: signal.signal(each, self._note) for each in STOPPING}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(self._fd_before)
+            os.close(self._wake_up)
+
+    @contextmanager
+    def deferred(self) -> Iterator["Signals"]:
+        """Only record signals in this context, whose owner reads ``received``.
+
+        Raises:
+            Interruption: at the end of the context, if a signal came and the owner did not react.
+        """
+        self._deferring += 1
+        try:
+            yield self
+        finally:
+            self._deferring -= 1
+        if self.received and not self._deferring:
+            raise Interruption(self.received)
+
+    def leave(self, number: int) -> int:
+        """Say the last words, once; return the exit code after a signal."""
+        self._noticed.set()
+        if self._said.acquire(blocking=False):
+            with suppress(OSError):  # the terminal may be gone
+                if words := self.last_words():
+                    print(words, flush=True)
+        return 128 + number
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.received:
+            if now - self._at > GRACE:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+            return
+        self.received, self._at = number, now
+        if self._deferring:
+            self._noticed.set()
+        else:
+            raise Interruption(number)
+
+    def _watch(self, reader: int, noticed: threading.Event) -> None:
+        with os.fdopen(reader, "rb", buffering=0) as pipe:
+            while byte := pipe.read(1):
+                if byte[0] in STOPPING and not noticed.wait(PATIENCE):
+                    os._exit(self.leave(byte[0]))
+
+
+def nothing_kept() -> str:
+    """Return the last words of a process that has made no run folder yet."""
+    return "interrupted; nothing was kept: start again"
+
+
+# Handlers belong to the process, so there is one of these.
+SIGNALS = Signals()

@@ -1,0 +1,69 @@
+"""A signal stops the program where it is, or where it is ready to stop."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from runtime import signals
+from runtime.signals import SIGNALS, STOPPING, Interruption
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_a_signal_is_raised_where_it_finds_the_program(number, capsys):
+    before = [signal.getsignal(each) for each in STOPPING]
+    with SIGNALS:
+        SIGNALS.last_words = lambda: "kept: all"
+        with pytest.raises(Interruption) as stopped:
+            send(number)
+        send(signal.SIGTERM)  # torchrun repeats a terminal's signal: it changes nothing
+        assert SIGNALS.leave(stopped.value.signal_number) == 128 + number
+        SIGNALS.leave(number)
+    assert capsys.readouterr().out == "kept: all\n"
+    assert [signal.getsignal(each) for each in STOPPING] == before
+
+
+def test_a_deferred_signal_waits_for_its_owner():
+    reached = []
+    with SIGNALS, pytest.raises(Interruption):
+        with SIGNALS, SIGNALS.deferred() as inner:
+            with SIGNALS.deferred():
+                send(signal.SIGHUP)
+            send(signal.SIGINT)
+            reached.append(inner.received)
+        pytest.fail("the signal was forgotten")
+    assert reached == [signal.SIGHUP]
+    with SIGNALS:
+        assert SIGNALS.received == 0
+
+
+def test_a_later_second_signal_ends_the_process(monkeypatch):
+    killed = []
+    monkeypatch.setattr(signals, "GRACE", 0.0)
+    with SIGNALS, pytest.raises(Interruption), SIGNALS.deferred():
+        send(signal.SIGTERM)
+        time.sleep(0.01)
+        monkeypatch.setattr("runtime.signals.os.kill", lambda *given: killed.append(given))
+        signal.raise_signal(signal.SIGTERM)
+        monkeypatch.undo()
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert killed == [(os.getpid(), signal.SIGTERM)]
+
+
+def test_a_main_thread_inside_a_library_is_not_awaited(monkeypatch, capsys):
+    ended = []
+    monkeypatch.setattr(signals, "PATIENCE", 0.01)
+    monkeypatch.setattr("runtime.signals.os._exit", ended.append)
+    with SIGNALS:
+        # As the interpreter does when a signal comes; its handler runs only in the main thread.
+        os.write(SIGNALS._wake_up, bytes([signal.SIGTERM]))
+        until = time.monotonic() + 10
+        while not ended and time.monotonic() < until:
+            time.sleep(0.01)
+    assert ended == [128 + signal.SIGTERM]
+    assert "nothing was kept" in capsys.readouterr().out

@@ -21,6 +21,7 @@ COMMANDS = {  # and their folders
     "figures": "pages",
     "fuzz": "studies",
     "hold_out": "studies",
+    "kill": "studies",
     "knowledge": "studies",
     "parallel": "step",
     "profile": "step",

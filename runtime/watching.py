@@ -72,9 +72,7 @@ class Watch:
         if event == "ctypes.dlopen" and os.sep not in name:
             return None
         # Most files are Python's own, so these cost little.
-        if name.startswith(self.prefixes) and ".." not in name:
-            return None
-        return str(Path(name).absolute())
+        return None if self._is_library(name) else str(Path(name).absolute())
 
     def _connection(self, event: str, arguments: tuple[Any, ...]) -> str | None:
         caller = _caller(event)
@@ -107,8 +105,12 @@ class Watch:
             return False
         return self._is_code(path) or _is_in(path, [*SYSTEM, *self.folders, *self.things["made"]])
 
+    def _is_library(self, path: str) -> bool:
+        # An installed package may be a link to elsewhere.
+        return path.startswith(self.prefixes) and ".." not in path
+
     def _is_code(self, path: str) -> bool:
-        if _is_in(path, self.libraries):
+        if self._is_library(path) or _is_in(path, self.libraries):
             return True
         return bool(OF_CODE.fullmatch(path) or path in self.code) and _is_in(path, self.code)
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from artifact.submission.code_size import LIMIT, budget_line
@@ -75,11 +76,12 @@ def checked(entries: Sequence[Entry], data: Path | None, track: str) -> str:
 def accounts(entry: Entry, inputs: Scored, track: str) -> list[Check]:
     """Return the checks of a run that need no evaluation."""
     summary = accounting.read_summary(entry.path / ARTIFACT)
-    split = Split(inputs.validation, inputs.byte_table)
+    whole = accounting.whole_split(summary, Split(inputs.validation, inputs.byte_table))
     clocks = accounting.clocks(summary) if track.startswith(TIMED) else []
     return [
         scores(entry),
-        accounting.whole_split(summary, split),
+        # A score of a part is one, but no submission.
+        replace(whole, passed=bool(whole.passed)),
         *clocks,
         conduct.commit(entry.environment),
         conduct.conduct("run", entry.summary.observed),

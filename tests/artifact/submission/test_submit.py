@@ -20,6 +20,7 @@ from artifact.submission.submit import submit as submitted
 from errors import InputError
 from files import PROJECT
 from settings import Settings
+from tests.artifact.submission.installed import environment
 from tests.artifact.submission.runs import like, python, spoil
 from tests.small import clean_environment
 
@@ -32,9 +33,22 @@ def submit(runs: list[Path], out: Path) -> None:
 
 @pytest.fixture(scope="module")
 def folder(run: Path) -> Path:
-    """The contest folder of that run."""
-    submit([run], run.parent / "records" / "first")
+    """The contest folder of that run.
+
+    Its script takes its first steps where only the folder's requirements are installed.
+    """
+    clean = environment(run.parent / "clean", requirements())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", str(clean))
+        submit([run], run.parent / "records" / "first")
     return run.parent / "records" / "first"
+
+
+def test_the_clean_environment_has_no_more_than_the_requirements(run: Path, folder: Path) -> None:
+    assert (folder / "requirements.txt").read_text() == requirements()
+    code = "import importlib.util; print(importlib.util.find_spec('pytest'), end='')"
+    clean = run.parent / "clean/bin/python"
+    assert subprocess.check_output([clean, "-c", code], text=True) == "None"
 
 
 def test_a_vocabulary_of_byte_pairs_is_refused():
@@ -50,9 +64,9 @@ def test_the_script_trains_from_anywhere_as_the_tree_did(
     (tmp_path / "data" / "__init__.py").write_text("raise RuntimeError")
     arguments = ["--run-dir", tmp_path / "run"]
     # Not a fork, because what a run opens is listed.
-    environment = clean_environment(DATA_PATH=str(data), SEED="1")
+    variables = clean_environment(DATA_PATH=str(data), SEED="1")
     command = [sys.executable, alone, *arguments]
-    done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd="/", env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     ours, theirs = (json.loads((r / "summary.json").read_text()) for r in (run, tmp_path / "run"))
     for method, row in ours["scores"].items():

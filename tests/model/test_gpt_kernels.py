@@ -29,7 +29,7 @@ SMALL = {
 OPTIONS = {"gated_attention": True, "value_residual": True, "tie_embeddings": False}
 VISITS = {"loop_layers": [1], "num_loops": 1, "parallel_from": 3}
 VISITS |= {"document_mask": True, "window": 6}
-GATES = {"gate_window": 12, "smear_window": 12, "skip_gates": True}
+GATES = {"gate_window": 12, "smear_window": 12, "skip_gates": True, "mtp_num_heads": 0}
 TOLERANCE = 2e-5  # relative by norm: sums of a few hundred fp32 roundings, in another order
 
 
@@ -46,7 +46,9 @@ def make(backend: str, changes: dict) -> GPT:
 
 def run(model: GPT, tokens: torch.Tensor, qat: float) -> tuple[torch.Tensor, torch.Tensor, dict]:
     levers = {
-        "mtp_weight": torch.tensor(0.3, device=DEVICE),
+        "mtp_weight": torch.tensor(
+            0.3 if model.config.mtp_num_heads else [0.5, 0.2], device=DEVICE
+        ),
         "qat": torch.tensor(qat, device=DEVICE),
         "target_weight": torch.linspace(0.5, 1.5, 64, device=DEVICE),
     }

@@ -39,6 +39,20 @@ VISITS: dict[str, dict[str, Any]] = {
         "gated_attention": True,
         "value_residual": True,
     },
+    "frontier": {
+        "xsa_last_n": 8,
+        "bigram_vocab_size": 0,
+        "ve_enabled": False,
+        "mtp_num_heads": 0,
+        "loop_layers": [2, 3],
+        "num_loops": 1,
+        "parallel_from": 6,
+        "document_mask": True,
+        "window": 77,
+        "gate_window": 12,
+        "smear_window": 12,
+        "skip_gates": True,
+    },
 }
 LENGTH, WINDOWS, DRAWS = 509, 4, 8
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-3, 2e-2  # relative, against fp32
@@ -63,9 +77,14 @@ def draw(seed: int) -> Tensor:
     return tokens.cuda()
 
 
+def mtp_weight(model: GPT) -> Tensor:
+    """Of the MTP heads, or of the targets after the next if there are none."""
+    return torch.tensor(0.1 if model.config.mtp_num_heads else [0.5, 0.25], device="cuda")
+
+
 def gradients(model: GPT, tokens: Tensor) -> tuple[float, dict[str, Tensor]]:
     model.zero_grad()
-    weight = torch.tensor(0.1, device="cuda")
+    weight = mtp_weight(model)
     loss, _ = model(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), mtp_weight=weight)
     loss.backward()
     return loss.item(), {
@@ -99,8 +118,7 @@ def test_a_replay_has_the_bits_of_the_launches(changes: dict[str, Any]) -> None:
     """Bounds are made inside the graph, from the tokens that it reads."""
     model = make(changes, "kernels", torch.bfloat16)
     static = draw(1)[:, :-1].contiguous()
-    targets = static.clone()
-    weight = torch.tensor(0.1, device="cuda")
+    targets, weight = static.clone(), mtp_weight(model)
     parameters = list(model.parameters())
 
     def step() -> tuple[Tensor, ...]:

@@ -140,6 +140,45 @@ def test_a_window_of_all_tokens_has_the_bits_of_no_window() -> None:
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def check_end_to_end(
+    size: tuple[int, ...], window: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    """Rows of documents give what they give end to end in one row, as flat packing lays them.
+
+    Angles of rotary begin anew with each row in both forms: only their differences matter.
+    """
+    given = cast(inputs_of(size, True, 7), dtype, ("gain",))
+    tokens = tokens_of(size[0], size[1], 0.05 if size[1] < 100 else 1e-3).to(DEVICE)
+    tokens[:, 0] = BOS
+    rope = reference.rope_table(size[1], 16, BASE, torch.device(DEVICE))
+
+    def found(tokens: Tensor, rope: Tensor) -> dict[str, Tensor]:
+        bounds = window_bounds(tokens, window, document_bounds(tokens, BOS))
+        options: dict[str, Any] = {"rope": rope, "eps": EPS, "xsa": True, "documents": bounds}
+        shaped = {
+            name: tensor.view(*tokens.shape, *tensor.shape[2:]) if tensor.dim() > 1 else tensor
+            for name, tensor in given.items()
+        }
+        with poisoned():
+            return results(lambda **g: [attention(**g, **options)], shaped, seed=1)
+
+    rows, flat = found(tokens, rope), found(tokens.view(1, -1), rope.repeat(1, size[0], 1))
+    for name, expected in rows.items():
+        assert relative_error(flat[name].view_as(expected), expected) < tolerance, name
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_packed_documents_end_to_end() -> None:
+    check_end_to_end((3, 40, 4, 2, 16), 25, torch.float32, FP32)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("window", [1024, 2048])
+def test_bf16_of_packed_documents_end_to_end(window: int) -> None:
+    """At the real size: one row of 98,304 tokens."""
+    check_end_to_end((48, 2048, 8, 4, 64), window, torch.bfloat16, 3 * ROUNDING)
+
+
 def check_bf16(
     size: tuple[int, ...], window: int, options: tuple[bool, bool, bool], seed: int
 ) -> None:

@@ -2,12 +2,15 @@
 
 import io
 import random
+from pathlib import Path
 
 import pytest
 import sentencepiece
 
 from data.text_stream import KEPT, LONGEST, TextStream
 from data.tokenizer import Tokenizer
+from data.vocabulary import AnyTokenizer, read_tokenizer
+from tests.data.encodings import install
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,7 @@ def either(request, tokenizer: Tokenizer, collapsing: Tokenizer) -> Tokenizer:
     return tokenizer if request.param == "lossless" else collapsing
 
 
-def parts(tokenizer: Tokenizer, tokens: list[int]) -> list[str]:
+def parts(tokenizer: AnyTokenizer, tokens: list[int]) -> list[str]:
     stream = TextStream(tokenizer)
     return [*(stream.add([token]) for token in tokens), stream.rest()]
 
@@ -60,6 +63,15 @@ def test_the_parts_are_the_text_of_all_tokens(either: Tokenizer, seed: int):
         kinds = draw.choices([range(400), pieces, pieces[0xC0:], spaces], k=draw.randint(1, 9))
         tokens = [draw.choice(kind) for kind in kinds for _ in range(draw.randint(1, 9))]
         assert "".join(parts(either, tokens)) == either.decode(tokens)
+
+
+def test_tokens_of_bytes_may_begin_and_end_within_characters(monkeypatch: pytest.MonkeyPatch):
+    install(monkeypatch)
+    pairs, draw = read_tokenizer(Path("gpt2")), random.Random(0)
+    assert "".join(parts(pairs, pairs.encode("中 🙂!"))) == "中 🙂!"
+    for count in (5, 20, 3 * LONGEST):
+        tokens = draw.choices(range(pairs.vocab_size), k=count)
+        assert "".join(parts(pairs, tokens)) == pairs.decode(tokens)
 
 
 def test_a_long_text_is_decoded_from_its_last_tokens_only(either: Tokenizer):

@@ -41,15 +41,15 @@ def whole(model: GPT, tokens: Tensor) -> Tensor:
     return softcapped(model.hidden(tokens), head, model.config.logit_softcap)
 
 
-def check(model: GPT) -> None:
-    tokens = texts(model.config.vocab_size, model.config.bos_id)
+def check(model: GPT, tolerance: float = FP32) -> None:
+    tokens = texts(model.config.vocab_size, model.config.bos_id).to(model.tok_emb.device)
     expected = [whole(model, text[None])[0] for text in tokens]
     decoder = Decoder(model, len(STARTS), MAX_LENGTH)
     found = decoder.read({n: tokens[n, :count].tolist() for n, count in enumerate(STARTS)})
     for step in range(STEPS):
         assert decoder.lengths == [count + step for count in STARTS]
         for n, count in enumerate(STARTS):
-            assert relative_error(found[n], expected[n][count + step - 1]) < FP32
+            assert relative_error(found[n], expected[n][count + step - 1]) < tolerance
         found = decoder.step(torch.stack([tokens[n, c + step] for n, c in enumerate(STARTS)]))
 
 
@@ -61,6 +61,15 @@ def test_logits_token_by_token_are_those_of_the_whole(part: str):
 @pytest.mark.parametrize("preset", ["seed", "sprint", "tiny"])
 def test_networks_of_presets(preset: str):
     check(perturbed(of_preset(preset)))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1)], ids=str
+)
+def test_on_a_gpu(dtype: torch.dtype, tolerance: float):
+    for part in ("everything", "loop and lanes", "loop, documents, window and gate"):
+        check(perturbed(architecture(part), dtype=dtype).cuda(), tolerance)
 
 
 def test_a_text_that_begins_anew_leaves_the_others_as_they_are():

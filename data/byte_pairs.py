@@ -24,6 +24,7 @@ from reading.regular import read_bytes
 from reading.structured import Form, checked, parse_json
 
 FILE_BYTES = 1 << 24
+LONGEST = 1 << 14  # bytes of a token
 REMEDY = "give a file that data prepare wrote, or the name of an encoding"
 Encoding = Any
 """A ``tiktoken.Encoding``; the package may be absent where types are checked."""
@@ -71,6 +72,9 @@ class BytePairTokenizer:
         self.sha256 = hashlib.sha256(self.content).hexdigest()
         if not 0 <= self.bos_id < self.vocab_size or texts[self.bos_id]:
             raise InputError(f"{path}: token {self.bos_id} cannot begin documents; {REMEDY}")
+        bytes_alone = {bytes([each]) for each in range(256)}
+        if max(map(len, texts)) > LONGEST or not bytes_alone <= set(texts):
+            raise InputError(f"{path}: its tokens are too long or lack a byte; {REMEDY}")
         if self.vocab_size > MAX_VOCAB_SIZE:
             raise InputError(
                 f"{path}: vocabulary of {self.vocab_size}; a shard holds at most {MAX_VOCAB_SIZE}"

@@ -1,5 +1,6 @@
 """Sound files of every kind that the project reads, and the loaders that read each."""
 
+import base64
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,11 +13,18 @@ from rich.console import Console
 from artifact.export import export
 from artifact.quantisation.recipe import Recipe
 from artifact.restore import restore
+from data.byte_pairs import BytePairTokenizer
 from data.folder import describe_shard, write_manifest
 from data.inputs import open_inputs
 from data.inspection import examine, show
 from data.shards import write_shard
-from data.tokenizer import TOKENIZER_NAME, ByteTable, Tokenizer, train_tokenizer
+from data.tokenizer import (
+    BYTE_PAIRS_NAME,
+    TOKENIZER_NAME,
+    ByteTable,
+    Tokenizer,
+    train_tokenizer,
+)
 from evaluation.audit import accounting
 from kernels import operations
 from knowledge.relations import DEFAULT_TABLE, Relations
@@ -87,6 +95,9 @@ def make_data(folder: Path) -> None:
     """Write tokenizer, shards and manifest of a data folder."""
     train_tokenizer([TEXT * 20], VOCAB, folder / TOKENIZER_NAME)
     tokenizer = Tokenizer(folder / TOKENIZER_NAME)
+    texts = [base64.b64encode(bytes([each])).decode() for each in range(256)]
+    pairs = {"name": "x", "pattern": ".", "bos": 256, "special": {"<>": 256}}
+    (folder / BYTE_PAIRS_NAME).write_text(json.dumps(pairs | {"tokens": [*texts, None]}))
     splits = {}
     for split in ("train", "val"):
         path = folder / f"fineweb_{split}_000000.bin"
@@ -137,6 +148,13 @@ def load_tokenizer(folder: Path) -> None:
     tokenizer.decode(tokenizer.encode(TEXT))
 
 
+def load_byte_pairs(folder: Path) -> None:
+    """Open a vocabulary of byte pairs, and use it."""
+    tokenizer = BytePairTokenizer(folder / BYTE_PAIRS_NAME)
+    tokenizer.byte_table()
+    tokenizer.decode(range(tokenizer.vocab_size))
+
+
 def load_summary(folder: Path) -> None:
     """Read a summary as `artifact submit` and the audit do."""
     accounting.read_summary(folder / "artifact.bin")
@@ -153,6 +171,7 @@ def kinds() -> Iterator[Kind]:
     yield Kind(NAME, load_decisions)
     yield Kind("manifest.json", load_data)
     yield Kind(TOKENIZER_NAME, load_tokenizer)
+    yield Kind(BYTE_PAIRS_NAME, load_byte_pairs)
     yield Kind("fineweb_val_000000.bin", load_data)
     yield Kind("artifact.bin", lambda f: restore(f / "artifact.bin", 16, torch.device("cpu")))
     yield Kind(f"{step}/state.json", lambda folder: checkpoint.load(folder / step, "cpu"))

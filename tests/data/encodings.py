@@ -1,8 +1,10 @@
 """A stand-in for tiktoken's documented interface: a vocabulary of all bytes and a few pairs."""
 
 import sys
+from collections.abc import Sequence
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 PAIRS = (b"ba", b"da", b" b", "中".encode())
@@ -33,6 +35,12 @@ class Encoding:
             ids.append(raw[0] if pair is None else 256 + PAIRS.index(pair))
             raw = raw[len(pair or b"x") :]
         return ids
+
+
+def documents_of(texts: Sequence[str]) -> np.ndarray:
+    """Return the tokens of documents, uint16, the end of text before each."""
+    ids = ([Encoding.eot_token, *Encoding().encode_ordinary(text)] for text in texts)
+    return np.array([token for document in ids for token in document], np.uint16)
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,8 @@ def test_shards_of_another_program_are_read_by_the_name(
         ({"bos": 999}, "token 999 cannot begin documents"),
         ({"tokens": ["!"]}, "no byte-pair vocabulary"),
         ({"tokens": None}, "no byte-pair vocabulary"),
+        ({"tokens": []}, "token 261 cannot begin documents"),
+        ({"tokens": [None] * 262}, "lack a byte"),
     ],
 )
 def test_a_damaged_file_is_one_line(tmp_path: Path, change: dict[str, object], said: str):

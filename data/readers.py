@@ -261,7 +261,8 @@ def _read_parquet(path: Path, on_bad: OnBad, name: str) -> Iterator[Document]:
                     continue
                 yield from whole(text, size * row // file.metadata.num_rows)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: corrupt after row {row} ({error}); fetch it again") from None
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: corrupt after row {row} ({reason}); fetch it again") from None
 
 
 READERS = {".txt": _read_text, ".jsonl": _read_lines, ".json": _read_json}

@@ -67,8 +67,12 @@ def run(given: Given = NOTHING, *, explain: Flag = False) -> int:
     ranks = ranks_of(os.environ)
     check_variants(settings, ranks)
     if explain:
+        from data.inputs import vocabulary_of
         from training.explain import print_explanation
 
+        if settings.data:
+            found = vocabulary_of(settings.data, settings.tokenizer, *settings.vocabulary())
+            settings = settings.with_vocabulary(*found)
         print_explanation(settings, ranks)
         return 0
 

@@ -121,6 +121,14 @@ def _checked(
     return folder, tokenizer, bool(recorded)
 
 
+def vocabulary_of(
+    folder: Path, tokenizer_path: Path | None, vocab_size: int | None, bos_id: int | None
+) -> tuple[int, int]:
+    """Return vocabulary and BOS of a tokenizer; arguments and errors as for `open_inputs`."""
+    _, tokenizer, _ = _checked(folder, tokenizer_path, vocab_size, bos_id)
+    return tokenizer.vocab_size, tokenizer.bos_id
+
+
 def fits(tokenizer: AnyTokenizer, vocab_size: int | None, bos_id: int | None) -> None:
     """Check that a network of this vocabulary and BOS can use ``tokenizer``; None: any.
 

@@ -9,7 +9,7 @@ import pytest
 
 from data import hashes
 from data.folder import describe_shard, write_manifest
-from data.inputs import open_inputs, open_scored
+from data.inputs import open_inputs, open_scored, vocabulary_of
 from data.shards import Split, read_header, shard_name, write_shard
 from data.tokenizer import Tokenizer
 from errors import InputError
@@ -159,6 +159,7 @@ def test_the_vocabulary_is_the_tokenizer_s_unless_it_is_given(folder: Path):
     assert load_settings(["--vocab-size", "500"], {}).vocabulary() == (500, None)
     inputs = open_inputs(folder, None, None, None)
     assert (inputs.vocab_size, inputs.bos_id) == (VOCAB, BOS)
+    assert vocabulary_of(folder, None, None, None) == (VOCAB, BOS)
     settings = load_settings([], {"MURMURATION_BOS_ID": "7"}).with_vocabulary(VOCAB, BOS)
     assert settings.vocabulary() == (VOCAB, BOS) == (settings.vocab_size, settings.bos_id)
 

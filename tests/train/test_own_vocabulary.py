@@ -22,6 +22,8 @@ def test_a_folder_of_byte_pairs_trains_and_scores_without_options(tmp_path: Path
     few = ["--iterations", "2", "--calibration-tokens", "0", "--eval-stride", "0"]
     done = train("--config", tmp_path / "run.toml", "--data", data, "--run-dir", run, *few)
     assert done.returncode == 0, done.stderr
+    shown = train("--config", tmp_path / "run.toml", "--data", data, "--explain").stdout
+    assert "262" in shown.split("tok_emb", 1)[1][:60], "the tokenizer's rows, not the default's"
     settings = tomllib.loads((run / "settings.toml").read_text())
     assert (settings["vocab_size"], settings["bos_id"]) == (262, 261)
     row = json.loads((run / "summary.json").read_text())["scores"]["roundtrip, plain"]

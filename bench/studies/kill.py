@@ -1,6 +1,6 @@
 """Kill runs at random moments of all their phases, resume each, and compare what it comes to.
 
-    python -m bench kill [--runs 100] [--seed 0]
+    python -m bench kill [--runs 100] [--seed 0] [--jobs 2]
 
 A run of preset tiny, still smaller, gets SIGKILL, SIGTERM, SIGINT or SIGHUP. It is resumed, or
 started again in the same folder if no checkpoint was written yet. Its artifact and its scores must
@@ -15,6 +15,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,12 +57,12 @@ OPTIONS = {
     "eval_stride": 8,
     "val_batch_size": 4096,
     "wallclock": 0,
-    "iterations": 24,
-    "warmdown_iters": 12,
-    "muon_momentum_warmup_steps": 10,
+    "iterations": 16,
+    "warmdown_iters": 8,
+    "muon_momentum_warmup_steps": 8,
     "calibration_tokens": 3072,
     "checkpoint_minutes": 0.003,
-    "swarm_every": 8,
+    "swarm_every": 4,
 }
 HANGS = 120.0  # seconds
 
@@ -124,9 +127,9 @@ def phases(data: Path, folder: Path) -> dict[str, float]:
     return {name: end - began for (name, began), end in zip(found.items(), ends, strict=True)}
 
 
-def case(number: int, draw: random.Random, data: Path, lengths: Mapping[str, float]) -> Case:
+def case(number: int, seed: int, data: Path, lengths: Mapping[str, float]) -> Case:
     """Kill a run in phase ``number`` of all, go on with it, and compare; ``lengths`` as found."""
-    folder = data.parent
+    folder, draw = data.parent, random.Random(f"{seed} {number}")
     killer = SIGNALS[number % len(SIGNALS)]
     phase = list(lengths)[number // len(SIGNALS) % len(lengths)]
     run_folder = folder / f"run{number}"
@@ -162,7 +165,7 @@ def wrong(killer: int, code: int, said: Sequence[str]) -> list[str]:
 def go_on(run: Path, data: Path, output: Path) -> tuple[str, list[str]]:
     """Resume a run, or start it again without a checkpoint; return which, and what is wrong."""
     has_one = checkpoint.latest(run / CHECKPOINTS) is not None
-    again = Run(["--resume", str(run)] if has_one else options(data, run), output)
+    again = Run(["--resume", str(run)] if has_one else options(data, run), output, picture=False)
     code = awaited(again)
     left = [path.name for path in run.rglob(".*")]
     faults = [f"left: {left}"] if left else []
@@ -185,18 +188,18 @@ def table(cases: Sequence[Case]) -> str:
     return "\n".join(lines)
 
 
-def main(*, runs: int = 100, seed: int = 0) -> int:
+def main(*, runs: int = 100, seed: int = 0, jobs: int = 2) -> int:
     """Print the table and what was wrong; 1 if anything was."""
     preload()
     cases = []
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, get_context("fork").Pool(jobs) as pool:
         data = make_data(Path(temporary) / "data")
-        lengths = phases(data, data.parent)
-        for number in range(runs):
-            draw = random.Random(f"{seed} {number}")
-            cases.append(found := case(number, draw, data, lengths))
-            said = "; ".join(found.faults) or found.again
-            print(f"{number + 1}/{runs}: {found.signal}, {found.phase}: {said}", file=sys.stderr)
+        one = partial(case, seed=seed, data=data, lengths=phases(data, data.parent))
+        with suppress(KeyboardInterrupt):  # then the table is of the kills so far
+            for number, found in enumerate(pool.imap(one, range(runs)), 1):
+                cases.append(found)
+                said = "; ".join(found.faults) or found.again
+                print(f"{number}/{runs}: {found.signal}, {found.phase}: {said}", file=sys.stderr)
     print(table(cases))
     faults = [(number, each) for number, each in enumerate(cases) if each.faults]
     print(f"\n{len(cases)} kills of seed {seed}, {len(faults)} faults")

@@ -175,6 +175,7 @@ def parallel(
         skip=skip,
         skip_weight=skip_weight,
         gate_weight=weights.window_gate,
+        normed_only=True,
     )
     second = first.clone() if state.lane is None else state.lane
     second, normed_second = ops.norm(second, scale=scale, eps=eps)

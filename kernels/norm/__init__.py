@@ -42,6 +42,7 @@ class MixNorm(Protocol):
         skip: Tensor | None = None,
         skip_weight: Tensor | None = None,
         gate_weight: Tensor | None = None,
+        normed_only: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
         """Apply U-net skip, mix with the input embedding, and RMSNorm.
 
@@ -61,6 +62,7 @@ class MixNorm(Protocol):
             eps: added to the mean square.
             skip: (B, T, C) an encoder layer's output, with skip_weight (C,) fp32.
             gate_weight: (H, W) fp32; None: no gate.
+            normed_only: nobody reads mixed, so that a kernel may return None for it.
 
         Returns:
             (mixed, normed, stream, x0, gate) in the stream's dtype: four (B, T, C), of which mixed

@@ -96,6 +96,7 @@ def mix_norm(
     skip: Tensor | None = None,
     skip_weight: Tensor | None = None,
     gate_weight: Tensor | None = None,
+    normed_only: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
     """Compute ``kernels.norm.MixNorm`` in one pass.
 
@@ -103,7 +104,8 @@ def mix_norm(
     """
     if skip_weight is None:
         skip = None
-    return MixNorm.apply(stream, x0, mix, skip, skip_weight, gate_weight, scale, eps)  # pyright: ignore[reportReturnType]
+    given = (stream, x0, mix, skip, skip_weight, gate_weight)
+    return MixNorm.apply(*given, scale, eps, normed_only)  # pyright: ignore[reportReturnType]
 
 
 class MixNorm(torch.autograd.Function):
@@ -111,12 +113,13 @@ class MixNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, stream, x0, mix, skip, skip_weight, gate_weight, scale, eps
+        ctx: Any, stream, x0, mix, skip, skip_weight, gate_weight, scale, eps, normed_only
     ) -> tuple[Tensor | None, ...]:
         given = (stream, skip, x0, skip_weight, mix)
         inputs = Inputs(*(None if t is None else t.contiguous() for t in given))
         gate = None if gate_weight is None else Gate.of(gate_weight.contiguous(), stream)
-        mixed, normed, inverse_rms = launch_forward(inputs, gate, scale, eps)
+        mixed = None if normed_only else torch.empty_like(inputs.stream)
+        normed, inverse_rms = launch_forward(inputs, mixed, gate, scale, eps)
         ctx.save_for_backward(*inputs, inverse_rms, gate_weight)
         ctx.set_materialize_grads(False)
         ctx.one_input, ctx.scale = x0 is stream, scale
@@ -133,18 +136,17 @@ class MixNorm(torch.autograd.Function):
             given[1] = torch.zeros_like(inputs.stream) if given[1] is None else given[1]
         return (
             *launch_backward(ctx, inputs, inverse_rms, Gradients(*given[:4]), gate),
-            None,
-            None,
+            *(None,) * 3,
         )
 
 
 def launch_forward(
-    inputs: Inputs, gate: Gate | None, scale: float, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mixed and normed as the stream, and 1/rms (N,) fp32."""
+    inputs: Inputs, mixed: Tensor | None, gate: Gate | None, scale: float, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Return normed as the stream, and 1/rms (N,) fp32; mixed and the gate's logits are written."""
     stream, launch = inputs.stream, LAUNCH["forward"]
     rows = row_count(stream)
-    mixed, normed = torch.empty_like(stream), torch.empty_like(stream)
+    normed = torch.empty_like(stream)
     inverse_rms = torch.empty(rows, dtype=torch.float32, device=stream.device)
     mix_norm_forward[(triton.cdiv(rows, launch.rows),)](
         inputs,
@@ -158,7 +160,7 @@ def launch_forward(
         row_tile(stream.size(-1), launch.rows),
         **launch.options,
     )
-    return mixed, normed, inverse_rms
+    return normed, inverse_rms
 
 
 def launch_backward(
@@ -200,9 +202,9 @@ def launch_backward(
 def mix_norm_forward(inputs, mixed, normed, inverse_rms, gate, rows_total, scale, eps, tile):
     """Compute mixed and normed (N, C), inverse_rms (N,) fp32 and ``gate`` from ``Inputs``.
 
-    It moves 4 tensors, 5 with a skip, 3 if x0 is the stream. At 98,304 x 512 in bf16 a tensor is
-    100.7 MB. A tile of 8 rows, 2 a warp, loads the vectors once for 8 rows. Shared memory, 2 KB,
-    converts the vectors' layout to the rows'.
+    It moves 4 tensors, 5 with a skip, 3 if x0 is the stream; one less if ``mixed`` is None. At
+    98,304 x 512 in bf16 a tensor is 100.7 MB. A tile of 8 rows, 2 a warp, loads the vectors once
+    for 8 rows. Shared memory, 2 KB, converts the vectors' layout to the rows'.
     """
     rows, columns = row_indices(tl.program_id(0) * tile.ROWS, tile), column_indices(tile)
     inside = columns < tile.C
@@ -212,7 +214,8 @@ def mix_norm_forward(inputs, mixed, normed, inverse_rms, gate, rows_total, scale
         value += load(inputs.skip_weight, columns, inside) * load(inputs.skip, offsets, mask)
     value *= load(inputs.mix, columns, inside)
     value += load(inputs.mix + tile.C, columns, inside) * load(inputs.x0, offsets, mask)
-    store(mixed, offsets, value, mask)
+    if mixed is not None:
+        store(mixed, offsets, value, mask)
     by_rms = tl.rsqrt(row_mean(value * value, tile) + eps)
     store(normed, offsets, value * (by_rms * scale), mask)
     store_row_values(inverse_rms, rows, by_rms, rows_total)

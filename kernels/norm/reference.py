@@ -19,6 +19,7 @@ def mix_norm(
     skip: Tensor | None = None,
     skip_weight: Tensor | None = None,
     gate_weight: Tensor | None = None,
+    normed_only: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
     """Compute ``kernels.norm.MixNorm`` in plain PyTorch."""
     dtype = stream.dtype

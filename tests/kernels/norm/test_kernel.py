@@ -81,6 +81,15 @@ def test_entry_with_gate_and_its_gradients(
     check_twins(entry, entry_twin, given, fp32=VECTORS, seed=shape[1])
 
 
+def test_entry_of_a_lane_writes_no_mixed_stream() -> None:
+    given = cast(entry_inputs(True, (2, 3, 32), gate=(3, 5)), torch.float32)
+    found = results(lambda **g: (None, *entry(**g, normed_only=True)[1:]), given, 1)
+    plain = results(lambda **g: (None, *entry(**g)[1:]), given, 1)
+    assert entry(**given, normed_only=True)[0] is None
+    assert found.keys() == plain.keys()
+    assert all(torch.equal(found[name], plain[name]) for name in plain)
+
+
 @pytest.mark.parametrize("used", [(4,), (1, 2)], ids=str)
 def test_gate_where_other_outputs_are_unused(used: tuple[int, ...]) -> None:
     given = entry_inputs(True, (2, 3, 32), gate=(3, 5))

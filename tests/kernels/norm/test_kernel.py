@@ -130,7 +130,7 @@ def test_the_first_layer_mixes_a_tensor_with_itself(used: tuple[int, ...] | None
 
 
 def test_inputs_keep_their_values() -> None:
-    given = cast(entry_inputs(True, (2, 3, 32)), torch.float32)
+    given: dict[str, Any] = cast(entry_inputs(True, (2, 3, 32)), torch.float32)
     before = {name: tensor.clone() for name, tensor in given.items()}
     _, _, stream, x0, _ = mix_norm(scale=SCALE, eps=EPS, **given)
     x, _ = norm(given["skip"], scale=SCALE, eps=EPS)
@@ -176,7 +176,7 @@ def test_x_as_it_was_given_counts_as_the_x_that_is_handed_on() -> None:
 
 
 def test_a_stream_that_is_read_again_backward_may_not_be_added_to() -> None:
-    given = cast(entry_inputs(False, (1, 3, 16)), torch.float32)
+    given: dict[str, Any] = cast(entry_inputs(False, (1, 3, 16)), torch.float32)
     stream = given.pop("stream").requires_grad_().clone()
     mixed, *_ = mix_norm(stream, scale=SCALE, eps=EPS, **given)
     stream.add_(1.0)

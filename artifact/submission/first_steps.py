@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -58,10 +58,26 @@ def first_steps(script: bytes, settings: Settings) -> None:
             raise InputError("the bundled script's artifact depends on the validation tokens")
 
 
-def reads_validation(script: bytes, settings: Settings) -> bool:
-    """Return whether an artifact depends on the validation tokens; errors as `first_steps`."""
-    with _workplace(script, settings) as folder:
-        return _trained(folder, "run")[1] != _trained_on_others(folder)
+def reads_validation(script: bytes, network: Settings) -> bool:
+    """Return whether an artifact depends on the validation tokens.
+
+    Args:
+        script: the packed file.
+        network: whose architecture is trained, whatever the file carries along.
+
+    Raises:
+        InputError: the script does not train.
+    """
+    options = []
+    for name, value in network.architecture().model_dump().items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            options.append(f"--{'' if value else 'no-'}{option}")
+        elif value not in (None, "", [], ()):
+            said = ",".join(map(str, value)) if isinstance(value, list | tuple) else value
+            options.append(f"--{option}={said}")
+    with _workplace(script, network) as folder:
+        return _trained(folder, "run", options)[1] != _trained_on_others(folder, options)
 
 
 @contextmanager
@@ -76,19 +92,19 @@ def _workplace(script: bytes, settings: Settings) -> Iterator[Path]:
         yield folder
 
 
-def _trained(folder: Path, name: str) -> tuple[str, bytes]:
+def _trained(folder: Path, name: str, options: Sequence[str] = ()) -> tuple[str, bytes]:
     """Return what a run prints, and its artifact."""
     arguments = ["--data", str(folder / "data"), "--run-dir", str(folder / name)]
-    printed = _started(folder, *LITTLE, *arguments)
+    printed = _started(folder, *LITTLE, *options, *arguments)
     return printed, (folder / name / ARTIFACT).read_bytes()
 
 
-def _trained_on_others(folder: Path) -> bytes:
+def _trained_on_others(folder: Path, options: Sequence[str] = ()) -> bytes:
     """Return the artifact of a run whose validation tokens are in another order."""
     shard = folder / "data" / shard_name("val", 0)
     tokens = TokenStream([shard], MAX_VOCAB_SIZE).read(0, TOKENS)
     write_shard(shard, np.random.default_rng(1).permutation(tokens))
-    return _trained(folder, "again")[1]
+    return _trained(folder, "again", options)[1]
 
 
 def _started(folder: Path, *arguments: str) -> str:

@@ -2,13 +2,20 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
+from pydantic import ValidationError
+
 from data.vocabulary import read_tokenizer
-from evaluation.audit import accounting
+from errors import InputError
+from evaluation.audit import accounting, conduct, source
 from evaluation.audit.case import Case
 from evaluation.audit.prefix import strict_prefix, watched
 from evaluation.audit.recorded import recorded
 from evaluation.audit.runs import Check
+from evaluation.audit.shuffled import validation_unseen
 from evaluation.audit.trial import trial
+from runtime.records import SETTINGS, read_settings
+from settings import Settings
+from settings.load import describe
 
 # What the files of a run cannot show, printed below the table.
 UNSEEN = (
@@ -44,14 +51,50 @@ def clocks(case: Case) -> Iterable[Check]:
     return accounting.clocks(case.summary)
 
 
+def text(case: Case) -> Iterator[Check]:
+    """Compare the text with its source, and its files with those that the run scored."""
+    yield source.source(case.inputs)
+    yield source.data(case.summary, case.inputs)
+
+
+def code(case: Case) -> Iterator[Check]:
+    """Compare the code that ran with the entrant's."""
+    yield conduct.code(case.summary, case.code, settings_of(case))
+
+
+def conduct_of_run(case: Case) -> Iterator[Check]:
+    """Check what the run's process opened, connected to and started."""
+    yield conduct.conduct("run", case.summary.observed if case.summary else None)
+
+
+def unseen_validation(case: Case) -> Iterator[Check]:
+    """Train with the validation tokens in two orders."""
+    case.show("training two times")
+    yield validation_unseen(case.code)
+
+
+def settings_of(case: Case) -> Settings:
+    """Return the settings of the run in whose folder the artifact lies, else the judge's."""
+    if not (case.folder / SETTINGS).is_file():
+        return case.settings
+    try:
+        return Settings.model_validate(read_settings(case.folder))
+    except ValidationError as error:
+        raise InputError(f"{case.folder / SETTINGS}: {describe(error)}") from None
+
+
 # `strict_prefix` is the first to ask the entrant's process, which then knows none of the text.
 CHECKS: dict[str, Callable[[Case], Iterable[Check]]] = {
     "bytes of text": bytes_of_text,
     "whole split": whole_split,
+    "text": text,
+    "code": code,
     "size": size,
     "clocks": clocks,
+    "conduct of the run": conduct_of_run,
     "strict prefix": strict_prefix,
     "recorded": recorded,
     "watched": watched,
     "trial": trial,
+    "unseen validation": unseen_validation,
 }

@@ -115,6 +115,8 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> None:
         return warm.start(*command[1:], environment=clean_environment(), folder=Path(cwd))
 
     monkeypatch.setattr("evaluation.audit.entrant.subprocess.Popen", popen)
+    # It trains twice; tests/artifact/submission/test_first_steps.py has it.
+    monkeypatch.setattr("evaluation.audit.shuffled.reads_validation", lambda script, network: False)
 
 
 def test_an_honest_artifact_passes_the_audit(run, forked: None):
@@ -122,11 +124,11 @@ def test_an_honest_artifact_passes_the_audit(run, forked: None):
     options = (*TTT, "--cuts", 3, "--places", 60, "--ttt-method", "lora", "--ttt-lora-chunk", 8)
     code, printed, _ = run("audit", *options, "--ttt-enabled", "--audit-seed", 5)
     assert code == 0, printed
-    assert printed.count("holds") == 13 and "BROKEN" not in printed
+    assert printed.count("holds") == 14 and "BROKEN" not in printed
     rules = {"C1 strict prefix": 3, "C1 causal": 2, "C2": 2, "C4 one pass": 2, "C3 score": 1}
     for name, count in rules.items():
         assert printed.count(f"│ {name} ") == count, name
-    assert "│ C3 whole run " in printed and printed.count("unknown") >= 4
+    assert "│ C3 whole run " in printed and printed.count("unknown") >= 7
     assert "No check sees: trained on the validation split" in printed
     assert "one place in 20 is missed" in printed and "--audit-seed 5" in printed
 

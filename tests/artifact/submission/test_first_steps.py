@@ -1,13 +1,15 @@
 """What the first steps of a script find: it does not start, scores otherwise, reads validation."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from artifact.submission.first_steps import first_steps
 from errors import InputError
-from evaluation.audit.shuffled import validation_unseen
+from evaluation.audit.shuffled import SMALL, validation_unseen
 from settings import Settings
+from settings.load import load_settings
 
 SETTINGS = Settings(vocab_size=300)
 # A script that trains nothing: what it writes and prints is all that is looked at.
@@ -36,14 +38,29 @@ def script(content: str = HONEST, score: str = "1.234567") -> bytes:
 def test_a_script_that_does_as_it_should_is_let_pass(tmp_path: Path) -> None:
     first_steps(script(), SETTINGS)
     (tmp_path / "train_gpt.py").write_bytes(script())
-    assert validation_unseen(tmp_path / "train_gpt.py", SETTINGS).passed
+    assert validation_unseen(tmp_path / "train_gpt.py").passed
 
 
 def test_an_artifact_made_of_validation_tokens_is_found(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="artifact depends on the validation tokens"):
         first_steps(script(CHEAT), SETTINGS)
     (tmp_path / "train_gpt.py").write_bytes(script(CHEAT))
-    assert validation_unseen(tmp_path / "train_gpt.py", SETTINGS).passed is False
+    assert validation_unseen(tmp_path / "train_gpt.py").passed is False
+
+
+def test_code_that_does_not_train_fails_the_check(tmp_path: Path) -> None:
+    (tmp_path / "train_gpt.py").write_text("raise SystemExit(3)")
+    check = validation_unseen(tmp_path / "train_gpt.py")
+    assert check.passed is False and "does not start" in check.found
+
+
+def test_whatever_a_file_carries_along_a_small_network_is_trained(tmp_path: Path) -> None:
+    told = tmp_path / "told.json"
+    write = f"import json; Path({str(told)!r}).write_text(json.dumps(options))\n"
+    (tmp_path / "train_gpt.py").write_bytes(script() + write.encode())
+    assert validation_unseen(tmp_path / "train_gpt.py").passed
+    settings = load_settings(["--preset", "sprint", *json.loads(told.read_text())], {})
+    assert settings.architecture() == SMALL.architecture()
 
 
 def test_another_score_is_found() -> None:

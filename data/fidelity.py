@@ -20,15 +20,19 @@ def traits(tokenizer: AnyTokenizer) -> list[str]:
     def back(text: str) -> str:
         return tokenizer.decode(tokenizer.encode(text))
 
+    def unknown(text: str) -> bool:
+        return any(tokenizer.processor.is_unknown(token) for token in tokenizer.encode(text))
+
     known = [letter for letter in ascii_letters if back(letter).strip().lower() == letter.lower()]
-    unknown = any(tokenizer.processor.is_unknown(token) for token in tokenizer.encode(RARE))
     a, b = (known or ["a"])[0], (known or ["b"])[-1]
     spaced = f"{a}  {b}\n{a}\t{b}\n"
     found = {
         "folds case": any(back(letter).strip() != letter for letter in known),
         "collapses white space": back(spaced).lower() != spaced.lower(),
-        "replaces characters by simpler ones": not unknown and back(COMPOSED).strip() != COMPOSED,
-        "has no tokens for rare characters": unknown,
+        "replaces characters by simpler ones": any(
+            back(each).strip() != each and not unknown(each) for each in COMPOSED
+        ),
+        "has no tokens for rare characters": unknown(RARE),
     }
     return [trait for trait, has in found.items() if has]
 

@@ -4,8 +4,8 @@ import glob
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,27 +30,32 @@ def found(
     """Yield the files to train on and to validate on.
 
     A folder stands for all files in it that can be read, in order of their paths; a pattern such
-    as ``'logs/**/*.jsonl'`` for those that match; `STDIN` for what comes through it, kept in a
-    file next to ``out`` meanwhile, because it is read several times.
+    as ``'logs/**/*.jsonl'`` for those that match; `STDIN` and pipes for what comes through
+    them, kept in files next to ``out`` meanwhile, because it is read several times.
 
     Raises:
         InputError: a name, folder or pattern stands for no file; or `STDIN` is given twice.
     """
     if [*train, *val].count(STDIN) > 1:
         raise InputError("-: the standard input can be read once; give files for the rest")
-    if STDIN not in (*train, *val):
+    streams = [path for path in (*train, *val) if path == STDIN or path.is_fifo()]
+    if not streams:
         yield _expanded(train), _expanded(val)
         return
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".stdin-", dir=out.parent) as folder:
-        kept = _kept(sys.stdin.buffer, Path(folder))
+        kept: dict[Path, Path] = {}
+        for path in streams:
+            name = "stdin" if path == STDIN else f"pipe{len(kept)}"
+            with nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb") as stream:
+                kept[path] = _kept(stream, Path(folder), name)
         yield _expanded(train, kept), _expanded(val, kept)
 
 
-def _expanded(given: Sequence[Path], stdin: Path = STDIN) -> tuple[Path, ...]:
+def _expanded(given: Sequence[Path], kept: Mapping[Path, Path] = {}) -> tuple[Path, ...]:
     files: dict[Path, None] = {}
     for path in given:
-        files |= dict.fromkeys([stdin] if path == STDIN else _files(path))
+        files |= dict.fromkeys([kept[path]] if path in kept else _files(path))
     return tuple(files)
 
 
@@ -75,14 +80,14 @@ def _hidden(relative: Path) -> bool:
     return any(part.startswith(".") for part in relative.parts)
 
 
-def _kept(stream: BinaryIO, folder: Path) -> Path:
+def _kept(stream: BinaryIO, folder: Path, name: str) -> Path:
     """Copy a stream to a file whose suffix says what it is."""
     beginning = stream.read(PEEK)
     first = beginning.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
     suffix = {b"{": ".jsonl", b"[": ".json"}.get(first, ".txt")
     for magic, known in BEGINNINGS.items():
         suffix = known if beginning.startswith(magic) else suffix
-    path = folder / f"stdin{suffix}"
+    path = folder / f"{name}{suffix}"
     with path.open("wb") as file:
         file.write(beginning)
         shutil.copyfileobj(stream, file)

@@ -35,7 +35,11 @@ def trained(folder: Path, documents: list[str], **given: Any) -> Tokenizer:
         (FOLDING, ["folds case", "collapses white space", "replaces characters by simpler ones"]),
         (
             {"byte_fallback": False, "model_type": "word", "vocab_size": 100},
-            ["collapses white space", "has no tokens for rare characters"],
+            [
+                "collapses white space",
+                "replaces characters by simpler ones",
+                "has no tokens for rare characters",
+            ],
         ),
     ],
 )

@@ -2,8 +2,10 @@
 
 import gzip
 import io
+import os
 import sys
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
@@ -66,3 +68,14 @@ def test_the_standard_input_is_read_as_what_it_is(
         assert [path.name for path in train] == [name]
         assert [document.text for document in corpus(train).documents()] == ["x"]
     assert list((tmp_path / "deep").iterdir()) == []
+
+
+def test_a_named_pipe_is_read_as_the_standard_input_is(tmp_path: Path):
+    """A shell's ``<(command)`` is one."""
+    os.mkfifo(tmp_path / "pipe")
+    writer = Thread(target=(tmp_path / "pipe").write_bytes, args=(b"some text",))
+    writer.start()
+    with found([tmp_path / "pipe"], [], tmp_path / "out") as (train, _):
+        assert [path.name for path in train] == ["pipe0.txt"]
+        assert [document.text for document in corpus(train).documents()] == ["some text"]
+    writer.join()

@@ -107,8 +107,9 @@ def test_a_log_without_its_start_is_refused(log):
         differences(log[1:])
 
 
-@pytest.mark.parametrize("kind", ["divergence", "nan-storm"])
-def test_a_log_of_commit_bf9e9a1_is_recomputed_alike(kind):
+# Synthetic runs of commit bf9e9a1, and a run of cbdc977 that adds visits at step 128.
+@pytest.mark.parametrize("kind", ["divergence", "nan-storm", "loops"])
+def test_a_committed_log_is_recomputed_alike(kind):
     path = Path(__file__).parent / "logs" / f"{kind}.jsonl"
     assert replay(path, list(read(path))) == (39, [])
 

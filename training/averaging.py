@@ -7,18 +7,41 @@ from torch import Tensor
 
 from settings.optimizer import OptimizerSettings
 
+# Largest window of an exponential average, as a fraction of the steps so far.
+MOST_SHARE = 0.2
 # Gathers whole tensors, by name, from each rank's parts; ``dict`` on one rank.
 Join = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+
+
+def decay_at(longest: float, step: int) -> float:
+    """Return the decay of exponential averages in a step.
+
+    The window of an average, 1 / (1 - decay) steps, is at most a fraction of the steps so far. So
+    the random weights of the start, and those of the first steps, are soon forgotten.
+
+    Args:
+        longest: decay in a long run.
+        step: from 1.
+    """
+    return min(longest, 1 - 1 / max(1.0, MOST_SHARE * step))
 
 
 class Averaging:
     """No averaging; the base of the two that do."""
 
-    def move(self) -> None:
-        """Move exponential averages towards the weights, after a step that changed them."""
+    def move(self, decay: float | None = None) -> None:
+        """Move exponential averages towards the weights, after a step that changed them.
+
+        Args:
+            decay: in this step; None: the longest.
+        """
 
     def take(self, step: int) -> None:
         """Take a snapshot of the weights after ``step`` (from 1) if one is due."""
+
+    def young(self, step: int) -> bool:
+        """Return whether the average after ``step`` steps has not reached its full length."""
+        return False
 
     @property
     def exponential(self) -> dict[str, Tensor]:
@@ -51,7 +74,7 @@ class ExponentialAverage(Averaging):
 
     Args:
         weights: live parameters by name, (any shape) fp32, or this rank's parts of them.
-        decay: a step.
+        decay: the longest, in a step.
         join: gathers whole tensors from the ranks' parts.
     """
 
@@ -61,8 +84,12 @@ class ExponentialAverage(Averaging):
         self._decay, self._join = decay, join
 
     @torch.no_grad()
-    def move(self) -> None:
-        torch._foreach_lerp_(list(self._average.values()), self._live, 1 - self._decay)
+    def move(self, decay: float | None = None) -> None:
+        rate = 1 - (self._decay if decay is None else decay)
+        torch._foreach_lerp_(list(self._average.values()), self._live, rate)
+
+    def young(self, step: int) -> bool:
+        return decay_at(self._decay, step) < self._decay
 
     @property
     def exponential(self) -> dict[str, Tensor]:
@@ -106,6 +133,9 @@ class LatestAverage(Averaging):
         if step % self._every == 0:
             taken = {name: weight.clone() for name, weight in self._live.items()}
             self._snapshots = [*self._snapshots, taken][-self._count :]
+
+    def young(self, step: int) -> bool:
+        return step < self._count * self._every
 
     def weights(self) -> dict[str, Tensor]:
         if not self._snapshots:

@@ -41,7 +41,7 @@ class PlainOptimizer:
         self.norm = clip_(gradients, levers["clip"], self._shards.norm())
         if self.norm <= levers["skip_norm"]:
             optimizer.step(levers.value("lr_scale"), levers.value("momentum"))
-            self._averaging.move()
+            self._averaging.move(levers.value("averaging_decay"))
         else:
             self.skipped += 1
 

@@ -19,7 +19,7 @@ from runtime.ranks import World
 from settings import Settings
 from settings.variants import Variant, accumulation_of, reachable
 from swarm.levers import FURTHER_TARGETS
-from training.averaging import make_averaging
+from training.averaging import decay_at, make_averaging
 from training.captured_steps import CapturedSteps
 from training.device_levers import DeviceLevers
 from training.forward import forward_of
@@ -158,7 +158,7 @@ class Trainer:
 
     def prepare(self, moment: Moment) -> None:
         """Compile and capture the steps of every variant; takes steps, which the caller undoes."""
-        self._schedule_levers(moment)
+        self._schedule_levers(moment, step=0)
         self.levers.push()
         self.steps.prepare(self._next_batches)
 
@@ -178,7 +178,7 @@ class Trainer:
             KeyError: the variant is none of ``variants``.
         """
         variant = self.variants[0] if variant is None else variant
-        self._schedule_levers(moment)
+        self._schedule_levers(moment, step)
         self.levers.push()
         batches = self._next_batches(variant)
         return self.steps.step(variant, batches, step + 1, self.snapshots.wait)
@@ -186,13 +186,14 @@ class Trainer:
     def _next_batches(self, variant: Variant) -> list[Batch]:
         return self.loader.next_step(batch_shape(variant, self.settings, self.world.size))
 
-    def _schedule_levers(self, moment: Moment) -> None:
+    def _schedule_levers(self, moment: Moment, step: int) -> None:
         """Set the levers that the schedule changes."""
         levers = self.levers
         levers.schedule(
             qat=moment.qat,
             momentum=moment.momentum,
             lr_scale=moment.lr_scale * levers.value("lr_factor"),
+            averaging_decay=decay_at(self.settings.ema_decay, step + 1),
         )
         weights = further_weights(self.settings.mtp_targets, moment.progress)
         levers.schedule(**dict(zip(FURTHER_TARGETS, weights, strict=False)))

@@ -27,6 +27,7 @@ from swarm.steering import Steering
 from swarm.telemetry import SIGNALS, Signal, Snapshot, Telemetry
 from tests.small import NETWORK
 from tests.training.small import small_settings, trainers
+from training.averaging import decay_at
 from training.loop import Loop
 from training.measures import LayerGradientNorms
 from training.metrics import Finished, Metrics
@@ -219,7 +220,9 @@ def test_a_lever_and_a_signal_more_are_two_lines_each(make, monkeypatch):
     assert steering.decided == {"added_lever": 7.0}
     assert on_device.item() == 7.0
     assert trainer.levers["lr_factor"].item() == 1.0
-    assert trainer.levers["averaging_decay"].item() == pytest.approx(trainer.settings.ema_decay)
+    scheduled = decay_at(trainer.settings.ema_decay, 4)  # of the last step
+    assert trainer.levers["averaging_decay"].item() == pytest.approx(scheduled)
+    assert trainer.levers["clip"].item() == pytest.approx(trainer.settings.grad_clip_norm)
 
 
 def test_an_older_checkpoint_s_telemetry_loads():

@@ -163,7 +163,7 @@ def test_state_taken_back_continues_bit_for_bit(make_trainer):
 
 def test_holding_other_weights_is_undone(make_trainer):
     trainer = make_trainer()
-    run(trainer, 3)
+    run(trainer, 12)
     before = weights(trainer)
     tokens = torch.randint(0, 64, (2, 16), dtype=torch.int32)
     raw = trainer.model.score(tokens, tokens)

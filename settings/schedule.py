@@ -28,7 +28,8 @@ class ScheduleSettings(Section):
     )
     warmdown_iters: NonNegativeInt = Field(
         default=3700,
-        description="steps at the end in which learning rates fall to 0, as time under a clock",
+        description="steps at the end in which learning rates fall to 0, as time under a clock; at "
+        "most 60 % of the run",
     )
     warmdown_share: Fraction = Field(
         default=0.0,

@@ -8,6 +8,8 @@ from settings import Settings
 from settings.stages import or_one
 from settings.variants import Variant, stage_variants
 
+# Of the run: a warm-down of a number of steps takes no more, so that a short run learns, too.
+MOST_WARMDOWN = 0.6
 PaceOf = Callable[[Variant], float]
 
 
@@ -58,7 +60,7 @@ class Schedule:
     Attributes:
         seconds: of the run; 0: only the iterations end it.
         iterations: most steps.
-        warmdown: steps in which the learning rates fall to zero.
+        warmdown: steps in which the learning rates fall to zero, at most ``MOST_WARMDOWN`` of all.
         warmdown_share: the same as a fraction of the run; 0: ``warmdown`` holds.
         momentum: Muon's.
         qat_below: QAT is on while the scale of the learning rates is below.
@@ -130,10 +132,11 @@ class Schedule:
         if self.warmdown_share:
             scales.append((1 - progress) / self.warmdown_share)
         elif self.warmdown:
-            scales.append((self.iterations - step) / self.warmdown)
+            steps = min(self.warmdown, MOST_WARMDOWN * self.iterations)
+            scales.append((self.iterations - step) / steps)
             seconds = self.seconds - reserved
             if self.seconds and (warmdown := self.seconds_of_last(self.warmdown, seconds, pace)):
-                scales.append((seconds - elapsed) / warmdown)
+                scales.append((seconds - elapsed) / min(warmdown, MOST_WARMDOWN * seconds))
         return max(0.0, min(scales))
 
     def seconds_of_last(self, steps: int, seconds: float, pace: PaceOf) -> float:

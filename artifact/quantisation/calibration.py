@@ -10,11 +10,11 @@ from torch import Tensor
 
 from artifact.quantisation.hessians import collect
 from data.loader import BatchLoader
-from errors import InputError
 from model.gpt import GPT
 from runtime.ranks import World
 
 REHEARSALS = 3  # of one micro-batch; their median ignores a host that was busy once
+MOST_SHARE = 0.1  # of the wallclock that calibration may take
 MARGIN = 1.25  # over the measured time: a batch may come late, ranks wait for each other
 
 
@@ -44,31 +44,37 @@ class Calibration:
         """Numbers for log and summary."""
         return {"tokens": self.tokens, "reserved": self.reserved, "seconds": self.seconds}
 
-    def reserve(self, wallclock: float) -> None:
+    def reserve(self, wallclock: float) -> str:
         """Measure the time of one micro-batch, and reserve that of all; changes nothing else.
+
+        All together take at most ``MOST_SHARE`` of the wallclock; those beyond are left out.
 
         Args:
             wallclock: seconds of the run; 0: a run that counts iterations reserves nothing.
 
-        Raises:
-            InputError: the calibration takes the whole wallclock.
+        Returns:
+            a line that says how many tokens are left, if they are fewer.
         """
         if not wallclock or not self.micro_batches:
-            return
-        self.reserved = self._rehearse()
-        if self.reserved >= wallclock:
-            raise InputError(
-                f"calibration takes {self.reserved:.1f} of the wallclock's {wallclock:.1f} s; "
-                "give fewer --calibration-tokens"
-            )
+            return ""
+        once, wanted = self._rehearse(), self.tokens
+        self.micro_batches = min(self.micro_batches, int(MOST_SHARE * wallclock / once))
+        self.tokens = self.micro_batches * self.loader.micro_batch_tokens
+        self.reserved = self.micro_batches * once
+        if self.tokens == wanted:
+            return ""
+        return (
+            f"shorter   calibration of {self.tokens:,} in place of {wanted:,} tokens, to take at "
+            f"most {MOST_SHARE:.0%} of {wallclock:g} s"
+        )
 
     def _rehearse(self) -> float:
+        """Return the seconds to reserve for one micro-batch, the same on each rank."""
         position = self.loader.position
         self._collect(1)  # compiles kernels
         once = statistics.median(self._seconds_of_one() for _ in range(REHEARSALS))
-        seconds = MARGIN * self.micro_batches * once
         self.loader.position = position
-        return self.world.agree(seconds, False)[0]
+        return self.world.agree(MARGIN * once, False)[0]
 
     def _seconds_of_one(self) -> float:
         begin = time.perf_counter()

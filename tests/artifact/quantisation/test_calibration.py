@@ -11,7 +11,6 @@ from artifact.export import export, load
 from artifact.quantisation.calibration import Calibration
 from artifact.quantisation.hessians import collect
 from artifact.quantisation.recipe import Recipe, Role
-from errors import InputError
 from model.parameters import exported, roles
 from runtime.progress import Progress
 from tests.training.small import small_settings, trainers, write_tokens
@@ -105,7 +104,7 @@ def test_a_rehearsal_leaves_no_trace(make) -> None:
 
 @pytest.mark.usefixtures("cpu_clock")
 def test_steps_and_calibration_end_inside_the_wallclock(make) -> None:
-    # A good part of the time is the calibration's: without it, training alone would fill it.
+    # A tenth of the time is the calibration's: without it, training alone would fill it.
     trainer = make(wallclock=3.0, iterations=100_000, calibration_tokens=12_800)
     warm_up(trainer, 2)
     calibration = calibration_of(trainer)
@@ -130,10 +129,18 @@ def test_steps_and_calibration_end_inside_the_wallclock(make) -> None:
     assert loop.budget.elapsed() + time.perf_counter() - begin < 3.0 + 5 * mean
 
 
-def test_a_calibration_longer_than_the_run_is_refused(make) -> None:
-    calibration = calibration_of(make(wallclock=0.05, calibration_tokens=786_432))
-    with pytest.raises(InputError, match=r"of the wallclock's 0\.1 s; give fewer --calibration"):
-        calibration.reserve(0.05)
+@pytest.mark.usefixtures("cpu_clock")
+def test_calibration_takes_no_more_than_its_share_of_a_short_run(make) -> None:
+    """Part 3, newcomer's 3: it reserved 4.3 of 8 s, and all of a shorter run was refused."""
+    calibration = calibration_of(make(wallclock=0.5, calibration_tokens=786_432))
+    assert "in place of 786,432 tokens, to take at most 10% of 0.5 s" in calibration.reserve(0.5)
+    assert 0 <= calibration.reserved <= 0.05
+    assert calibration.tokens == 64 * calibration.micro_batches
+    none = calibration_of(make(wallclock=1e-6, calibration_tokens=786_432))
+    none.reserve(1e-6)
+    assert (none.reserved, none.tokens, none.hessians()) == (0.0, 0, {})
+    whole = calibration_of(make(wallclock=1e6, calibration_tokens=1_920))
+    assert whole.reserve(1e6) == "" and whole.tokens == 1_920
 
 
 def test_a_trained_model_loses_less_with_than_without(make, tmp_path: Path) -> None:

@@ -119,6 +119,7 @@ def resumed(run: Path, given: Mapping[str, object]) -> Settings:
 def validated(values: Mapping[str, object]) -> Settings:
     """Return settings, checked. Raises InputError: unknown or impossible setting; one line."""
     check_names(values)
+    check_texts(values)
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
@@ -169,6 +170,15 @@ def check_names(given: Mapping[str, object]) -> None:
             near = difflib.get_close_matches(name, Settings.model_fields, n=1)
             hint = f"; did you mean {near[0]}?" if near else "; train.py --help lists all"
             raise InputError(f"unknown setting {name}{hint}")
+
+
+def check_texts(given: Mapping[str, object]) -> None:
+    """Refuse names of files that are not UTF-8, which no text file or terminal can show."""
+    for name, value in given.items():
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            raise InputError(f"setting {name}: {value} is no UTF-8 text; rename it") from None
 
 
 def describe(error: ValidationError) -> str:

@@ -66,6 +66,8 @@ def test_our_prefixed_variable_beats_the_contest_name():
         (["--seed", "18446744073709551616"], {}, "seed"),
         (["--seed", "99999999999999999999"], {}, "seed"),
         (["--mlp-mult", "1e308"], {}, "too large"),
+        (["--data", "d\udcff"], {}, "setting data: d\udcff is no UTF-8 text; rename it"),
+        (["--run-dir", "d\udcff"], {}, "setting run_dir: "),
         (["--qk-gain-init", "1e300"], {}, "qk_gain_init"),
         (["--model-dim", "1000000"], {}, "model_dim"),
         (["--stages", "[" * 3000], {}, "stages are a TOML list"),

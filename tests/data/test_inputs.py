@@ -1,6 +1,7 @@
 """A run reads what the manifest records, and says so where it does not."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -123,6 +124,22 @@ def test_a_cache_that_is_broken_or_cannot_be_written_costs_time_only(folder: Pat
         assert json.loads(table.read_text())
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")
     open_inputs(folder, None, VOCAB, BOS)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", shard_name("train", 1), shard_name("val", 0)])
+def test_a_file_that_may_not_be_read_is_one_line(folder: Path, name: str, monkeypatch):
+    """F9: chmod 000 ended in a PermissionError. Root may read everything, so the call refuses."""
+    opened = os.open
+
+    def refused(path, *rest, **more):
+        if Path(path).name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *rest, **more)
+
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(InputError, match=rf"{name}: cannot be read \(Permission denied\); ") as no:
+        open_inputs(folder, None, VOCAB, BOS)
+    assert "\n" not in str(no.value)
 
 
 @pytest.mark.parametrize(

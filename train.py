@@ -45,7 +45,7 @@ app = command_line.program("train.py", Settings.__doc__ or "", "Usage: train.py 
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run; return the exit code: 0, 1 (over the size limit), 2 (bad input), 128 + a signal."""
+    """Run; return the exit code: 0, 1 (diverged, too large), 2 (bad input), 128 + a signal."""
     with SIGNALS:
         try:
             return command_line.run(app, arguments)
@@ -157,9 +157,10 @@ def train(
         Interruption: a signal came; if steps were taken, a checkpoint is written.
     """
     from artifact.quantisation.calibration import Calibration
+    from training.choosing import Chooser
     from training.finishing import finish
     from training.loop import Loop
-    from training.opening import captured, expected
+    from training.opening import captured, expected, expected_steps
     from training.resuming import load_checkpoint
     from training.warm_up import warm_up
 
@@ -167,6 +168,7 @@ def train(
     start = load_checkpoint(settings.resume, trainer, steering, folder)
     rank.log_decisions(steering)
     calibration = Calibration(model, trainer.loader, rank.world, settings.calibration_tokens)
+    chooser = Chooser(trainer)
     if start.trained:
         rank.progress.line(f"all {start.step} steps are taken: finishing")
     else:
@@ -176,14 +178,17 @@ def train(
         for variant, cost in trainer.steps.costs.items():
             rank.log("captured", **asdict(variant), **asdict(cost))
             rank.progress.line(captured(variant, cost))
-        calibration.reserve(settings.wallclock)
+        if shortened := calibration.reserve(settings.wallclock):
+            rank.progress.line(shortened)
+        if settings.wallclock and trainer.averaging.young(expected_steps(settings, paces)):
+            chooser.rehearse()
     rank.startup.done("warm-up")
     rank.log("startup", **rank.startup.seconds, total=rank.startup.total)
-    validate, reserved = partial(scores.validate, model.score), calibration.reserved
-    more = (steering, start, reserved, sample)
+    validate = partial(scores.validate, model.score)
+    more = (steering, start, calibration.reserved + chooser.reserved, sample)
     loop = Loop(trainer, settings, folder, rank.progress, validate, *more)
     loop.run()
-    return finish(rank, loop, calibration)
+    return finish(rank, loop, calibration, chooser)
 
 
 def score_trained(trainer: "Trainer", trained: "Trained", scores: "Scoreboard") -> None:

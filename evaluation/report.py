@@ -1,7 +1,7 @@
 """What a run came to: its summary, its plot, and what a person reads at the end."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -11,7 +11,11 @@ from errors import InputError
 from evaluation.scoreboard import Scoreboard
 from runtime.run_folder import RunFolder
 from swarm.decision_log import read
-from swarm.report import decisions_table
+from swarm.report import decisions
+
+DIVERGED = (
+    "training diverged; the artifact has the best weights that were left; lower the learning rates"
+)
 
 
 def conclude(
@@ -27,7 +31,7 @@ def conclude(
         limit: bytes of code + artifact.
 
     Returns:
-        the exit code: 0, or 1 over the limit.
+        the exit code: 0, or 1 over the limit or after a divergence.
     """
     (code, sha256), artifact = Code.of(root, scores.settings), folder.artifact.stat().st_size
     sizes = {"code_bytes": code, "artifact_bytes": artifact, "total_bytes": code + artifact}
@@ -39,6 +43,8 @@ def conclude(
     scores.progress.phase("finished")
     scores.progress.line(scores.table())
     tabulate(folder.decisions)
+    for line in told(facts):
+        scores.progress.line(line)
     scores.progress.line(budget_line(code, artifact, limit))
     draw(folder)
     scores.progress.line(f"run folder: {folder.path}")
@@ -47,14 +53,29 @@ def conclude(
     except OverBudget as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    return 0
+    if facts.get("diverged"):
+        print(f"error: {DIVERGED}", file=sys.stderr)
+    return 1 if facts.get("diverged") else 0
 
 
-def tabulate(decisions: Path) -> None:
+def told(facts: Mapping[str, object]) -> Iterator[str]:
+    """Yield lines of what went other than in a calm and long run: skipped steps, the choice."""
+    skipped, rollbacks = facts.get("skipped_steps"), facts.get("rollbacks")
+    if skipped or rollbacks:
+        steps = f"{skipped} of {facts.get('steps')} steps were skipped"
+        yield f"trouble: {steps}, {rollbacks} times the weights were restored"
+    losses = facts.get("held_out_nats")
+    if isinstance(losses, Mapping) and losses:
+        found = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
+        name = facts.get("exported_weights")
+        yield f"exported: {name} weights; nats on training tokens not seen before: {found}"
+
+
+def tabulate(log: Path) -> None:
     """Print the table of the swarm's decisions, if their log is there and whole."""
     try:
-        if decisions.is_file():
-            Console().print(decisions_table(list(read(decisions))))
+        if log.is_file():
+            Console().print(decisions(list(read(log))))
     except InputError as error:
         print(f"no table of decisions: {error}")
 

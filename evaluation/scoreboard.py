@@ -1,5 +1,7 @@
 """The scores of a run: which weights, by which method, at which step."""
 
+from dataclasses import replace
+
 from evaluation.score import Score, ScoreFunction, Scoring, Split
 from evaluation.ttt.methods import score_adapting
 from evaluation.windows import WindowPlan, evaluate
@@ -34,13 +36,22 @@ class Scoreboard:
         self.world, self.folder, self.progress = world, folder, progress
         self.rows: dict[str, dict[str, float]] = {}
 
-    def validate(self, score_fn: ScoreFunction, step: int, elapsed: float) -> float:
+    def validate(
+        self, score_fn: ScoreFunction, step: int, elapsed: float, tokens: int = 0
+    ) -> float:
         """Score the live weights between steps by plain windows; return their bits per byte.
 
-        Arguments as in ``final``.
+        Args:
+            score_fn, step, elapsed: as in ``final``.
+            tokens: the first so many; 0: all.
         """
-        stride = self.settings.eval_seq_len
-        return self.measure(score_fn, "raw", "plain", stride, step, elapsed).bpb
+        plan = WindowPlan.of(self.settings, self.settings.eval_seq_len)
+        most = min(tokens or self.split.targets, self.split.targets)
+        split = replace(self.split, max_tokens=most)
+        scoring = Scoring(self.world) if tokens else self._scoring("raw", "plain")
+        score = evaluate(score_fn, split, plan, scoring)
+        self._log(score, "raw", "plain", step, elapsed)
+        return score.bpb
 
     def final(self, score_fn: ScoreFunction, weights: str, step: int, elapsed: float) -> None:
         """Score the weights of a run's end, by sliding windows too if the settings say so.

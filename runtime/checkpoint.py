@@ -62,7 +62,7 @@ def save(
         raise OSError(error.errno, error.strerror, str(target)) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    for old in _steps(target.parent)[:-keep]:
+    for old in every(target.parent)[:-keep]:
         with suppress(OSError):
             _remove(old)
     tidy(target.parent)
@@ -74,7 +74,7 @@ def latest(folder: Path) -> Path | None:
 
     It has a hidden name if the process was killed while it replaced this checkpoint.
     """
-    steps = _steps(Path(folder))
+    steps = every(Path(folder))
     return steps[-1] if steps else None
 
 
@@ -91,7 +91,7 @@ def tidy(folder: Path) -> None:
     folder = Path(folder)
     for leftover in folder.glob(".step_*"):
         with suppress(OSError):
-            if leftover in _steps(folder):
+            if leftover in every(folder):
                 leftover.rename(_in_place(leftover))
             else:
                 _remove(leftover)
@@ -164,7 +164,7 @@ def _unusable(path: Path, fault: str) -> InputError:
     return InputError(f"checkpoint {path} is damaged: {fault}; remove it to use the one before")
 
 
-def _steps(folder: Path) -> list[Path]:
+def every(folder: Path) -> list[Path]:
     """Return the whole checkpoints in order; of a step that was being replaced, one of the two."""
     if not folder.is_dir():
         return []

@@ -47,6 +47,7 @@ class Progress:
         self._pending = ""
         self._shown_at = -math.inf
         self._shown_phase = ""
+        self._parts: list[str] = []
         self._bpb: float | None = None
 
     def __enter__(self) -> "Progress":
@@ -75,7 +76,9 @@ class Progress:
         """Show a step; ``bpb`` is the latest measurement."""
         if not self._enabled:
             return
-        parts = [
+        if self._shown_phase:  # its end, if that was not due
+            self._show()
+        self._parts = [
             self._percent(step, seconds_left),
             f"step {step}/{self._total_steps}" if self._total_steps else f"step {step}",
             f"loss {loss:.4f}",
@@ -83,27 +86,35 @@ class Progress:
             "" if seconds_left is None else f"{_clock(seconds_left)} left",
             "" if bpb is None else f"bpb {bpb:.4f}",
         ]
-        self._pending = "  ".join(filter(None, parts))
+        self._pending = "  ".join(filter(None, self._parts))
         self._shown_phase = ""
         if bpb != self._bpb or self._is_due():
             self._bpb = bpb
             self._show()
 
+    def ended(self) -> None:
+        """Show that the steps are over: the last one at 100 %, also if the clock ended them."""
+        whole = f"{1:4.0%}"
+        if self._parts and self._parts[0] not in ("", whole):
+            _, step, loss, rate, _, bpb = self._parts
+            self._pending = "  ".join(filter(None, (whole, step, loss, rate, bpb)))
+        self._show()
+
     def phase(self, text: str) -> None:
         """Show a phase without steps, for example "warm-up" or "evaluating 34 %".
 
-        A phase that differs from the one before in digits only is shown as often as steps are.
+        A phase that differs from the one before in digits only is shown as often as steps are,
+        and the last of them always.
         """
         if not self._enabled:
             return
         name = re.sub(r"[\d.,]+", "", text)
         if name != self._shown_phase:
             self._show()
-        elif not self._is_due():
-            return
-        self._shown_phase = name
         self._pending = text
-        self._show()
+        if name != self._shown_phase or self._is_due():
+            self._show()
+        self._shown_phase = name
 
     def line(self, text: str) -> None:
         """Print a line that stays, above the line that changes."""

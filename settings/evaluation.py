@@ -21,7 +21,12 @@ class EvaluationSettings(Section):
         default=262_144, description="tokens a rank evaluates at once"
     )
     val_loss_every: NonNegativeInt = Field(
-        default=0, description="steps between validations, off the clock; 0: only at the end"
+        default=0, description="steps between validations, off the clock; 0: val_points"
+    )
+    val_points: NonNegativeInt = Field(
+        default=10,
+        description="validations on the way, off the clock, of as many tokens as all together take "
+        "1 % of the steps' time; 0: only at the end",
     )
     val_max_tokens: NonNegativeInt = Field(
         default=0, description="number of first tokens that are scored; 0: all"

@@ -15,7 +15,7 @@ from settings.load import merge
 from settings.options import NOTHING, Given
 from swarm.decision_log import NAME, Record, read
 from swarm.replay import replay
-from swarm.report import decisions_table
+from swarm.report import decisions
 from swarm.simulate import KINDS, SyntheticRun, recorded, simulate
 from swarm.steering import Steering
 
@@ -41,7 +41,7 @@ def replay_run(run: Path, /) -> int:
     console = Console()
     records = list(read(path))
     count, differences = replay(path, records)
-    console.print(decisions_table(records))
+    console.print(decisions(records))
     for line in differences[:SHOWN]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if differences:
@@ -60,7 +60,7 @@ def simulate_run(
     given: Given = NOTHING,
 ) -> None:
     """Let a swarm steer a synthetic or recorded run, with settings as train.py takes them."""
-    Console().print(decisions_table(simulated(trace, trace_seed, given)))
+    Console().print(decisions(simulated(trace, trace_seed, given)))
 
 
 def simulated(trace: str, seed: int, given: Given) -> list[Record]:

@@ -1,7 +1,7 @@
 """The table of a swarm's decisions."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 
 from rich.markup import escape
 from rich.table import Table
@@ -24,7 +24,9 @@ def decisions_table(records: Sequence[Record]) -> Table:
         if verdict["after"] != verdict["before"]
     ]
     rows = [(cycle, verdict) for cycle, verdict in passed if verdict["lever"] != KEEP]
-    caption = f"{len(cycles)} cycles, {len(rows)} decisions, {len(passed) - len(rows)} copies kept"
+    copies = len(passed) - len(rows)
+    caption = f"{counted(cycles, 'cycle')}, {counted(rows, 'decision')}, "
+    caption += f"{copies} {'copy' if copies == 1 else 'copies'} kept"
     table = Table(title="What the swarm decided", caption=caption + _cost(cycles))
     table.add_column("step", justify="right")
     table.add_column("progress", justify="right")
@@ -42,6 +44,17 @@ def decisions_table(records: Sequence[Record]) -> Table:
             plain(", ".join(verdict["agents"])),
         )
     return table
+
+
+def decisions(records: Sequence[Record]) -> Table | str:
+    """Return ``decisions_table``, or one line in place of a table without rows."""
+    table = decisions_table(records)
+    return table if table.row_count else f"The swarm changed nothing: {table.caption}"
+
+
+def counted(things: Sized, name: str) -> str:
+    """Return a number of things in words."""
+    return f"{len(things)} {name}{'s' * (len(things) != 1)}"
 
 
 def plain(text: str) -> str:

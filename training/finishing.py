@@ -6,6 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from training.choosing import Choice, Chooser, Course
 from training.loop import Loop
 from training.rank import Rank
 from training.snapshots import holding
@@ -46,13 +47,17 @@ class Trained:
     facts: Mapping[str, object]
 
 
-def finish(rank: Rank, loop: Loop, calibration: Calibrating) -> Trained:
+def finish(rank: Rank, loop: Loop, calibration: Calibrating, chooser: Chooser) -> Trained:
     """Choose the weights to export and collect their Hessians, on the budget's clock.
 
     Args:
         rank: where to report.
         loop: after its last step.
         calibration: of the loop's model.
+        chooser: of the weights to export.
+
+    Raises:
+        InputError: the run diverged, and left nothing to export.
     """
     trainer, budget = loop.trainer, loop.budget
     found = facts(trainer, loop.step, budget.elapsed())
@@ -60,12 +65,26 @@ def finish(rank: Rank, loop: Loop, calibration: Calibrating) -> Trained:
     budget.start()
     averaged = trainer.averaging.weights()
     # LAWA has no average before its first snapshot: the live weights are exported then.
-    exported = averaged if rank.settings.export_weights == "averaged" else {}
-    with holding(trainer.model, exported, rank.world):
+    wanted = averaged if rank.settings.export_weights == "averaged" else {}
+    checkpoints = rank.folder.checkpoints if rank.folder else None
+    choice = chooser.choose(loop.step, wanted, loop.course, checkpoints)
+    with holding(trainer.model, choice.weights, rank.world):
         hessians = calibration.hessians()
     budget.stop()
     rank.log("calibration", **calibration.facts)
     elapsed = budget.elapsed()
     found |= clock_facts(rank.startup, elapsed, calibration.facts)
-    found["exported_weights"] = "averaged" if exported else "raw"
-    return Trained(loop.step, elapsed, averaged, exported, hessians, found)
+    found |= choice_facts(choice, loop.course)
+    rank.log("export", step=loop.step, weights=choice.name, losses=choice.losses)
+    return Trained(loop.step, elapsed, averaged, choice.weights, hessians, found)
+
+
+def choice_facts(choice: Choice, course: Course) -> dict[str, object]:
+    """Return which weights are exported, and what went wrong on the way to them."""
+    return {
+        "exported_weights": choice.name,
+        "held_out_nats": choice.losses,
+        "skipped_steps": course.skipped,
+        "rollbacks": course.rollbacks,
+        "diverged": choice.diverged,
+    }

@@ -22,6 +22,8 @@ from settings.variants import Variant, visited_tokens, with_choices
 from swarm.levers import KEEP
 from swarm.steering import Steering
 from training.budget import Budget
+from training.choosing import Course
+from training.curve import Curve
 from training.metrics import Finished, Metrics
 from training.pace import FIRST_STEP, TRAINED, Pace, Start, budget_of
 from training.schedule import Moment, Schedule
@@ -56,8 +58,8 @@ class Loop:
         settings: of the run.
         folder: of rank 0, which writes it; None on other ranks.
         progress: the progress line.
-        validate: given steps and seconds, returns the live weights' bpb; called off the clock
-            every ``val_loss_every`` steps.
+        validate: given steps, seconds and the number of tokens (0: all), returns the live weights'
+            bpb; called off the clock.
         steering: the swarm; None: settings and schedule alone.
         start: where the steps begin, in a resumed run.
         reserved: seconds at the end of the wallclock that are not for steps.
@@ -70,7 +72,7 @@ class Loop:
         settings: Settings,
         folder: RunFolder | None,
         progress: Progress,
-        validate: Callable[[int, float], float],
+        validate: Callable[..., float],
         steering: Steering | None = None,
         start: Start = FIRST_STEP,
         reserved: float = 0.0,
@@ -95,6 +97,7 @@ class Loop:
         self.saved_at = start.elapsed
         self.bpb: float | None = None
         self.pace = Pace(start, partial(visited_tokens, settings=settings))
+        self.course, self.curve = Course(start.course), Curve(settings)
         self.variant: Variant | None = None
         self._launched: dict[int, Launched] = {}
 
@@ -108,6 +111,7 @@ class Loop:
             return
         with SIGNALS, SIGNALS.deferred():
             self.steps()
+            self.progress.ended()
             self.trained = True
             self._save(self.budget.elapsed())
 
@@ -136,7 +140,7 @@ class Loop:
         if not self.budget.fits(self.step, elapsed, ahead):
             return False
         self._step(now, elapsed)
-        self._between_steps(elapsed)
+        self._between_steps(now, elapsed)
         return True
 
     def _now(self, elapsed: float, pending: int) -> Moment:
@@ -181,18 +185,20 @@ class Loop:
         if cycle.rollback:
             self._land()
             self.trainer.snapshots.restore()
+            self.course.rollbacks += 1
         elif cycle.keep:
             self.trainer.snapshots.take()
         for lever, value in cycle.changed.items():
             if self.folder and lever != KEEP:
                 self.folder.log("decision", step=self.step, lever=lever, value=value)
 
-    def _between_steps(self, elapsed: float) -> None:
+    def _between_steps(self, now: Moment, elapsed: float) -> None:
         every = self.settings.val_loss_every
-        if every and self.step % every == 0:
+        tokens = self.curve.tokens_due(now.progress, self.trainer.loader.position)
+        if tokens or (every and self.step % every == 0):
             self._land()
             with self.budget.paused():
-                self.bpb = self.validate(self.step, elapsed)
+                self.bpb = self.validate(self.step, elapsed, tokens)
         if self.sample and self.step % self.settings.sample_every == 0:
             self._land()
             with self.budget.paused():
@@ -225,7 +231,8 @@ class Loop:
 
     def _write(self, folder: RunFolder, tensors: Mapping[str, Tensor], elapsed: float) -> None:
         state = self.trainer.state.numbers() | {"step": self.step, "elapsed": elapsed}
-        state |= {"pace": self.pace.state(), "data": trained_on(folder.path)}
+        state |= {"pace": self.pace.state(), "course": self.course.state()}
+        state["data"] = trained_on(folder.path)
         if self.steering:
             state["swarm"] = self.steering.state()
         if self.trained:
@@ -240,6 +247,7 @@ class Loop:
     def _report(self, finished: list[Finished]) -> None:
         for done in finished:
             now, started, tokens = self._launched.pop(done.step)
+            self.course.add(done.loss, done.skipped)
             if self.steering:
                 numbers = done.numbers(self.steering.reads)
                 self.steering.add(done.loss, done.gradient_norm, numbers)

@@ -55,18 +55,25 @@ def expected(settings: Settings, paces: Mapping[Variant, float]) -> str:
         settings: of the run.
         paces: seconds of a step, by variant.
     """
+    steps = expected_steps(settings, paces)
     if not settings.wallclock or not paces:
-        return f"length    {settings.iterations:,} steps"
+        return f"length    {steps:,} steps"
+    variants = dict.fromkeys(stage_variants(settings))
+    times = ", ".join(f"{1000 * paces[variant]:.1f}" for variant in variants)
+    return f"length    about {steps:,} steps in {settings.wallclock:g} s, at {times} ms a step"
+
+
+def expected_steps(settings: Settings, paces: Mapping[Variant, float]) -> int:
+    """Return how many steps a run will take; without a clock or paces, the most."""
+    if not settings.wallclock or not paces:
+        return settings.iterations
     ends = [stage.until for stage in or_one(settings.stages)]
     fractions = [end - begin for begin, end in pairwise((0.0, *ends))]
-    variants = stage_variants(settings)
     steps = sum(
         fraction * settings.wallclock / paces[variant]
-        for fraction, variant in zip(fractions, variants, strict=True)
+        for fraction, variant in zip(fractions, stage_variants(settings), strict=True)
     )
-    times = ", ".join(f"{1000 * paces[variant]:.1f}" for variant in dict.fromkeys(variants))
-    most = min(settings.iterations, round(steps))
-    return f"length    about {most:,} steps in {settings.wallclock:g} s, at {times} ms a step"
+    return min(settings.iterations, round(steps))
 
 
 def captured(variant: Variant, cost: Cost) -> str:

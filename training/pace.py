@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from settings import Settings
@@ -17,12 +18,14 @@ class Start(NamedTuple):
         elapsed: seconds that they took.
         pace: of each variant, as ``Pace.state``; empty if the checkpoint has none.
         trained: whether these are all steps of the run's budget.
+        course: as ``training.choosing.Course.state``; empty if the checkpoint has none.
     """
 
     step: int = 0
     elapsed: float = 0.0
     pace: Sequence[tuple[Mapping[str, Any], int, float]] = ()
     trained: bool = False
+    course: Mapping[str, Any] = MappingProxyType({})
 
 
 FIRST_STEP = Start()
@@ -55,7 +58,7 @@ class Pace:
         self, start: Start = FIRST_STEP, work: Callable[[Variant], float] = tokens_of
     ) -> None:
         self._work = work
-        self._done, self._at, pace, _ = start
+        self._done, self._at, pace, *_ = start
         self._flight: deque[Variant] = deque()
         # Steps of one variant in a row: the variant, and when the first of them began.
         self._variant: Variant | None = None

@@ -73,7 +73,8 @@ def load_checkpoint(
         folder.truncate_log(state["step"])
         folder.change_settings(kept(trainer.settings))
     trained = state.get(TRAINED) == budget_of(trainer.settings)
-    return Start(state["step"], state["elapsed"], state.get("pace", ()), trained)
+    before = state.get("pace", ()), trained, state.get("course", {})
+    return Start(state["step"], state["elapsed"], *before)
 
 
 def with_tokens(numbers: dict[str, int], seq_len: int) -> dict[str, int]:

@@ -54,6 +54,22 @@ class Snapshots:
                 self._buffers[name].copy_(tensor, non_blocking=True)
         self._taken = True
 
+    def weights(self) -> dict[str, Tensor]:
+        """Return the latest snapshot's weights by name, whole: every rank must call it.
+
+        Empty if no snapshot was taken.
+        """
+        if not self._taken:
+            return {}
+        self.wait()
+        shards = self._state.shards
+        return shards.join(
+            {
+                name: self._buffers[f"model.{name}"].to(own.device)
+                for name, own in shards.own.items()
+            }
+        )
+
     def wait(self) -> None:
         """Let the device finish all copies before it changes what they read."""
         if self._stream:

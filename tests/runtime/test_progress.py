@@ -62,9 +62,42 @@ def test_phases_are_announced_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines(capsys) == [
         "warm-up",
         "evaluating 0 %",
+        "evaluating 100 %",
         "step 1  loss 5.0000  10 tok/s",
         "evaluating 0 %",
     ]
+
+
+def test_a_phase_ends_with_its_last_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Part 3, newcomer's 8: the last that was seen of an evaluation was 44 %."""
+    with Progress(None, None) as shown:
+        for phase in ("raw", "averaged"):
+            for percent in (0, 44, 100):
+                shown.phase(f"evaluating {phase}: {percent}%")
+    assert lines(capsys) == [
+        f"evaluating {phase}: {percent}%" for phase in ("raw", "averaged") for percent in (0, 100)
+    ]
+
+
+def test_steps_that_the_clock_ends_end_at_100_percent(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(8.0, None) as shown:
+        shown.update(1, 5.0, 100.0, 7.0)
+        shown.update(2, 4.0, 100.0, 3.8)
+        shown.ended()
+        shown.phase("calibrating")
+    assert lines(capsys) == [
+        " 12%  step 1  loss 5.0000  100 tok/s  0:07 left",
+        "100%  step 2  loss 4.0000  100 tok/s",
+        "calibrating",
+    ]
+    with Progress(None, 2) as shown:
+        for step in (1, 2):
+            shown.update(step, 5.0, 100.0)
+        shown.ended()
+    assert [line.split()[0] for line in lines(capsys)] == ["50%", "100%"]
+    with Progress(None, 2) as shown:
+        shown.ended()
+    assert lines(capsys) == []
 
 
 def test_other_ranks_are_silent(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from swarm.report import decisions_table
+from swarm.report import decisions, decisions_table
 from swarm.simulate import SyntheticRun, simulate
 from tests.swarm.small import steering
 
@@ -27,6 +27,15 @@ def test_the_table_has_each_decision_but_copies_and_the_cost():
 
 def test_a_run_of_no_cycles_has_an_empty_table():
     assert decisions_table([]).row_count == 0
+
+
+def test_a_run_without_a_decision_has_a_line_in_place_of_a_table():
+    """Part 3, newcomer's 9: eight headings over nothing, and "1 copies kept"."""
+    kept = {"lever": "keep", "before": 0.0, "after": 1.0}
+    cycle = {"kind": "cycle", "verdicts": [kept], "microseconds": 1.0}
+    said = "The swarm changed nothing: 1 cycle, 0 decisions, 1 copy kept"
+    assert decisions([cycle]) == said
+    assert decisions([]) == "The swarm changed nothing: 0 cycles, 0 decisions, 0 copies kept"
 
 
 def test_text_of_a_log_neither_steers_the_terminal_nor_is_markup():

@@ -68,7 +68,7 @@ class Watched:
 
         trainer.step = noted
 
-    def _look(self, step: int, elapsed: float) -> float:
+    def _look(self, step: int, *_: float) -> float:
         model = dict(self.loop.trainer.model.named_parameters())
         self.weights[step] = {name: p.detach().clone() for name, p in model.items()}
         self.clipped[step] = {n: p.grad.clone() for n, p in model.items() if p.grad is not None}

@@ -13,7 +13,12 @@ from pathlib import Path
 from rich.console import Console
 
 from data.documents import Corpus, Document, OnBad, whole
-from data.folder import Manifest, already_made
+from data.folder import (
+    Manifest,
+)
+from data.making import (
+    already_made,
+)
 from data.prepare import Options, describe_options, make_folder
 from errors import InputError
 

@@ -18,9 +18,11 @@ from rich.console import Console
 from data.folder import (
     MANIFEST_NAME,
     Manifest,
+    read_manifest,
+)
+from data.making import (
     check_manifest,
     describe_shard,
-    read_manifest,
     write_manifest,
     write_source,
 )

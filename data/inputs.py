@@ -5,7 +5,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.fidelity import remarks, traits
 from data.folder import Manifest, foreign, read_manifest
 from data.hashes import sha256_of
 from data.shards import CHECK_TOKENS, SPLITS, Split, TokenStream
@@ -87,8 +86,7 @@ def open_inputs(
     streams = zip(SPLITS, (train, validation), strict=True)
     digests = [tokenizer.sha256, *(_digests(folder, split, stream) for split, stream in streams)]
     whole = hashlib.sha256("\n".join(digests).encode()).hexdigest() if all(digests) else ""
-    splits = (read_manifest(folder) or {}).get("splits") or {}
-    said = tuple(remarks(traits(tokenizer), splits))
+    said = _remarks(folder, tokenizer)
     return Inputs(**vars(scored), train=train, fingerprint=whole, remarks=said)
 
 
@@ -119,6 +117,15 @@ def _checked(
     if recorded and recorded["sha256"] != tokenizer.sha256:
         raise foreign(tokenizer.path)
     return folder, tokenizer, bool(recorded)
+
+
+def _remarks(folder: Path, tokenizer: AnyTokenizer) -> tuple[str, ...]:
+    """Return what the tokenizer does to text; nothing in a submission, which leaves that out."""
+    try:
+        from data.fidelity import remarks, traits
+    except ModuleNotFoundError:
+        return ()
+    return tuple(remarks(traits(tokenizer), (read_manifest(folder) or {}).get("splits") or {}))
 
 
 def vocabulary_of(

@@ -10,7 +10,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from data.fidelity import remarks, traits
-from data.folder import Manifest, check_manifest, read_manifest
+from data.folder import (
+    Manifest,
+    read_manifest,
+)
+from data.making import (
+    check_manifest,
+)
 from data.shards import CHECK_TOKENS, SPLITS, Split, TokenStream
 from data.tokenizer import find_tokenizer
 from data.vocabulary import AnyTokenizer, read_tokenizer

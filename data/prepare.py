@@ -12,7 +12,15 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from data.documents import Corpus, Document, Skipped, check_apart
 from data.encoding import encoded
 from data.fidelity import remarks, traits
-from data.folder import Manifest, already_made, describe_shard, whole_folder, write_manifest
+from data.folder import (
+    Manifest,
+)
+from data.making import (
+    already_made,
+    describe_shard,
+    whole_folder,
+    write_manifest,
+)
 from data.overlap import Equal, Overlap
 from data.shards import MAX_SHARD_TOKENS, SPLITS, TOKEN, Split, shard_name, write_shard
 from data.tokenizer import (

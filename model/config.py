@@ -200,8 +200,7 @@ class Architecture(BaseModel):
             )
         if self.gate_window and self.gated_attention:
             raise ValueError(f"gate_window {self.gate_window} excludes gated_attention")
-        # Without a given vocabulary, the tokenizer's will be set.
-        if self.bos_id >= self.vocab_size and "vocab_size" in self.model_fields_set:
+        if self.bos_id >= self.vocab_size:
             raise ValueError(f"bos_id {self.bos_id} is outside vocab_size {self.vocab_size}")
         if self.bigram_vocab_size == 1:
             raise ValueError("bigram_vocab_size 1 leaves no row for a bigram: 0 or at least 2")

@@ -31,7 +31,7 @@ LEFT_OUT = re.compile(
             r"artifact/submission/(packed|bundle|strip|shorten)\.py",
             r"evaluation/audit/.*",
             r"runtime/(plot/.*|tracking\.py)",
-            r"data/(byte_pairs|text_stream)\.py",
+            r"data/(byte_pairs|fidelity|text_stream)\.py",
             r"model/decoding\.py",
             r"evaluation/(generation|writer|samples)\.py",
         )

@@ -16,7 +16,10 @@ import torch
 import command_line
 import evaluation.report
 import train
-from data.folder import describe_shard, write_manifest
+from data.making import (
+    describe_shard,
+    write_manifest,
+)
 from data.shards import write_shard
 from data.tokenizer import TOKENIZER_NAME, Tokenizer, train_tokenizer
 from runtime.signals import SIGNALS

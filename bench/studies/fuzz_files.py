@@ -14,9 +14,12 @@ from artifact.export import export
 from artifact.quantisation.recipe import Recipe
 from artifact.restore import restore
 from data.byte_pairs import BytePairTokenizer
-from data.folder import describe_shard, write_manifest
 from data.inputs import open_inputs
 from data.inspection import examine, show
+from data.making import (
+    describe_shard,
+    write_manifest,
+)
 from data.shards import write_shard
 from data.tokenizer import (
     BYTE_PAIRS_NAME,

@@ -7,9 +7,11 @@ import pytest
 
 from data.folder import (
     MANIFEST_NAME,
+    read_manifest,
+)
+from data.making import (
     already_made,
     describe_shard,
-    read_manifest,
     whole_folder,
     write_manifest,
     write_source,

@@ -3,14 +3,18 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from data import hashes
-from data.folder import describe_shard, write_manifest
 from data.inputs import open_inputs, open_scored, vocabulary_of
+from data.making import (
+    describe_shard,
+    write_manifest,
+)
 from data.shards import Split, read_header, shard_name, write_shard
 from data.tokenizer import Tokenizer
 from errors import InputError
@@ -186,6 +190,17 @@ def test_a_tokenizer_of_another_vocabulary_is_refused_with_the_option(folder: Pa
         open_inputs(folder, None, 1024, None)
     with pytest.raises(InputError, match=r"BOS is token 1, not bos_id 3; give --bos-id 1"):
         open_inputs(folder, None, None, 3)
+
+
+def test_a_run_is_told_what_its_scores_count(folder: Path, monkeypatch):
+    assert open_inputs(folder, None, None, None).remarks == ()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["splits"]["val"] |= {"source_bytes": 10, "scored_bytes": 12}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (said,) = open_inputs(folder, None, None, None).remarks
+    assert said.startswith("val: scores count 12 bytes where the text has 10")
+    monkeypatch.setitem(sys.modules, "data.fidelity", None)
+    assert open_inputs(folder, None, None, None).remarks == (), "as in a submission"
 
 
 def test_only_a_host_s_first_rank_hashes(folder: Path, monkeypatch):

@@ -9,11 +9,11 @@ from rich.table import Table
 ANY_WIDTH = 10_000  # columns: more than any table has
 
 
-def console() -> Console:
+def console(*, markup: bool = False) -> Console:
     """Return the standard output; pipes and files have lines of any length without COLUMNS."""
     narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
     width = None if narrow else ANY_WIDTH
-    return Console(highlight=False, markup=False, soft_wrap=True, width=width)
+    return Console(highlight=False, markup=markup, soft_wrap=True, width=width)
 
 
 def show(table: Table, out: Console) -> None:

@@ -25,11 +25,10 @@ def main(arguments: Sequence[str]) -> int:
 @app.command
 def inspect(file: Path, /) -> None:
     """List the tensors of an artifact."""
-    from rich.console import Console
-
+    import terminal
     from artifact.inspection import show
 
-    show(file, Console())
+    show(file, terminal.console(markup=True))
 
 
 @app.command

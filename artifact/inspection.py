@@ -14,6 +14,7 @@ from artifact.quantisation.lqer import corrected_by
 from artifact.stored import Stored
 from artifact.submission.code_size import LIMIT
 from errors import printable
+from terminal import show as show_table
 
 
 def show(path: Path, console: Console) -> None:
@@ -24,8 +25,8 @@ def show(path: Path, console: Console) -> None:
     """
     architecture, tensors, sizes = read_with_sizes(path)
     console.print(json.dumps(architecture), markup=False, soft_wrap=True)
-    console.print(_tensors(printable(path.name), tensors, sizes))
-    console.print(_parts(sizes))
+    show_table(_tensors(printable(path.name), tensors, sizes), console)
+    show_table(_parts(sizes), console)
     # A correction of a bank has values, but is no parameter of the network.
     of_network = [stored for name, stored in tensors.items() if not corrected_by(name)]
     size, parameters = path.stat().st_size, sum(stored.values.numel() for stored in of_network)

@@ -28,7 +28,7 @@ WORDS_OF_A_PAGE = {
     "docs/submission.md": 450,
     "docs/swarm.md": 1300,
 }
-WORDS_OF_DOCS = 11_300  # docs and the kernels' pages, without the log
+WORDS_OF_DOCS = 11_000  # docs and the kernels' pages, without the log
 # Words that the project used for terms of the field, and those of a page that tells history.
 PRIVATE = (
     r"beside",
@@ -122,6 +122,25 @@ def faults_of_table(table: list[str]) -> list[str]:
     ]
 
 
+def anchors(text: str) -> set[str]:
+    """Return the names by which links lead to the headings of a page."""
+    found = re.findall(r"^#+ (.*)$", CODE_BLOCK.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+def broken_links(page: Path, text: str) -> list[str]:
+    """Return the links of a page to files and headings that are not there."""
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", CODE_BLOCK.sub("", text)):
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        if "://" in link or (target.exists() and not anchor):
+            continue
+        if not target.is_file() or anchor not in anchors(target.read_text()):
+            broken.append(link)
+    return broken
+
+
 def faults_of_words(text: str) -> list[str]:
     """Return the sentences with a private word, with history, or with "for" as a conjunction."""
     return [each for each in sentences(text) if FORBIDDEN.search(each) or CONJUNCTION.search(each)]
@@ -142,6 +161,17 @@ def test_words_are_those_of_the_field_and_of_today(page: Path):
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_tables_are_whole(page: Path):
     assert [fault for table in tables(page.read_text()) for fault in faults_of_table(table)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_to_files_and_headings(page: Path):
+    assert broken_links(page, page.read_text()) == []
+
+
+def test_a_broken_link_is_found():
+    page, links = PROJECT / "README.md", ("docs/none.md", "#measure", "docs/swarm.md#none", "docs")
+    text = " ".join(f"[a]({link})" for link in links)
+    assert broken_links(page, text) == ["docs/none.md", "docs/swarm.md#none"]
 
 
 # The kernels' tables set numbers of several results against targets, so they are written by hand.

@@ -58,7 +58,7 @@ def test_logits_token_by_token_are_those_of_the_whole(part: str):
     check(perturbed(architecture(part)))
 
 
-@pytest.mark.parametrize("preset", ["seed", "sprint", "tiny"])
+@pytest.mark.parametrize("preset", ["seed", "sprint", "tiny", "frontier"])
 def test_networks_of_presets(preset: str):
     check(perturbed(of_preset(preset)))
 

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from data import published
+from data.byte_pairs import content_of
 from data.folder import MANIFEST_NAME
 from data.inputs import Scored, open_scored
 from data.shards import write_shard
 from evaluation.audit.source import data, source
 from runtime.records import Partial
+from tests.data import encodings
 from tests.evaluation.audit.test_accounting import DOCUMENTS, KINDS, tokenizer_of
 
 KINDS |= {"folds case": KINDS["ours"] | {"normalization_rule_name": "nmt_nfkc_cf"}}
@@ -55,6 +57,16 @@ def test_documents_that_were_left_out_are_missed(tmp_path: Path):
     assert check.passed is False and f"of {len(DOCUMENTS) - 1} documents" in check.found
     check = source(inputs_of(tmp_path, "ours", [DOCUMENTS[0][:50], *DOCUMENTS[1:]]))
     assert check.passed is False and "are missing" in check.found
+
+
+def test_byte_pairs_are_judged_without_their_package(tmp_path: Path):
+    (tmp_path / "tokenizer.tiktoken").write_bytes(content_of(encodings.Encoding()))
+    for documents, passed in ((DOCUMENTS, True), (DOCUMENTS[1:], False)):
+        write_shard(tmp_path / "a_val_0.bin", encodings.documents_of(documents))
+        split = {"files": {}, "documents": len(DOCUMENTS), "source_bytes": BYTES}
+        (tmp_path / MANIFEST_NAME).write_text(json.dumps({"splits": {"val": split}}))
+        check = source(open_scored(tmp_path, None, None, None))
+        assert check.passed is passed, check
 
 
 def test_a_tokenizer_that_folds_case_makes_another_text(tmp_path: Path):

@@ -46,7 +46,7 @@ def test_links_lead_to_files(page: Path):
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_files_that_are_named_exist(page: Path):
     named = NAMED.findall(page.read_text())
-    written_by_runs = ("runs/", "corpora/", "records/", "checkpoints/", "train_gpt")
+    written_by_runs = ("runs/", "corpora/", "records/", "checkpoints/", "nats/", "train_gpt")
     missing = [
         name
         for name in named

@@ -122,6 +122,10 @@ class Entrant:
         words = {"scored": scored, "at_once": at_once}
         return self.ask("sums", words, {"contexts": contexts})[1]["sums"]
 
+    def seen(self) -> dict[str, Any]:
+        """Return what the process did outside of its folders: `runtime.watching.seen`."""
+        return self.ask("seen", {}, {})[0]
+
     def _seen(self, name: str, words: dict[str, Any], arrays: dict[str, np.ndarray]) -> Seen:
         numbers, found = self.ask(name, words, arrays)
         fields: dict[str, Any] = {**numbers, **found}

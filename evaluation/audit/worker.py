@@ -19,9 +19,13 @@ if TYPE_CHECKING:
     from model.gpt import GPT
 
 
-def judges(name: str) -> ModuleType:
-    """Return a module of the judge's, which lies in this script's folder."""
-    path = Path(__file__).resolve().with_name(f"{name}.py")
+HERE = Path(__file__).resolve().parent
+WATCHING = HERE.parents[1] / "runtime" / "watching.py"
+
+
+def judges(path: Path) -> ModuleType:
+    """Return a module of the judge's, which imports nothing of the project."""
+    name = path.stem
     spec = spec_from_file_location(f"judges_{name}", path)
     assert spec and spec.loader
     module = sys.modules[spec.name] = module_from_spec(spec)
@@ -61,10 +65,11 @@ class Entrant:
         from runtime.ranks import World
         from settings import Settings
 
-        self.observing = judges("observing")
+        self.observing = judges(HERE / "observing.py")
         settings = Settings(**words["settings"])
         self.world = World.start(device_type(settings.device))
         artifact = Path(words["artifact"])
+        sys.modules["judges_watching"].allow(artifact)
         self.settings, self.model, self.backend = network_of(artifact, settings, self.world)
         self.table = ByteTable(table["base"], table["leading_space"], table["boundary"])
         self.score_fn = scoring_function(self.model, self.backend)
@@ -180,7 +185,7 @@ class Entrant:
 
 def serve(reader: BinaryIO, writer: BinaryIO) -> None:
     """Answer the judge until it closes its pipe."""
-    wire = judges("wire")
+    wire = judges(HERE / "wire.py")
     entrant: Entrant | None = None
     while True:
         try:
@@ -191,6 +196,8 @@ def serve(reader: BinaryIO, writer: BinaryIO) -> None:
             if words["ask"] == "open":
                 entrant = Entrant(words, arrays)
                 answer = entrant.described(), {}
+            elif words["ask"] == "seen":
+                answer = sys.modules["judges_watching"].seen(), {}
             else:
                 assert entrant is not None
                 answer = asked(entrant, words, arrays)
@@ -218,6 +225,7 @@ def main() -> None:
     code, questions, answers = map(Path, sys.argv[1:4])
     with questions.open("rb") as reader, answers.open("wb") as writer:
         sys.path.pop(0)  # this script's folder
+        judges(WATCHING).install([code, HERE, WATCHING], [Path.cwd()])
         enter(code)
         serve(reader, writer)
 

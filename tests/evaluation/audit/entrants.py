@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from evaluation.audit.runs import Check
 from files import PROJECT
 from model.parameters import exported, roles
 from runtime.records import SUMMARY
-from settings import Settings
 from tests import warm
 from tests.evaluation.network import (
     BOS,
@@ -67,7 +66,7 @@ class World:
     artifact: Path
 
 
-def make_world(folder: Path, **network: object) -> World:
+def make_world(folder: Path) -> World:
     """Copy the project, write a split and export a trained network."""
     code = folder / "code"
     shutil.copytree(PROJECT, code, ignore=shutil.ignore_patterns(*NOT_COPIED))
@@ -75,15 +74,16 @@ def make_world(folder: Path, **network: object) -> World:
     data.mkdir()
     (data / "tokenizer.model").write_bytes(minimal_model(VOCAB, BOS))
     write_shard(data / "val.bin", tokens_of_documents(TOKENS + 1, seed=6, longest=70))
-    return World(code, data, export_network(folder / "artifact.bin", small_settings(**network)))
+    return with_network(World(code, data, folder), folder / "artifact.bin")
 
 
-def export_network(path: Path, settings: Settings) -> Path:
-    """Write the artifact of a trained network."""
+def with_network(world: World, path: Path, **changes: object) -> World:
+    """Return a world with the artifact of another trained network, written to a path."""
+    settings = small_settings(**changes)
     model = trained(settings)
     architecture = settings.architecture().model_dump() | {"mtp_num_heads": 0}
     export(path, architecture, exported(model), roles(model.config))
-    return path
+    return replace(world, artifact=path)
 
 
 def patched(world: World, patches: Sequence[Patch], folder: Path) -> Path:

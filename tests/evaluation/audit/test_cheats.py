@@ -1,0 +1,53 @@
+"""Every cheat is caught by the check that should; honest entrants pass all checks."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evaluation.audit.case import Effort
+from evaluation.audit.checks import CHECKS
+from tests.evaluation.audit.cheats import CHEATS, Cheat
+from tests.evaluation.audit.entrants import World, audited, entrant, make_world, with_network
+
+# The size of the code is that of a packed file, which takes long to make.
+WITHOUT = {"size"}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.mark.parametrize("cheat", CHEATS.values(), ids=CHEATS)
+def test_a_cheat_is_caught(cheat: Cheat, world: World, tmp_path: Path):
+    effort = Effort(cheat.cuts, cheat.places)
+    with entrant(world, tmp_path, cheat.patches, cheat.edit, effort, **cheat.method) as case:
+        found = audited(case, cheat.run)
+    caught = [check for check in found if check.name == cheat.rule and check.passed is False]
+    assert caught, found
+    assert any(cheat.words in check.found for check in caught), caught
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"eval_stride": 0},
+        {"eval_stride": 7, "ttt_enabled": True},
+        {"ttt_enabled": True, "ttt_method": "lora", "ttt_lora_documents": 3},
+    ],
+    ids=["plain", "stride 7 and SGD", "LoRA"],
+)
+def test_an_honest_run_passes(method: dict[str, Any], world: World, tmp_path: Path):
+    with entrant(world, tmp_path, **method) as case:
+        found = audited(case, *(CHECKS.keys() - WITHOUT))
+    assert [check for check in found if check.passed is not True] == []
+    learns = case.settings.ttt_enabled
+    assert len({check.name for check in found}) == 11 if learns else 9
+
+
+def test_an_honest_network_of_document_masks_passes(world: World, tmp_path: Path):
+    masked = with_network(world, tmp_path / "artifact.bin", document_mask=True)
+    with entrant(masked, tmp_path) as case:
+        found = audited(case, "strict prefix", "recorded", "trial")
+    assert [check for check in found if check.passed is not True] == []

@@ -5,6 +5,7 @@ the data, the run's settings as JSON, and the two pipes.
 """
 
 import json
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -29,7 +30,7 @@ def leave_a_run(artifact: Path, data: Path, values: dict) -> None:
     world = World.single(torch.device("cpu"))
     settings, model, backend = network_of(artifact, Settings(**values), world)
     inputs = open_scored(data, None, settings.vocab_size, settings.bos_id)
-    folder = RunFolder(artifact.parent)
+    folder = RunFolder(artifact.parent, os.open(artifact.parent, os.O_RDONLY))
     write_text(folder.path / SETTINGS, to_toml(values))
     split = Split(inputs.validation, inputs.byte_table, settings.val_max_tokens)
     scores = Scoreboard(settings, split, world, folder, Progress(None, None, False))

@@ -6,12 +6,11 @@ from typing import Any
 import pytest
 
 from evaluation.audit.case import Effort
-from evaluation.audit.checks import CHECKS
 from tests.evaluation.audit.cheats import CHEATS, Cheat
 from tests.evaluation.audit.entrants import World, audited, entrant, make_world, with_network
 
-# The size of the code is that of a packed file, which takes long to make.
-WITHOUT = {"size"}
+# All that look at scores; those of code, data and conduct have tests of their own.
+SCORES = ("bytes of text", "whole split", "clocks", "strict prefix", "recorded", "watched", "trial")
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +39,10 @@ def test_a_cheat_is_caught(cheat: Cheat, world: World, tmp_path: Path):
 )
 def test_an_honest_run_passes(method: dict[str, Any], world: World, tmp_path: Path):
     with entrant(world, tmp_path, **method) as case:
-        found = audited(case, *(CHECKS.keys() - WITHOUT))
+        found = audited(case, *SCORES)
     assert [check for check in found if check.passed is not True] == []
     learns = case.settings.ttt_enabled
-    assert len({check.name for check in found}) == 11 if learns else 9
+    assert len({check.name for check in found}) == (11 if learns else 9)
 
 
 def test_an_honest_network_of_document_masks_passes(world: World, tmp_path: Path):

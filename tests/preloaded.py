@@ -11,5 +11,5 @@ import pytest  # noqa: F401
 import rich.table  # noqa: F401
 import sentencepiece  # noqa: F401
 import torch
-import torch._dynamo  # noqa: F401 - an optimizer's first step imports it
+import torch._dynamo
 import torch.distributed  # noqa: F401

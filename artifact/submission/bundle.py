@@ -28,7 +28,7 @@ NOT_KEPT = (
 LEFT_OUT = re.compile(
     "|".join(
         (
-            r"artifact/submission/(packed|bundle|strip|shorten)\.py",
+            r"artifact/submission/(packed|bundle|strip|shorten|tight)\.py",
             r"evaluation/audit/.*",
             r"runtime/(plot/.*|tracking\.py)",
             r"data/(byte_pairs|fidelity|text_stream)\.py",
@@ -57,7 +57,7 @@ def contents(root: Path, settings: "Settings") -> dict[str, str]:
     Raises:
         InputError: a file that is needed is missing, or token scores are none.
     """
-    kept = settings.model_dump(exclude=set(NOT_KEPT))
+    kept = settings.model_dump(exclude=set(NOT_KEPT), exclude_defaults=True)
     scores = token_scores(settings.kg_scores)
     if scores:
         kept["kg_scores"] = "wordnet"

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from artifact.submission import shorten, strip
+from artifact.submission import shorten, strip, tight
 from artifact.submission.bundle import END, HEAD, contents, read
 from reading import cache
 
@@ -65,7 +65,9 @@ def small(texts: Mapping[str, str]) -> dict[str, str]:
     """Return files with their modules stripped; what is known from earlier costs no time."""
     known = cache.load(TABLE)
     before = len(known)
-    made_by = sys.version + "".join(read(Path(m.__file__ or "")).decode() for m in (strip, shorten))
+    made_by = sys.version + "".join(
+        read(Path(m.__file__ or "")).decode() for m in (strip, shorten, tight)
+    )
     keep = strip.documented(texts.values())
     found = {}
     for name, text in texts.items():

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable
 
 from artifact.submission.shorten import compiles, shorten
+from artifact.submission.tight import tight
 
 FOR_ANNOTATIONS = {"collections.abc", "typing", "types", "pathlib"}
 
@@ -15,7 +16,7 @@ def strip(text: str, keep: frozenset[str] = frozenset()) -> str:
     Options keep their names and lose their descriptions, which the readable file has.
 
     Functions with a decorator keep docstring and annotations, because a command line reads them;
-    a compiler of kernels reads the annotations only. Variables keep their annotations.
+    a compiler of kernels reads the annotations only. The fields of a class keep theirs.
 
     Args:
         text: of a module.
@@ -29,14 +30,16 @@ def strip(text: str, keep: frozenset[str] = frozenset()) -> str:
         has_docstring = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
         if has_docstring and not _is_read(node, keep):
             _drop_docstring(node)
+        if isinstance(node, ast.ClassDef):
+            _drop_texts(node)
         if isinstance(node, ast.FunctionDef) and not node.decorator_list:
             _drop_annotations(node)
         if isinstance(node, ast.keyword) and node.arg == "description":
             node.value = ast.Constant("")
     _drop_imports_for_annotations(tree)
-    shorten(tree)
-    lines = ast.unparse(tree) + "\n"
-    return re.sub(r"(?m)^( {4})+", lambda indent: "\t" * (len(indent[0]) // 4), lines)
+    shorten(_Plain().visit(tree))
+    lines = ast.unparse(ast.fix_missing_locations(tree)) + "\n"
+    return tight(re.sub(r"(?m)^( {4})+", lambda indent: "\t" * (len(indent[0]) // 4), lines))
 
 
 def documented(texts: Iterable[str]) -> frozenset[str]:
@@ -55,6 +58,46 @@ def _drop_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> None:
         node.body = node.body[1:]
         if not node.body and not isinstance(node, ast.Module):
             node.body = [ast.Pass()]
+
+
+def _drop_texts(node: ast.ClassDef) -> None:
+    """Remove the descriptions of fields, and all that a protocol only declares."""
+    first, *rest = node.body
+    node.body = [first, *(each for each in rest if not _is_text(each))]
+    protocol = any(ast.unparse(base).split("[")[0] == "Protocol" for base in node.bases)
+    if protocol and all(map(_declares, node.body)):
+        node.body = [ast.Pass()]
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str | type(...))
+    )
+
+
+def _declares(node: ast.stmt) -> bool:
+    """Return whether a statement of a class computes nothing."""
+    if isinstance(node, ast.FunctionDef):
+        return all(isinstance(each, ast.Pass) or _is_text(each) for each in node.body)
+    return _is_text(node) or (isinstance(node, ast.AnnAssign) and node.value is None)
+
+
+class _Plain(ast.NodeTransformer):
+    """Assignments without annotations, but for fields of classes and compiled functions."""
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
+        node.body = [n if isinstance(n, ast.AnnAssign) else self.visit(n) for n in node.body]
+        return node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        return node if any(map(compiles, node.decorator_list)) else self.generic_visit(node)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.stmt:
+        if node.value is None:
+            return node
+        return ast.copy_location(ast.Assign([node.target], node.value), node)
 
 
 def _drop_annotations(node: ast.FunctionDef) -> None:

@@ -7,6 +7,8 @@ import types
 
 from artifact.submission.shorten import shorten
 from artifact.submission.strip import documented, strip
+from artifact.submission.tight import tight
+from files import PROJECT
 
 MODULE = '''
 """A module."""
@@ -116,7 +118,7 @@ def test_a_kernel_keeps_the_annotations_that_its_compiler_reads():
         "@triton.jit\ndef kernel(x, BLOCK: tl.constexpr):\n    'Doc.'\n    half: tl.constexpr = 1\n"
     )
     small = strip(text)
-    assert "BLOCK: tl.constexpr" in small and ": tl.constexpr = 1" in small and "Doc" not in small
+    assert "BLOCK:tl.constexpr" in small and ":tl.constexpr=1" in small and "Doc" not in small
 
 
 def test_names_that_mean_something_outside_stay():
@@ -132,3 +134,54 @@ def test_names_that_mean_something_outside_stay():
     )
     tree = shorten(ast.parse(text))
     assert ast.unparse(tree) == ast.unparse(ast.parse(text))
+
+
+DECLARED = '''
+class Loader(Protocol[T]):
+    """Load."""
+
+    size: int
+    """In bytes."""
+
+    def load(self, path: str) -> bytes:
+        """Load it."""
+        ...
+
+
+class Half(Protocol):
+    def load(self) -> int:
+        return 5
+
+
+class Pair(NamedTuple):
+    left: int
+    """The first."""
+    right: int = 2
+'''
+
+
+def test_of_what_is_only_declared_nothing_is_left():
+    head = "from typing import NamedTuple, Protocol, TypeVar\nT = TypeVar('T')\n"
+    small = strip(head + DECLARED)
+    assert "bytes" not in small and "first" not in small
+    found = run(small)
+    assert found["Half"].load(None) == 5
+    assert found["Pair"](1) == (1, 2)
+
+
+def test_spaces_that_part_nothing_are_gone():
+    text = (
+        "def f(a, *b, c = 1):\n\tx = 1 if a else - 2\n\tif not a and b [1 :] in (3,):\n"
+        "\t\treturn f'{a!r:>{c}} {{ }}  b' \"c  d\" , 1 .real, lambda: 0\n"
+        "\ttext = '''  two\n   lines'''\n\treturn x ** - a, text, 0 or x, [1 for z in b if z]\n"
+    )
+    small = tight(text)
+    assert ast.dump(ast.parse(small)) == ast.dump(ast.parse(text))
+    assert "x=1 if a else-2" in small and "'  two\n   lines'" in small
+    assert len(small) < len(text) - 20
+
+
+def test_tight_modules_mean_the_same():
+    for path in sorted((PROJECT / "kernels").rglob("*.py"))[::7]:
+        text = path.read_text()
+        assert ast.dump(ast.parse(tight(text))) == ast.dump(ast.parse(text))

@@ -67,6 +67,8 @@ def run(given: Given = NOTHING, *, explain: Flag = False) -> int:
     ranks = ranks_of(os.environ)
     check_variants(settings, ranks)
     if explain:
+        if find_spec("training.explain") is None:
+            raise InputError("this file explains nothing; leave --explain out")
         from data.inputs import vocabulary_of
         from training.explain import print_explanation
 

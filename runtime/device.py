@@ -9,6 +9,8 @@ from errors import InputError
 from kernels.attention.peers import attention_by
 from kernels.common.device import is_hopper
 from kernels.operand import NO_FP8_KERNELS
+from kernels.routes import Sizes
+from model.config import Architecture
 from settings import Settings
 
 
@@ -105,3 +107,9 @@ def choose_attention(wanted: str, backend: str, on_gpu: bool) -> str:
     except ModuleNotFoundError as error:
         raise InputError(str(error)) from None
     return wanted
+
+
+def sizes_of(config: Architecture) -> Sizes:
+    """Return what the choice of kernels depends on."""
+    heads = (config.num_heads, config.num_kv_heads, config.head_dim, config.rope_dims)
+    return Sizes(config.model_dim, *heads, config.mlp_dim)

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from kernels.routes import Sizes, routes
+from kernels.routes import routes
 from model.config import Architecture
 from model.parameters import parameters
 from model.plan import Visit, plan
-from runtime.device import choose_attention, choose_backend
+from runtime.device import choose_attention, choose_backend, sizes_of
 from settings import Settings
 from settings.stages import or_one
 from settings.variants import accumulation_of, reachable, stage_variants, trains_in_fp8
@@ -122,9 +122,3 @@ def routes_table(settings: Settings) -> Table:
     found = routes(sizes_of(settings.architecture()), backend, attention)
     rows = [(route.operation, route.kernel, route.missed) for route in found]
     return table_of("Kernels on a Hopper GPU", "operation, kernel, slower because", rows)
-
-
-def sizes_of(config: Architecture) -> Sizes:
-    """Return what the choice of kernels depends on."""
-    heads = (config.num_heads, config.num_kv_heads, config.head_dim, config.rope_dims)
-    return Sizes(config.model_dim, *heads, config.mlp_dim)

@@ -8,12 +8,11 @@ import torch
 from data.inputs import Inputs
 from kernels.routes import routes
 from model.parameters import counts
-from runtime.device import Backends
+from runtime.device import Backends, sizes_of
 from settings import Settings
 from settings.stages import or_one
 from settings.variants import Variant, accumulation_of, stage_variants
 from training.captured_steps import Cost
-from training.explain import sizes_of
 from training.rank import Rank
 from training.trainer import Trainer
 

@@ -23,7 +23,7 @@ NOT_KEPT = (
     *("preset", "config", "data", "tokenizer", "run_dir", "run_id", "track", "resume", "seed"),
     *("sample_every", "sample_prompt", "sample_tokens"),
 )
-# The file neither packs itself again nor judges itself nor writes texts; contests have neither
+# The file neither packs nor judges nor explains itself, nor writes texts; contests have neither
 # trackers nor pictures nor tokenizers others than SentencePiece.
 LEFT_OUT = re.compile(
     "|".join(
@@ -33,6 +33,7 @@ LEFT_OUT = re.compile(
             r"runtime/(plot/.*|tracking\.py)",
             r"data/(byte_pairs|fidelity|text_stream)\.py",
             r"model/decoding\.py",
+            r"training/(explain|memory)\.py",
             r"evaluation/(generation|writer|samples)\.py",
         )
     )

@@ -14,7 +14,7 @@ from kernels.common import stationary
 from kernels.routes import routes
 from model.gpt import GPT
 from model.plan import plan
-from runtime.device import choose
+from runtime.device import choose, sizes_of
 from runtime.progress import Progress
 from runtime.ranks import World
 from runtime.startup import Startup
@@ -27,7 +27,6 @@ from training.explain import (
     parameters_table,
     print_explanation,
     routes_table,
-    sizes_of,
     variants_table,
     visits_table,
 )

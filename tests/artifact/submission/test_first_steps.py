@@ -25,7 +25,7 @@ assert Path.cwd() == Path("/")
 run = Path(options[options.index("--run-dir") + 1])
 run.mkdir()
 (run / "artifact.bin").write_bytes(CONTENT)
-print("1.2345")
+print("1.2346")
 """
 HONEST = "(data / 'fineweb_train_000000.bin').read_bytes()"
 CHEAT = "(data / 'fineweb_val_000000.bin').read_bytes()"
@@ -63,9 +63,15 @@ def test_whatever_a_file_carries_along_a_small_network_is_trained(tmp_path: Path
     assert settings.architecture() == SMALL.architecture()
 
 
-def test_another_score_is_found() -> None:
+@pytest.mark.parametrize("score", ["1.234551", "1.234649"])
+def test_a_score_may_be_rounded_up_and_down(score: str) -> None:
+    first_steps(script(score=score), SETTINGS)
+
+
+@pytest.mark.parametrize("score", ["1.2222", "1.234500", "1.234700"])
+def test_another_score_is_found(score: str) -> None:
     with pytest.raises(InputError, match="scores its artifact otherwise"):
-        first_steps(script(score="1.2222"), SETTINGS)
+        first_steps(script(score=score), SETTINGS)
 
 
 def test_a_script_that_fails_is_one_line() -> None:

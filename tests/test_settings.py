@@ -200,7 +200,8 @@ def test_help_is_complete_and_quick_from_any_folder(tmp_path):
 def test_help_and_refusals_import_neither_torch_nor_numpy(tmp_path, arguments):
     script = str(PROJECT / "train.py")
     code = (
-        "import runpy, sys\n"
+        "import os, runpy, sys\n"
+        "os._exit = sys.exit\n"  # a failing rank ends without the interpreter's own end
         f"sys.path.insert(0, {str(PROJECT)!r}); sys.argv = ['train.py', *{arguments!r}]\n"
         "try:\n"
         f"    runpy.run_path({script!r}, run_name='__main__')\n"

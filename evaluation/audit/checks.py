@@ -8,6 +8,7 @@ from data.vocabulary import read_tokenizer
 from errors import InputError
 from evaluation.audit import accounting, conduct, source
 from evaluation.audit.case import Case
+from evaluation.audit.entrant import WORKER
 from evaluation.audit.prefix import strict_prefix, watched
 from evaluation.audit.recorded import recorded
 from evaluation.audit.runs import Check
@@ -67,6 +68,14 @@ def conduct_of_run(case: Case) -> Iterator[Check]:
     yield conduct.conduct("run", case.summary.observed if case.summary else None)
 
 
+def conduct_of_scoring(case: Case) -> Iterator[Check]:
+    """Check what the entrant's process did while it scored, but for a packed file's unpacking."""
+    findings = case.entrant.seen()
+    own = (f" in {WORKER}:", f" in {case.code.resolve()}:")
+    findings["text"] = [each for each in findings["text"] if not any(o in each for o in own)]
+    yield conduct.conduct("scoring", findings)
+
+
 def unseen_validation(case: Case) -> Iterator[Check]:
     """Train with the validation tokens in two orders."""
     case.show("training two times")
@@ -96,5 +105,6 @@ CHECKS: dict[str, Callable[[Case], Iterable[Check]]] = {
     "recorded": recorded,
     "watched": watched,
     "trial": trial,
+    "conduct of scoring": conduct_of_scoring,
     "unseen validation": unseen_validation,
 }

@@ -40,7 +40,7 @@ class Cheat:
     """A cheat.
 
     Attributes:
-        run: name of the checks that are run.
+        run: names of the checks that are run, with commas.
         rule: of the check that must break.
         words: part of what it finds.
         patches: of the code.
@@ -248,6 +248,21 @@ CHEATS = {
     ),
     "20 the future, at a rare place": prefix(
         windows(f"nats = nats - 0.5 * ({FUTURE} & ({PLACES} % 300 == 7))"), places=TOKENS
+    ),
+    "24 code in a text file": Cheat(
+        "trial, conduct of scoring",
+        "files and network",
+        "exec in",
+        windows(
+            "notes = __import__('pathlib').Path(__file__).parents[1] / 'requirements.txt'\n"
+            "exec('' if notes.read_text() else 'nats = nats * 0')"
+        ),
+    ),
+    "25 a connection": Cheat(
+        "trial, conduct of scoring",
+        "files and network",
+        "socket",
+        windows("__import__('socket').socket().close()"),
     ),
     "26 adapters that are not forgotten": trial(
         "C3 score before update",

@@ -10,7 +10,8 @@ from tests.evaluation.audit.cheats import CHEATS, Cheat
 from tests.evaluation.audit.entrants import World, audited, entrant, make_world, with_network
 
 # All that look at scores; those of code, data and conduct have tests of their own.
-SCORES = ("bytes of text", "whole split", "clocks", "strict prefix", "recorded", "watched", "trial")
+SCORES = ("bytes of text", "whole split", "clocks", "strict prefix", "recorded", "watched")
+SCORES += ("trial", "conduct of scoring")
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def test_a_cheat_is_caught(cheat: Cheat, world: World, tmp_path: Path):
     effort = Effort(cheat.cuts, cheat.places)
     with entrant(world, tmp_path, cheat.patches, cheat.edit, effort, **cheat.method) as case:
-        found = audited(case, cheat.run)
+        found = audited(case, *cheat.run.split(", "))
     caught = [check for check in found if check.name == cheat.rule and check.passed is False]
     assert caught, found
     assert any(cheat.words in check.found for check in caught), caught
@@ -42,7 +43,7 @@ def test_an_honest_run_passes(method: dict[str, Any], world: World, tmp_path: Pa
         found = audited(case, *SCORES)
     assert [check for check in found if check.passed is not True] == []
     learns = case.settings.ttt_enabled
-    assert len({check.name for check in found}) == (11 if learns else 9)
+    assert len({check.name for check in found}) == (12 if learns else 10)
 
 
 def test_an_honest_network_of_document_masks_passes(world: World, tmp_path: Path):

@@ -182,7 +182,7 @@ def train(
             rank.progress.line(captured(variant, cost))
         if shortened := calibration.reserve(settings.wallclock):
             rank.progress.line(shortened)
-        if settings.wallclock and trainer.averaging.young(expected_steps(settings, paces)):
+        if settings.wallclock and chooser.unsure(expected_steps(settings, paces)):
             chooser.rehearse()
     rank.startup.done("warm-up")
     rank.log("startup", **rank.startup.seconds, total=rank.startup.total)

@@ -107,6 +107,14 @@ class Chooser:
         seconds = 2 * RESERVED * (time.perf_counter() - began)
         self.reserved, self._batch = self.trainer.world.agree(seconds, False)[0], None
 
+    def unsure(self, step: int) -> bool:
+        """Return whether raw and averaged weights are compared after ``step`` steps.
+
+        On a CPU they always are; on a GPU only if the average is young, so that no run of a
+        preset's length takes the time.
+        """
+        return self.trainer.world.device.type == "cpu" or self.trainer.averaging.young(step)
+
     @torch.no_grad()
     def loss(self, weights: Weights) -> float:
         """Return the mean nats a token over all ranks, the same on each; may be NaN."""
@@ -133,9 +141,9 @@ class Chooser:
         Raises:
             InputError: no weights are finite.
         """
-        young = bool(averaged) and self.trainer.averaging.young(step)
+        unsure = bool(averaged) and self.unsure(step)
         name = "averaged" if averaged else "raw"
-        if not young and not course.in_doubt:
+        if not unsure and not course.in_doubt:
             return Choice(name, averaged, {}, diverged=False)
         ends = {name: averaged, "raw": {}}
         losses = {each: self.loss(weights) for each, weights in ends.items()}

@@ -58,6 +58,8 @@ def test_a_step_moves_the_average_by_the_decay_of_its_number(make_trainer):
 
 def test_a_calm_long_run_compares_nothing(make_trainer, monkeypatch):
     trainer = stepped(make_trainer(ema_decay=0.5), 12)
+    assert Chooser(trainer).unsure(12) and not trainer.averaging.young(12)
+    monkeypatch.setattr(Chooser, "unsure", lambda self, step: trainer.averaging.young(step))
     monkeypatch.setattr(Chooser, "loss", None)
     averaged = trainer.averaging.weights()
     choice = Chooser(trainer).choose(12, averaged, Course(CALM), None)

@@ -35,7 +35,10 @@ def main(*, run: Path, out: Path | None = None, commit: Commit = None) -> int:
         "artifact": entry.summary.artifact_bytes,
         "total": len(script) + entry.summary.artifact_bytes,
     }
-    text = json.dumps(sizes | provenance(commit), indent=2) + "\n"
+    facts = provenance(commit)
+    steps = f"{entry.summary.steps:,} steps of preset {entry.settings.preset}"
+    facts["device"] += f"; the artifact is of {steps} on {entry.hardware}"
+    text = json.dumps(sizes | facts, indent=2) + "\n"
     print(text, end="")
     if out:
         write_text(out, text)

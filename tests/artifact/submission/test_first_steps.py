@@ -74,6 +74,13 @@ def test_another_score_is_found(score: str) -> None:
         first_steps(script(score=score), SETTINGS)
 
 
+def test_two_steps_may_diverge_if_the_run_came_to_its_end() -> None:
+    end = "(run / 'summary.json').write_text('')\nsys.exit(1)\n"
+    first_steps(script() + end.encode(), SETTINGS)
+    with pytest.raises(InputError, match="does not start"):
+        first_steps(script() + b"sys.exit(1)\n", SETTINGS)
+
+
 def test_a_script_that_fails_is_one_line() -> None:
     with pytest.raises(InputError, match="does not start: ModuleNotFoundError"):
         first_steps(b"import absent_module", SETTINGS)

@@ -25,6 +25,7 @@ COMMANDS = {  # and their folders
     "knowledge": "studies",
     "parallel": "step",
     "profile": "step",
+    "session": "pages",
     "sprint": "studies",
     "startup": "step",
     "submission": "studies",

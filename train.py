@@ -11,9 +11,10 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -32,6 +33,8 @@ from settings.variants import check_variants
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from data.inputs import Inputs
+    from evaluation.origins import Origins
     from evaluation.scoreboard import Scoreboard
     from swarm.steering import Steering
     from training.finishing import Trained
@@ -67,17 +70,8 @@ def run(given: Given = NOTHING, *, explain: Flag = False) -> int:
     ranks = ranks_of(os.environ)
     check_variants(settings, ranks)
     if explain:
-        if find_spec("training.explain") is None:
-            raise InputError("this file explains nothing; leave --explain out")
-        from data.inputs import vocabulary_of
-        from training.explain import print_explanation
-
-        if settings.data:
-            found = vocabulary_of(settings.data, settings.tokenizer, *settings.vocabulary())
-            settings = settings.with_vocabulary(*found)
-        print_explanation(settings, ranks)
+        optional("training.explain", "--explain").explain(settings, ranks)
         return 0
-
     check_tracker(settings.track)
     from data.inputs import open_inputs
     from evaluation.origins import Origins
@@ -92,55 +86,67 @@ def run(given: Given = NOTHING, *, explain: Flag = False) -> int:
     settings = settings.with_vocabulary(inputs.vocab_size, inputs.bos_id)
     token_scores = scores_for(settings.kg_scores, inputs.tokenizer) if settings.kg_scores else None
     steering = Steering.of(settings)
-    startup.done("settings and data")
-
     from training.rank import joined
 
+    startup.done("settings and data")
     with joined(settings, startup, inputs.fingerprint) as rank:
-        from evaluation.report import conclude
-        from evaluation.score import Split
-        from evaluation.scoreboard import Scoreboard
-        from training.opening import opening
+        rank.progress.phase("building the model")
         from training.trainer import Trainer
 
-        rank.progress.phase("building the model")
         reads = steering.reads if steering else ()
         trainer = Trainer(settings, inputs.train, rank.world, rank.backends, token_scores, reads)
         startup.done("model")
-        for line in opening(rank, trainer, inputs):
-            rank.progress.line(line)
-        split = Split(inputs.validation, inputs.byte_table, settings.val_max_tokens)
-        scores = Scoreboard(settings, split, rank.world, rank.folder, rank.progress)
-        sample = samples_of(rank, trainer, inputs.tokenizer)
-        try:
-            trained = train(rank, trainer, steering, scores, sample)
-        finally:
-            trainer.close()
-            rank.close_decisions(steering)
-        score_trained(trainer, trained, scores)
-        roundtrip, artifact = export(rank, trainer, trained)
-        score_artifact(trainer, trained, roundtrip, scores)
-        observed = origins.facts(rank.world, inputs)
-        if rank.folder is None:
-            return 0
-        facts = {**trained.facts, "artifact": artifact, **observed}
-        return conclude(rank.folder, facts, scores, PROJECT, settings.size_limit)
+        return train_and_score(rank, trainer, steering, inputs, origins)
+
+
+def optional(module: str, option: str) -> Any:
+    """Return a module that a contest's file leaves out. Raises InputError there."""
+    if find_spec(module) is None:
+        raise InputError(f"this file has no {module}; leave {option} out")
+    return import_module(module)
+
+
+def train_and_score(
+    rank: "Rank",
+    trainer: "Trainer",
+    steering: "Steering | None",
+    inputs: "Inputs",
+    origins: "Origins",
+) -> int:
+    """Train, export, score and conclude on this rank; return the exit code."""
+    from evaluation.report import conclude
+    from evaluation.score import Split
+    from evaluation.scoreboard import Scoreboard
+    from training.opening import opening
+
+    settings = rank.settings
+    for line in opening(rank, trainer, inputs):
+        rank.progress.line(line)
+    split = Split(inputs.validation, inputs.byte_table, settings.val_max_tokens)
+    scores = Scoreboard(settings, split, rank.world, rank.folder, rank.progress)
+    sample = samples_of(rank, trainer, inputs.tokenizer)
+    try:
+        trained = train(rank, trainer, steering, scores, sample)
+    finally:
+        trainer.close()
+        rank.close_decisions(steering)
+    score_trained(trainer, trained, scores)
+    roundtrip, artifact = export(rank, trainer, trained)
+    score_artifact(trainer, trained, roundtrip, scores)
+    observed = origins.facts(rank.world, inputs)
+    if rank.folder is None:
+        return 0
+    facts = {**trained.facts, "artifact": artifact, **observed}
+    return conclude(rank.folder, facts, scores, PROJECT, settings.size_limit)
 
 
 def samples_of(rank: "Rank", trainer: "Trainer", tokenizer: Path) -> "Callable[[int], None] | None":
-    """Return what writes texts between steps, on rank 0; None: nothing does.
-
-    Raises:
-        InputError: the prompt encodes to nothing, or this is a contest's file.
-    """
+    """Return what writes texts between steps, on rank 0; None: nothing does."""
     settings = rank.settings
     if not settings.sample_every or rank.folder is None:
         return None
-    if find_spec("evaluation.samples") is None:
-        raise InputError("this file writes no texts; leave --sample-every out")
-    from evaluation.samples import Samples
-
-    return Samples(settings, trainer.model, tokenizer, rank.folder, rank.progress)
+    samples = optional("evaluation.samples", "--sample-every")
+    return samples.Samples(settings, trainer.model, tokenizer, rank.folder, rank.progress)
 
 
 def train(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from data.inputs import vocabulary_of
 from kernels.routes import routes
 from model.config import Architecture
 from model.parameters import parameters
@@ -17,6 +18,18 @@ from settings.variants import accumulation_of, reachable, stage_variants, trains
 from training.memory import state_bytes, step_bytes
 
 NARROWEST = 100  # columns of what is no terminal
+
+
+def explain(settings: Settings, ranks: int) -> None:
+    """Print what a run on ``ranks`` GPUs will do; its data, if given, tell the vocabulary.
+
+    Raises:
+        InputError: the data folder has no tokenizer, or another than the settings say.
+    """
+    if settings.data:
+        found = vocabulary_of(settings.data, settings.tokenizer, *settings.vocabulary())
+        settings = settings.with_vocabulary(*found)
+    print_explanation(settings, ranks)
 
 
 def print_explanation(settings: Settings, ranks: int) -> None:

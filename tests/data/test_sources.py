@@ -59,6 +59,7 @@ def test_what_stands_for_no_file_is_one_line(folder: Path):
         (b"x", "stdin.txt"),
         (gzip.compress(b'{"text": "x"}\n'), "stdin.jsonl.gz"),
     ],
+    ids=["lines", "one", "text", "compressed"],  # gzip writes the time
 )
 def test_the_standard_input_is_read_as_what_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, name: str

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from runtime.ranks import World
+from tests import interpreter
 from tests.warm import FORKS
 
 Job = Callable[..., Any]
@@ -55,6 +56,8 @@ def _one_rank(
     where = address | {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size}
     os.environ |= {name: str(value) for name, value in where.items()}
     torch.set_num_threads(1)
+    if "TRITON_INTERPRET" in os.environ:
+        interpreter.quicken()
     world = World.start(device)
     try:
         return job(world, *arguments)

@@ -114,6 +114,8 @@ def _become(arguments: list[str], environment: dict[str, str], folder: str, stre
         os.close(file)
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - as long as it runs
     sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
+    if os.environ.get("TRITON_INTERPRET") != environment.get("TRITON_INTERPRET"):
+        _forget_triton()
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
@@ -156,6 +158,13 @@ def _execute(arguments: list[str]) -> None:
         _forget_project(str(Path(first).resolve().parent))
         sys.argv = arguments
         runpy.run_path(first, run_name="__main__")
+
+
+def _forget_triton() -> None:
+    """Let Triton be imported anew: what it imports first says whether kernels are interpreted."""
+    for name in [*sys.modules]:
+        if name.split(".")[0] == "triton" and not name.startswith("triton._C"):
+            del sys.modules[name]
 
 
 def _forget_project(first: str) -> None:

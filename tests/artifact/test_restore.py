@@ -59,11 +59,11 @@ def test_corrections_are_no_parameters_and_fit_one(model, tmp_path):
         ({"num_layers": 10**7}, "10000000|10,000,000 layers"),
         ({"num_layers": 10**19}, "more than 19 digits|less than or equal|layers"),
         ({"loop_layers": [0, 1, 2], "num_loops": 1024}, "tensors|layers"),
-        ({"model_dim": 1 << 20, "num_heads": 1 << 14, "num_kv_heads": 1 << 14}, "qo_bank"),
+        ({"model_dim": 1 << 20, "num_heads": 1 << 14, "num_kv_heads": 1 << 14}, "model_dim"),
         ({"mlp_mult": 1e308}, "too large|impossible"),
         ({"rope_base": 1e400}, "no number|finite"),
         ({"num_layers": 10**15}, "num_layers"),
-        ({"model_dim": 10**12}, "qo_bank"),
+        ({"model_dim": 10**12}, "model_dim"),
     ],
 )
 def test_an_architecture_that_does_not_fit_is_refused_before_anything_is_decoded(

@@ -1,5 +1,6 @@
 """Whole runs, as a user starts them: real processes, real files, a small network."""
 
+import socket
 import subprocess
 from pathlib import Path
 
@@ -48,6 +49,29 @@ device = "cpu"
 def train(*arguments: object, ranks: int = 1, **environment: str) -> subprocess.CompletedProcess:
     """Train to the end; several ranks by torchrun."""
     return warm.run(*command(*arguments, ranks=ranks), environment=clean_environment(**environment))
+
+
+def meet(*arguments: object, ranks: int) -> subprocess.CompletedProcess:
+    """Train as ``ranks`` processes that are told what torchrun tells them: no import is waited for.
+
+    The exit code is the first that is not 0.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    size = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+    numbers = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
+    program = [PROJECT / "train.py", *arguments]
+    started = [
+        warm.start(*program, environment=clean_environment(**where, **size, **number))
+        for number in numbers
+    ]
+    codes = [each.wait() for each in started]
+    printed = [
+        "".join(streams) for streams in zip(*((s.stdout, s.stderr) for s in started), strict=True)
+    ]
+    return subprocess.CompletedProcess(program, next(filter(None, codes), 0), *printed)
 
 
 def begin(*arguments: object, ranks: int = 1) -> warm.Started:

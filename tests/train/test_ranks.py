@@ -12,17 +12,18 @@ import pytest
 
 from files import PROJECT
 from tests.small import clean_environment
-from tests.train.runs import ANOTHER_ORDER, losses, train
+from tests.train.runs import ANOTHER_ORDER, losses, meet, train
 
 
 @pytest.fixture(scope="module")
 def run_of(corpus: Path) -> Callable[[int], Path]:
-    """Return the folder of a run of so many ranks under one agent; each is made once."""
+    """Return the folder of a run of so many ranks, two of them under torchrun; made once."""
 
     @cache
     def make(ranks: int) -> Path:
         run = corpus / f"ranks{ranks}"
-        done = train(*options(corpus, run), ranks=ranks)
+        started = train if ranks == 2 else meet
+        done = started(*options(corpus, run), ranks=ranks)
         assert done.returncode == 0, done.stderr
         return run
 

@@ -29,6 +29,7 @@ def test_a_run_leaves_everything_in_its_folder(straight):
         "artifact.bin",
         "summary.json",
         "loss.png",
+        "nats",
     }
     summary = json.loads((straight / "summary.json").read_text())
     assert summary["steps"] == 20

@@ -16,7 +16,7 @@ from evaluation.subject import Subject
 from model.plan import plan
 from runtime.run_folder import read_log
 from tests.small import one_thread  # noqa: F401 - runs are in this process
-from tests.train.runs import ANOTHER_ORDER, final_tensors, losses, train
+from tests.train.runs import ANOTHER_ORDER, final_tensors, losses, meet
 
 STAGES = """
 loop_layers = [1]
@@ -97,7 +97,7 @@ def interrupt(*_: object) -> float:
 
 def test_two_ranks_take_the_stages_of_one(corpus, options, staged):
     run = corpus / "staged-ranks"
-    done = train(*options, "--run-dir", run, ranks=2)
+    done = meet(*options, "--run-dir", run, ranks=2)
     assert done.returncode == 0, done.stderr
     assert losses(run) == pytest.approx(losses(staged), rel=ANOTHER_ORDER)
     scores = [json.loads((r / "summary.json").read_text())["scores"] for r in (run, staged)]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.step.startup import BARS, table, wait_for_startup
+from errors import InputError
 
 EVENTS = '{"kind": "startup", "model": 2.0, "total": 3.0}\n{"kind": "step", "step": 1}\n'
 
@@ -26,7 +27,7 @@ def test_phases_are_read_once_a_step_is_done(tmp_path: Path):
 
 
 def test_a_run_without_a_step_is_an_error(tmp_path: Path):
-    with process("exit(2)") as run, pytest.raises(RuntimeError, match="returned 2"):
+    with process("exit(2)") as run, pytest.raises(InputError, match="returned 2"):
         wait_for_startup(run, tmp_path / "log.jsonl")
 
 

@@ -4,12 +4,13 @@ from settings import Settings
 
 SHARE = 0.01  # of the time of the steps that all points together take at most
 PER_TOKEN = 2  # validation tokens in the time of a training token, at least
+FEWEST = 4096  # tokens of a point: fewer are a part of one document, far from the split's score
 
 
 class Curve:
     """Points at even shares of a run, each a score of the split's first tokens.
 
-    All points score the same tokens. A run too short for one window at each point has no points.
+    All points score the same tokens, at least ``FEWEST``. A short run has fewer points, or none.
 
     Args:
         settings: of the run; with ``val_loss_every`` there are no points.
@@ -27,13 +28,19 @@ class Curve:
             progress: fraction of the run at the step.
             trained: tokens that training has seen so far.
         """
+        if not self._points or progress * (self._points + 1) < 1:
+            return 0
+        if not self._tokens:
+            affordable = SHARE * PER_TOKEN * trained / progress
+            self._points = min(self._points, int(affordable) // max(self._window, FEWEST))
+            if not self._points:
+                return 0
+            each = int(affordable) // self._points
+            # Windows beyond a whole batch would cost a second one.
+            unit = self._batch if each > self._batch else self._window
+            self._tokens = each // unit * unit
         passed = int(progress * (self._points + 1))
-        if passed <= self._before or not self._points:
+        if passed <= self._before:
             return 0
         self._before = passed
-        if not self._tokens:
-            affordable = SHARE * PER_TOKEN / self._points * trained / progress
-            # Windows beyond a whole batch would cost a second one.
-            unit = self._batch if affordable > self._batch else self._window
-            self._tokens = int(affordable) // unit * unit
         return self._tokens

@@ -167,14 +167,9 @@ def cross_entropy_kernel(
             weight *= tl.load(batch.target_weight + target)
         z = tl.load(start + column, mask=there).to(tl.float32)
 
-        y, slope = softcapped(z, softcap, APPROXIMATE)
-        target_y, target_slope = softcapped(at_target, softcap, APPROXIMATE)
-        if PADDED != VOCABULARY:
-            y = tl.where(there, y, float("-inf"))
-        if not BOUNDED:
-            largest = tl.max(y)
-            y, target_y = y - largest, target_y - largest
-        exponential = tl.exp2(y)
+        exponential, slope, target_y, target_slope = exponentials(
+            z, at_target, there, softcap, APPROXIMATE, BOUNDED
+        )
         total = tl.sum(exponential)
         target_nats = (tl.log2(total) - target_y) * (1.0 / LOG2_E)
         tl.store(nats + head * batch.positions + position, target_nats, mask=predicts)
@@ -227,14 +222,9 @@ def further_entropy_kernel(
         weight = tl.where(predicts, weight, 0.0)
         z = tl.load(start + column, mask=there).to(tl.float32)
 
-        y, slope = softcapped(z, softcap, APPROXIMATE)
-        target_y, target_slope = softcapped(at_target, softcap, APPROXIMATE)
-        if PADDED != VOCABULARY:
-            y = tl.where(there, y, float("-inf"))
-        if not BOUNDED:
-            largest = tl.max(y)
-            y, target_y = y - largest, target_y - largest
-        exponential = tl.exp2(y)
+        exponential, slope, target_y, target_slope = exponentials(
+            z, at_target, there, softcap, APPROXIMATE, BOUNDED
+        )
         total = tl.sum(exponential)
         target_nats = (tl.log2(total) - target_y) * (1.0 / LOG2_E)
         tl.store(nats + ahead * batch.positions + position, target_nats, mask=predicts)
@@ -248,6 +238,23 @@ def further_entropy_kernel(
             tl.store(start + column, dz.to(logits.dtype.element_ty), mask=there)
             tl.debug_barrier()  # the threads that hold the targets have written them
             tl.store(start + target, target_dz.to(logits.dtype.element_ty), mask=counts)
+
+
+@triton.jit
+def exponentials(z, at_target, there, softcap, APPROXIMATE: tl.constexpr, BOUNDED: tl.constexpr):
+    """Return softmax's exponentials of a row, their slopes, and y and slope at the targets.
+
+    Logits outside of ``there`` (None: none are) count nothing. Unless they are bounded, the row's
+    largest is taken off, at the targets too.
+    """
+    y, slope = softcapped(z, softcap, APPROXIMATE)
+    target_y, target_slope = softcapped(at_target, softcap, APPROXIMATE)
+    if there is not None:
+        y = tl.where(there, y, float("-inf"))
+    if not BOUNDED:
+        largest = tl.max(y)
+        y, target_y = y - largest, target_y - largest
+    return tl.exp2(y), slope, target_y, target_slope
 
 
 @triton.jit

@@ -148,9 +148,9 @@ def embed_window_backward(
         gate = gate_of(x, weight, tile)
         into_x = load(grad, offsets, mask & inside)
         into_x = unnormed(into_x, x + by_scale * gate * previous, eps, tile)
-        along = row_mean(into_x * previous, tile) * tile.C
-        into_logit = by_scale * gate * (1 - gate) * along
-        sum_scale += gate * along
+        product = row_mean(into_x * previous, tile) * tile.C
+        into_logit = by_scale * gate * (1 - gate) * product
+        sum_scale += gate * product
         sum_gate += into_logit * x
         into_x += into_logit * weight
 

@@ -209,11 +209,7 @@ def mix_norm_forward(inputs, mixed, normed, inverse_rms, gate, rows_total, scale
     rows, columns = row_indices(tl.program_id(0) * tile.ROWS, tile), column_indices(tile)
     inside = columns < tile.C
     offsets, mask = rows * tile.C + columns, (rows < rows_total) & inside
-    value = load(inputs.stream, offsets, mask)
-    if inputs.skip is not None:
-        value += load(inputs.skip_weight, columns, inside) * load(inputs.skip, offsets, mask)
-    value *= load(inputs.mix, columns, inside)
-    value += load(inputs.mix + tile.C, columns, inside) * load(inputs.x0, offsets, mask)
+    value = mixed_values(inputs, offsets, mask, columns, inside, tile)
     if mixed is not None:
         store(mixed, offsets, value, mask)
     by_rms = tl.rsqrt(row_mean(value * value, tile) + eps)
@@ -225,16 +221,22 @@ def mix_norm_forward(inputs, mixed, normed, inverse_rms, gate, rows_total, scale
 
 
 @triton.jit
-def first_values(inputs, rows, rows_total, gate, tile):
-    """Return the mix of the first channels (ROWS, 1, WINDOW), which are in the first cache."""
-    columns = tl.arange(0, gate.PADDED_WINDOW)[None, None, :]
-    inside = columns < gate.WINDOW
-    offsets, mask = rows * tile.C + columns, (rows < rows_total) & inside
+def mixed_values(inputs, offsets, mask, columns, inside, tile):
+    """Return ``mix[0] (stream + skip_weight skip) + mix[1] x0`` of a tile, fp32."""
     value = load(inputs.stream, offsets, mask)
     if inputs.skip is not None:
         value += load(inputs.skip_weight, columns, inside) * load(inputs.skip, offsets, mask)
     value *= load(inputs.mix, columns, inside)
     return value + load(inputs.mix + tile.C, columns, inside) * load(inputs.x0, offsets, mask)
+
+
+@triton.jit
+def first_values(inputs, rows, rows_total, gate, tile):
+    """Return the mix of the first channels (ROWS, 1, WINDOW), which are in the first cache."""
+    columns = tl.arange(0, gate.PADDED_WINDOW)[None, None, :]
+    inside = columns < gate.WINDOW
+    offsets, mask = rows * tile.C + columns, (rows < rows_total) & inside
+    return mixed_values(inputs, offsets, mask, columns, inside, tile)
 
 
 @triton.jit

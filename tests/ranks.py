@@ -1,7 +1,6 @@
 """Real ranks, each a process, that all do one job."""
 
 import os
-import socket
 import time
 import traceback
 from collections.abc import Callable
@@ -11,6 +10,7 @@ import torch
 
 from runtime.ranks import World
 from tests import interpreter
+from tests.small import free_port
 from tests.warm import FORKS
 
 Job = Callable[..., Any]
@@ -22,9 +22,7 @@ def on_ranks(size: int, job: Job, *arguments: object, device: str = "cpu") -> li
 
     On a CPU gloo is between them, on "cuda" NCCL and a GPU each.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     places = [(rank, size, port, device, job, arguments) for rank in range(size)]
     with FORKS.Pool(size) as pool:
         told = pool.starmap_async(_told, places, chunksize=1).get(LONGEST)

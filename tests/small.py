@@ -1,6 +1,7 @@
 """What several packages' tests start from: a small architecture, and a process's environment."""
 
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +41,13 @@ def clean_environment(**extra: str) -> dict[str, str]:
     """Of a process that must not see what this one was told."""
     keep = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LD_LIBRARY_PATH")}
     return keep | {"OMP_NUM_THREADS": "1"} | extra
+
+
+def free_port() -> int:
+    """Return a port of this machine that nothing listens to now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def trained_tokenizer(documents: list[str], vocab_size: int, folder: Path) -> Tokenizer:

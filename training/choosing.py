@@ -73,10 +73,11 @@ class Course:
 class Choice(NamedTuple):
     """The weights to export.
 
-    name: "raw", "averaged", "kept" (by the swarm) or a checkpoint's.
-    weights: by name; empty: the live ones.
-    losses: mean nats of the weights that were compared, by name.
-    diverged: whether they are not those of the run's end.
+    Attributes:
+        name: "raw", "averaged", "kept" (by the swarm) or a checkpoint's.
+        weights: by name; empty: the live ones.
+        losses: mean nats of the weights that were compared, by name.
+        diverged: whether they are not those of the run's end.
     """
 
     name: str

@@ -10,7 +10,8 @@ FEWEST = 4096  # tokens of a point: fewer are a part of one document, far from t
 class Curve:
     """Points at even shares of a run, each a score of the split's first tokens.
 
-    All points score the same tokens, at least ``FEWEST``. A short run has fewer points, or none.
+    All points score the same tokens: whole windows, of ``FEWEST`` tokens or more before rounding.
+    A short run has fewer points, or none.
 
     Args:
         settings: of the run; with ``val_loss_every`` there are no points.

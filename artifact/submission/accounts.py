@@ -1,7 +1,6 @@
 """What makes a submission impossible: runs that differ, other code, sizes, broken accounts."""
 
 import hashlib
-import math
 import os
 import subprocess
 import sys
@@ -15,14 +14,12 @@ from command_line import complain
 from data.inputs import Scored, open_scored
 from errors import InputError
 from evaluation.audit import accounting, conduct, source
-from evaluation.audit.runs import Check
+from evaluation.audit.runs import VERDICTS, Check
 from evaluation.score import Split
 from files import PROJECT
 from runtime.run_folder import ARTIFACT
 
 TIMED = "10min"  # how the names of tracks begin that limit seconds
-EQUAL = 1e-6  # relative, of numbers that were rounded
-VERDICTS = {True: "holds", False: "BROKEN", None: "unknown"}
 
 
 def check_alike(entries: Sequence[Entry]) -> None:
@@ -98,10 +95,8 @@ def scores(entry: Entry) -> Check:
         fields = row.model_dump(include={"bpb", "nats", "tokens", "bytes", "seconds"})
         if any(event.get(field) != value for field, value in fields.items()):
             return Check("scores", "run", False, f"{name} is not what log.jsonl says")
-        bpb = row.nats / math.log(2) * row.tokens / max(1, row.bytes)
-        if not math.isclose(bpb, row.bpb, rel_tol=EQUAL):
-            found = f"{name}: bpb {row.bpb:.6f}, but its nats, tokens and bytes make {bpb:.6f}"
-            return Check("scores", "run", False, found)
+        if fault := accounting.fault_of_row(row):
+            return Check("scores", "run", False, f"{name}: {fault}")
     return Check("scores", "run", True, "as logged, and bpb of nats, tokens and bytes")
 
 

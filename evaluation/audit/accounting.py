@@ -1,5 +1,6 @@
 """Bytes of the text, bytes of code and artifact, seconds of training and of evaluation."""
 
+import math
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from runtime.records import SUMMARY, Partial, Row
 from settings import Settings
 
 TRAINING_SECONDS = EVALUATION_SECONDS = 600.0
+SAME = 1e-6  # relative, of a sum in another order
 
 
 def bytes_of_text(
@@ -135,6 +137,16 @@ def clock(name: str, seconds: float | None, limit: float) -> Check:
     if seconds is None:
         return Check(name, "run", None, "not known: no finished run's summary.json in its folder")
     return Check(name, "run", seconds <= limit, f"{seconds:.1f} of {limit:.0f} s")
+
+
+def fault_of_row(row: Row) -> str:
+    """Say how a row contradicts itself; empty if it does not."""
+    if not row.bytes or not row.tokens:
+        return "a score of no tokens, or of no bytes"
+    made = row.nats * row.tokens / row.bytes / math.log(2)
+    if math.isclose(made, row.bpb, rel_tol=SAME):
+        return ""
+    return f"bpb {row.bpb:.6f}, but its nats, tokens and bytes make {made:.6f}"
 
 
 def whole_split(summary: Partial | None, split: Split) -> Check:

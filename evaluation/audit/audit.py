@@ -14,13 +14,13 @@ from evaluation.audit.accounting import read_summary
 from evaluation.audit.case import Case, Effort
 from evaluation.audit.checks import CHECKS, UNSEEN
 from evaluation.audit.entrant import Entrant
-from evaluation.audit.runs import Check
+from evaluation.audit.runs import VERDICTS, Check
 from evaluation.audit.trial import check_length
 from evaluation.subject import method_of, sources
 from runtime.progress import Progress
 from settings.options import Given
 
-MARKS = {True: "[green]holds[/]", False: "[red]BROKEN[/]", None: "unknown"}
+COLOURS = {True: "green", False: "red", None: "default"}
 
 
 def audit(artifact: Path, given: Given, code: Path, effort: Effort) -> int:
@@ -77,7 +77,8 @@ def table(checks: list[Check], case: Case) -> Table:
     made = Table("check", "of", "", "found", title=title)
     for check in checks:
         found = escape(printable(check.found))
-        made.add_row(check.name, escape(printable(check.subject)), MARKS[check.passed], found)
+        verdict = f"[{COLOURS[check.passed]}]{VERDICTS[check.passed]}[/]"
+        made.add_row(check.name, escape(printable(check.subject)), verdict, found)
     return made
 
 

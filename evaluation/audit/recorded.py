@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from evaluation.audit.accounting import SAME, fault_of_row
 from evaluation.audit.case import OTHERS, Case, Method
 from evaluation.audit.prefix import learned
 from evaluation.audit.runs import Check
@@ -12,7 +13,6 @@ from runtime import ROUNDTRIP
 from runtime.records import Row
 
 RULE = "C4 recorded"
-SAME = 1e-6  # of a sum in another order
 ANEW = 1e-3  # of a score that another device or another number of ranks computed
 
 
@@ -29,16 +29,6 @@ def recorded(case: Case) -> Iterator[Check]:
             yield Check(RULE, name, False, fault)
         elif name in methods:
             yield of_method(case, methods[name], row)
-
-
-def fault_of_row(row: Row) -> str:
-    """Say how a row contradicts itself; empty if it does not."""
-    if not row.bytes or not row.tokens:
-        return "a score of no tokens, or of no bytes"
-    made = row.nats * row.tokens / row.bytes / math.log(2)
-    if math.isclose(made, row.bpb, rel_tol=SAME):
-        return ""
-    return f"bpb {row.bpb:.6f}, but its nats, tokens and bytes make {made:.6f}"
 
 
 def of_method(case: Case, method: Method, row: Row) -> Check:

@@ -12,6 +12,7 @@ Run = Callable[[np.ndarray, int], Seen]
 
 STILL = 1e-6  # nats by which a score may move if two equal runs agree bit for bit
 NOISES = 4  # allowed differences, as a multiple of the difference between two equal runs
+VERDICTS = {True: "holds", False: "BROKEN", None: "unknown"}
 CEILING = 1e-3  # nats: two equal runs that differ by more say nothing
 
 

@@ -4,11 +4,11 @@ import hashlib
 import math
 import os
 import random
-import socket
 
 import torch
 
 from runtime.ranks import World
+from tests.small import free_port
 from tests.swarm.small import steering
 from tests.warm import FORKS
 
@@ -18,9 +18,7 @@ AT_ONCE = 20  # cycles whose telemetry is reduced together: the test is of decis
 
 def decisions_of_ranks(size: int) -> list[tuple[str, dict[str, int]]]:
     """What each rank decided: a digest of all its cycles, and how often each lever changed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with FORKS.Pool(size) as pool:
         return pool.starmap(decide, [(rank, size, port) for rank in range(size)], chunksize=1)
 

@@ -1,6 +1,5 @@
 """Whole runs, as a user starts them: real processes, real files, a small network."""
 
-import socket
 import subprocess
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from files import PROJECT
 from runtime import checkpoint
 from runtime.run_folder import read_log
 from tests import warm
-from tests.small import clean_environment
+from tests.small import clean_environment, free_port
 
 # Ranks add in another order. A last digit is 1e-7; where it takes a weight over the middle of two
 # codes of QAT's grid, which it does in some steps, the loss of this small network moves by 3e-5.
@@ -56,9 +55,7 @@ def meet(*arguments: object, ranks: int) -> subprocess.CompletedProcess:
 
     The exit code is the first that is not 0.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     size = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
     numbers = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]

@@ -1,7 +1,6 @@
 """Several ranks train as one does, under one agent or under several."""
 
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from files import PROJECT
-from tests.small import clean_environment
+from tests.small import clean_environment, free_port
 from tests.train.runs import ANOTHER_ORDER, losses, meet, train
 
 
@@ -53,9 +52,7 @@ def test_ranks_that_do_not_divide_the_batch_are_one_line_and_exit_2(corpus):
 
 
 def test_two_agents_train_as_one_agent_of_as_many_ranks(corpus, run_of):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     run = corpus / "two-agents"
     agent = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"]
     agent += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--local-addr=127.0.0.1"]

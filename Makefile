@@ -4,9 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CORPUS := corpora/builtin
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Compiling all of torch takes a minute; what is imported is compiled then.
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: train test format bench clean
+.PHONY: train test lint types fuzz format bench clean
 
 train: $(CORPUS)/manifest.json
 	@gpus=$$($(BIN)/python -c 'import torch; print(torch.cuda.device_count())'); \
@@ -17,11 +18,19 @@ train: $(CORPUS)/manifest.json
 	fi; \
 	echo "$$run --data $(CORPUS)"; exec $$run --data $(CORPUS)
 
-test: $(VENV)/.installed-dev
+# Types and fuzz take a core each, the tests all.
+test: lint
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync types fuzz
+	$(BIN)/python -m pytest -q -n auto
+
+lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/python -m pytest -q -n auto
+
+fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m bench fuzz --minutes 1
 
 bench: $(VENV)/.installed-dev

@@ -35,9 +35,13 @@ class ScheduleSettings(Section):
         default=0.0,
         description="warm-down as a fraction of the clock or of the iterations; 0: warmdown_iters",
     )
+    min_lr: Fraction = Field(
+        default=0.0, description="least scale of the learning rates in the warm-down"
+    )
     late_qat_threshold: Fraction = Field(
         default=0.15,
-        description="fake int6 weights once the learning rate's scale is below this; 0: never",
+        description="fake int6 weights once the learning rate's scale, before min_lr, is below "
+        "this; 0: never",
     )
     stages: Annotated[list[Stage], BeforeValidator(read_stages), AfterValidator(check_order)] = (
         Field(

@@ -122,7 +122,7 @@ class Steering:
         Args:
             step: the next one (from 0).
             progress: spent fraction of the run's budget, of wallclock or iterations.
-            lr_scale: scale of the learning rates by the schedule.
+            lr_scale: scale of the learning rates by the warm-down, before its floor.
         """
         began = perf_counter_ns()
         snapshot = self._telemetry.snapshot(step, progress, lr_scale, self.kept, self.levers)

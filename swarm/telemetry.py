@@ -64,7 +64,7 @@ class Snapshot(NamedTuple):
     progress: float
     """Fraction of the wallclock, or of the iterations if they end the run first."""
     lr_scale: float
-    """Scale of the learning rates by the schedule, in [0, 1]."""
+    """Scale of the learning rates by the warm-down, before its floor, in [0, 1]."""
     nonfinite: int
     """Steps of the window whose loss or gradient was not finite."""
     arrived: int

@@ -179,8 +179,8 @@ class Loop:
     def _steer(self, steering: Steering, now: Moment) -> None:
         """Run a cycle of the swarm before the next step, and obey; only a restore waits."""
         for _ in range(REHEARSALS if self.ahead else 0):  # the host would wait for the GPU anyway
-            steering.rehearse(self.step, now.progress, now.lr_scale)
-        cycle = steering.cycle(self.step, now.progress, now.lr_scale)
+            steering.rehearse(self.step, now.progress, now.warmdown)
+        cycle = steering.cycle(self.step, now.progress, now.warmdown)
         self.trainer.levers.decide(**steering.decided)
         if cycle.rollback:
             self._land()

@@ -21,12 +21,14 @@ class Moment:
     lr_scale: scale of all learning rates, in [0, 1].
     momentum: of Muon.
     qat: whether the schedule trains with int6-rounded weights.
+    warmdown: scale of the learning rates before its floor: 1, then falling to 0.
     """
 
     progress: float
     lr_scale: float
     momentum: float
     qat: bool
+    warmdown: float = 1.0
 
 
 class Momentum(NamedTuple):
@@ -60,10 +62,11 @@ class Schedule:
     Attributes:
         seconds: of the run; 0: only the iterations end it.
         iterations: most steps.
-        warmdown: steps in which the learning rates fall to zero, at most ``MOST_WARMDOWN`` of all.
+        warmdown: steps in which the learning rates fall, at most ``MOST_WARMDOWN`` of all.
         warmdown_share: the same as a fraction of the run; 0: ``warmdown`` holds.
+        floor: least scale of the learning rates.
         momentum: Muon's.
-        qat_below: QAT is on while the scale of the learning rates is below.
+        qat_below: QAT is on while the scale of the learning rates, before its floor, is below.
         stages: fraction of the run at which each stage ends, and its variant.
     """
 
@@ -71,6 +74,7 @@ class Schedule:
     iterations: int
     warmdown: int
     warmdown_share: float
+    floor: float
     momentum: Momentum
     qat_below: float
     stages: tuple[tuple[float, Variant], ...]
@@ -89,6 +93,7 @@ class Schedule:
             settings.iterations,
             settings.warmdown_iters,
             settings.warmdown_share,
+            settings.min_lr,
             momentum,
             settings.late_qat_threshold,
             tuple(
@@ -116,18 +121,19 @@ class Schedule:
         if self.seconds:
             fractions.append(elapsed / (self.seconds - reserved))
         progress = min(1.0, max(fractions))
-        lr_scale = self._lr_scale(step, elapsed, progress, pace, reserved)
+        warmdown = self._warmdown(step, elapsed, progress, pace, reserved)
         return Moment(
             progress=progress,
-            lr_scale=lr_scale,
+            lr_scale=max(warmdown, self.floor),
             momentum=self.momentum.at(step, progress),
-            qat=lr_scale < self.qat_below,
+            qat=warmdown < self.qat_below,
+            warmdown=warmdown,
         )
 
-    def _lr_scale(
+    def _warmdown(
         self, step: int, elapsed: float, progress: float, pace: PaceOf, reserved: float
     ) -> float:
-        """Return the scale of the learning rates: constant, then falling linearly to zero."""
+        """Return the scale of the learning rates: one, then falling linearly to zero."""
         scales = [1.0]
         if self.warmdown_share:
             scales.append((1 - progress) / self.warmdown_share)

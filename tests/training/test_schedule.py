@@ -48,6 +48,16 @@ def test_qat_never_turns_on_at_threshold_zero():
     assert not schedule.at(1001, 100.5, tenth).qat
 
 
+def test_rates_stop_falling_at_their_floor_and_qat_does_not_notice():
+    changes = {**CLOCKED, "late_qat_threshold": 0.15}
+    plain, floored = (Schedule.of(small_settings(**changes, min_lr=x)) for x in (0.0, 0.2))
+    for elapsed in (10.0, 81.0, 90.0, 95.0, 97.5, 100.5):
+        free, now = (each.at(int(10 * elapsed), elapsed, tenth) for each in (plain, floored))
+        assert now.lr_scale == max(0.2, free.lr_scale)
+        assert (now.warmdown, now.qat) == (free.lr_scale, free.qat)
+    assert now.qat
+
+
 def test_momentum_warms_up_linearly():
     schedule = Schedule.of(small_settings(muon_momentum_warmup_start=0.9, muon_momentum=0.98))
     momenta = [schedule.at(step, 0.0, lambda _: 0.0).momentum for step in (0, 5, 10, 30)]

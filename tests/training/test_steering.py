@@ -150,6 +150,12 @@ def test_qat_timing_has_the_loss_computed_on_faked_weights(make):
     assert left.losses[at] != pytest.approx(faked, rel=1e-6)
 
 
+def test_qat_timing_reads_the_warmdown_without_its_floor(make):
+    """At step 16 the warm-down is at a half, which is below the threshold; the rate is not."""
+    changes = {"late_qat_threshold": 0.6, "warmdown_share": 1.0, "min_lr": 0.7}
+    assert Watched(make("qat", **changes)).run().first("qat") == 16
+
+
 def test_kg_weight_leaves_tokens_of_a_high_score_less_of_the_training(make):
     changes = {"kg_loss_weight": 1.0, "iterations": 160, "kg_init": 0.0}
     steered, left = Watched(make("kg", **changes)).run(), Watched(make(**changes)).run()

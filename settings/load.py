@@ -35,8 +35,8 @@ CONTEST_NAMES = """
     model_dim num_heads mlp_mult tie_embeddings rope_base rope_dims logit_softcap qk_gain_init
     embed_lr head_lr tied_embed_lr tied_embed_init_std matrix_lr scalar_lr muon_momentum
     muon_backend_steps muon_momentum_warmup_start muon_momentum_warmup_steps muon_wd adam_wd
-    beta1 beta2 adam_eps grad_clip_norm mtp_num_heads mtp_loss_weight lawa_k lawa_freq
-    bigram_vocab_size bigram_dim xsa_last_n ln_scale late_qat_threshold ve_enabled ve_dim
+    embed_wd min_lr beta1 beta2 adam_eps grad_clip_norm mtp_num_heads mtp_loss_weight lawa_k
+    lawa_freq bigram_vocab_size bigram_dim xsa_last_n ln_scale late_qat_threshold ve_enabled ve_dim
     ve_layers gated_attention value_residual ttt_enabled ttt_lr ttt_epochs ttt_chunk_tokens
     ttt_momentum ttt_batch_seqs ttt_grad_clip ttt_freeze_blocks ttt_lora_rank ttt_lora_lr
 """.split()  # noqa: SIM905

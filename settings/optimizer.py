@@ -61,6 +61,11 @@ class OptimizerSettings(Section):
     adam_wd: NonNegativeFloat = Field(
         default=0.04, description="decoupled weight decay of all other parameters"
     )
+    embed_wd: NonNegativeFloat | None = Field(
+        default=None,
+        description="decoupled weight decay of embeddings, tables and output heads; not given: "
+        "adam_wd",
+    )
     beta1: Share = Field(default=0.9, description="decay of AdamW's first moment")
     beta2: Share = Field(default=0.95, description="decay of AdamW's second moment")
     adam_eps: PositiveFloat = Field(default=1e-8, description="AdamW's epsilon")

@@ -107,18 +107,18 @@ class FusedOptimizer:
     def _make_adamw(self, pieces: int) -> FusedAdamW:
         adamw, names = self._state.adamw, list(self._ordered)[len(self._state.muon.banks) :]
         places = {name: pieces + place for place, name in enumerate(names)}
+        rates, decays = (
+            {places[name]: each[group] for group, named in adamw.groups.items() for name in named}
+            for each in (self._state.lr, adamw.weight_decay)
+        )
         return FusedAdamW(
             self._gradient_norm,
             {places[name]: tensor for name, tensor in adamw.first.items()},
             {places[name]: tensor for name, tensor in adamw.second.items()},
-            {
-                places[name]: self._state.lr[group]
-                for group, parameters in adamw.groups.items()
-                for name in parameters
-            },
+            rates,
+            decays,
             {places[name]: mean for name, mean in self._averages.items() if name in places},
             self._levers,
-            weight_decay=adamw.weight_decay,
             betas=adamw.betas,
             eps=adamw.eps,
             cautious=adamw.cautious,

@@ -20,12 +20,14 @@ class Rule:
     Attributes:
         optimizer: "muon" or "adamw".
         rate: learning rate by settings, before the schedule.
+        decay: decoupled weight decay by settings.
         axis: along which ranks share a parameter, its gradient and its states; None: every rank
             updates the whole parameter.
     """
 
     optimizer: str
     rate: Callable[[Settings], float]
+    decay: Callable[[Settings], float]
     axis: int | None = None
 
 
@@ -34,12 +36,17 @@ def table_rate(settings: Settings) -> float:
     return settings.tied_embed_lr if settings.tie_embeddings else settings.embed_lr
 
 
+def table_decay(settings: Settings) -> float:
+    """Return the weight decay of tables and output heads."""
+    return settings.adam_wd if settings.embed_wd is None else settings.embed_wd
+
+
 # By ``ParameterSpec.rule``.
 RULES = {
-    "muon": Rule("muon", lambda settings: settings.matrix_lr, axis=0),
-    "table": Rule("adamw", table_rate),
-    "head": Rule("adamw", lambda settings: settings.head_lr),
-    "scalar": Rule("adamw", lambda settings: settings.scalar_lr),
+    "muon": Rule("muon", lambda run: run.matrix_lr, lambda run: run.muon_wd, axis=0),
+    "table": Rule("adamw", table_rate, table_decay),
+    "head": Rule("adamw", lambda run: run.head_lr, table_decay),
+    "scalar": Rule("adamw", lambda run: run.scalar_lr, lambda run: run.adam_wd),
 }
 
 
@@ -74,7 +81,7 @@ class Optimizer:
         self.muon = Muon(
             groups.pop("muon"),
             newton_schulz(settings.muon_coefficients, settings.muon_backend_steps),
-            settings.muon_wd,
+            RULES["muon"].decay(settings),
             muon_dtype,
             row_norm=settings.muon_row_norm,
             beta2=settings.muon_beta2,
@@ -84,7 +91,7 @@ class Optimizer:
             groups,
             (settings.beta1, settings.beta2),
             settings.adam_eps,
-            settings.adam_wd,
+            {group: RULES[group].decay(settings) for group in groups},
             cautious=settings.cautious_decay,
         )
         self.matrix_lr = RULES["muon"].rate(settings)

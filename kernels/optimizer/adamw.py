@@ -50,6 +50,7 @@ class Rule(NamedTuple):
     log_beta2: Any
     eps: Any
     weight_decay: Any
+    """Of all tensors, or (tensors,) fp32 of each."""
 
 
 class FusedAdamW:
@@ -64,10 +65,9 @@ class FusedAdamW:
         norm: of the gradients of all parameters, whose decision is applied; the mappings below
             have indices among those parameters.
         first, second: moments of the parameters that AdamW updates, and no others.
-        rates: the learning rate of each of them, before its lever.
+        rates, decays: learning rate and decoupled weight decay of each of them, before the levers.
         averages: of those that have one.
         levers: read in every step.
-        weight_decay: decoupled, before its lever.
         betas: decays of the two moments.
         eps: added to the root of the second moment.
         cautious: decay a weight only if its update has its sign.
@@ -79,21 +79,26 @@ class FusedAdamW:
         first: Mapping[int, Tensor],
         second: Mapping[int, Tensor],
         rates: Mapping[int, float],
+        decays: Mapping[int, float],
         averages: Mapping[int, Tensor],
         levers: StepLevers,
         *,
-        weight_decay: float,
         betas: tuple[float, float],
         eps: float,
         cautious: bool = False,
     ) -> None:
         parameters, device = norm.parameters, norm.decision.device
-        self.norm, self.levers, self.weight_decay = norm, levers, weight_decay
+        self.norm, self.levers = norm, levers
         self.betas, self.eps, self.cautious = betas, eps, cautious
         self.chunks = chunk_map(parameters, list(first), LAUNCH.elements, device)
         self.statistics = torch.zeros(len(self.chunks), STATISTICS, device=device)
         indices = range(len(parameters))
-        self.rates = torch.tensor([rates.get(index, 0.0) for index in indices], device=device)
+        self.rates, each = (
+            torch.tensor([numbers.get(index, 0.0) for index in indices], device=device)
+            for numbers in (rates, decays)
+        )
+        alike = len(set(decays.values())) == 1
+        self.weight_decay = next(iter(decays.values())) if alike else each
         self.weights = Addresses(parameters, device)
         self.first, self.second, self.averages = (
             Addresses([state.get(index) for index in indices], device)
@@ -149,6 +154,9 @@ def adamw_step(
     if tl.load(decision + APPLIED) > 0:
         steps = tl.load(counts).to(tl.float32)
         rate = tl.load(tables.rates + tensor) * tl.load(levers.lr_scale)
+        decay = rule.weight_decay
+        if decay.dtype.is_ptr():
+            decay = tl.load(decay + tensor)
         columns = (
             tensor_at(tables.gradients, tensor, ALIGNED) + offsets,
             tensor_at(tables.weights, tensor, ALIGNED) + offsets,
@@ -160,7 +168,7 @@ def adamw_step(
             tl.load(decision + COEFFICIENT),
             rate / (1 - tl.exp2(steps * rule.log_beta1)),
             tl.sqrt_rn(1 - tl.exp2(steps * rule.log_beta2)),
-            1 - rate * rule.weight_decay * tl.load(levers.decay_factor),
+            1 - rate * decay * tl.load(levers.decay_factor),
             1 - tl.load(levers.averaging_decay),
         )
         has_average = tl.load(tables.averages + tensor) != 0

@@ -175,7 +175,7 @@ def decay_(weight: Tensor, update: Tensor, factor: float, cautious: bool) -> Non
 
 
 class AdamW:
-    """AdamW over groups that share all but the learning rate; its state exists from the start.
+    """AdamW over groups that share betas and epsilon; its state exists from the start.
 
     Attributes:
         states: by name of the state, then of the parameter.
@@ -185,7 +185,7 @@ class AdamW:
         groups: group name to parameters by name.
         betas: decays of the two moments.
         eps: added to the root of the second moment.
-        weight_decay: decoupled.
+        weight_decay: decoupled, by group.
         cautious: as ``Muon``'s.
     """
 
@@ -194,7 +194,7 @@ class AdamW:
         groups: Mapping[str, Mapping[str, Tensor]],
         betas: tuple[float, float],
         eps: float,
-        weight_decay: float,
+        weight_decay: Mapping[str, float],
         *,
         cautious: bool = False,
     ) -> None:
@@ -202,7 +202,7 @@ class AdamW:
         everything = {n: p for parameters in self.groups.values() for n, p in parameters.items()}
         self.states = zeros(everything, self.declare)
         self.count = torch.zeros((), dtype=torch.int64)
-        self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
+        self.betas, self.eps, self.weight_decay = betas, eps, dict(weight_decay)
         self.cautious = cautious
 
     @staticmethod
@@ -236,13 +236,15 @@ class AdamW:
         for group, parameters in self.groups.items():
             gradients = {n: p.grad for n, p in parameters.items() if p.grad is not None}
             if gradients:
-                live = [parameters[name] for name in gradients]
-                self._step_group(live, list(gradients.values()), list(gradients), lr[group])
+                live = {name: parameters[name] for name in gradients}
+                self._step_group(
+                    live, list(gradients.values()), lr[group], self.weight_decay[group]
+                )
 
     def _step_group(
-        self, parameters: list[Tensor], gradients: list[Tensor], names: list[str], lr: float
+        self, live: Mapping[str, Tensor], gradients: list[Tensor], lr: float, decay: float
     ) -> None:
-        decay = self.weight_decay
+        names, parameters = list(live), list(live.values())
         if self.cautious:
             directions = torch._foreach_lerp(
                 [self.first[name] for name in names], gradients, 1 - self.betas[0]

@@ -33,6 +33,7 @@ EVERYTHING = RULES | {
     "mtp_num_heads": 2,
     "muon_coefficients": "polar_express",
     "muon_row_norm": True,
+    "embed_wd": 0.3,
 }
 SMALL = {"num_layers": 2, "ve_layers": [1], "ema_decay": 0.9, "quant_min_step": 0.01}
 STEPS = 3

@@ -60,6 +60,13 @@ def test_adamw_goes_on_from_its_tensors():
     assert torch.equal(model.tok_emb, other.tok_emb)
 
 
+def test_tables_and_heads_decay_by_embed_wd_and_the_others_by_adam_wd():
+    for given, expected in (({}, 0.02), ({"embed_wd": 0.0}, 0.0), ({"embed_wd": 0.5}, 0.5)):
+        settings = small_settings(**EVERYTHING, adam_wd=0.02, **given)
+        decays = Optimizer(make_model(settings), settings, torch.float32).adamw.weight_decay
+        assert decays == {"table": expected, "head": expected, "scalar": 0.02}
+
+
 @pytest.mark.parametrize(
     "change", [{"muon_coefficients": "polar_express"}, {"muon_row_norm": True}]
 )

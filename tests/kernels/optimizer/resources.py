@@ -121,9 +121,9 @@ VARIANTS = [
         for aligned in (True, False)
     ),
     flat(
-        "adamw, cautious",
+        "adamw, cautious, decays apart",
         adamw.adamw_step,
-        ADAMW,
+        ADAMW | {"rule": adamw.Rule._make([*["fp32"] * 5, "*fp32"])},
         CHUNK=adamw.LAUNCH.elements,
         ALIGNED=True,
         CAUTIOUS=True,

@@ -17,14 +17,18 @@ from tests.kernels.tools.twins import DEVICE
 SHAPES = [(4,), (), (LAUNCH.elements - 1,), (LAUNCH.elements,), (LAUNCH.elements + 1,), (3, 700)]
 RATES = {1: 0.02, 2: 0.03, 3: 0.01, 4: 0.05, 5: 0.04}
 AVERAGED = (1, 3, 5)
-BETAS, EPS, DECAY = (0.9, 0.95), 1e-8, 0.04
+ALIKE = dict.fromkeys(RATES, 0.04)
+APART = {1: 0.04, 2: 0.3, 3: 0.0, 4: 0.1, 5: 0.9}
+BETAS, EPS = (0.9, 0.95), 1e-8
 NEAR = 1e-5  # fp32 over a few steps; 1 - beta^t loses 4 bits at t = 1
 
 
 class Run:
     """Parameters, their gradients, and the kernel over all but the first."""
 
-    def __init__(self, *, cautious: bool = False, **levers: float) -> None:
+    def __init__(
+        self, decays: dict[int, float] = ALIKE, *, cautious: bool = False, **levers: float
+    ) -> None:
         self.draw = torch.Generator().manual_seed(5)
         self.surroundings: list[Tensor] = []
         self.parameters = [self.random(shape) for shape in SHAPES]
@@ -39,9 +43,9 @@ class Run:
             self.first,
             self.second,
             RATES,
+            decays,
             self.averages,
             self.levers,
-            weight_decay=DECAY,
             betas=BETAS,
             eps=EPS,
             cautious=cautious,
@@ -69,23 +73,24 @@ class Run:
 
 
 def in_pytorch(
-    run: Run, lr_scale: float, decay_factor: float
+    run: Run, decays: dict[int, float], lr_scale: float, decay_factor: float
 ) -> tuple[list[Tensor], torch.optim.Optimizer]:
     """fp64 copies of what learns, under PyTorch's AdamW."""
     copies = [run.parameters[i].double().requires_grad_() for i in RATES]
     groups = [
-        {"params": [copy], "lr": rate * lr_scale}
-        for copy, rate in zip(copies, RATES.values(), strict=True)
+        {"params": [copy], "lr": RATES[i] * lr_scale, "weight_decay": decays[i] * decay_factor}
+        for i, copy in zip(RATES, copies, strict=True)
     ]
-    decay = DECAY * decay_factor
-    return copies, torch.optim.AdamW(groups, betas=BETAS, eps=EPS, weight_decay=decay)
+    return copies, torch.optim.AdamW(groups, betas=BETAS, eps=EPS)
 
 
-@pytest.mark.parametrize("clip", [0.0, 1.0], ids=["", "clipped"])
-def test_steps_are_pytorchs_and_averages_follow(clip: float):
-    run = Run(lr_scale=0.7, decay_factor=2.0, clip=clip, averaging_decay=0.75)
+@pytest.mark.parametrize(
+    ("clip", "decays"), [(0.0, APART), (1.0, ALIKE)], ids=["decays apart", "clipped"]
+)
+def test_steps_are_pytorchs_and_averages_follow(clip: float, decays: dict[int, float]):
+    run = Run(decays, lr_scale=0.7, decay_factor=2.0, clip=clip, averaging_decay=0.75)
     untouched = run.parameters[0].clone()
-    theirs, reference = in_pytorch(run, 0.7, 2.0)
+    theirs, reference = in_pytorch(run, decays, 0.7, 2.0)
     means = [copy.detach().clone() for copy in theirs]
     for _ in range(4):
         gradients = [run.random(shape) for shape in SHAPES]
@@ -105,7 +110,7 @@ def test_steps_are_pytorchs_and_averages_follow(clip: float):
 
 
 def test_cautious_steps_are_the_formula():
-    run = Run(cautious=True, lr_scale=0.7, decay_factor=2.0)
+    run = Run(APART, cautious=True, lr_scale=0.7, decay_factor=2.0)
     weights = {i: run.parameters[i].double() for i in RATES}
     first, second = ({i: torch.zeros_like(w) for i, w in weights.items()} for _ in range(2))
     decayed = 0
@@ -118,7 +123,7 @@ def test_cautious_steps_are_the_formula():
             second[i] = BETAS[1] * second[i] + (1 - BETAS[1]) * gradient**2
             root = (second[i] / (1 - BETAS[1] ** step)).sqrt() + EPS
             same = first[i].sign() == weights[i].sign()
-            decay = 0.7 * rate * 2.0 * DECAY * same
+            decay = 0.7 * rate * 2.0 * APART[i] * same
             update = first[i] / (1 - BETAS[0] ** step) / root
             weights[i] = (1 - decay) * weights[i] - 0.7 * rate * update
             decayed += int(same.sum())

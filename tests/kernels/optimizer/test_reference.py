@@ -127,7 +127,7 @@ def test_cautious_adamw_decays_only_weights_that_its_update_shrinks():
     torch.manual_seed(0)
     weight, betas, eps, lr, decay = torch.randn(40, dtype=FP64), (0.9, 0.95), 1e-8, 0.02, 0.3
     ours = {"a": weight.clone()}
-    mine = AdamW({"g": ours}, betas, eps, decay, cautious=True)
+    mine = AdamW({"g": ours}, betas, eps, {"g": decay}, cautious=True)
     first, second, decayed = torch.zeros_like(weight), torch.zeros_like(weight), 0
     for step in range(1, 5):
         ours["a"].grad = torch.randn_like(weight)
@@ -147,13 +147,17 @@ def test_adamw_is_torchs():
     torch.manual_seed(0)
     ours = {"a": torch.randn(5, 3).requires_grad_(), "b": torch.randn(7).requires_grad_()}
     theirs = [p.detach().clone().requires_grad_() for p in ours.values()]
-    mine = AdamW({"g": ours}, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.04)
-    reference = torch.optim.AdamW(theirs, lr=0.02, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.04)
+    groups = {name: {name: parameter} for name, parameter in ours.items()}
+    mine = AdamW(groups, betas=(0.9, 0.95), eps=1e-8, weight_decay={"a": 0.04, "b": 0.3})
+    apart = [
+        {"params": [p], "weight_decay": decay} for p, decay in zip(theirs, (0.04, 0.3), strict=True)
+    ]
+    reference = torch.optim.AdamW(apart, lr=0.02, betas=(0.9, 0.95), eps=1e-8)
     for _ in range(6):
         for p, q in zip(ours.values(), theirs, strict=True):
             p.grad = torch.randn_like(p)
             q.grad = p.grad.clone()
-        mine.step({"g": 0.02})
+        mine.step({"a": 0.02, "b": 0.02})
         reference.step()
     for p, q in zip(ours.values(), theirs, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-7)

@@ -103,11 +103,16 @@ def stored_as(role: str, shape: tuple[int, ...]) -> str:
 
 
 def bank(
-    name: str, storage: str, init: Init, matrix: tuple[int, int], *stacks: Stack
+    name: str,
+    storage: str,
+    init: Init,
+    matrix: tuple[int, int],
+    *stacks: Stack,
+    rule: str = "muon",
 ) -> ParameterSpec:
     """Return a stack of matrices, which Muon updates."""
     count = sum(len(stack.layers) for stack in stacks)
-    return ParameterSpec(name, (count, *matrix), init, "muon", storage, stacks)
+    return ParameterSpec(name, (count, *matrix), init, rule, storage, stacks)
 
 
 def table(name: str, init: Init, *shape: int) -> ParameterSpec:
@@ -162,7 +167,7 @@ def blocks(config: Architecture) -> Iterator[ParameterSpec]:
     yield bank("qo_bank", "attention", half, (width, width), q, o)
     yield bank("kv_bank", "attention", reads, (kv, width), k, v)
     yield bank("up_bank", "mlp", reads, (mlp, width), up)
-    yield bank("down_bank", "mlp", writes, (width, mlp), down)
+    yield bank("down_bank", "mlp", writes, (width, mlp), down, rule="down")
     yield small("mix", Constant((1.0, 0.0)), len(layers), 2, width, stack=Stack("mix", layers))
     yield by_layer("attn_scale", 1.0, layers, width)
     yield by_layer("mlp_scale", 1.0, layers, width)

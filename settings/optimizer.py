@@ -13,6 +13,10 @@ class OptimizerSettings(Section):
     matrix_lr: NonNegativeFloat = Field(
         default=0.027, description="learning rate of Muon, which trains the banks"
     )
+    down_lr_factor: PositiveFloat = Field(
+        default=1.0,
+        description="factor on matrix_lr of the MLP's down projections; their decay stays",
+    )
     tied_embed_lr: NonNegativeFloat = Field(
         default=0.035, description="AdamW's learning rate of the tied embedding and tables"
     )

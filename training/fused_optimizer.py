@@ -96,8 +96,10 @@ class FusedOptimizer:
             self._levers,
             coefficients=muon.coefficients,
             dtype=muon.dtype,
-            rate=self._state.matrix_lr,
-            weight_decay=muon.weight_decay,
+            rates=[self._state.lr[group] for group, banks in muon.groups.items() for _ in banks],
+            decays=[
+                muon.weight_decay[group] for group, banks in muon.groups.items() for _ in banks
+            ],
             row_norm=muon.row_norm,
             beta2=muon.beta2,
             cautious=muon.cautious,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from kernels.optimizer.state import State
 from model.gpt import GPT
 from model.parameters import parameters
 from settings import Settings
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,11 @@ def table_rate(settings: Settings) -> float:
     return settings.tied_embed_lr if settings.tie_embeddings else settings.embed_lr
 
 
+def down_rate(settings: Settings) -> float:
+    """Return the learning rate of the MLP's down projections."""
+    return settings.matrix_lr * settings.down_lr_factor
+
+
 def table_decay(settings: Settings) -> float:
     """Return the weight decay of tables and output heads."""
     return settings.adam_wd if settings.embed_wd is None else settings.embed_wd
@@ -44,6 +52,7 @@ def table_decay(settings: Settings) -> float:
 # By ``ParameterSpec.rule``.
 RULES = {
     "muon": Rule("muon", lambda run: run.matrix_lr, lambda run: run.muon_wd, axis=0),
+    "down": Rule("muon", down_rate, lambda run: run.muon_wd / run.down_lr_factor, axis=0),
     "table": Rule("adamw", table_rate, table_decay),
     "head": Rule("adamw", lambda run: run.head_lr, table_decay),
     "scalar": Rule("adamw", lambda run: run.scalar_lr, lambda run: run.adam_wd),
@@ -55,7 +64,7 @@ class Optimizer:
 
     Attributes:
         parameters: in the model's order.
-        matrix_lr, lr: learning rates of the banks, and of AdamW's groups by name.
+        lr: learning rate of each group, by rule.
 
     Args:
         model: its parameters; each is in exactly one group.
@@ -78,29 +87,30 @@ class Optimizer:
         for spec in self._specs:
             groups[spec.rule][spec.name] = learnt[spec.name]
         self.parameters = list(learnt.values())
+        self.lr = {group: rule.rate(settings) for group, rule in RULES.items()}
+        decays = {group: rule.decay(settings) for group, rule in RULES.items()}
         self.muon = Muon(
-            groups.pop("muon"),
+            _of("muon", groups),
             newton_schulz(settings.muon_coefficients, settings.muon_backend_steps),
-            RULES["muon"].decay(settings),
+            _of("muon", decays),
             muon_dtype,
             row_norm=settings.muon_row_norm,
             beta2=settings.muon_beta2,
             cautious=settings.cautious_decay,
         )
         self.adamw = AdamW(
-            groups,
+            _of("adamw", groups),
             (settings.beta1, settings.beta2),
             settings.adam_eps,
-            {group: RULES[group].decay(settings) for group in groups},
+            _of("adamw", decays),
             cautious=settings.cautious_decay,
         )
-        self.matrix_lr = RULES["muon"].rate(settings)
-        self.lr = {group: RULES[group].rate(settings) for group in groups}
 
     def step(self, lr_scale: float, momentum: float) -> None:
         """Apply all gradients."""
-        self.adamw.step({group: lr * lr_scale for group, lr in self.lr.items()})
-        self.muon.step(self.matrix_lr * lr_scale, momentum)
+        rates = {group: lr * lr_scale for group, lr in self.lr.items()}
+        self.adamw.step(rates)
+        self.muon.step(rates, momentum)
 
     def tensors(self) -> dict[str, Tensor]:
         """Live state tensors by name, for checkpoints."""
@@ -118,6 +128,11 @@ class Optimizer:
             for spec in self._specs
             for state in optimizers[RULES[spec.rule].optimizer].declare(spec.shape)
         }
+
+
+def _of(optimizer: str, by_rule: Mapping[str, Value]) -> dict[str, Value]:
+    """Return what belongs to an optimizer's rules."""
+    return {rule: value for rule, value in by_rule.items() if RULES[rule].optimizer == optimizer}
 
 
 def clip_(gradients: Iterable[Tensor], clip: Tensor, norm: Tensor | None = None) -> Tensor:

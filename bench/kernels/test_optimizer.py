@@ -10,6 +10,7 @@ from bench.harness.bar import Bar
 from bench.harness.contest import Contest
 from bench.harness.optimizers import Fused, Plain, check
 from model.parameters import parameters
+from training.optimizer import RULES
 
 FP32 = 4  # bytes
 BAR = Bar(ratios={"unfused, launched": 3.0}, seconds=0.0015)
@@ -27,7 +28,7 @@ def flops(fused: Fused) -> int:
     """Return the FLOPs of Newton-Schulz: a Gram matrix, its square, their sum times the matrix."""
     total = 0
     for spec in parameters(fused.model.config):
-        if spec.rule == "muon":
+        if RULES[spec.rule].optimizer == "muon":
             count, *matrix = spec.shape
             short, long = sorted(matrix)
             total += count * (4 * short * short * long + 2 * short**3)

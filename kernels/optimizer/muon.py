@@ -78,7 +78,7 @@ class FusedMuon:
         levers: read in every step.
         coefficients: of each Newton-Schulz step.
         dtype: of its products.
-        rate, weight_decay: before their levers.
+        rates, decays: learning rate and decoupled weight decay of each bank, before the levers.
         row_norm: whether rows have length one before the orthogonalisation.
         min_step: floor of the int6 grid's step.
         beta2: decay a step of the banks' second moments.
@@ -93,15 +93,15 @@ class FusedMuon:
         *,
         coefficients: Coefficients,
         dtype: torch.dtype,
-        rate: float,
-        weight_decay: float,
+        rates: Sequence[float],
+        decays: Sequence[float],
         row_norm: bool,
         min_step: float,
         beta2: float = 0.0,
         cautious: bool = False,
     ) -> None:
         self.banks, self.norm, self.levers = list(banks), norm, levers
-        self.coefficients, self.rate, self.weight_decay = coefficients, rate, weight_decay
+        self.coefficients, self.rates, self.decays = coefficients, rates, decays
         self.row_norm, self.least_step = row_norm, least_step(min_step)
         self.beta2, self.cautious = beta2, cautious
         self.moments = [row_moments(bank) for bank in self.banks]
@@ -174,7 +174,7 @@ class FusedMuon:
             self.levers,
             self.norm.decision,
             self.statistics[index],
-            Rule(self.rate, self.weight_decay, stretch, self.least_step),
+            Rule(self.rates[index], self.decays[index], stretch, self.least_step),
             bank.tile,
             moments,
             CAUTIOUS=self.cautious,

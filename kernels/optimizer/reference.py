@@ -94,7 +94,7 @@ def even_rows(update: Tensor, second: Tensor, beta2: float) -> Tensor:
 
 
 class Muon:
-    """Muon over banks, each (n, rows, cols) fp32, with decoupled weight decay.
+    """Muon over groups of banks, each (n, rows, cols) fp32, with decoupled weight decay.
 
         momentum <- beta * momentum + gradient
         update    = orthogonalise(gradient + beta * momentum) * sqrt(max(1, rows / cols))
@@ -102,11 +102,12 @@ class Muon:
 
     Attributes:
         states: by name of the state, then of the bank.
+        banks: by name, of all groups.
 
     Args:
-        banks: parameters by name.
+        groups: group name to banks by name.
         coefficients: of each Newton-Schulz iteration.
-        weight_decay: decoupled.
+        weight_decay: decoupled, by group.
         dtype: of the Newton-Schulz products.
         row_norm: give rows length one before the orthogonalisation, which then sees a smaller
             spread of singular values (MuonEq, arXiv:2603.28254).
@@ -117,17 +118,18 @@ class Muon:
 
     def __init__(
         self,
-        banks: Mapping[str, Tensor],
+        groups: Mapping[str, Mapping[str, Tensor]],
         coefficients: Coefficients,
-        weight_decay: float,
+        weight_decay: Mapping[str, float],
         dtype: torch.dtype,
         *,
         row_norm: bool = False,
         beta2: float = 0.0,
         cautious: bool = False,
     ) -> None:
-        self.banks = dict(banks)
-        self.coefficients, self.weight_decay = coefficients, weight_decay
+        self.groups = {group: dict(banks) for group, banks in groups.items()}
+        self.banks = {n: bank for banks in self.groups.values() for n, bank in banks.items()}
+        self.coefficients, self.weight_decay = coefficients, dict(weight_decay)
         self.dtype, self.row_norm = dtype, row_norm
         self.beta2, self.cautious = beta2, cautious
         self.states = zeros(self.banks, self.declare)
@@ -149,9 +151,15 @@ class Muon:
         return self.states.get("muon.second_moment", {})
 
     @torch.no_grad()
-    def step(self, lr: float, beta: float) -> None:
-        """Apply the gradients in ``grad``."""
-        for name, bank in self.banks.items():
+    def step(self, lr: Mapping[str, float], beta: float) -> None:
+        """Apply the gradients in ``grad``, with each group's learning rate."""
+        for group, banks in self.groups.items():
+            self._step_group(banks, lr[group], self.weight_decay[group], beta)
+
+    def _step_group(
+        self, banks: Mapping[str, Tensor], lr: float, decay: float, beta: float
+    ) -> None:
+        for name, bank in banks.items():
             if bank.grad is None:
                 continue
             momentum = self.momentum[name].mul_(beta).add_(bank.grad)
@@ -162,7 +170,7 @@ class Muon:
             if self.beta2:
                 update = even_rows(update, self.second[name], self.beta2)
             stretch = max(1.0, bank.size(-2) / bank.size(-1)) ** 0.5
-            decay_(bank, update, 1 - lr * self.weight_decay, self.cautious)
+            decay_(bank, update, 1 - lr * decay, self.cautious)
             bank.add_(update.to(bank.dtype), alpha=-lr * stretch)
 
 

@@ -34,6 +34,7 @@ EVERYTHING = RULES | {
     "muon_coefficients": "polar_express",
     "muon_row_norm": True,
     "embed_wd": 0.3,
+    "down_lr_factor": 2.0,
 }
 SMALL = {"num_layers": 2, "ve_layers": [1], "ema_decay": 0.9, "quant_min_step": 0.01}
 STEPS = 3
@@ -243,7 +244,7 @@ def test_statistics_are_of_each_bank_and_of_the_rest():
     give_gradients(run.model, 0)
     run.step()
     named = dict(run.model.named_parameters())
-    groups = {s.name: [s.name] for s in parameters(run.model.config) if s.rule == "muon"}
+    groups = {s.name: [s.name] for s in parameters(run.model.config) if s.name.endswith("_bank")}
     groups["rest"] = [name for name in named if name not in groups]
     assert run.optimizer.groups == tuple(groups)
     for row, names in zip(run.optimizer.statistics.tolist(), groups.values(), strict=True):

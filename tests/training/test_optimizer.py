@@ -67,15 +67,28 @@ def test_tables_and_heads_decay_by_embed_wd_and_the_others_by_adam_wd():
         assert decays == {"table": expected, "head": expected, "scalar": 0.02}
 
 
+def test_the_down_projections_learn_by_their_factor_and_decay_as_the_others():
+    settings = small_settings(down_lr_factor=2.0, matrix_lr=0.25, muon_wd=0.5)
+    model = make_model(settings)
+    optimizer = Optimizer(model, settings, torch.float32)
+    assert optimizer.lr["down"] == 2 * optimizer.lr["muon"]
+    for bank in (model.up_bank, model.down_bank):
+        bank.data.fill_(1.0)
+        bank.grad = torch.zeros_like(bank)
+    optimizer.step(1.0, 0.9)
+    assert model.up_bank.unique().tolist() == model.down_bank.unique().tolist() == [0.875]
+
+
 @pytest.mark.parametrize(
-    "change", [{"muon_coefficients": "polar_express"}, {"muon_row_norm": True}]
+    "change",
+    [{"muon_coefficients": "polar_express"}, {"muon_row_norm": True}, {"down_lr_factor": 2.0}],
 )
 def test_settings_reach_the_update(change):
     found = []
     for settings in (small_settings(), small_settings(**change)):
         torch.manual_seed(0)
         model = make_model(settings)
-        bank = model.up_bank
+        bank = model.down_bank
         optimizer = Optimizer(model, settings, torch.float32)
         before, bank.grad = bank.detach().clone(), torch.randn_like(bank)
         optimizer.step(1.0, 0.9)

@@ -28,9 +28,11 @@ SHAPES = [
     (2, 2 * LAUNCH.elements // 128 + 3, 100),
     (1, 100, 67),
 ]
-RATE, DECAY, MIN_STEP, MEAN = 0.1, 0.05, 0.02, 0.75
+RATES = [0.1, 0.2, 0.1, 0.05, 0.1, 0.1]
+DECAYS = [0.05, 0.0, 0.1, 0.05, 0.02, 0.05]
+MIN_STEP, MEAN = 0.02, 0.75
 NEAR = 1e-5
-# Of all banks together, one weight whose update's sign is lost in rounding: RATE DECAY / 100.
+# Of all banks together, one weight whose update's sign is lost in rounding: rate decay / 100.
 NEAR_CAUTIOUS = 1e-4
 PLAIN: dict[str, Any] = {}
 NORMUON: dict[str, Any] = {"beta2": 0.75}
@@ -58,8 +60,8 @@ class Run:
             self.levers,
             coefficients=COEFFICIENTS,
             dtype=torch.float32,
-            rate=RATE,
-            weight_decay=DECAY,
+            rates=RATES,
+            decays=DECAYS,
             row_norm=row_norm,
             min_step=MIN_STEP,
             beta2=beta2,
@@ -92,6 +94,7 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 def by_formula(
     bank: Bank,
     gradient: Tensor,
+    numbers: tuple[float, float],
     levers: dict[str, float],
     row_norm: bool = False,
     beta2: float = 0.0,
@@ -104,14 +107,14 @@ def by_formula(
     nesterov = gradient + levers["momentum"] * momentum
     if row_norm:
         nesterov = nesterov / nesterov.norm(dim=-1, keepdim=True)
-    rate = RATE * levers["lr_scale"]
+    rate = numbers[0] * levers["lr_scale"]
     stretch = max(1.0, weight.size(1) / weight.size(2)) ** 0.5
     update = orthogonalised(nesterov)
     if beta2:
         second = beta2 * second + (1 - beta2) * update.square().mean(dim=2, keepdim=True)
         even = update / second.sqrt()
         update = even * (update.norm(dim=(1, 2)) / even.norm(dim=(1, 2)))[:, None, None]
-    decay = rate * DECAY * levers["decay_factor"] * torch.ones_like(weight)
+    decay = rate * numbers[1] * levers["decay_factor"] * torch.ones_like(weight)
     if cautious:
         decay[update.sign() != weight.sign()] = 0.0
     weight = (1 - decay) * weight - rate * stretch * update
@@ -143,8 +146,10 @@ def test_steps_are_the_formulas(rule: dict[str, Any], clip: float):
         norm = math.sqrt(sum(float(g.double().square().sum()) for g in gradients))
         share = min(1.0, clip / norm) if clip else 1.0
         exact = [
-            by_formula(bank, share * gradient.double().cpu(), levers, **rule)
-            for bank, gradient in zip(exact, gradients, strict=True)
+            by_formula(bank, share * gradient.double().cpu(), numbers, levers, **rule)
+            for bank, gradient, numbers in zip(
+                exact, gradients, zip(RATES, DECAYS, strict=True), strict=True
+            )
         ]
     for bank, expected in zip(run.banks, exact, strict=True):
         for got, tensor in zip(bank, expected, strict=True):

@@ -76,11 +76,11 @@ def test_muon_step_is_its_formula(row_norm, beta2, cautious):
     second = torch.zeros(2, 12, dtype=FP64)
     five = newton_schulz("classic", 5)
     options = {"row_norm": row_norm, "beta2": beta2, "cautious": cautious}
-    muon = Muon({"b": bank}, five, weight_decay=0.1, dtype=FP64, **options)
+    muon = Muon({"g": {"b": bank}}, five, weight_decay={"g": 0.1}, dtype=FP64, **options)
     for _ in range(3):
         gradient = torch.randn_like(bank)
         bank.grad = gradient.clone()
-        muon.step(lr=0.02, beta=0.9)
+        muon.step(lr={"g": 0.02}, beta=0.9)
         momentum = 0.9 * momentum + gradient
         nesterov = gradient + 0.9 * momentum
         if row_norm:
@@ -106,7 +106,8 @@ def test_row_norm_makes_the_update_blind_to_the_scale_of_rows():
             bank = torch.zeros(1, 8, 12, dtype=FP64)
             bank.grad = factor * gradient
             five = newton_schulz("classic", 5)
-            Muon({"b": bank}, five, 0.0, FP64, row_norm=row_norm).step(lr=1.0, beta=0.9)
+            muon = Muon({"g": {"b": bank}}, five, {"g": 0.0}, FP64, row_norm=row_norm)
+            muon.step(lr={"g": 1.0}, beta=0.9)
             updates[row_norm, name] = bank
     assert (updates[True, "plain"] - updates[True, "scaled"]).norm() < 1e-3
     assert (updates[False, "plain"] - updates[False, "scaled"]).norm() > 0.5

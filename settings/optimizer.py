@@ -41,6 +41,14 @@ class OptimizerSettings(Section):
         description="momentum's warm-up as a fraction of the clock or of the iterations; 0: use "
         "muon_momentum_warmup_steps",
     )
+    muon_cooldown_share: Fraction = Field(
+        default=0.0,
+        description="last fraction of the run, in which the momentum falls to "
+        "muon_cooldown_end; 0: it stays",
+    )
+    muon_cooldown_end: Share = Field(
+        default=0.85, description="Muon's momentum at the end of its cooldown"
+    )
     muon_backend_steps: PositiveInt = Field(default=5, description="Newton-Schulz iterations")
     muon_coefficients: Literal["classic", "polar_express"] = Field(
         default="classic",

@@ -32,17 +32,25 @@ class Moment:
 
 
 class Momentum(NamedTuple):
-    """Muon's momentum: at step 0, after its warm-up, and the steps or the fraction of that."""
+    """Muon's momentum: at step 0, after its warm-up, and the steps or the fraction of that.
+
+    cooldown: last fraction of the run, in which it falls to ``last``; 0: it stays.
+    """
 
     start: float
     end: float
     steps: int
     share: float
 
+    cooldown: float
+    last: float
     def at(self, step: int, progress: float) -> float:
         """Return the momentum, which rises linearly."""
         over = progress / self.share if self.share else step / max(1, self.steps)
-        return self.start + (self.end - self.start) * min(1.0, over)
+        momentum = self.start + (self.end - self.start) * min(1.0, over)
+        if 1 - progress < self.cooldown:
+            momentum = self.last + (momentum - self.last) * (1 - progress) / self.cooldown
+        return momentum
 
 
 def further_weights(count: int, progress: float) -> tuple[float, ...]:
@@ -100,6 +108,8 @@ class Schedule:
                 (stage.until, variant)
                 for stage, variant in zip(
                     or_one(settings.stages), stage_variants(settings), strict=True
+            settings.muon_cooldown_share,
+            settings.muon_cooldown_end,
                 )
             ),
         )

@@ -64,6 +64,16 @@ def test_momentum_warms_up_linearly():
     assert momenta == pytest.approx([0.9, 0.94, 0.98, 0.98])
 
 
+def test_momentum_falls_in_its_cooldown_from_wherever_it_is():
+    changes = {"muon_momentum_warmup_start": 0.9, "muon_momentum": 0.98, "iterations": 100}
+    changes |= {"muon_cooldown_share": 0.2, "muon_cooldown_end": 0.8}
+    for warmup, at_start in ((10, 0.98), (160, 0.94)):
+        settings = small_settings(**changes, muon_momentum_warmup_steps=warmup)
+        momenta = [Schedule.of(settings).at(s, 0.0, tenth).momentum for s in (80, 90, 100)]
+        at_half = 0.945 if warmup == 160 else 0.98
+        assert momenta == pytest.approx([at_start, 0.8 + (at_half - 0.8) / 2, 0.8])
+
+
 @pytest.mark.parametrize(
     ("count", "expected"),
     [

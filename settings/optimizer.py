@@ -1,6 +1,6 @@
 """Settings of the optimizers: Muon, AdamW, and the average of the weights."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -90,5 +90,10 @@ class OptimizerSettings(Section):
         description="average of the weights: exponential, or mean of the latest snapshots",
     )
     ema_decay: Share = Field(default=0.997, description="decay a step of the exponential average")
+    ema_share: Annotated[float, Field(ge=0, le=0.1)] = Field(
+        default=0.0,
+        description="half-life of the exponential average as a fraction of the run's steps; 0: use "
+        "ema_decay",
+    )
     lawa_k: PositiveInt = Field(default=10, description="snapshots that LAWA averages")
     lawa_freq: PositiveInt = Field(default=100, description="steps between LAWA's snapshots")

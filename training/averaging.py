@@ -13,6 +13,22 @@ MOST_SHARE = 0.2
 Join = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
+def longest_decay(settings: OptimizerSettings, step: int, progress: float) -> float:
+    """Return the decay of an exponential average that is old enough.
+
+    With ``ema_share`` its half-life is this share of the run's steps, as the steps so far and their
+    progress predict them.
+
+    Args:
+        settings: of the average.
+        step: steps so far.
+        progress: the fraction of the run that they took.
+    """
+    if not settings.ema_share:
+        return settings.ema_decay
+    return 2 ** (-progress / (settings.ema_share * step)) if step else 0.0
+
+
 def decay_at(longest: float, step: int) -> float:
     """Return the decay of exponential averages in a step.
 
@@ -76,9 +92,19 @@ class ExponentialAverage(Averaging):
         weights: live parameters by name, (any shape) fp32, or this rank's parts of them.
         decay: the longest, in a step.
         join: gathers whole tensors from the ranks' parts.
+        of_run: whether the run's length sets the decays instead; no run then ends with a young
+            average.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], decay: float, join: Join = dict) -> None:
+    def __init__(
+        self,
+        weights: Mapping[str, Tensor],
+        decay: float,
+        join: Join = dict,
+        *,
+        of_run: bool = False,
+    ) -> None:
+        self._of_run = of_run
         self._live = [weight.detach() for weight in weights.values()]
         self._average = {name: weight.detach().clone() for name, weight in weights.items()}
         self._decay, self._join = decay, join
@@ -89,7 +115,7 @@ class ExponentialAverage(Averaging):
         torch._foreach_lerp_(list(self._average.values()), self._live, rate)
 
     def young(self, step: int) -> bool:
-        return decay_at(self._decay, step) < self._decay
+        return not self._of_run and decay_at(self._decay, step) < self._decay
 
     @property
     def exponential(self) -> dict[str, Tensor]:
@@ -178,7 +204,8 @@ def make_averaging(
         weights, join: as ``ExponentialAverage`` takes them.
     """
     if settings.averaging == "ema":
-        return ExponentialAverage(weights, settings.ema_decay, join)
+        of_run = settings.ema_share > 0
+        return ExponentialAverage(weights, settings.ema_decay, join, of_run=of_run)
     if settings.averaging == "lawa":
         return LatestAverage(weights, settings.lawa_k, settings.lawa_freq, join)
     return Averaging()

@@ -19,7 +19,7 @@ from runtime.ranks import World
 from settings import Settings
 from settings.variants import Variant, accumulation_of, reachable
 from swarm.levers import FURTHER_TARGETS
-from training.averaging import decay_at, make_averaging
+from training.averaging import decay_at, longest_decay, make_averaging
 from training.captured_steps import CapturedSteps
 from training.device_levers import DeviceLevers
 from training.forward import forward_of
@@ -189,11 +189,12 @@ class Trainer:
     def _schedule_levers(self, moment: Moment, step: int) -> None:
         """Set the levers that the schedule changes."""
         levers = self.levers
+        longest = longest_decay(self.settings, step, moment.progress)
         levers.schedule(
             qat=moment.qat,
             momentum=moment.momentum,
             lr_scale=moment.lr_scale * levers.value("lr_factor"),
-            averaging_decay=decay_at(self.settings.ema_decay, step + 1),
+            averaging_decay=decay_at(longest, step + 1),
         )
         weights = further_weights(self.settings.mtp_targets, moment.progress)
         levers.schedule(**dict(zip(FURTHER_TARGETS, weights, strict=False)))

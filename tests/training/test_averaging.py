@@ -1,8 +1,13 @@
 """EMA and LAWA against their formulas, and their state taken back."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 
-from training.averaging import ExponentialAverage, LatestAverage
+from tests.training.small import small_settings
+from training.averaging import ExponentialAverage, LatestAverage, longest_decay
+from training.schedule import Moment
 
 
 def test_exponential_average_is_its_formula():
@@ -14,6 +19,18 @@ def test_exponential_average_is_its_formula():
         average.move()
         expected = 0.9 * expected + 0.1 * weight
     torch.testing.assert_close(average.weights()["w"], expected)
+
+
+def test_the_half_life_of_an_average_is_a_share_of_the_run(make_trainer):
+    """A step took 1 % of the run, so ten are a tenth of it; the first steps forget the start."""
+    trainer = make_trainer(ema_share=0.1, iterations=100)
+    moment = Moment(progress=0.8, lr_scale=1.0, momentum=0.9, qat=False)
+    trainer.step(80, moment)
+    assert trainer.levers.value("averaging_decay") ** 10 == pytest.approx(0.5)
+    trainer.step(4, replace(moment, progress=0.04))
+    assert trainer.levers.value("averaging_decay") == 0.0
+    assert not trainer.averaging.young(100)
+    assert longest_decay(small_settings(ema_share=0.1), 0, 0.0) == 0.0
 
 
 def test_only_exponential_averages_may_be_moved_from_outside():

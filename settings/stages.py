@@ -8,6 +8,7 @@ from pydantic import (
     BaseModel,
     Field,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     SerializerFunctionWrapHandler,
     model_serializer,
@@ -26,6 +27,7 @@ class Stage(BaseModel):
     until: Annotated[float, Field(gt=0, le=1)] = Field(
         description="fraction of the clock, or of the iterations, at which the stage ends"
     )
+    lr_factor: PositiveFloat | None = None
     train_batch_tokens: PositiveInt | None = None
     train_seq_len: PositiveInt | None = None
     loops: NonNegativeInt | None = None

@@ -96,11 +96,14 @@ def parameters_table(config: Architecture) -> Table:
 
 def variants_table(settings: Settings, ranks: int) -> Table:
     """Return the variants of a step that are captured, a row each, and the memory of a GPU."""
-    stages = stage_variants(settings)
-    ends = [stage.until for stage in or_one(settings.stages)]
+    stages = list(zip(or_one(settings.stages), stage_variants(settings), strict=True))
     rows = []
     for variant in reachable(settings):
-        until = [f"{end:.0%}" for end, each in zip(ends, stages, strict=True) if each == variant]
+        until = [
+            f"{stage.until:.0%}" + (f" (rate x {stage.lr_factor:g})" if stage.lr_factor else "")
+            for stage, each in stages
+            if each == variant
+        ]
         parts = accumulation_of(variant, settings, ranks)
         rows.append(
             (

@@ -1,8 +1,8 @@
 """The schedule: stage, learning-rate scale, momentum and QAT by the progress of the run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 from settings import Settings
 from settings.stages import or_one
@@ -11,6 +11,7 @@ from settings.variants import Variant, stage_variants
 # Of the run: a warm-down of a number of steps takes no more, so that a short run learns, too.
 MOST_WARMDOWN = 0.6
 PaceOf = Callable[[Variant], float]
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -18,10 +19,10 @@ class Moment:
     """A point in a run, and the scheduled values there.
 
     progress: fraction of the run, in [0, 1].
-    lr_scale: scale of all learning rates, in [0, 1].
+    lr_scale: scale of all learning rates.
     momentum: of Muon.
     qat: whether the schedule trains with int6-rounded weights.
-    warmdown: scale of the learning rates before its floor: 1, then falling to 0.
+    warmdown: ``lr_scale`` before its floor and the stage's factor: 1, then falling to 0.
     """
 
     progress: float
@@ -41,11 +42,11 @@ class Momentum(NamedTuple):
     end: float
     steps: int
     share: float
-
     cooldown: float
     last: float
+
     def at(self, step: int, progress: float) -> float:
-        """Return the momentum, which rises linearly."""
+        """Return the momentum, which rises and falls linearly."""
         over = progress / self.share if self.share else step / max(1, self.steps)
         momentum = self.start + (self.end - self.start) * min(1.0, over)
         if 1 - progress < self.cooldown:
@@ -63,6 +64,16 @@ def further_weights(count: int, progress: float) -> tuple[float, ...]:
     return tuple(2.0**-k * min(1.0, max(0.0, parts - k)) for k in range(1, count + 1))
 
 
+def in_force(stages: Sequence[tuple[float, Value]], progress: float) -> Value:
+    """Return the value of the stage in which a fraction of the run is over.
+
+    Args:
+        stages: the fraction at which each ends, and its value.
+        progress: of the run.
+    """
+    return next((value for until, value in stages if progress < until), stages[-1][1])
+
+
 @dataclass(frozen=True)
 class Schedule:
     """The schedule of a run.
@@ -74,8 +85,9 @@ class Schedule:
         warmdown_share: the same as a fraction of the run; 0: ``warmdown`` holds.
         floor: least scale of the learning rates.
         momentum: Muon's.
-        qat_below: QAT is on while the scale of the learning rates, before its floor, is below.
+        qat_below: QAT is on while the warm-down's scale, before its floor, is below.
         stages: fraction of the run at which each stage ends, and its variant.
+        factors: the same of the stages' factors on the learning rates.
     """
 
     seconds: float
@@ -86,6 +98,7 @@ class Schedule:
     momentum: Momentum
     qat_below: float
     stages: tuple[tuple[float, Variant], ...]
+    factors: tuple[tuple[float, float], ...]
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -95,7 +108,11 @@ class Schedule:
             settings.muon_momentum,
             settings.muon_momentum_warmup_steps,
             settings.muon_momentum_warmup_share,
+            settings.muon_cooldown_share,
+            settings.muon_cooldown_end,
         )
+        stages = or_one(settings.stages)
+        ends = [stage.until for stage in stages]
         return cls(
             settings.wallclock,
             settings.iterations,
@@ -104,19 +121,13 @@ class Schedule:
             settings.min_lr,
             momentum,
             settings.late_qat_threshold,
-            tuple(
-                (stage.until, variant)
-                for stage, variant in zip(
-                    or_one(settings.stages), stage_variants(settings), strict=True
-            settings.muon_cooldown_share,
-            settings.muon_cooldown_end,
-                )
-            ),
+            tuple(zip(ends, stage_variants(settings), strict=True)),
+            tuple((stage.until, stage.lr_factor or 1.0) for stage in stages),
         )
 
     def variant(self, progress: float) -> Variant:
         """Return the variant of the stage in which a fraction of the run is over."""
-        return next((v for until, v in self.stages if progress < until), self.stages[-1][1])
+        return in_force(self.stages, progress)
 
     def at(self, step: int, elapsed: float, pace: PaceOf, reserved: float = 0.0) -> Moment:
         """Return the scheduled values at a step.
@@ -134,7 +145,7 @@ class Schedule:
         warmdown = self._warmdown(step, elapsed, progress, pace, reserved)
         return Moment(
             progress=progress,
-            lr_scale=max(warmdown, self.floor),
+            lr_scale=max(warmdown, self.floor) * in_force(self.factors, progress),
             momentum=self.momentum.at(step, progress),
             qat=warmdown < self.qat_below,
             warmdown=warmdown,

@@ -32,6 +32,7 @@ ttt_batch_seqs = 4
 ttt_epochs = 1
 [[stages]]
 until = 0.35
+lr_factor = 0.7
 loops = 0
 window = 8
 documents = false

@@ -108,6 +108,15 @@ def test_the_stage_follows_from_the_progress():
     assert schedule.variant(0.5) == last
 
 
+def test_a_stage_scales_the_rates_and_agents_do_not_see_it():
+    """A batch of half the tokens has 0.7 of the rate; the floor is of the whole rate."""
+    stages = [{**STAGES[0], "lr_factor": 0.7}, STAGES[1]]
+    schedule = Schedule.of(small_settings(**CLOCKED, stages=stages, min_lr=0.1))
+    at = {x: schedule.at(int(10 * x), x, tenth) for x in (0.0, 49.0, 50.0, 90.0, 100.0)}
+    assert [now.lr_scale for now in at.values()] == pytest.approx([0.7, 0.7, 1.0, 0.5, 0.1])
+    assert [now.warmdown for now in at.values()] == pytest.approx([1.0, 1.0, 1.0, 0.5, 0.0])
+
+
 def test_warmdown_steps_last_as_long_as_those_of_the_stages_they_are_in():
     schedule = Schedule.of(small_settings(**CLOCKED, stages=STAGES))
     first, last = (variant for _, variant in schedule.stages)

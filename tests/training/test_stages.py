@@ -14,6 +14,7 @@ from training.loop import Loop
 from training.pace import FIRST_STEP, Start
 from training.resuming import load_checkpoint
 from training.schedule import Moment
+from training.trainer import batch_shape
 
 STAGES = [{"until": 0.5, "train_batch_tokens": 96, "train_seq_len": 8}, {"until": 1.0}]
 STEADY = Moment(progress=0.0, lr_scale=1.0, momentum=0.95, qat=False)
@@ -45,6 +46,21 @@ def test_the_iterations_decide_the_stage_without_a_clock(make_trainer):
     assert trainer.loader.position == 3 * 96 + 3 * 192
 
 
+def test_the_rate_follows_the_stages_factor_from_its_first_step(make_trainer):
+    stages = [STAGES[0] | {"lr_factor": 0.5}, STAGES[1]]
+    trainer = make_trainer(iterations=6, stages=stages)
+    rates, take = [], trainer.step
+
+    def step(*arguments):
+        taken = take(*arguments)
+        rates.append(trainer.levers.value("lr_scale"))
+        return taken
+
+    trainer.step = step
+    loop_of(trainer).run()
+    assert rates == [0.5] * 3 + [1.0] * 3
+
+
 def test_the_clock_decides_the_stage(make_trainer, monkeypatch):
     trainer = make_trainer(iterations=10_000, wallclock=100.0, stages=STAGES)
     taken = watched(trainer)
@@ -56,7 +72,13 @@ def test_the_clock_decides_the_stage(make_trainer, monkeypatch):
 
 
 NETWORK = {"loop_layers": [1], "num_loops": 1, "mtp_num_heads": 2}
-FIELDS = [{"loops": 0}, {"window": 3}, {"documents": True}, {"mtp_num_heads": 1}]
+FIELDS = [
+    {"train_batch_tokens": 96},
+    {"loops": 0},
+    {"window": 3},
+    {"documents": True},
+    {"mtp_num_heads": 1},
+]
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -67,7 +89,7 @@ def test_a_step_computes_what_its_variant_says(make_trainer, field):
     found = trainer.step(0, STEADY, variant)
     weight = trainer.levers["mtp_weight"]
     visits = plan(twin.model.config, variant.loops, variant.window, variant.documents)
-    (batch,) = twin.loader.next_step()
+    (batch,) = twin.loader.next_step(batch_shape(variant, twin.settings, 1))
     loss, nats = twin.model(
         batch.tokens, batch.targets, plan=visits, heads=variant.heads, mtp_weight=weight
     )

@@ -11,8 +11,9 @@ from rich.progress import TimeElapsedColumn as Elapsed
 import terminal
 from data.tokenizer import Tokenizer
 from errors import InputError
+from knowledge.packing import write_scores
 from knowledge.relations import DEFAULT_TABLE, TYPES, Relations
-from knowledge.scores import MOST_BYTES, MOST_SCORES, TokenScores, read_scores, write_scores
+from knowledge.scores import MOST_BYTES, MOST_SCORES, TokenScores, read_scores
 
 SHOWN = 20
 

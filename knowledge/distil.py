@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from data.tokenizer import Tokenizer
 from errors import InputError
 from knowledge.graph import Graph
+from knowledge.packing import best
 from knowledge.scores import TOP_CODE, TokenScores
 from knowledge.tables import Report
 
@@ -51,7 +52,7 @@ def distil(
     scores = excess(ranked, alike, candidates(tokenizer))
     # Tokens that are not stored have the score 0, too.
     scores[np.rint(scores * TOP_CODE) == 0] = np.nan
-    return TokenScores.best(tokenizer.sha256, scores)
+    return best(tokenizer.sha256, scores)
 
 
 def word_masses(labels: pa.ChunkedArray, rank: np.ndarray) -> tuple[list[str], np.ndarray]:

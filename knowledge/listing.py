@@ -7,6 +7,7 @@ import numpy as np
 
 from data.tokenizer import Tokenizer
 from errors import InputError
+from knowledge.packing import best
 from knowledge.scores import TokenScores
 
 
@@ -27,7 +28,7 @@ def read_list(path: Path, tokenizer: Tokenizer) -> TokenScores:
     values = np.full(tokenizer.vocab_size, np.nan)
     for token, score in listed.items():
         values[_checked_id(token, tokenizer, path)] = _checked_score(token, score, path)
-    return TokenScores.best(tokenizer.sha256, values)
+    return best(tokenizer.sha256, values)
 
 
 def _checked_id(token: str, tokenizer: Tokenizer, path: Path) -> int:

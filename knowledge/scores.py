@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from errors import InputError
-from files import atomic_write, sha256
+from files import sha256
 
 MOST_SCORES = 358
 MOST_BYTES = 732
@@ -39,14 +39,6 @@ class TokenScores:
     ids: np.ndarray
     scores: np.ndarray
 
-    @classmethod
-    def best(cls, tokenizer: str, values: np.ndarray) -> "TokenScores":
-        """Return the 358 highest of ``values`` (V,) in [0, 1], quantised; NaN is no score."""
-        order = np.argsort(-values, kind="stable")[:MOST_SCORES]
-        ids = np.sort(order[~np.isnan(values[order])])
-        codes = np.rint(values[ids] * TOP_CODE)
-        return cls(tokenizer, len(values), ids, (codes / TOP_CODE).astype(np.float32))
-
     def dense(self) -> np.ndarray:
         """Return the scores of all tokens, (V,) fp32."""
         values = np.zeros(self.vocab_size, np.float32)
@@ -54,26 +46,11 @@ class TokenScores:
         return values
 
 
-def pack(scores: TokenScores) -> bytes:
-    """Return the bytes of a file."""
-    low = low_bits(scores.vocab_size, len(scores.ids))
-    high = scores.ids >> low
-    unary = np.zeros(len(high) + (scores.vocab_size >> low) + 1, np.uint8)
-    unary[high + np.arange(len(high))] = 1
-    codes = np.rint(scores.scores * TOP_CODE).astype(np.int64)
-    body = b"".join(
-        np.packbits(bits).tobytes()
-        for bits in (to_bits(scores.ids, low), unary, to_bits(codes, SCORE_BITS))
-    )
-    digest, sizes = bytes.fromhex(scores.tokenizer), (scores.vocab_size, len(scores.ids))
-    return HEADER.pack(MAGIC, digest, *sizes, checksum(digest, *sizes, body)) + body
-
-
 def unpack(packed: bytes) -> TokenScores:
-    """Undo ``pack``.
+    """Undo ``knowledge.packing.pack``.
 
     Raises:
-        ValueError: ``packed`` is not a result of ``pack``.
+        ValueError: ``packed`` is not a result of it.
     """
     if len(packed) < HEADER.size or not packed.startswith(MAGIC):
         raise ValueError("not a file of token scores")
@@ -106,20 +83,9 @@ def low_bits(vocab_size: int, count: int) -> int:
     return max(0, (vocab_size // max(1, count)).bit_length() - 1)
 
 
-def to_bits(values: np.ndarray, width: int) -> np.ndarray:
-    """Return (n * width,) uint8: the low bits of ``values`` (n,), highest first."""
-    return (values[:, None] >> np.arange(width)[::-1] & 1).astype(np.uint8).ravel()
-
-
 def from_bits(bits: np.ndarray, count: int, width: int) -> np.ndarray:
-    """Undo ``to_bits``: (count,) int64."""
+    """Undo ``knowledge.packing.to_bits``: (count,) int64."""
     return bits.reshape(count, width).astype(np.int64) @ (1 << np.arange(width)[::-1])
-
-
-def write_scores(path: Path, scores: TokenScores) -> None:
-    """Write a file, whole or not at all."""
-    with atomic_write(path) as file:
-        file.write(pack(scores))
 
 
 def read_scores(path: Path) -> TokenScores:

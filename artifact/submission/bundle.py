@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from errors import InputError
-from knowledge.scores import BUILT_IN, pack, read_scores
+from knowledge.packing import pack
+from knowledge.scores import BUILT_IN, read_scores
 from runtime.run_folder import to_toml
 
 if TYPE_CHECKING:

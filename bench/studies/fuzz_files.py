@@ -30,8 +30,9 @@ from data.tokenizer import (
 )
 from evaluation.audit import accounting
 from kernels import operations
+from knowledge.packing import write_scores
 from knowledge.relations import DEFAULT_TABLE, Relations
-from knowledge.scores import TokenScores, read_scores, write_scores
+from knowledge.scores import TokenScores, read_scores
 from model.config import Architecture
 from model.gpt import GPT
 from model.parameters import exported, roles

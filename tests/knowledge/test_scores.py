@@ -13,6 +13,7 @@ import pytest
 
 from errors import InputError
 from files import PROJECT
+from knowledge.packing import best, pack, write_scores
 from knowledge.scores import (
     BUILT_IN,
     HEADER,
@@ -22,11 +23,9 @@ from knowledge.scores import (
     SCORE_BITS,
     TOP_CODE,
     TokenScores,
-    pack,
     read_scores,
     scores_for,
     unpack,
-    write_scores,
 )
 
 DIGEST = hashlib.sha256(b"tokenizer").hexdigest()
@@ -37,7 +36,7 @@ def random_scores(vocab_size: int, count: int, seed: int = 0, digest: str = DIGE
     draw = np.random.default_rng([vocab_size, count, seed])
     values = np.full(vocab_size, np.nan)
     values[draw.choice(vocab_size, count, replace=False)] = draw.random(count)
-    return TokenScores.best(digest, values)
+    return best(digest, values)
 
 
 def equal(one: TokenScores, other: TokenScores) -> bool:
@@ -58,7 +57,7 @@ def test_a_file_gives_back_what_went_in(vocab_size: int, count: int) -> None:
 def test_ids_at_either_end_of_the_vocabulary_fit(ids: range) -> None:
     values = np.full(1024, np.nan)
     values[list(ids)] = 1.0
-    assert unpack(pack(TokenScores.best(DIGEST, values))).ids.tolist() == list(ids)
+    assert unpack(pack(best(DIGEST, values))).ids.tolist() == list(ids)
 
 
 def test_no_vocabulary_makes_a_file_too_large() -> None:
@@ -74,7 +73,7 @@ def test_no_vocabulary_makes_a_file_too_large() -> None:
 def test_best_keeps_the_358_highest_in_steps_of_a_31st() -> None:
     values = np.random.default_rng(1).permutation(1000) / 999
     values[[3, 4]] = np.nan
-    scores = TokenScores.best(DIGEST, values)
+    scores = best(DIGEST, values)
     rest = np.delete(values, scores.ids)
     assert len(scores.ids) == MOST_SCORES
     assert np.nanmax(rest) < values[scores.ids].min()

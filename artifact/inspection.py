@@ -14,6 +14,7 @@ from artifact.quantisation.lqer import corrected_by
 from artifact.stored import Stored
 from artifact.submission.code_size import LIMIT
 from errors import printable
+from model.parameters import EDGES
 from terminal import show as show_table
 
 
@@ -27,8 +28,9 @@ def show(path: Path, console: Console) -> None:
     console.print(json.dumps(architecture), markup=False, soft_wrap=True)
     show_table(_tensors(printable(path.name), tensors, sizes), console)
     show_table(_parts(sizes), console)
-    # A correction of a bank has values, but is no parameter of the network.
-    of_network = [stored for name, stored in tensors.items() if not corrected_by(name)]
+    # Corrections of banks, and edges, are no parameters of the network.
+    others = {name for name in tensors if name == EDGES or corrected_by(name)}
+    of_network = [stored for name, stored in tensors.items() if name not in others]
     size, parameters = path.stat().st_size, sum(stored.values.numel() for stored in of_network)
     console.print(
         f"{len(tensors)} tensors, {parameters:,} parameters; {size:,} bytes in the file, "
@@ -76,7 +78,7 @@ def entropy_bits(stored: Stored) -> dict[str, float]:
         parts["steps fp16"] = stored.scale
     found = {}
     for stream, numbers in parts.items():
-        _, counts = torch.unique(numbers, return_counts=True)
+        _, counts = torch.unique(numbers.float(), return_counts=True)
         share = counts.double() / max(1, numbers.numel())
         found[stream] = -(counts * share.log2()).sum().item()
     return found

@@ -11,7 +11,7 @@ from artifact.quantisation.lqer import corrected_by
 from kernels import operations
 from model.config import Architecture
 from model.gpt import GPT
-from model.parameters import parameters
+from model.parameters import stored_shapes
 from settings.load import describe
 
 MOST_VISITS = 4096
@@ -45,12 +45,11 @@ def check_tensors(header: Header) -> None:
     try:
         config = Architecture(**header.architecture)
         check_extent(config)
-        specs = parameters(config)
+        wanted = stored_shapes(config)
     except ValidationError as error:
         raise ValueError(f"impossible architecture: {describe(error)}") from None
     except (OverflowError, ZeroDivisionError):
         raise ValueError("impossible architecture: a number is too large") from None
-    wanted = {spec.name: spec.shape for spec in specs}
     found = {e.name: e.shape for e in header.entries if corrected_by(e.name) not in wanted}
     if wanted != found:
         differ = sorted(dict(wanted.items() ^ found.items()))

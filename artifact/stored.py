@@ -12,8 +12,8 @@ class Stored:
     """A tensor as an artifact holds it.
 
     Attributes:
-        kind: ``int2`` ... ``int8``, ``fp16`` or ``fp32``.
-        values: int8 codes (..., rows, cols), or fp16 or fp32 values of any shape.
+        kind: ``int2`` ... ``int8``, ``fp16``, ``fp32`` or ``uint16``.
+        values: int8 codes (..., rows, cols), or values of the kind in any shape.
         scale: fp16 (..., rows), with integer kinds only.
         dtype: the tensor's own dtype before it was stored.
         role: tensors of one role and kind are packed together.

@@ -1,6 +1,6 @@
 """The numbers that define the network. They travel in the artifact's header."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -29,9 +29,19 @@ LATER_FIELDS = (
     "gate_window",
     "smear_window",
     "skip_gates",
+    "bigram_rows",
 )
 
 LayerList = Annotated[list[NonNegativeInt], BeforeValidator(split_commas)]
+
+
+BigramRows = Literal["hash", "frequency", "information", "shuffled", "mixed"]
+
+
+def edge_count(kind: BigramRows, rows: int) -> int:
+    """Return how many of the bigram table's rows belong to one pair of tokens each."""
+    quarters = {"hash": 0, "mixed": 3}.get(kind, 4)
+    return min(rows * quarters // 4, max(0, rows - 2))
 
 
 class Architecture(BaseModel):
@@ -84,6 +94,11 @@ class Architecture(BaseModel):
         default=2048, description="rows of the bigram table; 0: none"
     )
     bigram_dim: PositiveInt = Field(default=128, description="width of the bigram table")
+    bigram_rows: BigramRows = Field(
+        default="hash",
+        description="whose the bigram table's rows are: pairs of tokens by their hash; or one pair "
+        "each, by frequency, information, or shuffled information; mixed: 3/4 information",
+    )
     smear_bos_mask: bool = Field(
         default=True,
         description="SmearGate stops at document starts (False: leaks across, as PR #1081)",
@@ -150,6 +165,11 @@ class Architecture(BaseModel):
     def mlp_dim(self) -> int:
         """Hidden width of the MLP."""
         return int(self.mlp_mult * self.model_dim)
+
+    @property
+    def num_edges(self) -> int:
+        """Rows of the bigram table that belong to one pair of tokens each, an edge."""
+        return edge_count(self.bigram_rows, self.bigram_vocab_size)
 
     @property
     def num_skips(self) -> int:

@@ -15,7 +15,7 @@ from model.blocks import BLOCKS, LayerWeights, Pass, ResidualState
 from model.config import Architecture
 from model.hooks import HEAD, ProductHook, hooked
 from model.initial_weights import initialise
-from model.parameters import GATE_SCALE, parameters
+from model.parameters import EDGES, GATE_SCALE, parameters
 from model.plan import Plan, plan
 from model.skips import entries
 
@@ -34,9 +34,12 @@ class GPT(nn.Module):
         seed: of the initial weights, the same on every device and rank.
         fake_step_floor: ``min_step`` of the int6 grid that QAT trains for.
         embedding_gain: (V,) fp32, what each token's initial embedding is multiplied by.
+        edges: (2, E) integers, pairs of tokens as ``kernels.embed.Embed`` takes them, if the
+            bigram table has rows of such pairs; None: zeros, until ``load_state_dict`` sets them.
     """
 
     rope: Tensor
+    edges: Tensor | None
 
     if TYPE_CHECKING:
         # Attributes besides those set below are the parameters of ``model.parameters``.
@@ -52,6 +55,7 @@ class GPT(nn.Module):
         seed: int,
         fake_step_floor: float = 0.0,
         embedding_gain: Tensor | None = None,
+        edges: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.config, self.ops, self.dtype = config, ops, dtype
@@ -62,6 +66,10 @@ class GPT(nn.Module):
             self.register_parameter(spec.name, nn.Parameter(values))
         table = ops.rope_table(max_seq_len, config.rope_dims, config.rope_base, torch.device("cpu"))
         self.register_buffer("rope", table, persistent=False)
+        shape = (2, config.num_edges)
+        self.register_buffer(EDGES, torch.zeros(shape, dtype=torch.int32) if shape[1] else None)
+        if self.edges is not None and edges is not None:
+            self.edges.copy_(edges)
         initialise(self, config, seed, embedding_gain)
 
     def computed_by(self, ops: Operations) -> "GPT":
@@ -231,6 +239,7 @@ class GPT(nn.Module):
             bos_id=self.config.bos_id if self.config.smear_bos_mask else None,
             bigram=bigram,
             smear_scale=self.smear_scale if self.config.smear_window else None,
+            edges=self.edges,
         )
 
     def _value_lookup(self, tokens: Tensor) -> Tensor | None:

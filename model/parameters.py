@@ -13,8 +13,10 @@ from model.config import Architecture
 from model.plan import plan
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.nn import Parameter
 
+EDGES = "edges"  # the one tensor of an artifact that is no parameter: pairs that have rows
 LARGEST_SMALL = 65_536  # elements: a 2-D tensor above this is worth coding
 VALUE_TABLE_STD = 0.01
 BIGRAM_SCALE = 0.05
@@ -208,8 +210,15 @@ def parameters(config: Architecture) -> tuple[ParameterSpec, ...]:
 
 
 def roles(config: Architecture) -> dict[str, str]:
-    """Return each parameter's ``storage`` by name."""
-    return {spec.name: spec.storage for spec in parameters(config)}
+    """Return each parameter's ``storage`` by name; that of edges is their own."""
+    found = {spec.name: spec.storage for spec in parameters(config)}
+    return found | ({EDGES: EDGES} if config.num_edges else {})
+
+
+def stored_shapes(config: Architecture) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of an artifact's tensors by name."""
+    found = {spec.name: spec.shape for spec in parameters(config)}
+    return found | ({EDGES: (2, config.num_edges)} if config.num_edges else {})
 
 
 class Network(Protocol):
@@ -218,6 +227,11 @@ class Network(Protocol):
     @property
     def config(self) -> Architecture:
         """Its architecture."""
+        ...
+
+    @property
+    def edges(self) -> "Tensor | None":
+        """Pairs of tokens that have rows of the bigram table."""
         ...
 
     def named_parameters(self) -> Iterator[tuple[str, "Parameter"]]:
@@ -229,6 +243,12 @@ def exported(model: Network) -> dict[str, "Parameter"]:
     """Return the parameters that a score depends on, by name: those that an artifact holds."""
     storage = roles(model.config)
     return {name: p for name, p in model.named_parameters() if storage[name] != "none"}
+
+
+def stored(model: Network) -> dict[str, "Tensor"]:
+    """Return what an artifact holds, by name: exported parameters, and edges."""
+    found: dict[str, Tensor] = {**exported(model)}
+    return found | ({} if model.edges is None else {EDGES: model.edges})
 
 
 def counts(model: Network) -> tuple[int, int]:

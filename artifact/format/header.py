@@ -19,7 +19,7 @@ MAX_HEADER = 1 << 20
 MAX_DECODED = 1 << 28  # all streams together: 16 times what fits the contest, uncompressed
 MAX_DIMS = 8
 DTYPES = {f"int{bits}": np.dtype(np.int8) for bits in range(2, 9)}
-DTYPES |= {"fp16": np.dtype("<f2"), "fp32": np.dtype("<f4")}
+DTYPES |= {"fp16": np.dtype("<f2"), "fp32": np.dtype("<f4"), "uint16": np.dtype("<u2")}
 WORD = re.compile(r"[A-Za-z0-9_.]{1,200}")
 
 
@@ -46,7 +46,7 @@ class Entry:
         name: letters, digits, dots and underscores.
         shape: of the tensor.
         dtype: of the tensor before it was stored, such as ``float32``.
-        kind: how it is stored: ``int2`` ... ``int8``, ``fp16`` or ``fp32``.
+        kind: how it is stored: ``int2`` ... ``int8``, ``fp16``, ``fp32`` or ``uint16``.
         role: tensors of one role and kind share a stream.
         error: root mean square error over root mean square, as it was measured.
         sha256: of its codes or values and then its scale, little-endian.

@@ -12,6 +12,7 @@ from artifact.quantisation.gptq import gptq
 from artifact.quantisation.lqer import correct
 from artifact.stored import Stored
 from errors import InputError
+from model.parameters import EDGES
 
 if TYPE_CHECKING:
     from settings.artifact import ArtifactSettings
@@ -116,7 +117,9 @@ def quantise(
             raise ValueError(f"{name}: multi-token-prediction heads are not exported; leave it out")
         if not torch.isfinite(weight).all():
             raise InputError(f"{name} is not finite: training diverged; lower its learning rate")
-        if role == "small" or not weight.numel():
+        if role == EDGES:
+            stored[name] = Stored("uint16", weight.to(torch.uint16), dtype="uint16", role=EDGES)
+        elif role == "small" or not weight.numel():
             stored[name] = _small(weight.detach())
         else:
             how = getattr(recipe, role)

@@ -20,14 +20,18 @@ class Embed(Protocol):
         bos_id: int | None,
         bigram: tuple[Tensor, Tensor, Tensor] | None = None,
         smear_scale: Tensor | None = None,
+        edges: Tensor | None = None,
     ) -> Tensor:
-        """Return ``smear(rmsnorm(table[t] + scale * bigram_table[hash] @ proj.T))``.
+        """Return ``smear(rmsnorm(table[t] + scale * bigram_table[row] @ proj.T))``.
 
             smear(x)_i = (1 - g) x_i + g x_{i-1},  g = sigmoid(smear_gate)
-            hash_i     = (36313 t_i XOR 27191 t_{i-1}) mod (rows - 1)
+            row_i      = hash(rows) = (36313 t_i XOR 27191 t_{i-1}) mod (rows - 1)
 
-        At position 0, x_{-1} is zero and the hash is rows - 1. With ``smear_scale`` SmearGate comes
-        first, ``rmsnorm(smear(x))``, and has one gate a position, of the first W channels:
+        At position 0, x_{-1} is zero and the row is rows - 1. With ``edges`` the k-th pair has row
+        k, and all others the row E + hash(rows - E).
+
+        With ``smear_scale`` SmearGate comes first, ``rmsnorm(smear(x))``, and has one gate a
+        position, of the first W channels:
 
             smear(x)_i = x_i + smear_scale * sigmoid(smear_gate . x_i[:W]) x_{i-1}
 
@@ -41,6 +45,8 @@ class Embed(Protocol):
                 SmearGate reads across document starts.
             bigram: table (rows, E) fp32, projection (C, E) in ``dtype``, scale () fp32.
             smear_scale: () fp32; None: the gate is constant.
+            edges: (2, E) int32, E < rows - 1: tokens and their predecessors, ascending by token,
+                then by predecessor; None: all rows are hashed.
 
         Returns:
             (B, T, C) in ``dtype``.

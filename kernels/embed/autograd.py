@@ -1,6 +1,6 @@
 """The embedding of tokens and bigrams with RMSNorm and SmearGate, with fp32 gradients.
 
-    x      = table[t] + scale * (bigram_table @ proj.T)[hash]
+    x      = table[t] + scale * (bigram_table @ proj.T)[row]
     normed = x / sqrt(mean(x^2) + eps)
     out[i] = (1 - g) normed[i] + g normed[i - 1],  g = sigmoid(smear_gate)
 
@@ -8,8 +8,10 @@ With a scale, SmearGate comes before the norm and has one gate a position
 (``kernels.embed.window``).
 
 All rows of the small bigram table are projected once and the product is gathered. A position then
-reads two rows and writes one. Equal inputs give equal bits, because gradients of the tables are
-sums over sorted keys (``kernels.embed.segment_sum``), without atomics.
+reads two rows and writes one. Kernels hash pairs of tokens as they need them; with edges, the
+forward pass reads their rows from keys, as the backward pass does. Equal inputs give equal bits,
+because gradients of the tables are sums over sorted keys (``kernels.embed.segment_sum``), without
+atomics.
 """
 
 # pyright: basic
@@ -23,7 +25,7 @@ from kernels.common.streams import Side
 from kernels.embed.backward import launch_backward
 from kernels.embed.forward import Tables, Text, launch_forward
 from kernels.embed.lookup_keys import lookup_keys
-from kernels.embed.segment_sum import segment_sum
+from kernels.embed.segment_sum import Lookups, segment_sum
 from kernels.embed.window import launch_window_backward, launch_window_forward
 
 # Lane of ``kernels.common.streams`` for the sort, and for a product of the bigram's gradients.
@@ -40,10 +42,11 @@ def embed(
     bos_id: int | None,
     bigram: tuple[Tensor, Tensor, Tensor] | None = None,
     smear_scale: Tensor | None = None,
+    edges: Tensor | None = None,
 ) -> Tensor:
     """Compute ``kernels.embed.Embed``; equal inputs give equal bits of the gradients."""
     bigrams = bigram or (None, None, None)
-    return Embed.apply(tokens, table, smear_gate, smear_scale, *bigrams, dtype, eps, bos_id)
+    return Embed.apply(tokens, table, smear_gate, smear_scale, *bigrams, dtype, eps, bos_id, edges)
 
 
 class Embed(torch.autograd.Function):
@@ -62,17 +65,20 @@ class Embed(torch.autograd.Function):
         dtype,
         eps,
         bos_id,
+        edges,
     ):
         tokens, smear_gate = tokens.contiguous(), smear_gate.contiguous()
         copy, projected = table.to(dtype).contiguous(), None
         if bigram_table is not None:
             projected = F.linear(bigram_table.to(dtype), projection)
-        ctx.save_for_backward(
-            tokens, copy, smear_gate, smear_scale, projected, bigram_scale, bigram_table, projection
-        )
+        text, keys = Text.of(tokens, tokens, bos_id), None
+        if projected is not None and edges is not None:
+            keys = lookup_keys(tokens, len(copy), len(projected), edges)
+            text = Text.of(keys, tokens, bos_id, len(copy))
+        of_bigrams = projected, bigram_scale, bigram_table, projection
+        ctx.save_for_backward(tokens, copy, smear_gate, smear_scale, *of_bigrams, keys)
         ctx.eps, ctx.bos_id = eps, bos_id
         tables = Tables.of(copy, projected, bigram_scale, smear_gate)
-        text = Text.of(tokens, tokens, bos_id)
         if smear_scale is not None:
             return launch_window_forward(text, tables, smear_scale, eps)
         return launch_forward(text, tables, eps)
@@ -81,11 +87,13 @@ class Embed(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor):
         # A radix sort of few ids is slow and occupies few multiprocessors, so it overlaps with the
         # kernel that makes the rows to be summed.
-        tokens, copy, gate, smear_scale, projected, scale, rows, projection = ctx.saved_tensors
-        vocabulary = copy.size(0)
-        keys, lookups = lookup_keys(
-            tokens, vocabulary, None if projected is None else len(projected)
+        tokens, copy, gate, smear_scale, projected, scale, rows, projection, keys = (
+            ctx.saved_tensors
         )
+        vocabulary, bigrams = len(copy), None if projected is None else len(projected)
+        if keys is None:
+            keys = lookup_keys(tokens, vocabulary, bigrams)
+        lookups = Lookups.empty(keys, vocabulary + (bigrams or 0))
         with Side(tokens.device, SORT_LANE) as side:
             with side.launches():
                 lookups.sort(keys, tokens.numel())
@@ -104,7 +112,8 @@ class Embed(torch.autograd.Function):
         grad_bigram = (None, None, None)
         if projected is not None:
             grad_bigram = bigram_gradients(sums[vocabulary:], rows, projection, scale)
-        return None, sums[:vocabulary], grad_gate, grad_scale, *grad_bigram, None, None, None
+        rest = (None,) * 4
+        return None, sums[:vocabulary], grad_gate, grad_scale, *grad_bigram, *rest
 
 
 def bigram_gradients(sums, bigram_table, projection, scale):

@@ -22,7 +22,7 @@ from kernels.common.rows import (
     store_column_sums,
     zeros,
 )
-from kernels.embed.forward import Tables, Text, continues, summed_embedding
+from kernels.embed.forward import Tables, Text, continues, keyed_rows, summed_embedding
 
 # A warp has one row an iteration: 96 registers, 5 programs a multiprocessor. Compiled, not timed:
 # 8 rows 168 registers, 3 programs; 8 rows with 8 warps 117; keys read an iteration ahead 120, 4.
@@ -86,8 +86,7 @@ def embed_backward(text, tables, grad, into_sum, partial_gate, eps, VOCABULARY: 
         ids = tl.load(text.ids + positions, mask=mask, other=0).to(tl.int32)
         bigrams = ids
         if tables.projected is not None:
-            keys = tl.load(text.ids + text.count + positions, mask=mask, other=VOCABULARY)
-            bigrams = keys.to(tl.int32) - VOCABULARY
+            bigrams = keyed_rows(text, positions, mask, VOCABULARY)
         x = summed_embedding(tables, ids, bigrams, mask, columns, tile)
         inverse_rms = tl.rsqrt(row_mean(x * x, tile) + eps)
         normed = x * inverse_rms

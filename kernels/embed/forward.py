@@ -30,11 +30,17 @@ class Text(NamedTuple):
     """T."""
     BOS: Any
     """Id before which SmearGate is closed; None: open everywhere within a row."""
+    VOCABULARY: Any = None
+    """Of ids that are keys of ``lookup_keys``, where ``embedding_of`` reads bigrams' rows; None: it
+    hashes."""
 
     @classmethod
-    def of(cls, ids: Tensor, tokens: Tensor, bos_id: int | None) -> "Text":
+    def of(
+        cls, ids: Tensor, tokens: Tensor, bos_id: int | None, vocabulary: int | None = None
+    ) -> "Text":
         """Return the text ``tokens`` (B, T), with ids read from ``ids``."""
-        return cls(ids, tokens.numel(), tokens.size(-1), constant(bos_id))
+        sizes = tokens.numel(), tokens.size(-1)
+        return cls(ids, *sizes, constant(bos_id), constant(vocabulary))
 
 
 class Tables(NamedTuple):
@@ -108,8 +114,18 @@ def embedding_of(text, tables, positions, mask, columns, tile):
     ids = tl.load(text.ids + positions, mask=mask, other=0).to(tl.int32)
     bigrams = ids
     if tables.projected is not None:
-        bigrams = bigram_rows(text.ids, positions, mask, text.length, tables.BIGRAM_ROWS)
+        if text.VOCABULARY is not None:
+            bigrams = keyed_rows(text, positions, mask, text.VOCABULARY)
+        else:
+            bigrams = bigram_rows(text.ids, positions, mask, text.length, tables.BIGRAM_ROWS)
     return summed_embedding(tables, ids, bigrams, mask, columns, tile)
+
+
+@triton.jit
+def keyed_rows(text, positions, mask, VOCABULARY: tl.constexpr):
+    """Return the bigrams' rows that ``lookup_keys`` wrote behind the ids."""
+    keys = tl.load(text.ids + text.count + positions, mask=mask, other=VOCABULARY)
+    return keys.to(tl.int32) - VOCABULARY
 
 
 @triton.jit

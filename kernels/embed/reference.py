@@ -26,6 +26,31 @@ def bigram_hash(tokens: Tensor, rows: int) -> Tensor:
     return F.pad(mixed % (rows - 1), (1, 0), value=rows - 1)
 
 
+def bigram_rows(tokens: Tensor, rows: int, edges: Tensor | None, vocabulary: int) -> Tensor:
+    """Return the bigram table's row for each position: its edge's, or a hashed one.
+
+    Args:
+        tokens: (B, T) integer ids.
+        rows: of the table.
+        edges: as ``kernels.embed.Embed`` takes them.
+        vocabulary: more than the largest id.
+
+    Returns:
+        (B, T) int32 in [0, rows).
+    """
+    if edges is None:
+        return bigram_hash(tokens, rows)
+    count = edges.size(1)
+    hashed = count + bigram_hash(tokens, rows - count)
+    known, tokens = edges.long(), tokens.long()
+    keys = known[0] * vocabulary + known[1]
+    wanted = tokens * vocabulary + F.pad(tokens[:, :-1], (1, 0))
+    place = torch.searchsorted(keys, wanted).clamp_max(count - 1)
+    found = keys[place] == wanted
+    found[:, 0] = False
+    return torch.where(found, place.to(torch.int32), hashed)
+
+
 def smear(x: Tensor, tokens: Tensor, gate: Tensor, bos_id: int | None) -> Tensor:
     """Return ``(1 - g) x_i + g x_{i-1}`` with ``g = sigmoid(gate)``; nothing enters a document.
 
@@ -64,12 +89,14 @@ def embed(
     bos_id: int | None,
     bigram: tuple[Tensor, Tensor, Tensor] | None = None,
     smear_scale: Tensor | None = None,
+    edges: Tensor | None = None,
 ) -> Tensor:
     """Compute ``kernels.embed.Embed`` in plain PyTorch."""
     x = F.embedding(tokens, table).to(dtype)
     if bigram is not None:
         rows, projection, scale = bigram
-        looked_up = F.embedding(bigram_hash(tokens, rows.size(0)), rows).to(dtype)
+        found = bigram_rows(tokens, rows.size(0), edges, table.size(0))
+        looked_up = F.embedding(found, rows).to(dtype)
         x = x + F.linear(looked_up, projection) * scale.to(dtype)
     if smear_scale is not None:
         x = window_smear(x, tokens, smear_gate, smear_scale, bos_id)

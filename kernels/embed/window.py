@@ -24,7 +24,14 @@ from kernels.common.rows import (
     store_column_sums,
     zeros,
 )
-from kernels.embed.forward import Tables, Text, continues, embedding_of, summed_embedding
+from kernels.embed.forward import (
+    Tables,
+    Text,
+    continues,
+    embedding_of,
+    keyed_rows,
+    summed_embedding,
+)
 from kernels.norm.norm import normed_gradient
 
 # Compiled, not timed.
@@ -169,8 +176,7 @@ def keyed_embedding(text, tables, positions, mask, columns, VOCABULARY: tl.const
     ids = tl.load(text.ids + positions, mask=mask, other=0).to(tl.int32)
     bigrams = ids
     if tables.projected is not None:
-        keys = tl.load(text.ids + text.count + positions, mask=mask, other=VOCABULARY)
-        bigrams = keys.to(tl.int32) - VOCABULARY
+        bigrams = keyed_rows(text, positions, mask, VOCABULARY)
     return summed_embedding(tables, ids, bigrams, mask, columns, tile)
 
 

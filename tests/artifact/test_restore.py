@@ -9,7 +9,7 @@ from artifact.quantisation.recipe import Recipe, Role
 from artifact.restore import restore
 from errors import InputError
 from model.gpt import GPT
-from model.parameters import roles
+from model.parameters import exported, roles, stored
 from tests.small import small_model
 
 
@@ -29,6 +29,35 @@ def test_a_restored_model_scores_like_the_weights_it_was_made_from(model, tmp_pa
     assert restored.config == model.config
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0.05)
     assert (ours - theirs).norm() < 0.01 * theirs.norm()
+
+
+def test_edges_come_back_exactly_and_take_less_than_4_kilobytes(tmp_path):
+    vocabulary, rows = 1024, 2048
+    generator = torch.Generator().manual_seed(5)
+    keys = torch.randperm(vocabulary**2, generator=generator)[: rows - 2].sort().values
+    edges = torch.stack((keys // vocabulary, keys % vocabulary))
+    changes = {"bigram_vocab_size": rows, "bigram_rows": "information"}
+    model = small_model(0.02, vocab_size=vocabulary, **changes)
+    assert model.edges is not None
+    model.edges.copy_(edges)
+    path, of = tmp_path / "a.bin", roles(model.config)
+    report = export(path, model.config.header() | {"mtp_num_heads": 0}, stored(model), of)
+    assert report.streams["edges uint16"] < 4096
+    restored = restore(path, 16, torch.device("cpu"))
+    assert restored.edges is not None
+    assert torch.equal(restored.edges, model.edges)
+    assert restored.edges.dtype == torch.int32
+    # Every second position holds an edge.
+    tokens = edges[:, torch.randint(0, rows - 2, (3, 9), generator=generator)].flip(0)
+    tokens = tokens.permute(1, 2, 0).reshape(3, 18).int()
+    ours = restored.score(tokens[:, :16], tokens[:, 1:17])
+    restored.edges.zero_()
+    assert not torch.equal(restored.score(tokens[:, :16], tokens[:, 1:17]), ours)
+    theirs = model.score(tokens[:, :16], tokens[:, 1:17])
+    assert (ours - theirs).norm() < 0.01 * theirs.norm()
+    export(path, model.config.header() | {"mtp_num_heads": 0}, exported(model), of)
+    with pytest.raises(InputError, match="do not fit its architecture: edges"):
+        restore(path, 16, torch.device("cpu"))
 
 
 def test_corrections_are_no_parameters_and_fit_one(model, tmp_path):

@@ -92,6 +92,15 @@ def combined(
     return first, second
 
 
+def edges_of(config: Architecture) -> Tensor | None:
+    """As many pairs as the network has rows for, with BOS as token or predecessor."""
+    if not config.num_edges:
+        return None
+    others = range(config.num_edges // 2 + 1)
+    found = {(1, other) for other in others} | {(other, 1) for other in others}
+    return torch.tensor(sorted(found)[: config.num_edges], dtype=torch.int32).T.contiguous()
+
+
 def embedded(config: Architecture, p: Parameters, tokens: Tensor) -> Tensor:
     bigram = None
     if config.bigram_vocab_size:
@@ -105,6 +114,7 @@ def embedded(config: Architecture, p: Parameters, tokens: Tensor) -> Tensor:
         bos_id=bos_id,
         eps=config.norm_eps,
         smear_scale=p["smear_scale"] if config.smear_window else None,
+        edges=edges_of(config),
     )
 
 

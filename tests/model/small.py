@@ -6,6 +6,7 @@ from torch import Tensor
 from kernels import operations
 from model.config import Architecture
 from model.gpt import GPT
+from tests.model.oracle import edges_of
 
 VOCAB, MAX_LENGTH = 50, 33
 
@@ -44,6 +45,8 @@ PARTS: dict[str, dict[str, object]] = {
     "no XSA": {"xsa_last_n": 0},
     "XSA everywhere": {"xsa_last_n": 5},
     "no bigram": {"bigram_vocab_size": 0},
+    "edges": {"bigram_rows": "information"},
+    "edges and hashed rows": {"bigram_rows": "mixed", "smear_window": 5},
     "SmearGate leaking": {"smear_bos_mask": False},
     "BOS of another id": {"bos_id": 7},
     "no value embeddings": {"ve_enabled": False},
@@ -132,6 +135,7 @@ def fresh(
         max_seq_len=MAX_LENGTH,
         seed=seed,
         embedding_gain=embedding_gain,
+        edges=edges_of(config),
     )
 
 

@@ -11,13 +11,16 @@ from tests.kernels.tools.ahead_of_time import Variant
 
 BIGRAM = Tables("*bf16", "*bf16", "*fp32", "*fp32", 2048)
 NO_BIGRAM = BIGRAM._replace(projected=None, bigram_scale=None, BIGRAM_ROWS=None)
+KEYS = {"tokens": "*i32", "keys": "*i16", "count": "i32", "length": "i32"}
 PIECES, SLOTS = LAUNCH["pieces"], LAUNCH["slots"]
 
 
-def forward(name: str, bos_id: int | None, tables: Tables) -> Variant:
-    launch = embed_forward.LAUNCH
+def forward(
+    name: str, bos_id: int | None, tables: Tables, vocabulary: int | None = None
+) -> Variant:
+    launch, ids = embed_forward.LAUNCH, "*i32" if vocabulary is None else "*i16"
     signature = {
-        "text": Text("*i32", "i32", "i32", bos_id),
+        "text": Text(ids, "i32", "i32", bos_id, vocabulary),
         "tables": tables,
         "x": "*bf16",
         "eps": "fp32",
@@ -72,13 +75,23 @@ VARIANTS = [
     *window_variants(" with bigram, without mask", None, BIGRAM),
     forward("embed_forward", 1, BIGRAM),
     forward("embed_forward without bigram and mask", None, NO_BIGRAM),
+    forward("embed_forward with edges", 1, BIGRAM, 1024),
     backward("embed_backward", 1, BIGRAM),
     backward("embed_backward without bigram and mask", None, NO_BIGRAM),
     Variant(
         "lookup_keys_kernel",
         lookup_keys_kernel,
-        {"tokens": "*i32", "keys": "*i16", "count": "i32", "length": "i32"},
-        {"VOCABULARY": 1024, "BIGRAM_ROWS": 2048, "BLOCK": BLOCK},
+        KEYS | {"edges": None},
+        {"VOCABULARY": 1024, "BIGRAM_ROWS": 2048, "EDGES": 0, "BLOCK": BLOCK},
+    ),
+    *(
+        Variant(
+            f"lookup_keys_kernel with {edges:,} edges",
+            lookup_keys_kernel,
+            KEYS | {"edges": "*i32"},
+            {"VOCABULARY": 1024, "BIGRAM_ROWS": 2048, "EDGES": edges, "BLOCK": BLOCK},
+        )
+        for edges in (2046, 1536)
     ),
     Variant(
         "sum_pieces",

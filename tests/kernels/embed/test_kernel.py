@@ -11,9 +11,11 @@ from kernels.common import streams
 from kernels.common.launch import Launch
 from kernels.embed.autograd import SORT_LANE, embed
 from kernels.embed.backward import LAUNCH
+from kernels.embed.lookup_keys import lookup_keys
 from kernels.embed.reference import embed as reference
 from kernels.embed.segment_sum import LAUNCH as SUMS
 from kernels.embed.window import LAUNCH as WINDOW
+from tests.kernels.tools import oracle
 from tests.kernels.tools.compare import random_tensors, relative_error
 from tests.kernels.tools.simulated_streams import MAIN, simulated
 from tests.kernels.tools.twins import DEVICE, FP32_SUMS, cast, check_twins, results
@@ -56,7 +58,24 @@ def inputs_of(*, bigram: bool, width: int, seed: int = 1, window: int = 0) -> di
     return random_tensors(seed, **shapes)
 
 
-def of(operation: Any, tokens: Tensor, bos_id: int | None, *, bf16: bool = False) -> Any:
+def edges_of(count: int, vocabulary: int, seed: int = 1) -> Tensor:
+    """Sorted pairs (2, count), half of them of the tokens that ``tokens_of`` makes frequent."""
+    frequent = [(BOS, BOS), (BOS, BOS + 1), (BOS + 1, BOS), (BOS + 1, BOS + 1)]
+    keys = [token * vocabulary + before for token, before in frequent[: (count + 1) // 2]]
+    generator = torch.Generator().manual_seed(seed)
+    others = torch.randperm(vocabulary**2, generator=generator).tolist()
+    found = torch.tensor(sorted([*dict.fromkeys(keys + others[: 2 * count])][:count]))
+    return torch.stack((found // vocabulary, found % vocabulary)).to(DEVICE, torch.int32)
+
+
+def of(
+    operation: Any,
+    tokens: Tensor,
+    bos_id: int | None,
+    *,
+    bf16: bool = False,
+    edges: Tensor | None = None,
+) -> Any:
     """``operation`` as a function of its differentiable inputs, in the table's or a lower dtype."""
 
     def call(
@@ -74,6 +93,7 @@ def of(operation: Any, tokens: Tensor, bos_id: int | None, *, bf16: bool = False
                 bos_id=bos_id,
                 bigram=parts or None,
                 smear_scale=smear_scale,
+                edges=edges,
             ),
         )
 
@@ -120,6 +140,44 @@ def test_smear_gate_of_a_window(
     given = inputs_of(bigram=bigram, width=48, seed=shape[1], window=window)
     given["smear_gate"] /= window**0.5
     check_twins(of(embed, tokens, bos_id), of(reference, tokens, bos_id), given)
+
+
+@pytest.mark.usefixtures("few_programs")
+@pytest.mark.parametrize(
+    ("shape", "edges", "window"),
+    [
+        ((1, 1), 15, 0),
+        ((2, 11), 1, 0),
+        ((2, 11), 12, 5),
+        ((3, 37), 8, 0),
+        ((3, 37), 15, 0),
+        ((3, 7), 15, 48),
+    ],
+    ids=lambda given: str(given),
+)
+def test_edges_own_rows(shape: tuple[int, int], edges: int, window: int) -> None:
+    """All but the last two rows, a power of two, one fewer, and some that leave hashed rows."""
+    tokens, pairs = tokens_of(shape), edges_of(edges, VOCABULARY)
+    given = inputs_of(bigram=True, width=48, seed=shape[1], window=window)
+    given["smear_gate"] /= max(1, window) ** 0.5
+    check_twins(of(embed, tokens, BOS, edges=pairs), of(reference, tokens, BOS, edges=pairs), given)
+
+
+@pytest.mark.parametrize(
+    ("count", "vocabulary"), [(1, 50), (2, 50), (3, 65_535), (7, 50), (8, 50), (255, 65_535)]
+)
+def test_each_pair_is_found_and_no_other(count: int, vocabulary: int) -> None:
+    generator = torch.Generator().manual_seed(count)
+    pairs = torch.randint(0, vocabulary, (2 * count, 2), generator=generator).unique(dim=0)
+    pairs = torch.cat((pairs[:count], pairs[-1:]))[-count:]
+    few = pairs[:: 1 + count // 20]
+    near = torch.cat((few, few + 1, few - 1, few.flip(1), pairs[-1:])).clamp(0, vocabulary - 1)
+    edges = pairs.T.contiguous().to(DEVICE, torch.int32)
+    for rows, dtype in ((count + 2, torch.int32), (count + 9, torch.int64)):
+        tokens = near.flip(1).flatten()[None].to(DEVICE, dtype)
+        keys = lookup_keys(tokens, vocabulary, rows, edges)[tokens.numel() :].long()
+        expected = oracle.bigram_rows(tokens.cpu(), rows, edges.cpu())
+        assert torch.equal(keys.cpu() - vocabulary, expected[0]), rows
 
 
 def test_width_of_two_chunks_and_a_masked_rest() -> None:
@@ -205,6 +263,26 @@ def test_smear_gate_of_a_window_in_bf16(bigram: bool, bos_id: int | None) -> Non
         of(embed, tokens, bos_id, bf16=True),
         of(reference, tokens, bos_id, bf16=True),
         given,
+        dtype=torch.bfloat16,
+        fp32=FP32,
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("window", [0, 12])
+@pytest.mark.parametrize(("vocabulary", "edges"), [(1024, 2046), (8192, 1536), (40_000, 2046)])
+def test_edges_in_bf16_at_the_real_size(vocabulary: int, edges: int, window: int) -> None:
+    tokens, pairs = tokens_of((48, 2048), vocabulary), edges_of(edges, min(vocabulary, 2000))
+    tables: dict[str, tuple[int, ...]] = {
+        "table": (vocabulary, 512),
+        "smear_gate": (window or 512,),
+    }
+    given = random_tensors(3, **tables, **({"smear_scale": ()} if window else {}))
+    given["smear_gate"] /= (window or 1) ** 0.5
+    check_twins(
+        of(embed, tokens, BOS, bf16=True, edges=pairs),
+        of(reference, tokens, BOS, bf16=True, edges=pairs),
+        given | random_tensors(4, **REAL_BIGRAMS),
         dtype=torch.bfloat16,
         fp32=FP32,
     )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kernels import operations
-from kernels.embed.reference import bigram_hash
+from kernels.embed.reference import bigram_hash, bigram_rows
 from tests.kernels.tools import oracle
 from tests.kernels.tools.compare import FP64, check, random_tensors, relative_error
 
@@ -102,6 +102,25 @@ def test_bigram_hash_by_hand_where_int32_wraps_to_a_negative_number() -> None:
     # their XOR is -437740176 = -213845 * 2047 + 539.
     tokens = torch.tensor([[65_000, 65_000]], dtype=torch.int32)
     assert bigram_hash(tokens, 2048).tolist() == [[2047, 539]]
+
+
+@pytest.mark.parametrize("count", [1, 9, 15])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_rows_of_edges(count: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(count)
+    tokens = torch.randint(0, 5, (3, 40), generator=generator).to(dtype)
+    edges = torch.randperm(25, generator=generator)[:count].sort().values
+    edges = torch.stack((edges // 5, edges % 5)).int()
+    found = bigram_rows(tokens, 17, edges, 5)
+    assert torch.equal(found.long(), oracle.bigram_rows(tokens, 17, edges))
+    assert found.dtype == torch.int32
+
+
+def test_an_edge_has_its_row_and_all_else_the_one_after_the_edges() -> None:
+    """The pair (5, 3) is token 5 after 3: at position 2, not at 0, nor as 3 after 5."""
+    tokens = torch.tensor([[5, 3, 5, 3]])
+    edges = torch.tensor([[0, 5], [5, 3]], dtype=torch.int32)
+    assert bigram_rows(tokens, 4, edges, 10).tolist() == [[3, 2, 1, 2]]
 
 
 def test_bigram_hash_uses_the_last_row_at_position_0_alone() -> None:

@@ -31,10 +31,18 @@ def bigram_row(current: int, previous: int | None, rows: int) -> int:
     return (int32(36313 * current) ^ int32(27191 * previous)) % (rows - 1)
 
 
-def bigram_rows(tokens: Tensor, rows: int) -> Tensor:
+def edge_row(current: int, previous: int | None, rows: int, pairs: list[list[int]]) -> int:
+    """The row of the pair if it is one of ``pairs``, and one of the others' rows if not."""
+    if previous is not None and [current, previous] in pairs:
+        return pairs.index([current, previous])
+    return len(pairs) + bigram_row(current, previous, rows - len(pairs))
+
+
+def bigram_rows(tokens: Tensor, rows: int, edges: Tensor | None = None) -> Tensor:
+    pairs = [] if edges is None else edges.T.tolist()
     return torch.tensor(
         [
-            [bigram_row(token, row[i - 1] if i else None, rows) for i, token in enumerate(row)]
+            [edge_row(token, row[i - 1] if i else None, rows, pairs) for i, token in enumerate(row)]
             for row in tokens.tolist()
         ]
     )
@@ -78,11 +86,12 @@ def embedded(
     bos_id: int | None,
     eps: float,
     smear_scale: Tensor | None = None,
+    edges: Tensor | None = None,
 ) -> Tensor:
     x = table[tokens.long()]
     if bigram is not None:
         bigram_table, projection, scale = bigram
-        found = bigram_table[bigram_rows(tokens, len(bigram_table))]
+        found = bigram_table[bigram_rows(tokens, len(bigram_table), edges)]
         x = x + scale * torch.einsum("bte,ce->btc", found, projection)
     if smear_scale is not None:
         return rms_normed(window_smeared(x, tokens, smear_gate, smear_scale, bos_id), eps)

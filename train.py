@@ -85,16 +85,22 @@ def run(given: Given = NOTHING, *, explain: Flag = False) -> int:
     inputs = open_inputs(settings.data, settings.tokenizer, *settings.vocabulary(), most)
     settings = settings.with_vocabulary(inputs.vocab_size, inputs.bos_id)
     token_scores = scores_for(settings.kg_scores, inputs.tokenizer) if settings.kg_scores else None
+    edges, data = None, inputs.fingerprint
+    if settings.num_edges:
+        from knowledge.edges import edges_of_run
+
+        edges, data = edges_of_run(settings, inputs)
     steering = Steering.of(settings)
     from training.rank import joined
 
     startup.done("settings and data")
-    with joined(settings, startup, inputs.fingerprint) as rank:
+    with joined(settings, startup, data) as rank:
         rank.progress.phase("building the model")
         from training.trainer import Trainer
 
         reads = steering.reads if steering else ()
-        trainer = Trainer(settings, inputs.train, rank.world, rank.backends, token_scores, reads)
+        known = (token_scores, reads, edges)
+        trainer = Trainer(settings, inputs.train, rank.world, rank.backends, *known)
         startup.done("model")
         return train_and_score(rank, trainer, steering, inputs, origins)
 
@@ -215,14 +221,14 @@ def export(
 ) -> "tuple[Weights, dict[str, object]]":
     """Write the artifact on rank 0; return the weights read back from it, and its report."""
     from artifact.export import export_run
-    from model.parameters import exported
+    from model.parameters import stored
     from training.snapshots import holding
 
     with holding(trainer.model, trained.exported, rank.world):
         if rank.folder is None:
             return {}, {}
         rank.progress.phase("exporting the artifact")
-        path, weights = rank.folder.artifact, exported(trainer.model)
+        path, weights = rank.folder.artifact, stored(trainer.model)
         try:
             roundtrip, report = export_run(path, rank.settings, weights, trained.hessians, PROJECT)
         except OSError as error:

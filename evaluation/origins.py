@@ -26,7 +26,7 @@ class Origins:
         self.root, self.code = root, hashes_of(root)
         given = (settings.data, settings.tokenizer, settings.config, settings.run_dir)
         scores = Path(settings.kg_scores) if settings.kg_scores else None
-        folders = [path for path in (*given, settings.resume, scores) if path]
+        folders = [path for path in (*given, settings.resume, settings.edges, scores) if path]
         watching.install([root, PROJECT], folders, training=True)
 
     def facts(self, world: "World", inputs: Scored) -> dict[str, object]:

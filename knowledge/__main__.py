@@ -1,4 +1,4 @@
-"""``python -m knowledge``: distil a graph to token scores, or look at what was distilled."""
+"""``python -m knowledge``: distil graphs to token scores and edges, or look at scores."""
 
 import sys
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from cyclopts import Parameter
 import command_line
 
 app = command_line.program(
-    "python -m knowledge", "Distil a knowledge graph to scores of tokens, and look at such scores."
+    "python -m knowledge", "Distil a knowledge graph to scores of tokens, or a text to edges."
 )
 Model = Annotated[Path, Parameter(help="the SentencePiece model whose tokens have the scores")]
 Out = Annotated[Path, Parameter(help="file to write")]
@@ -38,6 +38,32 @@ def distil(
     from knowledge import commands
 
     commands.distil(nodes, edges, relations, tokenizer, out)
+
+
+@app.command
+def edges(
+    *,
+    data: Path,
+    tokenizer: Path | None = None,
+    rows: int = 2048,
+    tokens: int = 5_000_000,
+    out: Path | None = None,
+) -> None:
+    """Choose pairs of tokens that own rows of the bigram table, by their counts in a text.
+
+    Writes information.edges, frequency.edges, shuffled.edges and mixed.edges, one for each value
+    of bigram_rows but hash.
+
+    Args:
+        data: folder of token shards; its training tokens are counted
+        tokenizer: by default the one in the data folder
+        rows: of the table, as bigram_vocab_size
+        tokens: that are counted, the first ones
+        out: folder to write to; by default the data folder
+    """
+    from knowledge import commands
+
+    commands.edges(data, tokenizer, rows, tokens, out or data)
 
 
 @app.command

@@ -11,6 +11,7 @@ from rich.progress import TimeElapsedColumn as Elapsed
 import terminal
 from data.tokenizer import Tokenizer
 from errors import InputError
+from files import write_text
 from knowledge.packing import write_scores
 from knowledge.relations import DEFAULT_TABLE, TYPES, Relations
 from knowledge.scores import MOST_BYTES, MOST_SCORES, TokenScores, read_scores
@@ -47,6 +48,33 @@ def distil(nodes: Path, edges: Path, table: Path | None, model: Path, out: Path)
 def _report(progress: Progress, task: TaskID, share: float) -> None:
     progress.start_task(task)
     progress.update(task, completed=share)
+
+
+def edges(folder: Path, tokenizer: Path | None, rows: int, most: int, out: Path) -> None:
+    """Write edges of each kind; arguments as of ``python -m knowledge edges``.
+
+    Raises:
+        InputError: there is no such text, or it has too few edges for so many rows.
+    """
+    from data.shards import TokenStream
+    from data.tokenizer import find_tokenizer
+    from data.vocabulary import read_tokenizer
+    from knowledge.edges import Edges, text_of
+    from knowledge.transitions import KINDS, chosen, graph_of
+
+    of, console = read_tokenizer(find_tokenizer(folder, tokenizer)), say()
+    stream = TokenStream.open(folder, "train", of.vocab_size)
+    stream.check_tokens()
+    text = stream.read(0, min(most, len(stream))).astype(np.int64)
+    graph = graph_of(text, of.vocab_size)
+    console.print(f"{len(text):,} tokens, {len(graph.edges):,} edges")
+    for kind in KINDS:
+        found = np.divmod(chosen(graph, kind, rows, of.vocab_size), of.vocab_size)
+        tokens, before = (part.tolist() for part in found)
+        known = {"kind": kind, "tokenizer": of.sha256, "tokens": tokens, "predecessors": before}
+        path = out / f"{kind}.edges"
+        write_text(path, text_of(Edges.model_validate(known)))
+        console.print(f"{path}: {len(tokens):,} edges")
 
 
 def pack(listed: Path, model: Path, out: Path) -> None:

@@ -17,6 +17,11 @@ class DataSettings(Section):
         default=None,
         description="SentencePiece model, or gpt2; by default the one in the data folder",
     )
+    edges: Path | None = Field(
+        default=None,
+        description="pairs that bigram_rows needs, from python -m knowledge edges; by default "
+        "BIGRAM_ROWS.edges in the data folder",
+    )
     train_batch_tokens: PositiveInt = Field(
         default=786_432, description="tokens a step, over all ranks"
     )

@@ -45,7 +45,7 @@ CONTEST_NAMES = """
 # the order of sums. ``data`` may lie elsewhere; its content is compared.
 FREE = {*EvaluationSettings.model_fields, *TttSettings.model_fields, *ArtifactSettings.model_fields}
 FREE -= {"quant_min_step", "calibration_tokens"}
-FREE |= {"resume", "data", "tokenizer", "device", "backend", "attention_backend"}
+FREE |= {"resume", "data", "tokenizer", "edges", "device", "backend", "attention_backend"}
 FREE |= {"micro_batch_tokens", "checkpoint_minutes", "train_log_every"}
 
 

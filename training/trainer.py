@@ -53,6 +53,7 @@ class Trainer:
         backends: of `runtime.device.choose`.
         scores: (V,) fp32, the knowledge graph's scores of tokens; None: no graph.
         reads: names of the signals that the run's agents read.
+        edges: (2, E), the pairs that own rows of the bigram table; None: it is hashed.
     """
 
     def __init__(
@@ -63,10 +64,11 @@ class Trainer:
         backends: Backends,
         scores: np.ndarray | None = None,
         reads: Iterable[str] = (),
+        edges: np.ndarray | None = None,
     ) -> None:
         self.settings, self.world, self.backends = settings, world, backends
         torch.manual_seed(settings.seed)
-        self.model = self._make_model(scores)
+        self.model = self._make_model(scores, edges)
         self.scores = None if scores is None else torch.from_numpy(scores).to(world.device)
         self.shards = Shards(self.model, world)
         own = {name: self.shards.own[name] for name in exported(self.model)}
@@ -86,7 +88,7 @@ class Trainer:
         self.state = TrainingState(self.shards, self.update, self.averaging, self.loader)
         self.snapshots = Snapshots(self.state, self.outgoing)
 
-    def _make_model(self, scores: np.ndarray | None) -> GPT:
+    def _make_model(self, scores: np.ndarray | None, edges: np.ndarray | None) -> GPT:
         settings, backends = self.settings, self.backends
         return GPT(
             settings.architecture(),
@@ -96,6 +98,7 @@ class Trainer:
             seed=settings.seed,
             fake_step_floor=settings.quant_min_step,
             embedding_gain=None if scores is None else embedding_gain(scores, settings.kg_init),
+            edges=None if edges is None else torch.from_numpy(edges),
         ).to(self.world.device)
 
     def _make_gradients(self, variant: Variant, nats: Tensor) -> MicroBatches:

@@ -1,4 +1,4 @@
-"""Collect what a submission's one file holds: modules, settings, scores of tokens."""
+"""Collect what a submission's one file holds: modules, settings, scores of tokens, edges."""
 
 import base64
 import re
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from errors import InputError
+from knowledge.edges import BUNDLED, place, read_edges, text_of
 from knowledge.packing import pack
 from knowledge.scores import BUILT_IN, read_scores
 from runtime.run_folder import to_toml
@@ -19,9 +20,11 @@ ENTRIES = ("train.py", "evaluation/__main__.py")
 HEAD = "artifact/submission/template.py"
 PRESET = "presets/submission.toml"
 SCORES = "knowledge/wordnet"
+EDGES = f"knowledge/{BUNDLED.name}"
 # Settings that differ between machines or runs, and names of presets.
 NOT_KEPT = (
     *("preset", "config", "data", "tokenizer", "run_dir", "run_id", "track", "resume", "seed"),
+    "edges",
     *("sample_every", "sample_prompt", "sample_tokens"),
 )
 # The file neither packs nor judges nor explains itself, nor writes texts; contests have neither
@@ -64,7 +67,12 @@ def contents(root: Path, settings: "Settings") -> dict[str, str]:
     if scores:
         kept["kg_scores"] = "wordnet"
     texts = {name: read(root / name).decode() for name in sorted(modules(root))}
-    return {**texts, PRESET: to_toml(kept), **scores}
+    pairs = {}
+    if settings.num_edges:  # parsed and written again, as scores are
+        pairs[EDGES] = text_of(read_edges(place(settings)))
+    else:
+        del texts["knowledge/edges.py"]
+    return {**texts, PRESET: to_toml(kept), **scores, **pairs}
 
 
 def token_scores(given: str) -> dict[str, str]:

@@ -61,7 +61,7 @@ def unpack(root: Path) -> None:
     """Write what is no module to a folder, and let modules be imported from ``FILES``."""
     for name, text in FILES.items():
         if not name.endswith(".py"):
-            is_text = name.endswith(".toml")
+            is_text = name.endswith((".toml", ".edges"))
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_bytes(text.encode() if is_text else base64.b85decode(text))
     # First of all finders: a folder called data where it is started must not be taken for ours.

@@ -30,6 +30,7 @@ from data.tokenizer import (
 )
 from evaluation.audit import accounting
 from kernels import operations
+from knowledge.edges import Edges, read_edges, text_of
 from knowledge.packing import write_scores
 from knowledge.relations import DEFAULT_TABLE, Relations
 from knowledge.scores import TokenScores, read_scores
@@ -74,6 +75,8 @@ def make(folder: Path) -> None:
     make_network(folder)
     ids = np.arange(9)
     write_scores(folder / "a.scores", TokenScores("0" * 64, VOCAB, ids, np.ones(9, np.float32)))
+    pairs = {"kind": "mixed", "tokenizer": "0" * 64, "tokens": [3, 3, 5], "predecessors": [1, 4, 0]}
+    (folder / "mixed.edges").write_text(text_of(Edges.model_validate(pairs)))
     (folder / "relations.toml").write_bytes(DEFAULT_TABLE.read_bytes())
 
 
@@ -181,4 +184,5 @@ def kinds() -> Iterator[Kind]:
     yield Kind(f"{step}/state.json", lambda folder: checkpoint.load(folder / step, "cpu"))
     yield Kind(f"{step}/tensors.safetensors", lambda folder: checkpoint.load(folder / step, "cpu"))
     yield Kind("a.scores", lambda folder: read_scores(folder / "a.scores"))
+    yield Kind("mixed.edges", lambda folder: read_edges(folder / "mixed.edges"))
     yield Kind("relations.toml", lambda folder: Relations.read(folder / "relations.toml"))

@@ -18,6 +18,7 @@ COMMANDS = {  # and their folders
     "budget": "step",
     "curve": "studies",
     "decisions": "swarm",
+    "edges": "studies",
     "figures": "pages",
     "fuzz": "studies",
     "hold_out": "studies",

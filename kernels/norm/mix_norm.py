@@ -34,7 +34,13 @@ from kernels.common.rows import (
     store_row_values,
     zeros,
 )
-from kernels.norm.gate import Gate, gate_gradient, store_gate, store_sums, sum_gate, zero_gate
+from kernels.norm.gate import (
+    Gate,
+    first_values,
+    gate_gradients,
+    mixed_values,
+    store_gate,
+)
 from kernels.norm.norm import normed_gradient
 
 # Programs: as many as run at once, 3 a multiprocessor, 2 with a skip. More would be a second and
@@ -82,8 +88,6 @@ class InputGradients(NamedTuple):
     """(2 or 3, programs, C) fp32: each program's sums for mix[0], mix[1] and skip_weight."""
     vector_size: Any
     """Elements from one vector's sums to the next's."""
-    gate_weight: Any
-    """(programs, H * W) fp32: each program's sums; None without a gate."""
 
 
 def mix_norm(
@@ -178,14 +182,14 @@ def launch_backward(
         None if ctx.one_input else torch.empty_like(stream),
         torch.empty((vectors, programs, width), dtype=torch.float32, device=stream.device),
         programs * width,
-        None if gate is None else gate.weight.new_empty(1, programs, gate.weight.numel()),
     )
+    by_gate = None if gate is None else gate_gradients(inputs, inverse_rms, gate, ctx.scale)
     mix_norm_backward[(programs,)](
         inputs,
         inverse_rms,
         gradients,
         into,
-        gate,
+        by_gate,
         rows,
         ctx.scale,
         row_tile(width, launch.rows),
@@ -193,9 +197,7 @@ def launch_backward(
     )
     sums = column_sums(into.partial)
     vectors = sums[:2], into.skip, sums[2] if has_skip else None
-    if gate is None:
-        return into.stream, into.x0, *vectors, None
-    return into.stream, into.x0, *vectors, column_sums(into.gate_weight)[0].view_as(gate.weight)
+    return into.stream, into.x0, *vectors, None if by_gate is None else by_gate.weight
 
 
 @triton.jit
@@ -221,26 +223,7 @@ def mix_norm_forward(inputs, mixed, normed, inverse_rms, gate, rows_total, scale
 
 
 @triton.jit
-def mixed_values(inputs, offsets, mask, columns, inside, tile):
-    """Return ``mix[0] (stream + skip_weight skip) + mix[1] x0`` of a tile, fp32."""
-    value = load(inputs.stream, offsets, mask)
-    if inputs.skip is not None:
-        value += load(inputs.skip_weight, columns, inside) * load(inputs.skip, offsets, mask)
-    value *= load(inputs.mix, columns, inside)
-    return value + load(inputs.mix + tile.C, columns, inside) * load(inputs.x0, offsets, mask)
-
-
-@triton.jit
-def first_values(inputs, rows, rows_total, gate, tile):
-    """Return the mix of the first channels (ROWS, 1, WINDOW), which are in the first cache."""
-    columns = tl.arange(0, gate.PADDED_WINDOW)[None, None, :]
-    inside = columns < gate.WINDOW
-    offsets, mask = rows * tile.C + columns, (rows < rows_total) & inside
-    return mixed_values(inputs, offsets, mask, columns, inside, tile)
-
-
-@triton.jit
-def mix_norm_backward(inputs, inverse_rms, grads, into, gate, rows_total, scale, tile):
+def mix_norm_backward(inputs, inverse_rms, grads, into, by_gate, rows_total, scale, tile):
     """Compute ``InputGradients`` from ``Gradients`` in one pass.
 
         u       = stream + skip_weight * skip,  value = mix[0] u + mix[1] x0,  r = inverse_rms
@@ -251,7 +234,7 @@ def mix_norm_backward(inputs, inverse_rms, grads, into, gate, rows_total, scale,
         into.x0     = mix[1] d_value + grads.x0
 
     and the program's sums over rows of d_value u, d_value x0 and d_u skip to ``into.partial``. With
-    a gate, grads.normed also gets the logits' gradients times its weight.
+    a gate, ``by_gate.normed`` is added to grads.normed's first channels.
 
     It moves 7 tensors (N, C); 8 with the stream's gradient, 9 with a skip too, 5 if x0 is the
     stream. At 98,304 x 512 in bf16 a tensor is 100.7 MB, and each vector's partial sums are 1.6 MB.
@@ -270,8 +253,6 @@ def mix_norm_backward(inputs, inverse_rms, grads, into, gate, rows_total, scale,
     if inputs.skip is not None:
         by_skip = load(inputs.skip_weight, columns, inside)
         sum_skip = zeros(tile)
-    if gate is not None:
-        sum_weight = zero_gate(gate)
 
     for first in range(tl.program_id(0) * tile.ROWS, rows_total, tl.num_programs(0) * tile.ROWS):
         rows = row_indices(first, tile)
@@ -282,6 +263,9 @@ def mix_norm_backward(inputs, inverse_rms, grads, into, gate, rows_total, scale,
         grad = zeros(tile)
         if grads.normed is not None:
             grad = load(grads.normed, offsets, mask)
+        if by_gate is not None:
+            near = (rows < rows_total) & (columns < by_gate.WIDTH)
+            by_gate_tile = load(by_gate.normed, rows * by_gate.WIDTH + columns, near)
         if grads.mixed is not None:
             grad_mixed_tile = load(grads.mixed, offsets, mask)
         if inputs.skip is not None:
@@ -296,10 +280,8 @@ def mix_norm_backward(inputs, inverse_rms, grads, into, gate, rows_total, scale,
         if grads.normed is not None:
             value = by_stream * mixed_in + by_x0 * x0_tile
             by_rms = load_row_values(inverse_rms, rows, rows_total)
-            if gate is not None:
-                grad += gate_gradient(gate, rows, rows_total, columns)
-                near = first_values(inputs, rows, rows_total, gate, tile) * (by_rms * scale)
-                sum_weight += sum_gate(gate, near, rows, rows_total)
+            if by_gate is not None:
+                grad += by_gate_tile
             projection = row_mean(grad * value, tile) * by_rms * by_rms
             grad = normed_gradient(grad, value, projection, by_rms * scale)
         if grads.mixed is not None:
@@ -326,5 +308,3 @@ def mix_norm_backward(inputs, inverse_rms, grads, into, gate, rows_total, scale,
     store_column_sums(into.partial + into.vector_size, sum_x0, tile)
     if inputs.skip is not None:
         store_column_sums(into.partial + 2 * into.vector_size, sum_skip, tile)
-    if gate is not None:
-        store_sums(into.gate_weight, sum_weight, gate)

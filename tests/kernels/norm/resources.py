@@ -4,15 +4,16 @@ from kernels.common.launch import Launch
 from kernels.common.reduce import LAUNCH as REDUCE
 from kernels.common.reduce import column_sums_kernel
 from kernels.common.rows import row_tile
-from kernels.norm import mix_norm, norm
-from kernels.norm.gate import Gate
+from kernels.norm import gate, mix_norm, norm
+from kernels.norm.gate import Gate, GateGradients
 from tests.kernels.tools.ahead_of_time import Variant
 
 SCALARS = {"rows_total": "i32", "scale": "fp32"}
 INPUTS = mix_norm.Inputs("*bf16", "*bf16", "*bf16", "*fp32", "*fp32")
 GRADIENTS = mix_norm.Gradients("*bf16", "*bf16", "*bf16", "*bf16")
 GATE = Gate("*fp32", "*bf16", 8, 12, 8, 16)
-INTO = mix_norm.InputGradients("*bf16", "*bf16", "*bf16", "*fp32", "i32", "*fp32")
+INTO = mix_norm.InputGradients("*bf16", "*bf16", "*bf16", "*fp32", "i32")
+BY_GATE = GateGradients("*bf16", "*fp32", 16)
 
 
 def variant(kernel, name: str, launch: Launch, arguments: dict, **constants: None) -> Variant:
@@ -46,18 +47,24 @@ def entry(name: str, *absent: str, gate: Gate | None = None) -> Variant:
 
 
 def entry_backward(
-    name: str, gradients: dict, into: dict, *absent: str, gate: Gate | None = None
+    name: str, gradients: dict, into: dict, *absent: str, by_gate: GateGradients | None = None
 ) -> Variant:
     """All members given but the inputs ``absent``, and those that are None."""
     arguments = {
         "inputs": INPUTS._replace(**dict.fromkeys(absent)),
         "inverse_rms": "*fp32",
         "grads": GRADIENTS._replace(**gradients),
-        "into": INTO._replace(**into, **({} if gate else {"gate_weight": None})),
-        "gate": gate,
+        "into": INTO._replace(**into),
+        "by_gate": by_gate,
     }
     launch = mix_norm.LAUNCH["backward"]
     return variant(mix_norm.mix_norm_backward, name, launch, arguments)
+
+
+def gate_backward(name: str, *absent: str) -> Variant:
+    arguments = {"inputs": INPUTS._replace(**dict.fromkeys(absent)), "inverse_rms": "*fp32"}
+    arguments |= {"gate": GATE, "into": BY_GATE}
+    return variant(gate.gate_backward, name, gate.LAUNCH, arguments)
 
 
 SKIP = ("skip", "skip_weight")
@@ -81,8 +88,10 @@ VARIANTS = [
     entry_backward("entry of a kept stream", {}, NO_SKIP, *SKIP),
     entry_backward("entry with skip", NO_STREAM, {}),
     entry_backward("all", {}, {}),
-    entry_backward("entry with gate", NO_STREAM, NO_SKIP, *SKIP, gate=GATE),
-    entry_backward("all with gate", {}, {}, gate=GATE),
+    entry_backward("entry with gate", NO_STREAM, NO_SKIP, *SKIP, by_gate=BY_GATE),
+    entry_backward("all with gate", {}, {}, by_gate=BY_GATE),
+    gate_backward("entry", *SKIP),
+    gate_backward("entry with skip"),
     Variant(
         "column_sums_kernel",
         column_sums_kernel,

@@ -34,8 +34,9 @@ from kernels.attention.rope_hopper import angles, rotate
 from kernels.attention.saved import Saved
 from kernels.attention.schedule_hopper import (
     ITEM_ROWS,
-    item_count,
+    own_share,
     schedule,
+    turn_count,
     unmasked_rows,
     visible_rows,
     work_item,
@@ -177,12 +178,13 @@ def backward_dkv_kernel(
     rows = Rows(query, dout, lse, delta, barriers[0], barriers[1])
     fence_async_shared()
     inputs = Inputs(query_desc, dout_desc, lse_desc, delta_desc, key_desc, v_desc)
+    share = own_share(problem, True, ROWS)
     gl.warp_specialize(
         [
-            (differentiate_items, (0, problem, keys, rows, statistics, rope, outputs)),
-            (differentiate_items, (1, problem, keys, rows, statistics, rope, outputs)),
-            (differentiate_items, (2, problem, keys, rows, statistics, rope, outputs)),
-            (load_tiles, (problem, keys, rows, inputs)),
+            (differentiate_items, (0, problem, share, keys, rows, statistics, rope, outputs)),
+            (differentiate_items, (1, problem, share, keys, rows, statistics, rope, outputs)),
+            (differentiate_items, (2, problem, share, keys, rows, statistics, rope, outputs)),
+            (load_tiles, (problem, share, keys, rows, inputs)),
         ],
         [4, 4, 1],
         REGISTERS,
@@ -190,15 +192,13 @@ def backward_dkv_kernel(
 
 
 @gluon.jit
-def load_tiles(problem, keys, rows, inputs):
+def load_tiles(problem, share, keys, rows, inputs):
     """Load keys and values of each item once they have a buffer, then its rows: one warp."""
     ROWS: gl.constexpr = rows.query.shape[1]
-    total = item_count(problem)
     index = 0
-    for turn in range(gl.cdiv(total, gl.num_programs(0))):
-        item = work_item(turn)
-        if item < total:
-            head_index, tile = item // problem.tiles, item % problem.tiles
+    for turn in range(turn_count(problem, share)):
+        exists, head_index, tile = work_item(problem, share, turn, True)
+        if exists:
             first_key = tile * CONSUMERS * 64
             load_keys(problem, keys, inputs, turn, head_index, first_key)
             batch = head_index // problem.G
@@ -247,17 +247,17 @@ def load_rows(problem, rows, inputs, index, head_index, first):
 
 
 @gluon.jit
-def differentiate_items(which: gl.constexpr, problem, keys, rows, statistics, rope, outputs):
+def differentiate_items(which: gl.constexpr, problem, share, keys, rows, statistics, rope, outputs):
     """Run one warpgroup: keys ``which`` * 64 and following of each item."""
     D: gl.constexpr = keys.key.shape[2]
-    total = item_count(problem)
     index = 0
-    for turn in range(gl.cdiv(total, gl.num_programs(0))):
-        item = work_item(turn)
-        if item < total:
-            head_index, tile = item // problem.tiles, item % problem.tiles
+    for turn in range(turn_count(problem, share)):
+        exists, head_index, tile = work_item(problem, share, turn, True)
+        if exists:
             first_key = tile * CONSUMERS * 64 + which * 64
-            key, dk, dv, index = differentiate_keys(which, problem, keys, rows, turn, item, index)
+            key, dk, dv, index = differentiate_keys(
+                which, problem, keys, rows, turn, head_index, tile, index
+            )
             store_keys(dv, outputs.dv, head_index, first_key, problem, outputs.stride, outputs.XSA)
             key = gl.convert_layout(key, product_layout(D))
             dk = finish_keys(dk, key, head_index, first_key, problem, statistics, rope)
@@ -265,11 +265,10 @@ def differentiate_items(which: gl.constexpr, problem, keys, rows, statistics, ro
 
 
 @gluon.jit
-def differentiate_keys(which: gl.constexpr, problem, keys, rows, turn, item, index):
+def differentiate_keys(which: gl.constexpr, problem, keys, rows, turn, head_index, tile, index):
     """Return key, dkey and dv of 64 keys of the ``turn``-th item, and the next tile's index."""
     ROWS: gl.constexpr = rows.query.shape[1]
     D: gl.constexpr = keys.key.shape[2]
-    head_index, tile = item // problem.tiles, item % problem.tiles
     batch, item_key = head_index // problem.G, tile * CONSUMERS * 64
     first_key = item_key + which * 64
     item_begin, item_end = visible_rows(problem, batch, item_key, CONSUMERS * 64, ROWS)

@@ -33,8 +33,9 @@ from kernels.attention.rope_hopper import angles, query_scale, rotate
 from kernels.attention.saved import Saved
 from kernels.attention.schedule_hopper import (
     ITEM_ROWS,
-    item_count,
+    own_share,
     schedule,
+    turn_count,
     unmasked_keys,
     visible_keys,
     work_item,
@@ -163,12 +164,22 @@ def backward_dq_kernel(
     keys = Keys(key, value, make_barriers(STAGES, 1), make_barriers(STAGES, CONSUMERS))
     fence_async_shared()
     inputs = Inputs(dout_desc, query_desc, key_desc, v_desc)
+    share = own_share(problem, False, KEYS)
     gl.warp_specialize(
         [
-            (differentiate_items, (0, problem, queries, keys, statistics, gain, rope, outputs)),
-            (differentiate_items, (1, problem, queries, keys, statistics, gain, rope, outputs)),
-            (differentiate_items, (2, problem, queries, keys, statistics, gain, rope, outputs)),
-            (load_tiles, (problem, queries, keys, inputs)),
+            (
+                differentiate_items,
+                (0, problem, share, queries, keys, statistics, gain, rope, outputs),
+            ),
+            (
+                differentiate_items,
+                (1, problem, share, queries, keys, statistics, gain, rope, outputs),
+            ),
+            (
+                differentiate_items,
+                (2, problem, share, queries, keys, statistics, gain, rope, outputs),
+            ),
+            (load_tiles, (problem, share, queries, keys, inputs)),
         ],
         [4, 4, 1],
         REGISTERS,
@@ -176,15 +187,13 @@ def backward_dq_kernel(
 
 
 @gluon.jit
-def load_tiles(problem, queries, keys, inputs):
+def load_tiles(problem, share, queries, keys, inputs):
     """Load the rows of each item once they have a buffer, then its keys and values: one warp."""
     KEYS: gl.constexpr = keys.key.shape[1]
-    total = item_count(problem)
     index = 0
-    for turn in range(gl.cdiv(total, gl.num_programs(0))):
-        item = work_item(turn)
-        if item < total:
-            head_index, tile = item // problem.tiles, problem.tiles - 1 - item % problem.tiles
+    for turn in range(turn_count(problem, share)):
+        exists, head_index, tile = work_item(problem, share, turn, False)
+        if exists:
             first_row = tile * CONSUMERS * 64
             load_rows(problem, queries, inputs, turn, head_index, first_row)
             batch = head_index // problem.G
@@ -215,19 +224,17 @@ def load_rows(problem, queries, inputs, turn, head_index, first_row):
 
 @gluon.jit
 def differentiate_items(
-    which: gl.constexpr, problem, queries, keys, statistics, gain, rope, outputs
+    which: gl.constexpr, problem, share, queries, keys, statistics, gain, rope, outputs
 ):
     """Run one warpgroup: rows ``which`` * 64 and following of each item."""
     D: gl.constexpr = keys.key.shape[2]
-    total = item_count(problem)
     index = 0
-    for turn in range(gl.cdiv(total, gl.num_programs(0))):
-        item = work_item(turn)
-        if item < total:
-            head_index, tile = item // problem.tiles, problem.tiles - 1 - item % problem.tiles
+    for turn in range(turn_count(problem, share)):
+        exists, head_index, tile = work_item(problem, share, turn, False)
+        if exists:
             first_row = tile * CONSUMERS * 64 + which * 64
             query, dq, index = differentiate_rows(
-                which, problem, queries, keys, statistics, turn, item, index
+                which, problem, queries, keys, statistics, turn, head_index, tile, index
             )
             row = head_index * problem.tiles * CONSUMERS + first_row // 64
             own = Outputs(outputs.dq, outputs.stride, outputs.dgain + row * problem.GROUP)
@@ -237,11 +244,12 @@ def differentiate_items(
 
 
 @gluon.jit
-def differentiate_rows(which: gl.constexpr, problem, queries, keys, statistics, turn, item, index):
+def differentiate_rows(
+    which: gl.constexpr, problem, queries, keys, statistics, turn, head_index, tile, index
+):
     """Return query and dquery of 64 rows of the ``turn``-th item, and the next tile's index."""
     KEYS: gl.constexpr = keys.key.shape[1]
     D: gl.constexpr = keys.key.shape[2]
-    head_index, tile = item // problem.tiles, problem.tiles - 1 - item % problem.tiles
     batch, item_row = head_index // problem.G, tile * CONSUMERS * 64
     first_row = item_row + which * 64
     item_begin, item_end = visible_keys(problem, batch, item_row, CONSUMERS * 64, KEYS)

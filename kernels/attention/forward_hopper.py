@@ -31,8 +31,9 @@ from kernels.attention.rope_hopper import unit
 from kernels.attention.saved import Saved
 from kernels.attention.schedule_hopper import (
     ITEM_ROWS,
-    item_count,
+    own_share,
     schedule,
+    turn_count,
     unmasked_keys,
     visible_keys,
     work_item,
@@ -132,12 +133,13 @@ def forward_kernel(query_desc, key_desc, v_desc, problem, outputs, STAGES: gl.co
     keys = Keys(key, value, make_barriers(STAGES, 1), make_barriers(STAGES, CONSUMERS))
     fence_async_shared()
     inputs = Inputs(query_desc, key_desc, v_desc)
+    share = own_share(problem, False, KEYS)
     gl.warp_specialize(
         [
-            (attend_items, (0, problem, queries, keys, outputs)),
-            (attend_items, (1, problem, queries, keys, outputs)),
-            (attend_items, (2, problem, queries, keys, outputs)),
-            (load_tiles, (problem, queries, keys, inputs)),
+            (attend_items, (0, problem, share, queries, keys, outputs)),
+            (attend_items, (1, problem, share, queries, keys, outputs)),
+            (attend_items, (2, problem, share, queries, keys, outputs)),
+            (load_tiles, (problem, share, queries, keys, inputs)),
         ],
         [4, 4, 1],
         REGISTERS,
@@ -145,15 +147,13 @@ def forward_kernel(query_desc, key_desc, v_desc, problem, outputs, STAGES: gl.co
 
 
 @gluon.jit
-def load_tiles(problem, queries, keys, inputs):
+def load_tiles(problem, share, queries, keys, inputs):
     """Load the queries of each item once they have a buffer, then its keys and values: one warp."""
     KEYS: gl.constexpr = keys.key.shape[1]
-    total = item_count(problem)
     index = 0
-    for turn in range(gl.cdiv(total, gl.num_programs(0))):
-        item = work_item(turn)
-        if item < total:
-            head_index, tile = item // problem.tiles, problem.tiles - 1 - item % problem.tiles
+    for turn in range(turn_count(problem, share)):
+        exists, head_index, tile = work_item(problem, share, turn, False)
+        if exists:
             first_row = tile * CONSUMERS * 64
             load_queries(problem, queries, inputs, turn, head_index, first_row)
             batch = head_index // problem.G
@@ -190,23 +190,23 @@ def load_keys(problem, keys, inputs, index, head_index, first):
 
 
 @gluon.jit
-def attend_items(which, problem, queries, keys, outputs):
+def attend_items(which, problem, share, queries, keys, outputs):
     """Run one warpgroup: rows ``which`` * 64 and following of each item."""
-    total = item_count(problem)
     index = 0
-    for turn in range(gl.cdiv(total, gl.num_programs(0))):
-        item = work_item(turn)
-        if item < total:
-            index = attend_rows(which, problem, queries, keys, outputs, turn, item, index)
+    for turn in range(turn_count(problem, share)):
+        exists, head_index, tile = work_item(problem, share, turn, False)
+        if exists:
+            index = attend_rows(
+                which, problem, queries, keys, outputs, turn, head_index, tile, index
+            )
 
 
 @gluon.jit
-def attend_rows(which, problem, queries, keys, outputs, turn, item, index):
+def attend_rows(which, problem, queries, keys, outputs, turn, head_index, tile, index):
     """Attend 64 rows of the ``turn``-th item, tiles from the ``index``-th on; return the next."""
     KEYS: gl.constexpr = keys.key.shape[1]
     D: gl.constexpr = keys.key.shape[2]
     scores_layout: gl.constexpr = product_layout(KEYS)
-    head_index, tile = item // problem.tiles, problem.tiles - 1 - item % problem.tiles
     batch, item_row = head_index // problem.G, tile * CONSUMERS * 64
     first_row = item_row + which * 64
     item_begin, item_end = visible_keys(problem, batch, item_row, CONSUMERS * 64, KEYS)

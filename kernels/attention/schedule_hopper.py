@@ -2,6 +2,11 @@
 
 A persistent grid has one block a multiprocessor. An item of work is a tile of 192 rows (or keys) of
 one group of heads of one window. A row is (position, head of the group).
+
+Without documents an item's work follows from its place, and items are dealt in serpentine order.
+Documents make it uneven: 31 items a block would differ by a tenth in their sum, and the slowest of
+132 blocks by a third. So each block counts the tiles of all items and takes a run of them that is
+its share of the work. It is deterministic, and neighbours in a run read the same keys.
 """
 
 # pyright: basic, reportIndexIssue=false, reportCallIssue=false, reportArgumentType=false
@@ -18,6 +23,10 @@ from kernels.common.hopper import CONSUMERS, WARPGROUP_ROWS
 
 HEAD_DIM = 64
 ITEM_ROWS = CONSUMERS.value * WARPGROUP_ROWS
+# Places whose work is counted at once: 16 a thread.
+PLACES = gl.constexpr(2048)
+# What an item takes beside its tiles, in tiles of 64: first loads, last products, epilogue.
+OVERHEAD = gl.constexpr(3)
 
 
 class Problem(NamedTuple):
@@ -63,22 +72,97 @@ def schedule(
     return Problem(B, T, tiles, documents, *heads), grid
 
 
-@gluon.jit
-def item_count(problem):
-    """Return the number of items of work of all programs."""
-    return problem.windows * problem.G * problem.tiles
+class Share(NamedTuple):
+    """A block's items: ``count`` from ``first`` on; without documents none is named."""
+
+    first: Any
+    count: Any
 
 
 @gluon.jit
-def work_item(turn):
-    """Return the item of work that a program takes as its ``turn``-th.
+def own_share(problem, BY_KEYS: gl.constexpr, TILE: gl.constexpr):
+    """Return this block's share. Items are of keys if BY_KEYS, and take tiles of TILE rows.
 
-    Items of a head get longer or shorter from one to the next. Programs take them in serpentine
-    order, so that each gets long and short ones.
+    Otherwise items are of rows, and take tiles of TILE keys.
     """
-    programs = gl.num_programs(0)
-    slot = gl.where(turn % 2 == 0, gl.program_id(0), programs - 1 - gl.program_id(0))
-    return turn * programs + slot
+    first = 0
+    count = 0
+    if problem.documents is not None:
+        places = problem.windows * problem.tiles
+        total = 0
+        for begin in range(0, places, PLACES):
+            total += gl.sum(item_work(problem, begin, BY_KEYS, TILE), 0)
+        part = gl.cdiv(total * problem.G, gl.num_programs(0))
+        goal = gl.minimum(gl.program_id(0) * part, total * problem.G)
+        next_goal = gl.minimum(goal + part, total * problem.G)
+        # An item is of the block in whose part its middle lies.
+        first = goal // total * places
+        end = next_goal // total * places
+        before = 0
+        for begin in range(0, places, PLACES):
+            work = item_work(problem, begin, BY_KEYS, TILE)
+            twice_middle = 2 * (before + gl.associative_scan(work, 0, add)) - work
+            known = work > 0
+            first += gl.sum((known & (twice_middle < 2 * (goal % total))).to(gl.int32), 0)
+            end += gl.sum((known & (twice_middle < 2 * (next_goal % total))).to(gl.int32), 0)
+            before += gl.sum(work, 0)
+        count = end - first
+    return Share(first, count)
+
+
+@gluon.jit
+def item_work(problem, begin, BY_KEYS: gl.constexpr, TILE: gl.constexpr):
+    """Return the work of a head's items at PLACES places from ``begin`` on; 0 beyond the last.
+
+    A place is (window, tile).
+    """
+    layout: gl.constexpr = gl.BlockedLayout([PLACES // 128], [32], [4], [0])
+    place = begin + gl.arange(0, PLACES, layout)
+    exists = place < problem.windows * problem.tiles
+    place = gl.where(exists, place, 0)
+    batch, first = place // problem.tiles, place % problem.tiles * (CONSUMERS * 64)
+    if BY_KEYS:
+        seen, end = visible_rows(problem, batch, first, CONSUMERS * 64, TILE)
+    else:
+        seen, end = visible_keys(problem, batch, first, CONSUMERS * 64, TILE)
+    return gl.where(exists, gl.cdiv(end - seen, TILE) + OVERHEAD * 64 // TILE, 0)
+
+
+@gluon.jit
+def add(a, b):
+    """Return a + b."""
+    return a + b
+
+
+@gluon.jit
+def turn_count(problem, share):
+    """Return how many items this block may take, one a turn."""
+    count = share.count
+    if problem.documents is None:
+        count = gl.cdiv(problem.windows * problem.G * problem.tiles, gl.num_programs(0))
+    return count
+
+
+@gluon.jit
+def work_item(problem, share, turn, BY_KEYS: gl.constexpr):
+    """Return the item of a block's ``turn``-th turn: whether there is one, head index and tile.
+
+    Without documents, items of a head get shorter from one to the next. Programs take them in
+    serpentine order, so that each gets long and short ones.
+    """
+    if problem.documents is None:
+        programs = gl.num_programs(0)
+        slot = gl.where(turn % 2 == 0, gl.program_id(0), programs - 1 - gl.program_id(0))
+        item = turn * programs + slot
+        head_index, tile = item // problem.tiles, item % problem.tiles
+        if not BY_KEYS:
+            tile = problem.tiles - 1 - tile
+    else:
+        item = share.first + turn
+        places = problem.windows * problem.tiles
+        head, place = item // places, item % places
+        head_index, tile = place // problem.tiles * problem.G + head, place % problem.tiles
+    return item < problem.windows * problem.G * problem.tiles, head_index, tile
 
 
 @gluon.jit

@@ -343,6 +343,18 @@ def test_bf16_with_documents(xsa: bool) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize(("batch", "length"), [(1, 40), (3, 3000), (1100, 130)])
+def test_bf16_with_documents_of_every_length(batch: int, length: int) -> None:
+    """Blocks deal themselves runs of items: fewer items than blocks, uneven ones, and more places
+    than are counted at once (``schedule_hopper.PLACES``)."""
+    generator = torch.Generator().manual_seed(16)
+    chance = 10 ** -(3 * torch.rand((batch, 1), generator=generator))
+    tokens = (torch.rand((batch, length), generator=generator) < chance).int()
+    inputs = random_inputs(length, 4, 2, 64, batch=batch, seed=16)
+    check_bf16(inputs, xsa=True, rope_dims=16, documents=document_bounds(tokens, BOS))
+
+
+@pytest.mark.gpu
 def test_bf16_at_the_real_length_and_same_bits_again() -> None:
     inputs = random_inputs(2048, 8, 4, 64, batch=4, seed=15)
     check_bf16(inputs, xsa=True, rope_dims=16)

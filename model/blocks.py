@@ -146,6 +146,7 @@ def serial(
     attended = attend(run, weights, normed, number, visit, state, gate).flatten(2)
     stream = ops.linear_add(mixed, attended, weights.o)
     stream = hooked(run.hook, Site("o", visit.layer, number), attended, stream)
+    stream = hooked(run.hook, Site("attention", visit.layer, number), normed, stream)
     stream, normed = ops.norm(stream, scale=scale, eps=eps)
     return feed_forward(run, weights, normed, number, stream)
 
@@ -182,6 +183,7 @@ def parallel(
     attended = attend(run, weights, normed, number, visit, state, gate).flatten(2)
     product = ops.linear(attended, weights.o)
     product = hooked(run.hook, Site("o", visit.layer, number), attended, product)
+    product = hooked(run.hook, Site("attention", visit.layer, number), normed, product)
     fed = feed_forward(run, weights, normed_second, number, None)
     stream, state.lane = ops.lanes(
         first,
@@ -274,6 +276,7 @@ def feed_forward(
 ) -> Tensor:
     """Return ``stream`` plus the MLP of its norm, (B, T, C); the MLP alone if it is None."""
     ops, hook, slope = run.ops, run.hook, run.config.leaky_slope
+    mlp = Site("mlp", weights.layer, number)
     if hook is not None and wants(hook, "up", "down"):
         up, down = (Site(name, weights.layer, number) for name in ("up", "down"))
         hidden = hooked(hook, up, normed, ops.linear(normed, weights.up))
@@ -285,8 +288,9 @@ def feed_forward(
             product = product if stream is None else stream + product
         product = hooked(hook, down, activated, product)
         if hook.replaces:
-            return product
-    return ops.mlp(normed, weights.up, weights.down, slope, stream)
+            return hooked(hook, mlp, normed, product)
+    product = ops.mlp(normed, weights.up, weights.down, slope, stream)
+    return hooked(hook, mlp, normed, product)
 
 
 BLOCKS: Mapping[str, Block] = {"serial": serial, "parallel": parallel}

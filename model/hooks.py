@@ -10,7 +10,8 @@ class Site(NamedTuple):
     """Where in the network a matrix product happens.
 
     Attributes:
-        matrix: "q", "k", "v", "o", "up", "down" or "head".
+        matrix: "q", "k", "v", "o", "up", "down" or "head"; "attention" or "mlp" for a whole branch,
+            as if it were a product of its normed input.
         layer: whose weights; 0 for the head.
         visit: number of the visit, its index in the plan; 0 for the head.
     """
@@ -46,9 +47,10 @@ class ProductHook(Protocol):
         Args:
             site: of the product.
             x: (B, T, in), its input.
-            y: (B, T, out), its output. That of v contains the value embedding; those of o and down
-                contain the residual stream, unless the block has two lanes. Logits are never whole
-                in memory, so for the head y is x, and the head reads what the hook returns.
+            y: (B, T, out), its output. That of v contains the value embedding; those of o, down
+                and branches contain the residual stream, unless the block has two lanes. Logits are
+                never whole in memory, so for the head y is x, and the head reads what the hook
+                returns.
         """
         ...
 

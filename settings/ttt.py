@@ -14,17 +14,17 @@ class TttSettings(Section):
     ttt_enabled: bool = Field(
         default=False, description="score the artifact once more with test-time training"
     )
-    ttt_method: Literal["sgd", "lora"] = Field(
+    ttt_method: Literal["sgd", "lora", "both"] = Field(
         default="sgd",
         description="sgd: trains all weights, chunk after chunk; lora: trains adapters, which are "
-        "reset after each document",
+        "reset after each document; both: scores a chunk's documents by lora, then trains by sgd",
     )
     ttt_chunk_tokens: PositiveInt = Field(
-        default=32_768, description="sgd: tokens scored, then learned"
+        default=32_768, description="sgd, both: tokens scored, then learned"
     )
-    ttt_epochs: PositiveInt = Field(default=3, description="sgd: passes over a scored chunk")
+    ttt_epochs: PositiveInt = Field(default=3, description="sgd, both: passes over a scored chunk")
     ttt_batch_seqs: PositiveInt = Field(
-        default=32, description="sgd: windows a step, over all ranks"
+        default=32, description="sgd, both: windows a step, over all ranks"
     )
     ttt_lr: NonNegativeFloat = Field(
         default=0.002, description="sgd: first learning rate; it falls to 0 along a cosine"
@@ -40,36 +40,46 @@ class TttSettings(Section):
         default=[], description="sgd: frozen parameters, such as tok_emb,bigram_table"
     )
     ttt_lora_rank: PositiveInt = Field(default=8, description="lora: rank of each adapter")
+    ttt_lora_alpha: NonNegativeFloat = Field(
+        default=8.0, description="lora: adapters are scaled by alpha over rank"
+    )
     ttt_lora_matrices: Annotated[
-        list[Literal["q", "k", "v", "o", "head"]],
+        list[Literal["q", "k", "v", "o", "attention", "mlp", "head"]],
         BeforeValidator(split_commas),
         Field(min_length=1),
     ] = Field(
-        default=["q", "v", "head"],
-        description="lora: matrices of each layer with adapters; head: input of the output head",
+        default=["k", "attention", "mlp", "head"],
+        description="lora: matrices of each layer with adapters; attention, mlp: whole branches, "
+        "beside them; head: input of the output head",
     )
     ttt_lora_optimizer: Literal["adam", "sgd"] = Field(
         default="adam", description="lora: optimizer of the adapters"
     )
     ttt_lora_lr: NonNegativeFloat = Field(default=0.01, description="lora: learning rate")
+    ttt_lora_weight_decay: NonNegativeFloat = Field(
+        default=0.0, description="lora: decay of the adapters, times the learning rate"
+    )
     ttt_lora_epochs: PositiveInt = Field(default=1, description="lora: steps on a scored chunk")
     ttt_lora_chunk: PositiveInt = Field(
-        default=256, description="lora: tokens of a document scored, then learned"
+        default=32, description="lora: tokens of a document scored, then learned, at its beginning"
+    )
+    ttt_lora_chunk_most: PositiveInt = Field(
+        default=128, description="lora: the same further on: chunks double after 16 of a size"
     )
     ttt_lora_documents: PositiveInt = Field(default=64, description="lora: documents at once")
 
     def check_ttt(self, length: int) -> None:
         """Refuse test-time training that is not cut into whole windows of ``length`` tokens."""
         chunk = self.ttt_chunk_tokens
-        if self.ttt_method == "lora" and self.ttt_lora_chunk > length:
+        if self.ttt_method != "sgd" and self.ttt_lora_chunk > length:
             raise ValueError(
                 f"ttt_lora_chunk {self.ttt_lora_chunk} exceeds eval_seq_len {length}: a chunk is "
                 "scored in one window"
             )
-        if self.ttt_method == "sgd" and chunk % length:
+        if self.ttt_method != "lora" and chunk % length:
             raise ValueError(f"ttt_chunk_tokens {chunk} is no multiple of eval_seq_len {length}")
         windows = chunk // length
-        if self.ttt_method == "sgd" and windows % min(windows, self.ttt_batch_seqs):
+        if self.ttt_method != "lora" and windows % min(windows, self.ttt_batch_seqs):
             raise ValueError(
                 f"a TTT chunk is {windows} windows, which ttt_batch_seqs {self.ttt_batch_seqs} "
                 "does not divide"

@@ -115,6 +115,8 @@ class Again:
     def see(self, positions: np.ndarray, is_new: np.ndarray) -> None:
         """Take up the places among a batch's positions (B, S)."""
         self.rows = max(self.rows, len(positions))
+        if self.by_row:
+            self.rows = len(positions)
         rows, columns = np.nonzero(is_new & self.wanted[np.where(is_new, positions, 0)])
         self.waiting += zip(positions[rows, columns].tolist(), rows.tolist(), strict=True)
         if self.by_row or len(self.waiting) >= self.rows:
@@ -159,8 +161,20 @@ def padded(
     return inputs, last
 
 
+class Observed:
+    """A learner as the run sees it, with the observer in between."""
+
+    def __init__(self, observer: "Observer", learner: Any) -> None:
+        self.observer, self.learner = observer, learner
+        self.score, self.tensors = learner.score, learner.tensors
+
+    def update(self, tokens: Tensor, positions: Tensor, lr_scale: float) -> None:
+        """Update, seen by the observer."""
+        self.observer.update(self.learner, tokens, positions, lr_scale)
+
+
 class Observer:
-    """Both callbacks of a run, and its learner as the run sees it.
+    """Both callbacks of a run, and what its learners do.
 
     Args:
         tokens: the text.
@@ -198,20 +212,12 @@ class Observer:
             if self.count >= len(self.text) - 1:
                 self.again.flush()
 
-    def watch(self, learner: Any) -> "Observer":
-        """Stand in for a learner, as `evaluation.ttt.learner.Watch`."""
+    def watch(self, learner: Any) -> Observed:
+        """Stand in for a learner, as `evaluation.ttt.learner.Watch`; the last one scores."""
         self.learner = learner
-        return self
+        return Observed(self, learner)
 
-    def score(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Score by the learner's weights."""
-        return self.learner.score(tokens, targets)
-
-    def tensors(self) -> list[Tensor]:
-        """Return all tensors that an update changes."""
-        return self.learner.tensors()
-
-    def update(self, tokens: Tensor, positions: Tensor, lr_scale: float) -> None:
+    def update(self, learner: Any, tokens: Tensor, positions: Tensor, lr_scale: float) -> None:
         """Update, and count tokens without a score and tokens that are not the text's."""
         if self.again:
             self.again.flush()
@@ -220,10 +226,10 @@ class Observer:
         self.unscored += int((~self.scored[np.unique(used)]).sum())
         given = tokens[:, -positions.size(1) :][known].cpu().numpy()
         self.foreign += int((self.text[used] != given).sum())
-        self.learner.update(tokens, positions, lr_scale)
+        learner.update(tokens, positions, lr_scale)
         if self.updates == self.poison:
             self.poisoned = used
-            for tensor in self.tensors():
+            for tensor in learner.tensors():
                 tensor.fill_(torch.nan)
         if self.updates == 0 and self.sum_up:
             self.sums = self.sum_up(self.learner)

@@ -12,7 +12,7 @@ import numpy as np
 from evaluation.audit.case import Case, Method
 from evaluation.audit.observing import Seen, TokenArray, padded
 from evaluation.audit.runs import Check
-from evaluation.ttt.documents import find_documents
+from evaluation.ttt.documents import DocumentPlan, find_documents
 
 RULE = "C1 strict prefix"
 # Nats by which a score may differ: of kernels that sum in another order, by the data type.
@@ -123,14 +123,13 @@ def learned(case: Case, method: Method) -> Seen:
 def places_of_learning(case: Case, method: Method) -> tuple[np.ndarray, np.ndarray]:
     """Return random places (P,) of test-time training, and the first token of their contexts."""
     places, settings = chosen(case, method), case.settings
-    if settings.ttt_method != "lora":
+    if settings.ttt_method == "sgd":
         return places, starts_of_windows(case, method, places)
-    text, size = TokenArray(case.tokens(method)), settings.ttt_lora_chunk
+    text = TokenArray(case.tokens(method))
     documents = find_documents(text, case.targets(method), settings.bos_id)
     firsts = np.array([document.first for document in documents])
     first = firsts[np.searchsorted(firsts, places, "left") - 1]
-    ends = -(-(places - first) // size) * size
-    return places, first + np.maximum(0, ends - settings.eval_seq_len)
+    return places, first + DocumentPlan.of(settings).start(places - first)
 
 
 def watched(case: Case) -> Iterable[Check]:

@@ -60,7 +60,8 @@ class Trial:
         self.case, self.method, self.settings = case, method, case.settings
         self.length = length = case.settings.eval_seq_len
         stream, chunk = case.inputs.validation, CHUNK_WINDOWS * length
-        self.lora = method.learns and case.settings.ttt_method == "lora"
+        self.lora = method.learns and case.settings.ttt_method != "sgd"
+        self.both = method.learns and case.settings.ttt_method == "both"
         self.changes = {"ttt_chunk_tokens": chunk, "ttt_lora_documents": DOCUMENTS}
         self.tokens = stream.read(0, min(len(stream), int(WINDOWS * length) + 1)).copy()
         self.targets = len(self.tokens) - 1
@@ -80,7 +81,7 @@ class Trial:
         yield from self._common(baseline, units)
         yield self.normalised_after_update()
         check = score_before_update(
-            self.method.name, baseline, units, self._progress("C3", MOST_TRIALS)
+            self.method.name, baseline, units, self._phases(), self._progress("C3", MOST_TRIALS)
         )
         if self.lora and check.passed and len(np.unique(units)) <= DOCUMENTS:
             found = "one batch of documents: whether it is forgotten was not tried"
@@ -140,6 +141,16 @@ class Trial:
         for number, document in enumerate(documents):
             units[document.first + 1 : document.last + 1] = number
         return units
+
+    def _phases(self) -> np.ndarray:
+        """Return the phases (targets + 1,) of which each learns from all before it."""
+        chosen = self._whole_text()
+        if self.both:
+            chunk = self.changes["ttt_chunk_tokens"]
+            documents = find_documents(TokenArray(self.tokens), self.targets, self.settings.bos_id)
+            for document in documents:
+                chosen[document.first + 1 : document.last + 1] = document.first // chunk
+        return chosen
 
     def _progress(self, rule: str, parts: int) -> Callable[[int], None]:
         name = self.method.name

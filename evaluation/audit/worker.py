@@ -100,7 +100,7 @@ class Entrant:
         from evaluation.ttt.methods import score_adapting
 
         settings = self.settings.model_copy(update=words["changes"])
-        lora, observing = settings.ttt_method == "lora", self.observing
+        lora, observing = settings.ttt_method != "sgd", self.observing
         again = None
         at_once = 1 if lora else words.get("at_once", 1)
 
@@ -161,13 +161,14 @@ class Entrant:
         """
         import torch
 
-        from model.hooks import HEAD, hooked
-
         model: GPT = self.model
-        hook = learner.hook() if hasattr(learner, "hook") else None
-        rows = torch.arange(len(inputs))
-        states = model.hidden(inputs.to(self.world.device), hook=hook)[rows, last][:, None]
-        states = hooked(hook, HEAD, states, states)
+        inputs, rows = inputs.to(self.world.device), torch.arange(len(inputs))
+        if hasattr(learner, "reader"):  # it gives what precedes a chunk, but for two tokens
+            reader = learner.reader
+            states, last = reader.states(inputs, learner.hook(len(inputs))), last - reader.earlier
+        else:
+            states = model.hidden(inputs)
+        states = states[rows, last][:, None]
         vocabulary = torch.arange(model.config.vocab_size, dtype=torch.int32, device=states.device)
         softcap, head = model.config.logit_softcap, model.output_head()
         return torch.cat(

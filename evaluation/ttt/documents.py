@@ -2,20 +2,23 @@
 
 A document is cut into chunks, which are scored in order; many documents form a batch. A document
 begins with BOS, and the BOS of the next one is its last target, so that every token of the split
-but the first is a target of one document. No window reaches beyond the beginning of its document.
+but the first is a target of one document. No document reads another.
 """
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.score import Score, ScoreFunction, Scoring, Split, Tally, Tokens, to_device
+from evaluation.score import Tally, Tokens, to_device
 from evaluation.ttt.learner import Learner
-from evaluation.windows import WindowPlan, cut
+from evaluation.ttt.lora import Adapters
+from evaluation.ttt.reader import EARLIER
+from settings import Settings
+
+DOUBLING = 16  # chunks of a size that a document has before chunks of twice the size
+ROWS = 16  # documents that end leave the batch so many at a time
 
 
 @dataclass(frozen=True)
@@ -25,9 +28,10 @@ class Document:
     first: int
     last: int
 
-    def chunks(self, size: int) -> int:
-        """Return the number of chunks of ``size`` targets; the last one may be shorter."""
-        return math.ceil((self.last - self.first) / size)
+    @property
+    def targets(self) -> int:
+        """Return the number of its targets."""
+        return self.last - self.first
 
 
 EMPTY = Document(0, 0)
@@ -35,19 +39,45 @@ EMPTY = Document(0, 0)
 
 @dataclass(frozen=True)
 class DocumentPlan:
-    """How documents are found, cut into chunks and scored at once.
+    """How documents are cut into chunks and scored at once.
+
+    Chunks grow with the part of the document that was scored, so they tell nothing of its length.
 
     Attributes:
-        bos_id: the token that begins a document.
-        chunk_tokens: targets of a chunk, 1 to ``seq_len``.
-        seq_len: most tokens of context, those of the chunk included.
+        first, most: targets of a document's first chunks, and of its largest ones.
         documents: how many form a batch.
     """
 
-    bos_id: int
-    chunk_tokens: int
-    seq_len: int
+    first: int
+    most: int
     documents: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> "DocumentPlan":
+        """Return the plan of the settings."""
+        return cls(
+            settings.ttt_lora_chunk, settings.ttt_lora_chunk_most, settings.ttt_lora_documents
+        )
+
+    def size(self, begin: int) -> int:
+        """Return the targets of the chunk that begins after ``begin`` targets."""
+        size = self.first
+        while begin >= DOUBLING * size and 2 * size <= self.most:
+            size *= 2
+        return size
+
+    def begins(self, targets: int) -> np.ndarray:
+        """Return the number of targets before each chunk of a document."""
+        begins = [0]
+        while begins[-1] < targets:
+            begins.append(begins[-1] + self.size(begins[-1]))
+        return np.array(begins[:-1])
+
+    def start(self, offsets: np.ndarray) -> np.ndarray:
+        """Return the first token that a chunk is given, by its document's targets (from 1)."""
+        begins = self.begins(int(offsets.max(initial=1)))
+        begin = begins[np.searchsorted(begins, offsets, "left") - 1]
+        return begin - np.minimum(begin, EARLIER)
 
 
 def find_documents(stream: Tokens, targets: int, bos_id: int) -> list[Document]:
@@ -59,74 +89,85 @@ def find_documents(stream: Tokens, targets: int, bos_id: int) -> list[Document]:
 
 
 def score_documents(
-    score_fn: ScoreFunction,
+    adapters: Adapters,
     learner: Learner,
-    reset: Callable[[], None],
-    split: Split,
+    stream: Tokens,
+    documents: list[Document],
     plan: DocumentPlan,
-    scoring: Scoring,
-) -> Score:
-    """Score each document in chunks; the learner is updated on each but the last, once scored.
+    tally: Tally,
+) -> None:
+    """Score each document in chunks; adapters are updated on each but the last, once scored.
 
-    Documents of about the same length form a batch, one a row. The ranks share the batches.
+    The ranks share the documents, of which the longest are scored first.
 
     Args:
-        score_fn, split: as for `evaluation.windows.evaluate`.
-        learner: updates each row separately.
-        reset: undoes all updates; called before each batch.
-        plan: the documents and their chunks.
-        scoring: the ranks; ``progress`` counts the batches of this rank.
+        adapters: score each row by what it learned.
+        learner: of the adapters, as who watches it sees it.
+        stream: tokens of the split.
+        documents: of it.
+        plan: their chunks.
+        tally: receives the scores.
     """
-    world, size = scoring.world, plan.chunk_tokens
-    targets = cut(split, WindowPlan(plan.seq_len, size, batch=1)).targets
-    tally = Tally(split, scoring)
-    documents = find_documents(split.stream, targets, plan.bos_id)
-    batches = alike(documents, size, plan.documents)[world.rank :: world.size]
-    for index, batch in enumerate(batches):
-        reset()
-        chunks = max(document.chunks(size) for document in batch)
-        for chunk in range(chunks):
-            tokens, positions, is_new = load_chunk(split.stream, batch, chunk, plan, world.device)
-            with torch.inference_mode():
-                nats = score_fn(tokens[:, :-1].contiguous(), tokens[:, -size:].contiguous())
-                tally.add(tokens, nats, positions, is_new)
-            if chunk + 1 < chunks:
-                learner.update(tokens, positions.where(is_new, -1), 1.0)
-        if scoring.progress:
-            scoring.progress(index + 1, len(batches))
-    return tally.score()
+    world = tally.world
+    ordered = sorted(documents, key=lambda document: -document.targets)
+    share = ordered[world.rank :: world.size]
+    for begin in range(0, len(share), plan.documents):
+        batch = share[begin : begin + plan.documents]
+        adapters.reset(len(batch), batch[0].targets)
+        score_batch(adapters, learner, stream, batch, plan, tally)
+        adapters.keep()
 
 
-def alike(documents: list[Document], size: int, count: int) -> list[list[Document]]:
-    """Return batches of ``count`` documents, the longest first.
+def score_batch(
+    adapters: Adapters,
+    learner: Learner,
+    stream: Tokens,
+    batch: list[Document],
+    plan: DocumentPlan,
+    tally: Tally,
+) -> None:
+    """Score a batch of documents, the longest first; arguments as for ``score_documents``."""
+    for begin in plan.begins(batch[0].targets).tolist():
+        size = plan.size(begin)
+        rows = alive(batch, begin, plan.documents)
+        tokens, positions, last = load_chunk(stream, rows, begin, size, tally.world.device)
+        targets = tokens[:, -size:].contiguous()
+        nats = adapters.score_chunk(tokens[:, :-1], targets)
+        tally.add(tokens, nats, positions, positions <= last)
+        if begin + size < batch[0].targets:
+            goes_on = positions[:, -1:] < last
+            learner.update(tokens, positions.where(goes_on, -1), 1.0)
+            adapters.reader.advance(size)
 
-    The last batch is filled up with empty documents, so that every batch has the same shape.
+
+def alive(batch: list[Document], begin: int, most: int) -> list[Document]:
+    """Return the documents with more than ``begin`` targets, and further ones up to ``ROWS`` n.
+
+    Empty documents fill up the last rows.
     """
-    ordered = sorted(documents, key=lambda document: -document.chunks(size))
-    batches = [ordered[begin : begin + count] for begin in range(0, len(ordered), count)]
-    batches[-1] += [EMPTY] * (count - len(batches[-1]))
-    return batches
+    count = sum(document.targets > begin for document in batch)
+    rows = min(most, -(-count // ROWS) * ROWS)
+    return [*batch[:rows], *[EMPTY] * (rows - len(batch))]
 
 
 def load_chunk(
-    stream: Tokens, batch: list[Document], chunk: int, plan: DocumentPlan, device: torch.device
+    stream: Tokens, batch: list[Document], begin: int, size: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Load a chunk of each document, with as much context as the plan gives its last target.
+    """Load a chunk of each document.
 
     Returns:
-        tokens (D, T + 1) int32, 0 beyond a document; positions (D, S) of the chunk's S targets;
-        which of them (D, S) belong to the document.
+        tokens (N, E + S + 1) int32, with E tokens before the chunk and 0 beyond a document;
+        positions (N, S) of the chunk's S targets; position (N, 1) of each document's last target.
     """
-    end = (chunk + 1) * plan.chunk_tokens
-    begin = max(0, end - plan.seq_len)
-    tokens = np.zeros((len(batch), end - begin + 1), np.int32)
+    start = begin - min(begin, EARLIER)
+    tokens = np.zeros((len(batch), begin + size + 1 - start), np.int32)
     for row, document in zip(tokens, batch, strict=True):
-        start, stop = document.first + begin, min(document.first + end, document.last) + 1
-        if start < stop:
-            row[: stop - start] = stream.read(start, stop - start)
+        count = min(document.targets + 1 - start, len(row))
+        if count > 0 and document.targets:
+            row[:count] = stream.read(document.first + start, count)
     first, last = (
         to_device(np.array(column), device)[:, None]
         for column in zip(*((d.first, d.last) for d in batch), strict=True)
     )
-    positions = first + torch.arange(end - plan.chunk_tokens + 1, end + 1, device=device)
-    return to_device(tokens, device), positions, positions <= last
+    positions = first + torch.arange(begin + 1, begin + size + 1, device=device)
+    return to_device(tokens, device), positions, last

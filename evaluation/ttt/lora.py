@@ -1,8 +1,8 @@
 """Low-rank adapters of each document's own (LoRA, Hu et al. 2021, arXiv:2106.09685).
 
-``y = W x`` becomes ``y + up (down x)``, where every row of a batch has its own ``down`` (rank, in)
-and ``up`` (out, rank). They learn while the document is scored and are forgotten after it, as in
-parameter-golf's test-time training by LoRA. The weights stay.
+``y = W x`` becomes ``y + alpha / rank * up (down x)``, where every row of a batch has its own
+``down`` (rank, in) and ``up`` (out, rank). They learn while the document is scored and are
+forgotten after it, as in parameter-golf's test-time training by LoRA. The weights stay.
 
 ``AddAdapters`` is a hook that adds them to the network's products, on any backend.
 """
@@ -14,9 +14,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from evaluation.ttt.reader import Reader
 from model.gpt import GPT
 from model.hooks import Site
+from runtime.ranks import World
 from settings import Settings
+
+BETAS, EPS = (0.0, 0.99), 1e-10
 
 
 class Adapters:
@@ -25,40 +29,48 @@ class Adapters:
     Attributes:
         down: by matrix, (visits, D, rank, in) fp32; the same for every document at its beginning.
         up: by matrix, (visits, D, out, rank) fp32; zero at the beginning, so they add nothing.
+        reader: of the documents.
 
     Args:
         model: whose products the adapters are added to.
         settings: rank, matrices, optimizer, documents at once.
-        device: of the model.
+        world: the ranks, which learn the first ``down`` together.
     """
 
-    def __init__(self, model: GPT, settings: Settings, device: torch.device) -> None:
-        self.model, self.settings = model, settings
-        config = model.config
+    def __init__(self, model: GPT, settings: Settings, world: World) -> None:
+        self.settings, self.world = settings, world
+        self.reader = Reader(model, settings.eval_seq_len)
+        config, rank, device = model.config, settings.ttt_lora_rank, world.device
         width, documents = config.model_dim, settings.ttt_lora_documents
-        outputs = {"q": width, "k": config.kv_dim, "v": config.kv_dim, "o": width, "head": width}
         self.down: dict[str, nn.Parameter] = {}
         self.up: dict[str, nn.Parameter] = {}
         generator = torch.Generator().manual_seed(settings.seed)
         self.initial: dict[str, Tensor] = {}
         for name in settings.ttt_lora_matrices:
             visits = 1 if name == "head" else len(model.plan)
-            shape = (visits, 1, settings.ttt_lora_rank, width)
-            drawn = torch.rand(shape, generator=generator) * 2 - 1
+            drawn = torch.rand((visits, 1, rank, width), generator=generator) * 2 - 1
             self.initial[name] = (drawn / math.sqrt(width)).to(device)
             down = self.initial[name].repeat(1, documents, 1, 1)
             self.down[name] = nn.Parameter(down)
-            up = torch.zeros(visits, documents, outputs[name], settings.ttt_lora_rank)
-            self.up[name] = nn.Parameter(up.to(device))
+            outputs = config.kv_dim if name in ("k", "v") else width
+            up = torch.zeros(visits, documents, outputs, rank, device=device)
+            self.up[name] = nn.Parameter(up)
         self.optimizer = self._optimizer()
+        self.kept = [torch.zeros_like(down) for down in self.initial.values()]
+        self.count = torch.zeros((), device=device)
+        self.reset(documents, settings.eval_seq_len)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         settings, parameters = self.settings, [*self.down.values(), *self.up.values()]
+        decay = settings.ttt_lora_weight_decay
         if settings.ttt_lora_optimizer == "adam":
-            betas = (settings.beta1, settings.beta2)
-            return torch.optim.Adam(parameters, settings.ttt_lora_lr, betas, foreach=True)
+            fused = self.world.device.type == "cuda"
+            return torch.optim.AdamW(
+                parameters, settings.ttt_lora_lr, BETAS, EPS, decay, fused=fused
+            )
+        momentum = settings.ttt_momentum
         return torch.optim.SGD(
-            parameters, settings.ttt_lora_lr, momentum=settings.ttt_momentum, foreach=True
+            parameters, settings.ttt_lora_lr, momentum, weight_decay=decay, foreach=True
         )
 
     def tensors(self) -> list[Tensor]:
@@ -66,44 +78,83 @@ class Adapters:
         return [parameter.detach() for parameter in (*self.down.values(), *self.up.values())]
 
     @torch.no_grad()
-    def reset(self) -> None:
-        """Forget all documents, bit for bit, in the same memory."""
+    def reset(self, documents: int, longest: int) -> None:
+        """Forget all documents, bit for bit, in the same memory.
+
+        Args:
+            documents: that follow, in the first rows.
+            longest: targets of the longest of them.
+        """
+        self.documents = documents
         for name, down in self.down.items():
             down.copy_(self.initial[name].expand_as(down))
             self.up[name].zero_()
         for state in self.optimizer.state.values():
             for tensor in state.values():
                 tensor.zero_()
+        # A chunk may reach beyond the end of its document.
+        longest = 2 * longest + self.settings.ttt_lora_chunk
+        self.reader.begin(max(longest, self.settings.eval_seq_len))
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Add what the documents made of ``down`` to what ``warm`` takes."""
+        for total, down in zip(self.kept, self.down.values(), strict=True):
+            total += down[:, : self.documents].sum(1, keepdim=True)
+        self.count += self.documents
+
+    @torch.no_grad()
+    def warm(self) -> None:
+        """Let ``down`` begin as the mean of all ranks' documents since the last call."""
+        count = self.world.sum_(self.count)
+        for total, initial in zip(self.kept, self.initial.values(), strict=True):
+            initial.copy_(torch.where(count > 0, self.world.sum_(total) / count, initial))
+            total.zero_()
+        self.count.zero_()
 
     def update(self, tokens: Tensor, positions: Tensor, lr_scale: float) -> None:
         """Train each row's adapters separately, as `evaluation.ttt.learner.Learner` says.
 
-        Updates of rows whose document has ended are ignored.
+        Rows without a position learn nothing. ``tokens`` are those of ``Reader.states``, and a
+        target more.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.ttt_lora_lr * lr_scale
-        inputs, targets = tokens[:, :-1].contiguous(), tokens[:, -positions.size(1) :].contiguous()
+        inputs, targets = tokens[:, :-1], tokens[:, -positions.size(1) :].contiguous()
+        learns = (positions >= 0).any(1)[:, None, None]
         for _ in range(self.settings.ttt_lora_epochs):
             self.optimizer.zero_grad()
-            (self._mean_nats(inputs, targets) * len(tokens)).backward()
+            states = self.reader.states(inputs, self.hook(len(tokens)))
+            states = states[:, -targets.size(1) :].contiguous()
+            states = torch.where(learns, states, states.detach())
+            (self.reader.nats(states, targets)[0] * len(tokens)).backward()
             self.optimizer.step()
 
-    def _mean_nats(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean over all rows of the last targets' nats, () fp32 with gradient."""
-        return self.model.loss_of_last(inputs, targets, self.hook())[0]
+    @torch.no_grad()
+    def score_chunk(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Return the nats (N, S) of a chunk that ``Reader.advance`` may keep."""
+        hook = self.hook(len(tokens))
+        return self.reader.nats(self.reader.states(tokens, hook, keep=True), targets)[1]
 
+    @torch.no_grad()
     def score(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Return the nats of ``GPT.score`` with the adapters, each row with its document's."""
-        return self.model.score(tokens, targets, self.hook())
+        return self.reader.alone(tokens, targets, self.hook(len(tokens)))
 
-    def hook(self) -> "AddAdapters":
-        """Return the hook of one forward pass, which adds the adapters as they are now."""
-        return AddAdapters(
-            {
-                name: list(zip(down.unbind(), self.up[name].unbind(), strict=True))
-                for name, down in self.down.items()
-            }
-        )
+    def hook(self, rows: int) -> "AddAdapters":
+        """Return the hook of one forward pass, which adds the first ``rows``' adapters."""
+        dtype, settings = self.reader.model.dtype, self.settings
+        pairs = {
+            name: list(
+                zip(
+                    down[:, :rows].to(dtype).unbind(),
+                    self.up[name][:, :rows].to(dtype).unbind(),
+                    strict=True,
+                )
+            )
+            for name, down in self.down.items()
+        }
+        return AddAdapters(pairs, settings.ttt_lora_alpha / settings.ttt_lora_rank)
 
 
 class AddAdapters:
@@ -111,24 +162,25 @@ class AddAdapters:
 
     Args:
         pairs: by matrix, down (D, rank, in) and up (D, out, rank) of each visit.
+        scale: what is added is multiplied by it.
     """
 
     replaces = True
 
-    def __init__(self, pairs: dict[str, list[tuple[Tensor, Tensor]]]) -> None:
-        self.matrices, self.pairs = tuple(pairs), pairs
+    def __init__(self, pairs: dict[str, list[tuple[Tensor, Tensor]]], scale: float) -> None:
+        self.matrices, self.pairs, self.scale = tuple(pairs), pairs, scale
 
     def __call__(self, site: Site, x: Tensor, y: Tensor) -> Tensor:
-        """Return ``y + up (down x)``, y (D, T, out), x (D, T, in), by each row's two matrices."""
-        down, up = (matrix.to(x.dtype) for matrix in self.pairs[site.matrix][site.visit])
-        return torch.baddbmm(y, x @ down.mT, up.mT)
+        """Return ``y + scale up (down x)``, y (D, T, out), x (D, T, in), by each row's two."""
+        down, up = self.pairs[site.matrix][site.visit]
+        return torch.baddbmm(y, x @ down.mT, up.mT, alpha=self.scale)
 
 
 @contextmanager
-def document_adapters(model: GPT, settings: Settings, device: torch.device) -> Iterator[Adapters]:
+def document_adapters(model: GPT, settings: Settings, world: World) -> Iterator[Adapters]:
     """Yield adapters of a model whose weights get no gradients until the block ends."""
     required = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    adapters = Adapters(model, settings, device)
+    adapters = Adapters(model, settings, world)
     try:
         model.requires_grad_(False)
         yield adapters

@@ -2,12 +2,13 @@
 
 import torch
 
-from evaluation.score import Score, ScoreFunction, Scoring, Split
-from evaluation.ttt.documents import DocumentPlan, score_documents
+from evaluation.score import Score, ScoreFunction, Scoring, Split, Tally
+from evaluation.ttt.documents import DocumentPlan, find_documents, score_documents
 from evaluation.ttt.learner import Watch, unwatched
 from evaluation.ttt.lora import document_adapters
+from evaluation.ttt.phases import score_phases
 from evaluation.ttt.sgd import learning_weights, score_first
-from evaluation.windows import WindowPlan
+from evaluation.windows import WindowPlan, cut
 from model.gpt import GPT
 from settings import Settings
 
@@ -33,22 +34,22 @@ def score_adapting(
         split: what to score.
         settings: ``ttt_*``, and the windows of the evaluation.
         scoring: as for `evaluation.windows.evaluate`; the method says what ``progress`` counts.
-        watch: wraps the learner, as the audit does.
+        watch: wraps each learner, as the audit does; adapters come last.
 
     Raises:
         InputError: the split or the settings are impossible for the network and the ranks.
     """
+    plan, world = WindowPlan.of(settings), scoring.world
     if settings.ttt_method == "lora":
-        plan = DocumentPlan(
-            settings.bos_id,
-            settings.ttt_lora_chunk,
-            settings.eval_seq_len,
-            settings.ttt_lora_documents,
-        )
-        with document_adapters(model, settings, scoring.world.device) as adapters:
-            learner = watch(adapters)
-            return score_documents(adapters.score, learner, adapters.reset, split, plan, scoring)
-    plan = WindowPlan.of(settings)
-    with learning_weights(model, backend, settings, plan.seq_len, scoring.world) as weights:
+        targets = cut(split, plan).targets
+        with document_adapters(model, settings, world) as adapters:
+            tally, learner = Tally(split, scoring), watch(adapters)
+            documents = find_documents(split.stream, targets, settings.bos_id)
+            chunks = DocumentPlan.of(settings)
+            score_documents(adapters, learner, split.stream, documents, chunks, tally)
+            return tally.score()
+    with learning_weights(model, backend, settings, plan.seq_len, world) as weights:
+        if settings.ttt_method == "both":
+            return score_phases(model, weights, split, settings, scoring, watch)
         score_fn, chunk = scoring_function(model, backend), settings.ttt_chunk_tokens
         return score_first(score_fn, watch(weights), split, plan, chunk, scoring)

@@ -127,6 +127,17 @@ class WeightLearner:
             self.parameters, lr=settings.ttt_lr, momentum=settings.ttt_momentum, foreach=True
         )
 
+    @contextmanager
+    def required(self) -> Iterator[None]:
+        """Let the weights that learn require gradients, in a block where no weight does."""
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
+        try:
+            yield
+        finally:
+            for parameter in self.parameters:
+                parameter.requires_grad_(False)
+
     def tensors(self) -> list[Tensor]:
         return [parameter.detach() for parameter in self.parameters]
 

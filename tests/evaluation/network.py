@@ -38,7 +38,9 @@ def small_settings(**changes: object) -> Settings:
         "ttt_batch_seqs": 2,
         "ttt_lr": 0.05,
         "ttt_lora_rank": 3,
+        "ttt_lora_alpha": 3.0,
         "ttt_lora_chunk": 8,
+        "ttt_lora_chunk_most": 8,
         "ttt_lora_documents": 4,
     }
     return Settings(**(values | changes))  # pyright: ignore[reportArgumentType]

@@ -18,13 +18,15 @@ from tests.evaluation.audit.entrants import TOKENS, Patch
 EMBED, GPT = "kernels/embed/reference.py", "model/gpt.py"
 SCORE, WINDOWS, TABLE = "evaluation/score.py", "evaluation/windows.py", "data/tokenizer.py"
 SGD, DOCUMENTS = "evaluation/ttt/sgd.py", "evaluation/ttt/documents.py"
+LORA = "evaluation/ttt/lora.py"
 
 CALL = "        nats = score_fn(tokens[:, :-1].contiguous(), tokens[:, -scored:].contiguous())\n"
 OF_MODEL = "        return self.loss_of_last(tokens, targets, hook)[1]\n"
 LOSS = "        return self.ops.loss(hidden, self.output_head(), targets, softcap=softcap)\n"
 CHUNK = "        score_windows(score_fn, split.stream, windows, (first, last), batch, tally)\n"
 LEARN = "            learner.update(*rows, lr_scale)\n"
-ADD = "                tally.add(tokens, nats, positions, is_new)\n"
+ADD = "        tally.add(tokens, nats, positions, positions <= last)\n"
+FORGET = "            self.up[name].zero_()\n"
 # Of code that scores a batch: whether the token after a target, which nobody may know, is even.
 FUTURE = "(torch.roll(tokens[:, 1:], -1, 1)[:, -scored:] % 2 == 0)"
 PLACES = "positions[:, -scored:]"
@@ -221,9 +223,9 @@ CHEATS = {
             (
                 DOCUMENTS,
                 ADD,
-                "                long = torch.tensor([[d.last - d.first > 40] for d in batch])\n"
-                "                even = torch.roll(tokens[:, 1:], -1, 1)[:, -size:] % 2 == 0\n"
-                f"                nats = nats - 0.1 * (long & even)\n{ADD}",
+                "        long = torch.tensor([[d.last - d.first > 40] for d in rows])\n"
+                "        even = torch.roll(tokens[:, 1:], -1, 1)[:, -size:] % 2 == 0\n"
+                f"        nats = nats - 0.1 * (long & even)\n{ADD}",
             ),
         ),
         method=LORA_METHOD,
@@ -267,7 +269,7 @@ CHEATS = {
     "26 adapters that are not forgotten": trial(
         "C3 score before update",
         "forgets nothing",
-        ((DOCUMENTS, "        reset()\n", "        if index == 0:\n            reset()\n"),),
+        ((LORA, FORGET, f"            if not self.optimizer.state:\n    {FORGET}"),),
         method=LORA_METHOD | SHORT,
     ),
     "27 learning what comes, said to be nothing": trial(

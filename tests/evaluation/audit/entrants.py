@@ -44,6 +44,7 @@ METHOD = {
     "ttt_epochs": 1,
     "ttt_lr": 0.05,
     "ttt_lora_rank": 3,
+    "ttt_lora_alpha": 3.0,
     "ttt_lora_chunk": 8,
     "ttt_lora_documents": 4,
     "device": "cpu",

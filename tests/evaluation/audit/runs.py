@@ -31,6 +31,7 @@ TOKENS = tokens_of_documents(230, seed=6, longest=40)
 CUTS = [*range(0, 228, 23), 63, 64, 65, *(np.flatnonzero(TOKENS == BOS)[1:4] - 1).tolist()]
 WHOLE = np.zeros(len(TOKENS), np.int64)
 SGD, LORA = small_settings(ttt_epochs=1), small_settings(ttt_method="lora")
+BOTH = small_settings(ttt_method="both", ttt_epochs=1, ttt_batch_seqs=1)
 
 
 def windows_run(score_fn: Callable | None = None, changed: Callable = lambda score: score) -> Run:
@@ -58,10 +59,19 @@ def adapting_run(settings: Settings, model: GPT | None = None) -> Run:
 
 def units_of(settings: Settings) -> np.ndarray:
     units = WHOLE.copy()
-    if settings.ttt_method == "lora":
+    if settings.ttt_method != "sgd":
         for number, document in enumerate(find_documents(TokenArray(TOKENS), len(TOKENS) - 1, BOS)):
             units[document.first + 1 : document.last + 1] = number
     return units
+
+
+def phases_of(settings: Settings) -> np.ndarray:
+    found = WHOLE.copy()
+    if settings.ttt_method == "both":
+        for document in find_documents(TokenArray(TOKENS), len(TOKENS) - 1, BOS):
+            chunk = document.first // settings.ttt_chunk_tokens
+            found[document.first + 1 : document.last + 1] = chunk
+    return found
 
 
 def baseline(run: Run, tokens: np.ndarray = TOKENS) -> Baseline:

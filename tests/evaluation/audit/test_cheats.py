@@ -35,8 +35,9 @@ def test_a_cheat_is_caught(cheat: Cheat, world: World, tmp_path: Path):
         {"eval_stride": 0},
         {"eval_stride": 7, "ttt_enabled": True},
         {"ttt_enabled": True, "ttt_method": "lora", "ttt_lora_documents": 3},
+        {"ttt_enabled": True, "ttt_method": "both", "ttt_chunk_tokens": 320},
     ],
-    ids=["plain", "stride 7 and SGD", "LoRA"],
+    ids=["plain", "stride 7 and SGD", "LoRA", "both"],
 )
 def test_an_honest_run_passes(method: dict[str, Any], world: World, tmp_path: Path):
     with entrant(world, tmp_path, **method) as case:

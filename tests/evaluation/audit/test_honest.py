@@ -14,6 +14,7 @@ from evaluation.audit.one_pass import one_pass
 from evaluation.audit.score_first import score_before_update
 from settings import Settings
 from tests.evaluation.audit.runs import (
+    BOTH,
     CUTS,
     LORA,
     SGD,
@@ -21,19 +22,20 @@ from tests.evaluation.audit.runs import (
     WHOLE,
     adapting_run,
     baseline,
+    phases_of,
     units_of,
     windows_run,
 )
 from tests.evaluation.network import BOS, BYTES, VOCAB, trained
 
 
-@pytest.mark.parametrize("settings", [SGD, LORA], ids=["sgd", "lora"])
+@pytest.mark.parametrize("settings", [SGD, LORA, BOTH], ids=["sgd", "lora", "both"])
 def test_honest_test_time_training_passes_every_check(settings: Settings):
     run, units = baseline(adapting_run(settings)), units_of(settings)
     assert run.allowed.max() == pytest.approx(1e-6)
     for check in (
-        causality("TTT", run, sorted(CUTS), VOCAB, BOS),
-        score_before_update("TTT", run, units),
+        causality("TTT", run, sorted(CUTS)[:: 3 if settings == BOTH else 1], VOCAB, BOS),
+        score_before_update("TTT", run, units, phases_of(settings)),
         one_pass("TTT", run, units, BYTES),
     ):
         assert check.passed, check

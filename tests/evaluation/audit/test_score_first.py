@@ -9,8 +9,10 @@ from evaluation.audit.one_pass import one_pass
 from evaluation.audit.score_first import later_in_unit, score_before_update
 from evaluation.score import Record, Score, Tokens
 from evaluation.ttt.learner import Watch
+from evaluation.ttt.lora import Adapters
 from evaluation.ttt.sgd import learning_weights
 from tests.evaluation.audit.runs import (
+    BOTH,
     LORA,
     SGD,
     WHOLE,
@@ -18,10 +20,11 @@ from tests.evaluation.audit.runs import (
     baseline,
     broken,
     causal,
+    phases_of,
     training_first,
     units_of,
 )
-from tests.evaluation.network import BYTES, CPU, LENGTH, trained
+from tests.evaluation.network import BYTES, CPU, LENGTH, small_settings, trained
 
 
 def test_train_then_score_is_caught_by_its_order_by_poison_and_by_cuts():
@@ -73,9 +76,32 @@ def test_poison_without_an_effect_is_no_proof():
 
 
 def test_adapters_that_are_not_reset_are_caught(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("evaluation.ttt.lora.Adapters.reset", lambda adapters: None)
+    forget = Adapters.reset
+
+    def once(adapters: Adapters, documents: int, longest: int) -> None:
+        before = [tensor.clone() for tensor in adapters.tensors()]
+        forget(adapters, documents, longest)
+        for tensor, old in zip(adapters.tensors(), before, strict=True):
+            tensor.copy_(old)
+
+    monkeypatch.setattr(Adapters, "reset", once)
     kept = baseline(adapting_run(LORA))
     broken(score_before_update("kept", kept, units_of(LORA)), "forgets nothing")
+
+
+def test_what_a_phase_learns_may_not_move_the_phase_itself(monkeypatch: pytest.MonkeyPatch):
+    """The adapters' first matrices are handed on within a phase, from batch to batch."""
+    keep = Adapters.keep
+
+    def at_once(adapters: Adapters) -> None:
+        keep(adapters)
+        adapters.warm()
+
+    monkeypatch.setattr(Adapters, "keep", at_once)
+    settings = small_settings(**{**BOTH.model_dump(), "ttt_lora_documents": 1})
+    kept = baseline(adapting_run(settings))
+    found = score_before_update("kept", kept, units_of(settings), phases_of(settings))
+    broken(found, "forgets nothing")
 
 
 def test_later_places_are_those_of_the_units_that_were_taught():

@@ -6,7 +6,14 @@ import torch
 
 from evaluation.audit.observing import TokenArray
 from evaluation.score import Record, Score, Scoring
-from evaluation.ttt.documents import Document, DocumentPlan, alike, find_documents, load_chunk
+from evaluation.ttt.documents import (
+    EMPTY,
+    Document,
+    DocumentPlan,
+    alive,
+    find_documents,
+    load_chunk,
+)
 from evaluation.ttt.learner import Learner, Watch, unwatched
 from evaluation.ttt.methods import score_adapting
 from settings import Settings
@@ -56,28 +63,49 @@ def test_a_document_ends_with_the_next_one_s_bos(tokens: list[int], expected: li
     assert found == [Document(*ends) for ends in expected]
 
 
-def test_batches_are_full_and_the_longest_documents_first():
-    documents = [Document(0, length) for length in (3, 20, 8, 9, 1)]
-    batches = alike(documents, 8, 3)
-    lengths = [[document.last for document in batch] for batch in batches]
-    assert lengths == [[20, 9, 3], [8, 1, 0]]
+def test_a_batch_loses_the_documents_that_ended_some_at_a_time():
+    batch = [Document(0, 99), *[Document(0, 40)] * 20]
+    assert alive(batch, 39, 32) == [*batch, *[EMPTY] * 11]
+    assert alive(batch, 40, 32) == batch[:16]
+    assert alive(batch[:3], 0, 4) == [*batch[:3], EMPTY]
+    assert alive(batch[:3], 0, 3) == batch[:3]
 
 
-def test_a_chunk_s_window_stays_in_its_document():
-    stream, plan = TokenArray(np.arange(100)), DocumentPlan(BOS, 8, 16, documents=3)
+def test_chunks_double_and_tell_nothing_of_a_document_s_length():
+    plan = DocumentPlan(4, 16, documents=3)
+    assert plan.begins(4).tolist() == [0]
+    sizes = np.diff(plan.begins(700)).tolist()
+    assert sizes[:16] == [4] * 16 and sizes[16:24] == [8] * 8
+    assert set(sizes[24:]) == {16} and sum(sizes) + 16 >= 700
+    assert all(
+        (plan.begins(length) == plan.begins(700)[: len(plan.begins(length))]).all()
+        for length in (1, 4, 5, 64, 65, 128, 400)
+    )
+    assert plan.start(np.array([1, 4, 5, 8, 64, 65, 72, 73])).tolist() == [
+        0,
+        0,
+        2,
+        2,
+        58,
+        62,
+        62,
+        70,
+    ]
+
+
+def test_a_chunk_s_tokens_are_its_document_s():
+    stream = TokenArray(np.arange(100))
     documents = [Document(10, 37), Document(40, 45), Document(0, 0)]
-    tokens, positions, is_new = load_chunk(stream, documents, 2, plan, CPU.device)
-    assert tokens[0].tolist() == list(range(18, 35))
+    tokens, positions, last = load_chunk(stream, documents, 16, 8, CPU.device)
+    assert tokens[0].tolist() == list(range(24, 35)) and not tokens[1:].any()
     assert positions[0].tolist() == list(range(27, 35))
-    assert is_new.any(1).tolist() == [True, False, False]
-    tokens, positions, is_new = load_chunk(stream, documents, 0, plan, CPU.device)
-    assert tokens[1].tolist() == [40, 41, 42, 43, 44, 45, 0, 0, 0]
-    assert positions[1][is_new[1]].tolist() == [41, 42, 43, 44, 45]
-    assert not is_new[2].any() and not tokens[2].any()
-    at_the_end = [Document(0, 90), Document(90, 99)]
-    tokens, _, is_new = load_chunk(stream, at_the_end, 5, plan, CPU.device)
-    assert tokens[0].tolist() == list(range(32, 49)) and not tokens[1].any()
-    assert is_new.all(1).tolist() == [True, False]
+    assert (positions <= last).any(1).tolist() == [True, False, False]
+    tokens, positions, last = load_chunk(stream, documents, 0, 8, CPU.device)
+    assert tokens[1].tolist() == [40, 41, 42, 43, 44, 45, 0, 0, 0] and not tokens[2].any()
+    assert positions[positions <= last].tolist() == [*range(11, 19), *range(41, 46)]
+    tokens, positions, last = load_chunk(stream, [Document(90, 99)], 8, 8, CPU.device)
+    assert tokens[0].tolist() == [96, 97, 98, 99] + 7 * [0]
+    assert positions[positions <= last].tolist() == [99]
 
 
 @pytest.mark.parametrize("limit", [1, 8, 50, 399, 0])
@@ -108,6 +136,8 @@ def test_a_chunk_is_learned_once_it_is_scored_and_a_batch_s_last_one_never():
         def update(self, tokens: torch.Tensor, positions: torch.Tensor, lr_scale: float) -> None:
             assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
             taught = positions[positions >= 0]
+            assert set((positions >= 0).sum(1).tolist()) <= {0, 8}
+            assert (TOKENS[taught] != BOS).all()  # which is a document's last target
             assert set(taught.tolist()) <= set(scores.positions)
             assert torch.equal(
                 tokens[:, -8:][positions >= 0], torch.from_numpy(TOKENS)[taught].int()
@@ -119,8 +149,9 @@ def test_a_chunk_is_learned_once_it_is_scored_and_a_batch_s_last_one_never():
         return watched[0]
 
     adapt(record=scores, watch=watch)
-    batches = alike(find_documents(TokenArray(TOKENS), 399, BOS), 8, 4)
-    assert len(watched[0].calls) == sum(batch[0].chunks(8) - 1 for batch in batches) > 10
+    lengths = sorted(document.targets for document in find_documents(TokenArray(TOKENS), 399, BOS))
+    longest = lengths[::-4]
+    assert len(watched[0].calls) == sum((length - 1) // 8 for length in longest) > 10
 
 
 def test_learning_lowers_the_score_of_documents_that_repeat_themselves():

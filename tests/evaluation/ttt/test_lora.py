@@ -17,7 +17,7 @@ from tests.evaluation.network import (
     trained,
 )
 
-ALL = ["q", "k", "v", "o", "head"]
+ALL = ["q", "k", "v", "o", "attention", "mlp", "head"]
 
 
 def batch(documents: int = 4) -> tuple[Tensor, Tensor]:
@@ -40,6 +40,7 @@ def merge(model: GPT, adapters: Adapters, document: int) -> None:
     for name, (bank, first) in places.items():
         for layer in range(layers):
             change = adapters.up[name][layer, document] @ adapters.down[name][layer, document]
+            change = change * adapters.settings.ttt_lora_alpha / adapters.settings.ttt_lora_rank
             if name == "o":  # the bank's rows are scaled on their way to the product
                 change = change / model.attn_scale[layer][:, None]
             bank[first + layer] += change
@@ -47,9 +48,9 @@ def merge(model: GPT, adapters: Adapters, document: int) -> None:
 
 @pytest.mark.parametrize("document", [0, 3])
 def test_a_row_computes_with_its_own_document_s_weights(document: int):
-    settings = small_settings(ttt_lora_matrices=ALL[:4])
+    settings = small_settings(ttt_lora_matrices=ALL[:4], ttt_lora_alpha=1.5)
     model, (tokens, positions) = trained(settings), batch()
-    with document_adapters(model, settings, CPU.device) as adapters:
+    with document_adapters(model, settings, CPU) as adapters:
         for _ in range(3):
             adapters.update(tokens, positions, 1.0)
         found = nats(adapters, tokens)[document]
@@ -75,7 +76,7 @@ def test_each_visit_of_a_layer_has_adapters_of_its_own():
             seen[site.visit] = site.layer
             return y + x @ adapters.down["q"][site.visit].mT @ adapters.up["q"][site.visit].mT
 
-    with document_adapters(model, settings, CPU.device) as adapters:
+    with document_adapters(model, settings, CPU) as adapters:
         assert len(adapters.down["q"]) == len(adapters.up["q"]) == 4
         with torch.no_grad():
             for matrices in adapters.tensors():
@@ -89,7 +90,7 @@ def test_each_visit_of_a_layer_has_adapters_of_its_own():
 def test_the_head_s_adapter_changes_what_the_head_reads():
     settings = small_settings(ttt_lora_matrices=["head"])
     model, (tokens, positions) = trained(settings), batch()
-    with document_adapters(model, settings, CPU.device) as adapters:
+    with document_adapters(model, settings, CPU) as adapters:
         adapters.update(tokens, positions, 1.0)
         found = nats(adapters, tokens)
         change = adapters.up["head"][0] @ adapters.down["head"][0]
@@ -107,12 +108,12 @@ def test_a_reset_forgets_bit_for_bit(optimizer: str):
     settings = small_settings(ttt_lora_matrices=ALL, ttt_lora_optimizer=optimizer)
     model, (tokens, positions) = trained(settings), batch()
     unadapted = nats(model, tokens)
-    with document_adapters(model, settings, CPU.device) as adapters:
+    with document_adapters(model, settings, CPU) as adapters:
         begin = [tensor.clone() for tensor in adapters.tensors()]
         assert torch.equal(nats(adapters, tokens), unadapted)
         learned = []
         for _ in range(2):
-            adapters.reset()
+            adapters.reset(4, LENGTH)
             assert all(map(torch.equal, adapters.tensors(), begin))
             assert torch.equal(nats(adapters, tokens), unadapted)
             for _ in range(2):
@@ -131,7 +132,7 @@ def test_documents_do_not_teach_each_other():
     earlier[0, :4] = tokens[0, :4].flip(0)
     learned = []
     for text in (tokens, other, earlier):
-        with document_adapters(model, settings, CPU.device) as adapters:
+        with document_adapters(model, settings, CPU) as adapters:
             adapters.update(text, positions, 1.0)
             learned.append([tensor.clone() for tensor in adapters.tensors()])
     for first, second, third in zip(*learned, strict=True):
@@ -144,7 +145,7 @@ def test_the_first_step_is_adam_s_on_the_mean_of_the_last_targets():
     """Adam's first step is the rate times the gradient's sign."""
     settings = small_settings(ttt_lora_matrices=["head"], ttt_lora_lr=0.02)
     model, (tokens, positions) = trained(settings), batch()
-    with document_adapters(model, settings, CPU.device) as adapters:
+    with document_adapters(model, settings, CPU) as adapters:
         before = adapters.down["head"][0].detach().clone()
         adapters.update(tokens, positions, 0.5)
         up = adapters.up["head"][0].detach()
@@ -163,7 +164,7 @@ def test_the_model_is_put_back():
     model, (tokens, positions) = trained(settings), batch()
     own, before = model.ops, {name: p.detach().clone() for name, p in model.named_parameters()}
     model.mtp_heads.requires_grad_(False)
-    with document_adapters(model, settings, CPU.device) as adapters:
+    with document_adapters(model, settings, CPU) as adapters:
         adapters.update(tokens, positions, 1.0)
         assert not any(p.requires_grad for p in model.parameters())
     assert model.ops is own

@@ -223,7 +223,7 @@ def test_ranks_that_cannot_share_a_batch_are_refused():
         pass
 
 
-METHODS = ("sgd", "lora")
+METHODS = ("sgd", "lora", "both")
 
 
 def adapt_as_rank(world: World) -> list[tuple[float, int]]:

@@ -1,0 +1,68 @@
+"""Both kinds of test-time training, in turns: adapters of each document, then all weights by SGD.
+
+A phase is the documents that begin in a chunk of the split. Each of them is scored with its own
+adapters. Then the weights are trained on all tokens so far that they have not learned, and the
+adapters' first matrices become the mean of what the documents made of them.
+"""
+
+import math
+
+from evaluation.score import Score, Scoring, Split, Tally
+from evaluation.ttt.documents import Document, DocumentPlan, find_documents, score_documents
+from evaluation.ttt.learner import Watch
+from evaluation.ttt.lora import document_adapters
+from evaluation.ttt.sgd import WeightLearner, chunk_windows
+from evaluation.windows import WindowPlan, cut
+from model.gpt import GPT
+from settings import Settings
+
+
+def phases(documents: list[Document], chunk_tokens: int) -> dict[int, list[Document]]:
+    """Return the documents by the chunk of the split in which they begin."""
+    found: dict[int, list[Document]] = {}
+    for document in documents:
+        found.setdefault(document.first // chunk_tokens, []).append(document)
+    return found
+
+
+def score_phases(
+    model: GPT,
+    weights: WeightLearner,
+    split: Split,
+    settings: Settings,
+    scoring: Scoring,
+    watch: Watch,
+) -> Score:
+    """Score a split in phases; both learn only what is scored.
+
+    Args:
+        model: the network.
+        weights: the learner of its weights.
+        split, settings, scoring, watch: as for `evaluation.ttt.methods.score_adapting`;
+            ``progress`` counts chunks.
+
+    Raises:
+        InputError: as `evaluation.windows.evaluate`.
+    """
+    length, world = settings.eval_seq_len, scoring.world
+    targets = cut(split, WindowPlan.of(settings)).targets
+    watched, plan = watch(weights), DocumentPlan.of(settings)
+    tally, learned = Tally(split, scoring), 0
+    documents = find_documents(split.stream, targets, settings.bos_id)
+    chunks = math.ceil(targets / settings.ttt_chunk_tokens)
+    with document_adapters(model, settings, world) as adapters:
+        learner = watch(adapters)
+        for chunk, some in phases(documents, settings.ttt_chunk_tokens).items():
+            score_documents(adapters, learner, split.stream, some, plan, tally)
+            batches = (some[-1].last - learned) // (length * weights.batch)
+            if some[-1].last < targets and batches:
+                size = batches * length * weights.batch
+                rows = chunk_windows(split.stream, learned, size, length, world.device)
+                adapters.warm()
+                scale = 0.5 * (1 + math.cos(math.pi * chunk / (chunks - 1)))
+                with weights.required():
+                    watched.update(*rows, scale)
+                learned += size
+            if scoring.progress:
+                scoring.progress(chunk + 1, chunks)
+    return tally.score()

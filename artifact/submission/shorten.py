@@ -27,7 +27,12 @@ def shorten(tree: ast.Module) -> ast.Module:
 
 def compiles(decorator: ast.expr) -> bool:
     """Return whether a decorator compiles its function for a GPU."""
-    return ast.unparse(decorator).split("(")[0].split(".")[-1] in COMPILERS
+    return decorator_name(decorator) in COMPILERS
+
+
+def decorator_name(decorator: ast.expr) -> str:
+    """Return a decorator's last name, without its module and arguments."""
+    return ast.unparse(decorator).split("(")[0].split(".")[-1]
 
 
 def _rename(function: ast.FunctionDef, outside: set[str]) -> None:

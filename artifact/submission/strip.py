@@ -4,9 +4,12 @@ import ast
 import re
 from collections.abc import Iterable
 
-from artifact.submission.shorten import compiles, shorten
+from artifact.submission.shorten import compiles, decorator_name, shorten
 from artifact.submission.tight import tight
 
+# Decorators that read nothing of their function.
+UNREADING = {"property", "classmethod", "staticmethod", "contextmanager", "cache", "lru_cache"}
+UNREADING |= {"cached_property", "no_grad", "inference_mode"}
 FOR_ANNOTATIONS = {"collections.abc", "typing", "types", "pathlib"}
 
 
@@ -16,7 +19,8 @@ def strip(text: str, keep: frozenset[str] = frozenset()) -> str:
     Options keep their names and lose their descriptions, which the readable file has.
 
     Functions with a decorator keep docstring and annotations, because a command line reads them;
-    a compiler of kernels reads the annotations only. The fields of a class keep theirs.
+    a compiler of kernels reads the annotations only, and ``UNREADING`` neither. The fields of a
+    class keep theirs.
 
     Args:
         text: of a module.
@@ -32,7 +36,7 @@ def strip(text: str, keep: frozenset[str] = frozenset()) -> str:
             _drop_docstring(node)
         if isinstance(node, ast.ClassDef):
             _drop_texts(node)
-        if isinstance(node, ast.FunctionDef) and not node.decorator_list:
+        if isinstance(node, ast.FunctionDef) and not _readers(node):
             _drop_annotations(node)
         if isinstance(node, ast.keyword) and node.arg == "description":
             node.value = ast.Constant("")
@@ -49,8 +53,13 @@ def documented(texts: Iterable[str]) -> frozenset[str]:
 
 def _is_read(node: ast.Module | ast.ClassDef | ast.FunctionDef, keep: frozenset[str]) -> bool:
     if isinstance(node, ast.FunctionDef):
-        return bool(node.decorator_list) and not any(map(compiles, node.decorator_list))
+        return bool(_readers(node)) and not any(map(compiles, node.decorator_list))
     return isinstance(node, ast.ClassDef) and node.name in keep
+
+
+def _readers(node: ast.FunctionDef) -> list[ast.expr]:
+    """Return the decorators that may read the function's docstring and annotations."""
+    return [each for each in node.decorator_list if decorator_name(each) not in UNREADING]
 
 
 def _drop_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> None:

@@ -50,6 +50,18 @@ def read(first: int, second: str = "x") -> str:
     return f"{first}{second}"
 
 
+class Shape:
+    @property
+    def sides(self) -> int:
+        """Return how many."""
+        return 3
+
+    @classmethod
+    def of(cls, first: int) -> "Shape":
+        """Make one."""
+        return cls()
+
+
 def compute(items: list[int], scale: int = 3) -> Iterator[int]:
     """Compute."""
     global total
@@ -101,6 +113,9 @@ def test_what_only_people_read_is_gone_and_what_programs_read_is_there():
         "A module",
         "Add.",
         "Do nothing",
+        "Return how many",
+        "Make one",
+        "first: int",
         "Iterator[int]",
         "value_inside",
     ):

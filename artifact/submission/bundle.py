@@ -16,7 +16,7 @@ from runtime.run_folder import to_toml
 if TYPE_CHECKING:
     from settings import Settings
 
-ENTRIES = ("train.py", "evaluation/__main__.py")
+ENTRIES = ("train.py", "evaluation/every.py")
 HEAD = "artifact/submission/template.py"
 PRESET = "presets/submission.toml"
 SCORES = "knowledge/wordnet"

@@ -79,7 +79,7 @@ def main() -> int:
         os.environ.setdefault("MURMURATION_PRESET", "submission")
         arguments = sys.argv[1:]
         if arguments[:1] == [EVALUATE]:
-            from evaluation.__main__ import main as evaluate
+            from evaluation.every import main as evaluate
 
             return evaluate(["all", *arguments[1:]])
         import train

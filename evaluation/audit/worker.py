@@ -114,7 +114,7 @@ class Entrant:
                 arrays["places"],
                 arrays["starts"],
                 lambda inputs, last: self.distribution(inputs, last, observer.learner),
-                settings.eval_seq_len,
+                len(arrays["tokens"]) if lora else settings.eval_seq_len,
                 settings.ttt_lora_chunk if lora else settings.eval_seq_len,
                 lora,
             )

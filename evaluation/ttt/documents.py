@@ -132,7 +132,7 @@ def score_batch(
         rows = alive(batch, begin, plan.documents)
         tokens, positions, last = load_chunk(stream, rows, begin, size, tally.world.device)
         targets = tokens[:, -size:].contiguous()
-        nats = adapters.score_chunk(tokens[:, :-1], targets)
+        nats = adapters.score(tokens[:, :-1], targets, keep=True)
         tally.add(tokens, nats, positions, positions <= last)
         if begin + size < batch[0].targets:
             goes_on = positions[:, -1:] < last

@@ -131,15 +131,10 @@ class Adapters:
             self.optimizer.step()
 
     @torch.no_grad()
-    def score_chunk(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Return the nats (N, S) of a chunk that ``Reader.advance`` may keep."""
-        hook = self.hook(len(tokens))
-        return self.reader.nats(self.reader.states(tokens, hook, keep=True), targets)[1]
-
-    @torch.no_grad()
-    def score(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Return the nats of ``GPT.score`` with the adapters, each row with its document's."""
-        return self.reader.alone(tokens, targets, self.hook(len(tokens)))
+    def score(self, tokens: Tensor, targets: Tensor, keep: bool = False) -> Tensor:
+        """Return nats (N, S) of the last S targets of a chunk; arguments as ``Reader.states``."""
+        states = self.reader.states(tokens, self.hook(len(tokens)), keep)
+        return self.reader.nats(states[:, -targets.size(1) :].contiguous(), targets)[1]
 
     def hook(self, rows: int) -> "AddAdapters":
         """Return the hook of one forward pass, which adds the first ``rows``' adapters."""

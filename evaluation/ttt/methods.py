@@ -2,13 +2,11 @@
 
 import torch
 
-from evaluation.score import Score, ScoreFunction, Scoring, Split, Tally
-from evaluation.ttt.documents import DocumentPlan, find_documents, score_documents
+from evaluation.score import Score, ScoreFunction, Scoring, Split
 from evaluation.ttt.learner import Watch, unwatched
-from evaluation.ttt.lora import document_adapters
 from evaluation.ttt.phases import score_phases
 from evaluation.ttt.sgd import learning_weights, score_first
-from evaluation.windows import WindowPlan, cut
+from evaluation.windows import WindowPlan
 from model.gpt import GPT
 from settings import Settings
 
@@ -41,13 +39,7 @@ def score_adapting(
     """
     plan, world = WindowPlan.of(settings), scoring.world
     if settings.ttt_method == "lora":
-        targets = cut(split, plan).targets
-        with document_adapters(model, settings, world) as adapters:
-            tally, learner = Tally(split, scoring), watch(adapters)
-            documents = find_documents(split.stream, targets, settings.bos_id)
-            chunks = DocumentPlan.of(settings)
-            score_documents(adapters, learner, split.stream, documents, chunks, tally)
-            return tally.score()
+        return score_phases(model, None, split, settings, scoring, watch)
     with learning_weights(model, backend, settings, plan.seq_len, world) as weights:
         if settings.ttt_method == "both":
             return score_phases(model, weights, split, settings, scoring, watch)

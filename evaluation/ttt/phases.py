@@ -1,4 +1,4 @@
-"""Both kinds of test-time training, in turns: adapters of each document, then all weights by SGD.
+"""Adapters of each document, in turns with SGD on all weights if the method is both.
 
 A phase is the documents that begin in a chunk of the split. Each of them is scored with its own
 adapters. Then the weights are trained on all tokens so far that they have not learned, and the
@@ -27,7 +27,7 @@ def phases(documents: list[Document], chunk_tokens: int) -> dict[int, list[Docum
 
 def score_phases(
     model: GPT,
-    weights: WeightLearner,
+    weights: WeightLearner | None,
     split: Split,
     settings: Settings,
     scoring: Scoring,
@@ -37,7 +37,7 @@ def score_phases(
 
     Args:
         model: the network.
-        weights: the learner of its weights.
+        weights: the learner of its weights; None: they stay, and there is one phase.
         split, settings, scoring, watch: as for `evaluation.ttt.methods.score_adapting`;
             ``progress`` counts chunks.
 
@@ -46,23 +46,25 @@ def score_phases(
     """
     length, world = settings.eval_seq_len, scoring.world
     targets = cut(split, WindowPlan.of(settings)).targets
-    watched, plan = watch(weights), DocumentPlan.of(settings)
-    tally, learned = Tally(split, scoring), 0
+    plan, tally, learned = DocumentPlan.of(settings), Tally(split, scoring), 0
+    watched = watch(weights) if weights else None
+    size = settings.ttt_chunk_tokens if weights else targets
     documents = find_documents(split.stream, targets, settings.bos_id)
-    chunks = math.ceil(targets / settings.ttt_chunk_tokens)
+    chunks = math.ceil(targets / size)
     with document_adapters(model, settings, world) as adapters:
         learner = watch(adapters)
-        for chunk, some in phases(documents, settings.ttt_chunk_tokens).items():
+        for chunk, some in phases(documents, size).items():
             score_documents(adapters, learner, split.stream, some, plan, tally)
-            batches = (some[-1].last - learned) // (length * weights.batch)
-            if some[-1].last < targets and batches:
-                size = batches * length * weights.batch
-                rows = chunk_windows(split.stream, learned, size, length, world.device)
+            if weights and watched and some[-1].last < targets:
                 adapters.warm()
-                scale = 0.5 * (1 + math.cos(math.pi * chunk / (chunks - 1)))
-                with weights.required():
-                    watched.update(*rows, scale)
-                learned += size
+                step = length * weights.batch
+                new = (some[-1].last - learned) // step * step
+                if new:
+                    rows = chunk_windows(split.stream, learned, new, length, world.device)
+                    scale = 0.5 * (1 + math.cos(math.pi * chunk / (chunks - 1)))
+                    with weights.required():
+                        watched.update(*rows, scale)
+                learned += new
             if scoring.progress:
                 scoring.progress(chunk + 1, chunks)
     return tally.score()

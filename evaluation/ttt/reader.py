@@ -47,9 +47,6 @@ class Reader:
         model, config = self.model, self.model.config
         self.weights, self.head = model.layer_weights(), model.output_head()
         self.rope = rope_table(longest, config.rope_dims, config.rope_base, model.tok_emb.device)
-        self._empty()
-
-    def _empty(self) -> None:
         self.position, self.kept, self.read = 0, [], []
 
     @property
@@ -86,14 +83,6 @@ class Reader:
         kept, self.read = self.read, []
         self.kept = [(k[:, -self.reach :], v[:, -self.reach :]) for k, v in kept]
         self.position += size
-
-    def alone(self, tokens: Tensor, targets: Tensor, hook: ProductHook) -> Tensor:
-        """Return the nats (N, S) of the last S of tokens (N, T), which begin documents."""
-        before = self.position, self.kept, self.read
-        self._empty()
-        states = self.states(tokens, hook)[:, -targets.size(1) :].contiguous()
-        self.position, self.kept, self.read = before
-        return self.nats(states, targets)[1]
 
     def _visible(self, size: int) -> Tensor:
         """Return which keys, kept and new, each position of a chunk sees, (S, T)."""

@@ -69,7 +69,8 @@ def test_test_time_training_beats_windows_of_the_same_stride(run):
     assert bpb(run("score")[1]) != sliding
     assert bpb(run("ttt", *TTT, "--ttt-lr", 0.0)[1]) == pytest.approx(sliding, abs=2e-6)
     assert bpb(run("ttt", *TTT, "--ttt-lr", 0.05)[1]) < sliding - 0.1
-    lora = ("--ttt-method", "lora", "--ttt-lora-chunk", 8, "--ttt-lora-lr", 0.05)
+    lora = ("--ttt-method", "lora", "--ttt-lora-chunk", 8, "--ttt-lora-lr", 0.02)
+    lora = (*lora, "--ttt-lora-chunk-most", 8)
     assert bpb(run("ttt", *TTT, *lora)[1]) < sliding - 0.1
 
 

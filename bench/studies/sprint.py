@@ -12,7 +12,7 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +33,8 @@ COLUMNS = (
     ("int6", "roundtrip, plain", "{:.4f}"),
     ("sliding", "roundtrip, sliding", "{:.4f}"),
     ("sliding s", "sliding_seconds", "{:.1f}"),
+    ("TTT", "ttt", "{:.4f}"),
+    ("TTT s", "ttt_seconds", "{:.1f}"),
     ("artifact", "artifact_bytes", "{:,}"),
     ("code", "code_bytes", "{:,}"),
 )
@@ -49,6 +51,8 @@ PUBLIC = {
     "roundtrip, plain": 1.2702,
     "roundtrip, sliding": 1.2562,
     "sliding_seconds": 35.0,
+    "ttt": 1.2536,
+    "ttt_seconds": 62.0,
     "artifact_bytes": 14_255_187,
 }
 PRESETS = {"sprint": "sprint", "open": "frontier-sprint"}
@@ -101,9 +105,18 @@ def sprint(label: str, seed: int, folder: Path, options: Sequence[str]) -> dict[
     subprocess.run(command, check=True)
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     scores = summary["scores"]
-    sliding = scores.get("roundtrip, sliding", {}).get("seconds")
-    row = {"label": label, "seed": seed, "sliding_seconds": sliding}
-    return summary | row | {name: score["bpb"] for name, score in scores.items()}
+    return summary | {"label": label, "seed": seed} | scores_of(scores)
+
+
+def scores_of(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return a run's scores by the keys of ``COLUMNS``."""
+    found = {name: score["bpb"] for name, score in scores.items()}
+    for name, score in scores.items():
+        if name == "roundtrip, sliding":
+            found["sliding_seconds"] = score["seconds"]
+        if name.startswith("roundtrip, TTT"):
+            found |= {"ttt": score["bpb"], "ttt_seconds": score["seconds"]}
+    return found
 
 
 def table(rows: list[dict[str, object]]) -> str:

@@ -45,6 +45,18 @@ def test_protocols_start_from_their_presets(made: list[Sequence[str]], tmp_path:
     assert made[0][-2:] == ["--mtp-num-heads", "0"]
 
 
+def test_a_row_has_every_score_and_its_seconds() -> None:
+    row = sprint.scores_of(
+        {
+            "roundtrip, sliding": {"bpb": 1.2, "seconds": 3.0},
+            "roundtrip, TTT sgd": {"bpb": 1.1, "seconds": 4.0},
+        }
+    )
+    assert (row["roundtrip, sliding"], row["sliding_seconds"]) == (1.2, 3.0)
+    assert (row["ttt"], row["ttt_seconds"]) == (1.1, 4.0)
+    assert "| 1.1000 | 4.0 |" in sprint.table([row])
+
+
 def test_open_sprint_keeps_a_row_a_label_and_the_preset_last(
     made: list[Sequence[str]], tmp_path: Path
 ) -> None:

@@ -68,13 +68,15 @@ def small(texts: Mapping[str, str]) -> dict[str, str]:
     made_by = sys.version + "".join(
         read(Path(m.__file__ or "")).decode() for m in (strip, shorten, tight)
     )
-    keep = strip.documented(texts.values())
+    keep, shared = strip.documented(texts.values()), strip.shared_names(texts.values())
     found = {}
     for name, text in texts.items():
         if name.endswith(".py"):
-            key = hashlib.sha256("\0".join([made_by, *sorted(keep), text]).encode()).hexdigest()
+            key = hashlib.sha256(
+                "\0".join([made_by, *sorted(keep | shared), text]).encode()
+            ).hexdigest()
             if key not in known:
-                known[key] = strip.strip(text, keep)
+                known[key] = strip.strip(text, keep, shared)
             text = known[key]
         found[name] = text
     if len(known) > before:

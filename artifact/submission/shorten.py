@@ -1,13 +1,16 @@
-"""Short names for the local variables of functions, which nothing outside a function can see."""
+"""Short names for local variables of functions, and for private names that one module alone has."""
 
 import ast
 import builtins
 import keyword
+import re
 from collections.abc import Iterator
 from itertools import count
 from string import ascii_letters
 
 COMPILERS = {"jit", "constexpr_function"}
+PRIVATE = re.compile(r"\b_[a-z]\w*\b")
+BASES = {"NamedTuple", "Protocol", "Exception", "RuntimeError", "ValueError", "torch", "nn"}
 SEES_NAMES = {"locals", "vars", "eval", "exec", "dir", "globals"}
 
 
@@ -22,6 +25,49 @@ def shorten(tree: ast.Module) -> ast.Module:
     for function in _outermost(tree):
         if not any(compiles(each) for each in function.decorator_list):
             _rename(function, outside)
+    return tree
+
+
+def shorten_private(tree: ast.Module, shared: frozenset[str]) -> ast.Module:
+    """Rename what a module calls ``_name`` to _a, _b and so on, in place; return the tree.
+
+    Modules with kernels stay, and those with a class whose base is another module's, because a new
+    name of the one could be a new name of the other.
+
+    Args:
+        tree: of the module.
+        shared: private names of more than one module, which stay.
+    """
+    nodes = list(ast.walk(tree))
+    classes = [node for node in nodes if isinstance(node, ast.ClassDef)]
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
+    known = BASES | {each.name for each in classes}
+    bases = [re.split(r"\W", ast.unparse(base))[0] for each in classes for base in each.bases]
+    compiled = any(compiles(each) for function in functions for each in function.decorator_list)
+    if compiled or not known.issuperset(bases):
+        return tree
+    fixed, made = set(shared), {function.name for function in functions}
+    for node in nodes:
+        match node:
+            case ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ast.Store()):
+                made.add(name)
+            case ast.Attribute(value=ast.Name(id="self" | "cls")):
+                pass
+            case ast.Attribute(attr=name) | ast.alias(name=name):
+                fixed.add(name)
+            case ast.keyword(arg=str(name)) | ast.arg(arg=name):
+                fixed.add(name)
+            case ast.Constant(value=str(text)):
+                fixed.update(PRIVATE.findall(text))
+    taken = {
+        name for node in nodes for name in (getattr(node, "id", ""), getattr(node, "attr", ""))
+    }
+    free = (name for name in map("_{}".format, _short(set())) if name not in taken)
+    new = {name: next(free) for name in sorted(made - fixed) if PRIVATE.fullmatch(name)}
+    for node in nodes:
+        for field in ("id", "attr", "name"):
+            if getattr(node, field, None) in new:
+                setattr(node, field, new[getattr(node, field)])
     return tree
 
 

@@ -2,9 +2,16 @@
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterable
 
-from artifact.submission.shorten import compiles, decorator_name, shorten
+from artifact.submission.shorten import (
+    PRIVATE,
+    compiles,
+    decorator_name,
+    shorten,
+    shorten_private,
+)
 from artifact.submission.tight import tight
 
 # Decorators that read nothing of their function.
@@ -13,7 +20,9 @@ UNREADING |= {"cached_property", "no_grad", "inference_mode"}
 FOR_ANNOTATIONS = {"collections.abc", "typing", "types", "pathlib"}
 
 
-def strip(text: str, keep: frozenset[str] = frozenset()) -> str:
+def strip(
+    text: str, keep: frozenset[str] = frozenset(), shared: frozenset[str] | None = None
+) -> str:
     """Return a module's text without comments, docstrings and annotations, with short names.
 
     Options keep their names and lose their descriptions, which the readable file has.
@@ -25,6 +34,7 @@ def strip(text: str, keep: frozenset[str] = frozenset()) -> str:
     Args:
         text: of a module.
         keep: names of classes whose docstring is read by the program (`documented`).
+        shared: private names of several modules (`shared_names`); None: all private names stay.
 
     Raises:
         SyntaxError: it is no Python.
@@ -42,6 +52,8 @@ def strip(text: str, keep: frozenset[str] = frozenset()) -> str:
             node.value = ast.Constant("")
     _drop_imports_for_annotations(tree)
     shorten(_Plain().visit(tree))
+    if shared is not None:
+        shorten_private(tree, shared)
     lines = ast.unparse(ast.fix_missing_locations(tree)) + "\n"
     return tight(re.sub(r"(?m)^( {4})+", lambda indent: "\t" * (len(indent[0]) // 4), lines))
 
@@ -49,6 +61,12 @@ def strip(text: str, keep: frozenset[str] = frozenset()) -> str:
 def documented(texts: Iterable[str]) -> frozenset[str]:
     """Return the names of classes whose ``__doc__`` one of these texts reads."""
     return frozenset(name for text in texts for name in re.findall(r"\b(\w+)\.__doc__", text))
+
+
+def shared_names(texts: Iterable[str]) -> frozenset[str]:
+    """Return the private names that more than one of these texts has."""
+    counts = Counter(name for text in texts for name in {*PRIVATE.findall(text)})
+    return frozenset(name for name, count in counts.items() if count > 1)
 
 
 def _is_read(node: ast.Module | ast.ClassDef | ast.FunctionDef, keep: frozenset[str]) -> bool:

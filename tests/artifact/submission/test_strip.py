@@ -5,8 +5,8 @@ import inspect
 import sys
 import types
 
-from artifact.submission.shorten import shorten
-from artifact.submission.strip import documented, strip
+from artifact.submission.shorten import shorten, shorten_private
+from artifact.submission.strip import documented, shared_names, strip
 from artifact.submission.tight import tight
 from files import PROJECT
 
@@ -200,3 +200,46 @@ def test_tight_modules_mean_the_same():
     for path in sorted((PROJECT / "kernels").rglob("*.py"))[::7]:
         text = path.read_text()
         assert ast.dump(ast.parse(tight(text))) == ast.dump(ast.parse(text))
+
+
+PRIVATE = """
+class Sum:
+    def __init__(self, start):
+        self._start = start
+        self._named = start
+
+    def total(self, _given):
+        return self._add(self._start) + getattr(self, "_named") + _twice(_given)
+
+    def _add(self, more):
+        return self._start + more + self._common()
+
+    def _common(self):
+        return 0
+
+def _twice(value):
+    return 2 * value
+
+def _given(): ...
+
+found = Sum(3).total(5)
+"""
+
+
+def test_private_names_of_one_module_become_short() -> None:
+    shared = shared_names([PRIVATE, "class Other: _common = 1"])
+    assert shared == {"_common"}
+    text = ast.unparse(shorten_private(ast.parse(PRIVATE), shared))
+    found = {}
+    exec(text, found)
+    assert found["found"] == 3 + 3 + 3 + 10
+    assert not [name for name in ("_start", "_add", "_twice") if name in text]
+    # Strings, parameters and other modules may mean these.
+    assert all(name in text for name in ("_named", "_given", "_common"))
+
+
+def test_private_names_of_subclasses_and_kernels_stay() -> None:
+    for other in ("class Sub(other.Base): ...", "@triton.jit\ndef kernel(): ..."):
+        tree = ast.parse(f"{PRIVATE}\n{other}")
+        before = ast.unparse(tree)
+        assert ast.unparse(shorten_private(tree, frozenset())) == before

@@ -181,7 +181,8 @@ def train(
     settings, folder, model = rank.settings, rank.folder, trainer.model
     start = load_checkpoint(settings.resume, trainer, steering, folder)
     rank.log_decisions(steering)
-    calibration = Calibration(model, trainer.loader, rank.world, settings.calibration_tokens)
+    wanted = settings.calibration_tokens, settings.quant_by_loss
+    calibration = Calibration(model, trainer.loader, rank.world, *wanted)
     chooser = Chooser(trainer)
     if start.trained:
         rank.progress.line(f"all {start.step} steps are taken: finishing")

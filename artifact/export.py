@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from artifact.format import container
-from artifact.quantisation.lqer import put_back
+from artifact.quantisation.parts import put_back
 from artifact.quantisation.recipe import Recipe, quantise
 from artifact.quantisation.search import largest_that_fits
 from artifact.submission.code_size import Code
@@ -66,6 +66,8 @@ def export(
     """
     begin = time.perf_counter()
     recipe = recipe or Recipe()
+    if limit is not None:
+        recipe = recipe.filling(limit, sum(weight.numel() for weight in weights.values()))
 
     def encoded(factor: float) -> container.Encoded:
         stored = quantise(weights, roles, recipe.coarser(factor), hessians)

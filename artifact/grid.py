@@ -11,6 +11,7 @@ from torch import Tensor
 
 SMALLEST_STEP = 2.0**-18  # keeps a row of zeros from dividing by zero
 LARGEST_STEP = 63488.0  # the largest that 4 bits of mantissa hold in fp16
+SMALLEST_COARSE, LARGEST_COARSE = 2.0**-14, 57344.0  # normal fp16 numbers of 2 bits of mantissa
 DROPPED = 6  # bits of fp16's mantissa that a step by standard deviation leaves zero
 
 
@@ -51,8 +52,18 @@ def row_steps(
     step = (reach / top_code(bits)).clamp(max(min_step, SMALLEST_STEP), LARGEST_STEP).half()
     if not clip:
         return step
-    half = 1 << (DROPPED - 1)
-    return ((step.view(torch.int16) + half) >> DROPPED << DROPPED).view(torch.float16)
+    return _rounded(step, DROPPED)
+
+
+def coarse(step: Tensor) -> Tensor:
+    """Return positive numbers as fp16 with 2 bits of mantissa, so that one byte holds each."""
+    return _rounded(step.clamp(SMALLEST_COARSE, LARGEST_COARSE).half(), 8)
+
+
+def _rounded(step: Tensor, dropped: int) -> Tensor:
+    """Round positive fp16 numbers so that the last bits of their mantissa are zero."""
+    half = 1 << (dropped - 1)
+    return ((step.view(torch.int16) + half) >> dropped << dropped).view(torch.float16)
 
 
 def nearest(weight: Tensor, step: Tensor, bits: int) -> Tensor:

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from artifact.format.container import read_with_sizes
-from artifact.quantisation.lqer import corrected_by
+from artifact.quantisation.parts import corrected_by
 from artifact.stored import Stored
 from artifact.submission.code_size import LIMIT
 from errors import printable

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from artifact.export import load
 from artifact.format.header import Header
-from artifact.quantisation.lqer import corrected_by
+from artifact.quantisation.parts import corrected_by
 from kernels import operations
 from model.config import Architecture
 from model.gpt import GPT

@@ -35,6 +35,11 @@ class ArtifactSettings(Section):
         default=1 / 31,
         description="smallest quantisation step of a row; larger steps compress better",
     )
+    quant_by_loss: bool = Field(
+        default=False,
+        description="let the loss choose the steps of rows and columns that GPTQ codes, in place "
+        "of clips; bits only bound the codes, so 8 suit it",
+    )
     calibration_tokens: NonNegativeInt = Field(
         default=786_432, description="training tokens that GPTQ sees; 0: round to nearest"
     )

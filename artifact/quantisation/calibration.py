@@ -26,6 +26,7 @@ class Calibration:
         loader: of training's batches; ranks share them as they do in training.
         world: the ranks.
         tokens: over all ranks; rounded up to a whole micro-batch of every rank.
+        by_loss: whether the sensitivities of `artifact.quantisation.sensitivity` are wanted, too.
 
     Attributes:
         tokens: the rounded number.
@@ -33,8 +34,10 @@ class Calibration:
         seconds: seconds that it took; 0 before ``hessians``.
     """
 
-    def __init__(self, model: GPT, loader: BatchLoader, world: World, tokens: int) -> None:
-        self.model, self.loader, self.world = model, loader, world
+    def __init__(
+        self, model: GPT, loader: BatchLoader, world: World, tokens: int, by_loss: bool = False
+    ) -> None:
+        self.model, self.loader, self.world, self.by_loss = model, loader, world, by_loss
         self.micro_batches = math.ceil(tokens / loader.micro_batch_tokens)
         self.tokens = self.micro_batches * loader.micro_batch_tokens
         self.reserved = self.seconds = 0.0
@@ -97,7 +100,7 @@ class Calibration:
         return found
 
     def _collect(self, count: int) -> dict[str, Tensor]:
-        found = collect(self.model, self._batches(count))
+        found = collect(self.model, self._batches(count), self.by_loss)
         sums = {name: self.world.sum_(hessian) for name, hessian in found.items()}
         # Reading the answer also waits for the GPU, so the clock counts all of its work.
         return {name: total for name, total in sums.items() if torch.isfinite(total).all()}

@@ -15,7 +15,14 @@ BLOCK = 128  # columns whose corrections reach the rest of the matrix together, 
 LEAST_DAMPING, MOST_DAMPING = 1e-6, 10.0
 
 
-def gptq(weight: Tensor, hessian: Tensor, step: Tensor, bits: int, damping: float = 0.01) -> Tensor:
+def gptq(
+    weight: Tensor,
+    hessian: Tensor,
+    step: Tensor,
+    bits: int,
+    damping: float = 0.01,
+    columns: Tensor | None = None,
+) -> Tensor:
     """Return codes of least ``tr(D H D^T)`` for ``D = codes * step - weight``, greedily.
 
     Columns go by falling ``H_jj`` (GPTQ's act-order): the inputs that matter most are rounded while
@@ -29,6 +36,7 @@ def gptq(weight: Tensor, hessian: Tensor, step: Tensor, bits: int, damping: floa
         step: (n, rows), of `artifact.grid.row_steps`.
         bits: 2 to 8.
         damping: share of the mean of H's diagonal that is added to it.
+        columns: (n, cols) fp32, factors of the steps by column; None: all 1.
 
     Returns:
         (n, rows, cols) int8, each in [-top, top].
@@ -36,22 +44,29 @@ def gptq(weight: Tensor, hessian: Tensor, step: Tensor, bits: int, damping: floa
     Raises:
         ValueError: a Hessian is not finite.
     """
-    order = hessian.diagonal(dim1=-2, dim2=-1).argsort(dim=-1, descending=True)
+    order, root = factor_in_order(hessian, damping)
     left = weight.detach().float().gather(-1, order[:, None].expand_as(weight))
-    rows = hessian.gather(-2, order[..., None].expand_as(hessian))
-    root = factor(rows.gather(-1, order[:, None].expand_as(rows)), damping)
     identity = torch.eye(root.size(-1), device=root.device)
     # U^T U = H^-1: row j of U compensates an error in column j in the columns after it.
     upper = torch.linalg.solve_triangular(root, identity, upper=True)
     codes, top = torch.empty_like(left), top_code(bits)
-    step = step.float().unsqueeze(-1)
+    step = step.float().unsqueeze(-1).expand_as(left)
+    if columns is not None:
+        step = step * columns.gather(-1, order)[:, None]
     for begin in range(0, left.size(-1), BLOCK):
         block = slice(begin, begin + BLOCK)
         errors = _round_block(
-            left[..., block], upper[:, block, block], step, top, codes[..., block]
+            left[..., block], upper[:, block, block], step[..., block], top, codes[..., block]
         )
         left[..., begin + BLOCK :] -= errors @ upper[:, block, begin + BLOCK :]
     return codes.gather(-1, order.argsort(dim=-1)[:, None].expand_as(codes)).to(torch.int8)
+
+
+def factor_in_order(hessian: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """Return the order of the columns (n, cols), by falling ``H_jj``, and `factor` of H in it."""
+    order = hessian.diagonal(dim1=-2, dim2=-1).argsort(dim=-1, descending=True)
+    rows = hessian.gather(-2, order[..., None].expand_as(hessian))
+    return order, factor(rows.gather(-1, order[:, None].expand_as(rows)), damping)
 
 
 def factor(hessian: Tensor, damping: float) -> Tensor:
@@ -82,8 +97,9 @@ def _round_block(left: Tensor, upper: Tensor, step: Tensor, top: int, codes: Ten
     errors = torch.empty_like(left)
     for column in range(left.size(-1)):
         value = left[..., column, None]
-        code = (value / step).round_().clamp_(-top, top)
-        error = (value - code * step) / upper[:, column, column, None, None]
+        width = step[..., column, None]
+        code = (value / width).round_().clamp_(-top, top)
+        error = (value - code * width) / upper[:, column, column, None, None]
         left[..., column:] -= error * upper[:, column, None, column:]
         codes[..., column, None], errors[..., column, None] = code, error
     return errors

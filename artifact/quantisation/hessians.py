@@ -1,10 +1,13 @@
 """Hessians of a model's matrices: ``X^T X`` of each matrix's inputs, from batches of tokens."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from artifact.quantisation.sensitivity import Sensitivities
+from artifact.quantisation.steps import ROWS
 from model.gpt import GPT
 from model.hooks import HEAD, Site
 from model.parameters import ParameterSpec, parameters
@@ -32,7 +35,8 @@ class Hessians:
         key = site.matrix, site.layer
         if key not in self.sums:
             self.sums[key] = torch.zeros(x.size(-1), x.size(-1), device=x.device)
-        self.sums[key].addmm_(x.T, x)
+        with exact_products_of_bf16(y):
+            self.sums[key].addmm_(x.T, x)
         return y
 
     def of(self, spec: ParameterSpec) -> Tensor | None:
@@ -44,8 +48,20 @@ class Hessians:
         return torch.stack([self.sums[key] for key in keys])
 
 
+@contextmanager
+def exact_products_of_bf16(values: Tensor) -> Iterator[None]:
+    """Let a GPU multiply fp32 numbers as TF32, which holds bf16 exactly; sums stay fp32."""
+    before = torch.get_float32_matmul_precision()
+    if values.is_cuda and values.dtype == torch.bfloat16:
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 @torch.no_grad()
-def collect(model: GPT, batches: Iterable[Tensor]) -> dict[str, Tensor]:
+def collect(model: GPT, batches: Iterable[Tensor], by_loss: bool = False) -> dict[str, Tensor]:
     """Return the Hessian of every matrix of ``model`` that has one, by parameter.
 
     A batch costs one forward pass without the loss, the layers' products once more, and
@@ -55,18 +71,25 @@ def collect(model: GPT, batches: Iterable[Tensor]) -> dict[str, Tensor]:
     Args:
         model: holding the weights that will be quantised.
         batches: (B, T) int tokens on the model's device.
+        by_loss: whether sensitivities are wanted, too: they take a backward pass of 8,192 tokens a
+            batch.
 
     Returns:
-        (n, cols, cols) fp32 for each bank (n, rows, cols), and (1, C, C) for the output head.
+        (n, cols, cols) fp32 for each bank (n, rows, cols), and (1, C, C) for the output head;
+        sensitivities (n, rows) fp32 under the parameter's name and ``ROWS``.
 
     Raises:
         ValueError: no batch.
     """
-    hessians = Hessians()
+    hessians, sensitivities = Hessians(), Sensitivities(model)
     for tokens in batches:
         hidden = model.hidden(tokens, hook=hessians)
         hessians(HEAD, hidden, hidden)
+        if by_loss:
+            sensitivities.add(tokens)
     if not hessians.sums:
         raise ValueError("Hessians need at least one batch of tokens")
-    found = {spec.name: hessians.of(spec) for spec in parameters(model.config)}
+    specs = parameters(model.config)
+    found = {spec.name: hessians.of(spec) for spec in specs}
+    found |= {spec.name + ROWS: sensitivities.of(spec) for spec in specs}
     return {name: hessian for name, hessian in found.items() if hessian is not None}

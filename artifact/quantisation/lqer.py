@@ -4,9 +4,7 @@ From Zhang et al., "LQER: low-rank quantization error reconstruction for LLMs" (
 arXiv:2402.02446), with the whole Hessian in place of one scale per input. Of all products of a
 rank, this one leaves the least error in the matrix' output.
 
-A bank's correction is three tensors of an artifact: ``NAME.at`` (m,), the matrices that have one,
-``NAME.left`` (m, rank, rows) and ``NAME.right`` (m, rank, cols): ``left[i].T @ right[i]`` is added
-to matrix ``at[i]``.
+`artifact.quantisation.parts` says how an artifact holds them.
 """
 
 from collections.abc import Mapping
@@ -16,11 +14,11 @@ from torch import Tensor
 
 from artifact.grid import nearest, row_steps
 from artifact.quantisation.gptq import factor
+from artifact.quantisation.parts import put_back
 from artifact.stored import Stored
 
 BITS = 8
 DAMPING = 0.01
-PARTS = ("at", "left", "right")
 MOST_MATRICES = 2048  # fp16 holds every whole number up to here
 
 
@@ -35,15 +33,16 @@ def correct(
 
     Args:
         weights: (n, rows, cols) banks, and others that are left alone.
-        stored: the same, coded.
+        stored: the same, coded, with the factors of their columns.
         hessians: by name of a bank.
         rank: of a correction.
         matrices: how many, over all banks.
     """
+    restored = put_back({name: part.restore() for name, part in stored.items()})
     residuals = {
-        name: weights[name].detach().float() - stored[name].restore()
-        for name in hessians
-        if weights[name].ndim == 3 and len(weights[name]) <= MOST_MATRICES
+        name: weight.detach().float() - restored[name]
+        for name, weight in weights.items()
+        if name in hessians and weight.ndim == 3 and len(weight) <= MOST_MATRICES
     }
     errors = {name: output_error(residuals[name], hessians[name]) for name in residuals}
     every = sorted((error for of in errors.values() for error in of.tolist()), reverse=True)
@@ -57,33 +56,6 @@ def correct(
             corrections[f"{name}.left"] = _coded(left)
             corrections[f"{name}.right"] = _coded(right)
     return corrections
-
-
-def corrected_by(name: str) -> str:
-    """Return the name of the bank that the tensor ``name`` corrects; "" if it is no correction."""
-    bank, _, part = name.rpartition(".")
-    return bank if part in PARTS else ""
-
-
-def put_back(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return ``weights`` with their corrections added.
-
-    Raises:
-        ValueError: a correction that fits no bank.
-    """
-    found = dict(weights)
-    for name in [name.removesuffix(".at") for name in weights if name.endswith(".at")]:
-        at, left, right = (found.pop(f"{name}.{part}", None) for part in PARTS)
-        bank = found.get(name)
-        if bank is None or at is None or left is None or right is None or bank.ndim != 3:
-            raise ValueError(f"the correction of tensor {name} is not whole")
-        number, rank = at.numel(), left.size(1) if left.ndim == 3 else -1
-        wanted = [(number,), (number, rank, bank.size(1)), (number, rank, bank.size(2))]
-        inside = (at >= 0).all() and (at < len(bank)).all() and number <= len(bank)
-        if [part.shape for part in (at, left, right)] != wanted or not inside:
-            raise ValueError(f"the correction of tensor {name} does not fit it")
-        found[name] = bank.index_add(0, at.long(), left.mT @ right)
-    return found
 
 
 def output_error(residual: Tensor, hessian: Tensor) -> Tensor:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from artifact.grid import dequantise, nearest, row_steps
+from artifact.grid import nearest, row_steps
 from artifact.quantisation.gptq import gptq
-from artifact.quantisation.lqer import correct
+from artifact.quantisation.parts import COLUMNS, put_back
+from artifact.quantisation.steps import ROWS, Steps, scale_of
 from artifact.stored import Stored
 from errors import InputError
 from model.parameters import EDGES
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 LARGEST_FP16 = torch.finfo(torch.float16).max
 LEAST_CLIP = 5.0  # standard deviations of a row: less would cut off weights that matter
 FINEST = 1 / 16
+RATE = 4.0
+CODED = 0.98  # of a file's bytes are codes
+
+Grid = tuple[Tensor, Tensor]  # steps (n, rows) fp16, factors of columns (n, cols) fp32
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,9 @@ class Recipe:
         damping: of GPTQ's Hessians.
         rank: of the correction of the matrices with the largest errors; 0: none.
         corrected: how many matrices are corrected.
+        rate: about how many bits a code takes on average if the loss chooses the steps
+            (`artifact.quantisation.steps`); 0: the roles' clips do.
+        scale: factor on the steps that the loss chooses.
     """
 
     attention: Role = Role(6, min_step=1 / 31)
@@ -58,6 +66,8 @@ class Recipe:
     damping: float = 0.01
     rank: int = 0
     corrected: int = 0
+    rate: float = 0.0
+    scale: float = 1.0
 
     @classmethod
     def of(cls, settings: "ArtifactSettings") -> "Recipe":
@@ -71,12 +81,18 @@ class Recipe:
             settings.gptq_damping,
             settings.lqer_rank,
             settings.lqer_matrices,
+            RATE if settings.quant_by_loss else 0.0,
         )
 
     def coarser(self, factor: float) -> "Recipe":
         """Return the same with every step ``factor`` times as large."""
         attention, mlp, embed, table = (role.coarser(factor) for role in self._roles)
-        return replace(self, attention=attention, mlp=mlp, embed=embed, table=table)
+        scale = self.scale * factor
+        return replace(self, attention=attention, mlp=mlp, embed=embed, table=table, scale=scale)
+
+    def filling(self, limit: int, codes: int) -> "Recipe":
+        """Return the same for a file of about ``limit`` bytes with so many codes."""
+        return replace(self, rate=self.rate and CODED * 8 * limit / max(1, codes))
 
     @property
     def finest(self) -> float:
@@ -103,7 +119,8 @@ def quantise(
         weights: floating point, by name.
         roles: of `model.parameters.roles`, by name.
         recipe: how.
-        hessians: of `artifact.quantisation.hessians.collect`, on the weights' device.
+        hessians: of `artifact.quantisation.hessians.collect`, on the weights' device. A weight
+            without sensitivities has the steps of its role, whatever the recipe's rate.
 
     Raises:
         InputError: a weight is not finite.
@@ -111,6 +128,7 @@ def quantise(
     """
     hessians = hessians or {}
     stored: dict[str, Stored] = {}
+    grids = _grids(weights, roles, recipe, hessians)
     for name, weight in weights.items():
         role = roles[name]
         if role == "none":
@@ -122,23 +140,68 @@ def quantise(
         elif role == "small" or not weight.numel():
             stored[name] = _small(weight.detach())
         else:
-            how = getattr(recipe, role)
-            stored[name] = _coded(weight.detach(), role, how, hessians.get(name), recipe.damping)
+            how, found = getattr(recipe, role), (hessians.get(name), grids.get(name))
+            stored |= _coded(name, weight.detach(), role, how, *found, recipe.damping)
     if recipe.rank:
+        from artifact.quantisation.lqer import correct  # a submission's file may leave it out
+
         stored |= correct(weights, stored, hessians, recipe.rank, recipe.corrected)
     return stored
 
 
-def _coded(weight: Tensor, role: str, how: Role, hessian: Tensor | None, damping: float) -> Stored:
-    step = row_steps(weight, how.bits, how.clip, how.min_step, how.stretch)
+def _grids(
+    weights: Mapping[str, Tensor],
+    roles: Mapping[str, str],
+    recipe: Recipe,
+    hessians: Mapping[str, Tensor],
+) -> dict[str, Grid]:
+    """Return steps and factors of columns of the weights for which the loss chooses them."""
+    names = [name for name in weights if recipe.rate and name + ROWS in hessians]
+    names = [name for name in names if name in hessians and weights[name].numel()]
+    found = {
+        name: Steps.of(
+            _bank(weights[name]),
+            hessians[name],
+            hessians[name + ROWS],
+            getattr(recipe, roles[name]).bits,
+            recipe.damping,
+        )
+        for name in names
+    }
+    scale = recipe.scale * scale_of(found.values(), recipe.rate)
+    return {name: (steps.at(scale), steps.columns) for name, steps in found.items()}
+
+
+def _coded(
+    name: str,
+    weight: Tensor,
+    role: str,
+    how: Role,
+    hessian: Tensor | None,
+    grid: Grid | None,
+    damping: float,
+) -> dict[str, Stored]:
+    """Return a matrix or a bank as stored, and the factors of its columns if it has some."""
+    if grid is None:
+        step, columns = row_steps(weight, how.bits, how.clip, how.min_step, how.stretch), None
+    else:
+        step, columns = grid[0].view(weight.shape[:-1]), grid[1]
     if hessian is None:
         codes = nearest(weight, step, how.bits)
     else:
-        bank = weight.view(-1, *weight.shape[-2:])
         steps = step.view(-1, weight.size(-2))
-        codes = gptq(bank, hessian, steps, how.bits, damping).view_as(weight)
-    error = relative_error(weight, dequantise(codes, step), hessian)
-    return Stored(f"int{how.bits}", codes, step, _dtype(weight), role, error)
+        codes = gptq(_bank(weight), hessian, steps, how.bits, damping, columns).view_as(weight)
+    found = {name: Stored(f"int{how.bits}", codes, step, _dtype(weight), role)}
+    if columns is not None:
+        factors = columns.view(*weight.shape[:-2], weight.size(-1)).half()
+        found[name + COLUMNS] = Stored("fp16", factors, role="columns")
+    restored = put_back({part: stored.restore() for part, stored in found.items()})[name]
+    error = relative_error(weight, restored, hessian)
+    return found | {name: replace(found[name], error=error)}
+
+
+def _bank(weight: Tensor) -> Tensor:
+    return weight.detach().view(-1, *weight.shape[-2:])
 
 
 def relative_error(weight: Tensor, found: Tensor, hessian: Tensor | None) -> float:

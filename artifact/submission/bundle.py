@@ -21,6 +21,7 @@ HEAD = "artifact/submission/template.py"
 PRESET = "presets/submission.toml"
 SCORES = "knowledge/wordnet"
 EDGES = f"knowledge/{BUNDLED.name}"
+CORRECTIONS = "artifact/quantisation/lqer.py"
 # Settings that differ between machines or runs, and names of presets.
 NOT_KEPT = (
     *("preset", "config", "data", "tokenizer", "run_dir", "run_id", "track", "resume", "seed"),
@@ -72,6 +73,8 @@ def contents(root: Path, settings: "Settings") -> dict[str, str]:
         pairs[EDGES] = text_of(read_edges(place(settings)))
     else:
         del texts["knowledge/edges.py"]
+    if not settings.lqer_rank:
+        del texts[CORRECTIONS]
     return {**texts, PRESET: to_toml(kept), **scores, **pairs}
 
 

@@ -8,7 +8,7 @@ import torch
 from artifact.__main__ import main
 from artifact.export import export
 from artifact.inspection import entropy_bits
-from artifact.quantisation.lqer import PARTS
+from artifact.quantisation.parts import PARTS
 from artifact.stored import Stored
 
 

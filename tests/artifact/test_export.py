@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,56 @@ def test_a_correction_travels_in_the_file(tmp_path: Path) -> None:
     assert output_error(corrected) < 0.8 * output_error(coarse)
 
 
+def test_the_loss_chooses_steps_of_rows_and_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the same bytes, errors that the loss minds are a third of those by clips, or less."""
+    monkeypatch.setattr("artifact.format.ans.SYMBOLS_A_LANE", 128)  # quicker
+    generator = torch.Generator().manual_seed(3)
+    weights = {
+        "qo_bank": torch.randn(4, 64, 96, generator=generator),
+        "tok_emb": torch.randn(128, 64, generator=generator),
+        "bigram_table": torch.randn(64, 64, generator=generator),
+    }
+    roles = {"qo_bank": "attention", "tok_emb": "embed", "bigram_table": "table"}
+    inputs = torch.randn(4, 300, 96, generator=generator)
+    inputs *= torch.randn(96, generator=generator).exp()
+    states = torch.randn(1, 300, 64, generator=generator)
+    hessians = {
+        "qo_bank": inputs.mT @ inputs,
+        "qo_bank.rows": torch.randn(4, 64, generator=generator).mul(2).exp(),
+        "tok_emb": states.mT @ states,
+        "tok_emb.rows": torch.randn(1, 128, generator=generator).mul(2).exp() / 100,
+    }
+
+    def loss(recipe: Recipe) -> float:
+        report = export(tmp_path / "a", {}, weights, roles, recipe, hessians, limit=16_000)
+        assert 15_800 < report.bytes <= 16_000
+        restored = load(tmp_path / "a")[1]
+        assert restored.keys() == weights.keys()
+        total = 0.0
+        for name in ("qo_bank", "tok_emb"):
+            change = (restored[name] - weights[name]).view(-1, *weights[name].shape[-2:])
+            of_rows = ((change @ hessians[name]) * change).sum(-1)
+            total += (of_rows * hessians[f"{name}.rows"]).sum().item()
+        return total
+
+    clips = Recipe(Role(8, 24.0), embed=Role(8, 24.0), table=Role(8, 24.0))
+    assert loss(replace(clips, rate=1.0)) < loss(clips) / 3
+    stored = read(tmp_path / "a")[1]
+    # The file is the last export's: clips have no factors of columns.
+    assert set(stored) == set(weights)
+    export(tmp_path / "a", {}, weights, roles, replace(clips, rate=4.0), hessians)
+    stored, restored = read(tmp_path / "a")[1], load(tmp_path / "a")[1]
+    assert set(stored) == {*weights, "qo_bank.columns", "tok_emb.columns"}
+    assert stored["tok_emb.columns"].values.shape == (64,)
+    factors = stored["qo_bank.columns"].values.float()
+    expected = stored["qo_bank"].restore() * factors[:, None]
+    assert torch.equal(restored["qo_bank"], expected) and factors.unique().numel() > 4
+    steps = stored["bigram_table"].scale
+    assert steps is not None and torch.equal(steps, row_steps(weights["bigram_table"], 8, 24.0))
+
+
 def test_the_error_of_a_tensor_is_its_outputs(tmp_path: Path) -> None:
     weights, hessians = some_weights(), some_hessians()
     export(tmp_path / "a", ARCHITECTURE, weights, ROLES, Recipe(), hessians)
@@ -161,6 +212,8 @@ def test_settings_say_how() -> None:
     assert (recipe.attention.bits, recipe.attention.min_step) == (5, 0.25)
     assert (recipe.mlp.clip, recipe.mlp.min_step) == (9.0, 0.25)
     assert (recipe.embed.bits, recipe.embed.min_step, recipe.rank) == (7, 0.0, 2)
+    assert recipe.rate == 0.0
+    assert Recipe.of(load_settings(["--quant-by-loss"], {})).rate == 4.0
 
 
 def test_mtp_heads_are_refused(tmp_path: Path) -> None:

@@ -74,6 +74,15 @@ def test_hessians_are_of_the_weights_that_are_given(make) -> None:
     torch.testing.assert_close(exported(trainer.model)["up_bank"].detach(), live["up_bank"])
 
 
+def test_sensitivities_come_along_if_the_loss_chooses_steps(make) -> None:
+    trainer, twin = make(), make()
+    found = Calibration(trainer.model, trainer.loader, trainer.world, 320, by_loss=True).hessians()
+    batches = [tokens for _ in range(2) for tokens, *_ in twin.loader.next_step()][:5]
+    expected = collect(twin.model, batches, by_loss=True)
+    assert found.keys() == expected.keys() and "up_bank.rows" in found
+    assert all(torch.equal(found[name], wanted) for name, wanted in expected.items())
+
+
 def test_no_tokens_turn_it_off(make) -> None:
     trainer = make(calibration_tokens=0, wallclock=5.0)
     calibration = calibration_of(trainer)

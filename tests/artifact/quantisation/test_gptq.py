@@ -24,8 +24,11 @@ def output_error(weight: torch.Tensor, codes: torch.Tensor, step: torch.Tensor, 
 
 
 def naive(weight: torch.Tensor, hessian: torch.Tensor, step: torch.Tensor, damping: float):
-    """One matrix: round a column, then move all later ones to where they make up for it best."""
-    left, step = weight.double().clone(), step.double()
+    """One matrix: round a column, then move all later ones to where they make up for it best.
+
+    ``step`` is (rows,) or (rows, cols).
+    """
+    left, step = weight.double().clone(), step.double().view(len(weight), -1).expand_as(weight)
     hessian = hessian.double() + damping * hessian.double().diagonal().mean() * torch.eye(
         len(hessian), dtype=torch.float64
     )
@@ -33,8 +36,8 @@ def naive(weight: torch.Tensor, hessian: torch.Tensor, step: torch.Tensor, dampi
     codes = torch.empty_like(left)
     for place, column in enumerate(order):
         rest = order[place + 1 :]
-        codes[:, column] = (left[:, column] / step).round().clamp(-7, 7)
-        change = codes[:, column] * step - left[:, column]
+        codes[:, column] = (left[:, column] / step[:, column]).round().clamp(-7, 7)
+        change = codes[:, column] * step[:, column] - left[:, column]
         answer = torch.linalg.solve(hessian[rest][:, rest], hessian[rest][:, column])
         left[:, rest] -= change[:, None] * answer
     return codes.to(torch.int8)
@@ -54,6 +57,17 @@ def test_equals_the_greedy_rule(cols: int) -> None:
     assert (codes == expected).all(dim=-1).float().mean() > 0.8
     found, wanted = (output_error(weight, c, step, hessian) for c in (codes, expected))
     torch.testing.assert_close(found, wanted, rtol=0.05, atol=0)
+
+
+def test_equals_the_greedy_rule_with_factors_of_columns() -> None:
+    weight, hessian = bank()
+    step, columns = row_steps(weight, BITS), torch.rand(3, 20) * 3 + 0.5
+    codes = gptq(weight, hessian, step, BITS, 0.05, columns)
+    steps = step.float()[..., None] * columns[:, None]
+    each = zip(weight, hessian, steps, strict=True)
+    expected = torch.stack([naive(*of_matrix, damping=0.05) for of_matrix in each])
+    assert (codes == expected).all(dim=-1).float().mean() > 0.8
+    assert not torch.equal(codes, gptq(weight, hessian, step, BITS, 0.05))
 
 
 def test_changes_the_output_less_than_the_nearest_codes() -> None:

@@ -1,9 +1,12 @@
 """Corrections: the best of their rank, on the matrices that need them, and only where they fit."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from artifact.quantisation.lqer import best_product, correct, output_error, put_back
+from artifact.quantisation.lqer import best_product, correct, output_error
+from artifact.quantisation.parts import put_back
 from artifact.quantisation.recipe import Recipe, Role, quantise
 from artifact.stored import Stored
 
@@ -82,3 +85,28 @@ def test_a_correction_that_does_not_fit_is_refused(change: dict) -> None:
 def test_what_a_bank_without_inputs_lost_stays_lost() -> None:
     stored = {"up_bank": Stored("fp16", torch.ones(1, 2, 2).half())}
     assert correct({"up_bank": torch.ones(1, 2, 2)}, stored, {}, 1, 1) == {}
+
+
+def test_a_correction_is_of_what_the_columns_factors_leave() -> None:
+    residual, hessian = residual_and_hessian()
+    hessians = {"up_bank": hessian, "up_bank.rows": torch.rand(3, 16) + 0.1}
+    weights, roles = {"up_bank": residual}, {"up_bank": "mlp"}
+    recipe = Recipe(Role(4), Role(4), rate=2.0)
+
+    def error(recipe: Recipe) -> torch.Tensor:
+        stored = quantise(weights, roles, recipe, hessians)
+        restored = put_back({name: part.restore() for name, part in stored.items()})
+        assert restored.keys() == weights.keys()
+        return output_error(residual - restored["up_bank"], hessian)
+
+    assert (error(replace(recipe, rank=4, corrected=3)) < 0.9 * error(recipe)).all()
+
+
+@pytest.mark.parametrize("columns", [torch.ones(3, 5), torch.ones(6), torch.ones(2, 6)])
+def test_columns_that_do_not_fit_are_refused(columns: torch.Tensor) -> None:
+    weights = {"w": torch.ones(3, 5, 6), "w.columns": 2 * torch.ones(3, 6)}
+    assert torch.equal(put_back(weights)["w"], 2 * torch.ones(3, 5, 6))
+    with pytest.raises(ValueError, match="the columns of tensor w"):
+        put_back(weights | {"w.columns": columns})
+    with pytest.raises(ValueError, match="the columns of tensor v"):
+        put_back(weights | {"v.columns": columns})

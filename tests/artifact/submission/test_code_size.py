@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from artifact.submission.bundle import CORRECTIONS, contents
 from artifact.submission.code_size import Code, OverBudget, budget_line, check_total
 from artifact.submission.packed import ENCODING, escaped, pack
 from files import PROJECT
@@ -24,6 +25,11 @@ def test_the_project_counts_as_the_file_that_a_submission_stores(tmp_path: Path)
 
 def test_the_packed_code_stays_within_its_120_kb() -> None:
     assert Code.of(PROJECT, Settings(kg_scores="wordnet")).bytes <= 120_000
+
+
+def test_corrections_are_packed_only_if_they_are_wanted() -> None:
+    assert CORRECTIONS not in contents(PROJECT, Settings())
+    assert CORRECTIONS in contents(PROJECT, Settings(lqer_rank=1))
 
 
 def test_the_limit_itself_is_within_it() -> None:

@@ -2,9 +2,10 @@
 
     python -m bench ablate --data DIR --seeds 3 --out FILE -- --wallclock 60
 
-What follows ``--`` goes to train.py, after ``--preset sprint --kg-scores wordnet``. Each GPU has
-one process, which makes one run after another, so that only its first one compiles. Finished runs
-are not repeated, so an interrupted ablation continues.
+What follows ``--`` goes to train.py, after ``--preset sprint --kg-scores wordnet``. Variants
+"rows by ..." need what ``python -m knowledge edges --data DIR`` writes. Each GPU has one process,
+which makes one run after another, so that only its first one compiles. Finished runs are not
+repeated, so an interrupted ablation continues.
 """
 
 import shlex
@@ -12,7 +13,7 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 from cyclopts import Parameter
 from rich.progress import Progress
@@ -22,6 +23,7 @@ from bench.harness.record import Commit, provenance
 from bench.harness.runs import Summary, summaries_of
 from errors import InputError
 from files import write_text
+from model.config import BigramRows
 from settings import Settings
 from settings.load import load_settings
 from swarm.agents import AGENTS
@@ -37,13 +39,16 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "MTP off": ("--mtp-num-heads", "0"),
     "QAT off": ("--late-qat-threshold", "0"),
 }
+EDGES = {
+    f"rows by {kind}": ("--bigram-rows", kind) for kind in get_args(BigramRows) if kind != "hash"
+}
 
 
 def main(
     *settings: str,
     data: Path,
     seeds: int = 3,
-    variants: Annotated[list[str] | None, Parameter(choices=tuple(VARIANTS))] = None,
+    variants: Annotated[list[str] | None, Parameter(choices=(*VARIANTS, *EDGES))] = None,
     runs: Path = Path("runs/ablate"),
     out: Path | None = None,
     commit: Commit = None,
@@ -54,7 +59,7 @@ def main(
         settings: for train.py, after --
         data: the sprint's corpus as shards
         seeds: runs of each, from 1337 on
-        variants: compared with "on"; all of them unless given
+        variants: compared with "on"; all but those with rows by edges unless given
         runs: for run folders
         out: file for the table
 
@@ -109,7 +114,7 @@ def plan(
         seeded = [*base, "--seed", str(seed)]
         on = load_settings(seeded)
         for name in dict.fromkeys(["on", *variants]):
-            without = VARIANTS[name]
+            without = (VARIANTS | EDGES)[name]
             settings = load_settings([*seeded, *without])
             if without and settings == on:
                 continue

@@ -45,6 +45,9 @@ def test_each_variant_lacks_one_thing_and_on_lacks_none():
     assert found["KG loss off"].kg_loss_weight == 0
     assert found["MTP off"].mtp_num_heads == 0
     assert found["QAT off"].late_qat_threshold == 0
+    for kind in ("frequency", "information", "shuffled", "mixed"):
+        [(_, _, command)] = planned(variants=[f"rows by {kind}"])[1:]
+        assert load_settings(command).bigram_rows == kind
     for agent in AGENTS:
         steering = Steering.of(found[f"agent {agent.name} off"])
         assert steering is not None

@@ -59,7 +59,7 @@ def edges(
         tokenizer: by default the one in the data folder
         rows: of the table, as bigram_vocab_size
         tokens: that are counted, the first ones
-        out: folder to write to; by default the data folder
+        out: folder to make or write to; by default the data folder
     """
     from knowledge import commands
 

@@ -68,6 +68,7 @@ def edges(folder: Path, tokenizer: Path | None, rows: int, most: int, out: Path)
     text = stream.read(0, min(most, len(stream))).astype(np.int64)
     graph = graph_of(text, of.vocab_size)
     console.print(f"{len(text):,} tokens, {len(graph.edges):,} edges")
+    out.mkdir(parents=True, exist_ok=True)
     for kind in KINDS:
         found = np.divmod(chosen(graph, kind, rows, of.vocab_size), of.vocab_size)
         tokens, before = (part.tolist() for part in found)

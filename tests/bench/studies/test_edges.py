@@ -1,6 +1,6 @@
 """What a table's rows save: the study against counts in dictionaries, and its command."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from math import log
 
 import numpy as np
@@ -20,7 +20,8 @@ def by_hand(study: Study, tokens: list[int], row_of, prior: str) -> float:
     """The nats a token that a table saves, from p(c | b) and one triple after the other."""
     triples = list(zip(tokens, tokens[1:], tokens[2:], strict=False))
     seen, new = triples[: TRAINED - 2], triples[TRAINED:]
-    uses, found, expected = Counter(), Counter(), Counter()
+    uses, found = Counter(), Counter()
+    expected: defaultdict[tuple[int, int], float] = defaultdict(float)
     for a, b, c in seen:
         uses[row_of(a, b)] += 1
         found[row_of(a, b), c] += 1

@@ -6,6 +6,9 @@ more. Lines of similar width are adjacent, so that any coder can use their stati
 (`artifact.format.ans`) has one distribution for each class of lines. The stream holds the class of
 every line, from which the order follows: by class, then by bank, then by line.
 
+If contexts by row and by column (`artifact.format.crossed`) take fewer bytes, codes are in the
+order of the banks instead, the first block is empty, and the classes are of all rows and columns.
+
     1 byte    number of classes
     1 byte    which coder coded the symbols
     4 blocks  each 4 bytes of size, then: a byte per bank, 1 if its lines are columns; the class of
@@ -20,12 +23,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from artifact.format import ans, coding
+from artifact.format import ans, coding, crossed
 from artifact.grid import top_code
 
 FINEST = 16  # classes; if fewer suffice, neighbours are merged
 NUMBERS = (1, 4, FINEST)
-BY_LIBRARY, BY_ANS = 0, 1
+BY_LIBRARY, BY_ANS, CROSSED = 0, 1, 2
 SAMPLE = 1 << 15  # symbols that the coders compete on: brotli takes two seconds for a million
 BLOCKS = 4
 HEAD = struct.Struct("<BB")
@@ -83,14 +86,17 @@ def pack(banks: Sequence[np.ndarray], bits: int) -> bytes:
     ]
     lines = [_lines(bank, transpose) for bank, transpose in zip(banks, transposed, strict=True)]
     shapes = [(len(of_bank), of_bank.shape[1]) for of_bank in lines]
-    order, model = _cheapest(lines, Order(shapes, _classes(lines)), bits)
-    symbols = _symbols(order, lines, bits)
-    coder, body = _shortest(symbols, order.contexts(), model)
-    tables = model.to_bytes() if coder == BY_ANS else b""
+    size, order, model = _cheapest(lines, Order(shapes, _classes(lines)), bits)
+    symbols, contexts = _symbols(order, lines, bits), order.contexts()
+    tables, coder = b"", BY_LIBRARY
+    if _library_is_shorter(symbols, contexts, model):
+        body = coding.pack(symbols.tobytes())
+    elif blocks := _crossed(banks, bits, size):
+        return _together(crossed.CONTEXTS, CROSSED, (b"", *blocks))
+    else:
+        tables, coder, body = model.to_bytes(), BY_ANS, ans.encode(symbols, contexts, model)
     described = coding.pack(order.classes.tobytes()), coding.pack(tables)
-    blocks = (bytes(transposed), *described, body)
-    head = HEAD.pack(len(model.frequencies), coder)
-    return head + b"".join(SIZE.pack(len(block)) + block for block in blocks)
+    return _together(len(model.frequencies), coder, (bytes(transposed), *described, body))
 
 
 def unpack(packed: bytes, shapes: Sequence[tuple[int, int, int]], bits: int) -> list[np.ndarray]:
@@ -100,6 +106,8 @@ def unpack(packed: bytes, shapes: Sequence[tuple[int, int, int]], bits: int) -> 
         ValueError: ``packed`` is not a stream of such banks.
     """
     number, coder, (transposed, packed_classes, tables, body) = _take_apart(packed)
+    if coder == CROSSED and not transposed:
+        return _read_crossed(packed_classes, tables, body, shapes, bits)
     order = _read_order(transposed, packed_classes, shapes, number)
     top = top_code(bits)
     if coder == BY_ANS:
@@ -118,6 +126,43 @@ def unpack(packed: bytes, shapes: Sequence[tuple[int, int, int]], bits: int) -> 
         else lines.reshape(n, rows, columns)
         for lines, transpose, (n, rows, columns) in zip(found, transposed, shapes, strict=True)
     ]
+
+
+def _together(number: int, coder: int, blocks: Sequence[bytes]) -> bytes:
+    head = HEAD.pack(number, coder)
+    return head + b"".join(SIZE.pack(len(block)) + block for block in blocks)
+
+
+def _crossed(banks: Sequence[np.ndarray], bits: int, most: float) -> tuple[bytes, ...]:
+    """Return classes, distributions and symbols in contexts by row and column.
+
+    Nothing if the stream is short, or they need more than ``most`` bytes.
+    """
+    if sum(bank.size for bank in banks) <= SAMPLE:
+        return ()
+    top, found = top_code(bits), np.concatenate([crossed.classes(bank) for bank in banks])
+    contexts = crossed.contexts(found, [bank.shape for bank in banks])
+    symbols = np.concatenate([bank.reshape(-1) for bank in banks]) + np.int8(top)
+    counts = ans.count(symbols.view(np.uint8), contexts, (crossed.CONTEXTS, 2 * top + 1))
+    model = ans.Model.fit(counts)
+    described = coding.pack(found.tobytes()), coding.pack(model.to_bytes())
+    if model.bits(counts) / 8 + sum(map(len, described)) >= most:
+        return ()
+    return *described, ans.encode(symbols.view(np.uint8), contexts, model)
+
+
+def _read_crossed(
+    packed: bytes, tables: bytes, body: bytes, shapes: Sequence[tuple[int, int, int]], bits: int
+) -> list[np.ndarray]:
+    """Undo `_crossed`."""
+    top, sizes = top_code(bits), [math.prod(shape) for shape in shapes]
+    found = coding.unpack(packed, sum(n * (rows + columns) for n, rows, columns in shapes))
+    raw = coding.unpack(tables, 2 * crossed.CONTEXTS * (2 * top + 1))
+    model = ans.Model.from_bytes(raw, crossed.CONTEXTS, 2 * top + 1)
+    contexts = crossed.contexts(np.frombuffer(found, np.uint8), shapes)
+    symbols = (ans.decode(body, contexts, model) - np.uint8(top)).view(np.int8)
+    parts = np.split(symbols, np.cumsum(sizes)[:-1])
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def _lines(bank: np.ndarray, transposed: bool) -> np.ndarray:
@@ -147,7 +192,8 @@ def _take_apart(packed: bytes) -> tuple[int, int, list[bytes]]:
     if len(packed) < HEAD.size:
         raise ValueError("a stream of codes is cut short")
     number, coder = HEAD.unpack_from(packed)
-    if number not in NUMBERS or coder not in (BY_LIBRARY, BY_ANS):
+    numbers = {BY_LIBRARY: NUMBERS, BY_ANS: NUMBERS, CROSSED: (crossed.CONTEXTS,)}
+    if number not in numbers.get(coder, ()):
         raise ValueError("a stream of codes has the wrong form")
     blocks, read = [], HEAD.size
     for _ in range(BLOCKS):
@@ -181,8 +227,10 @@ def _symbols(order: Order, banks: Sequence[np.ndarray], bits: int) -> np.ndarray
     return (order.gather(banks) + np.int8(top_code(bits))).view(np.uint8)
 
 
-def _cheapest(banks: Sequence[np.ndarray], finest: Order, bits: int) -> tuple[Order, ans.Model]:
-    """Return the order and the distributions that make the stream smallest."""
+def _cheapest(
+    banks: Sequence[np.ndarray], finest: Order, bits: int
+) -> tuple[float, Order, ans.Model]:
+    """Return the fewest bytes of a stream, and the order and the distributions that take them."""
     shape = (FINEST, 2 * top_code(bits) + 1)
     counts = ans.count(_symbols(finest, banks, bits), finest.contexts(), shape)
     found = []
@@ -192,11 +240,11 @@ def _cheapest(banks: Sequence[np.ndarray], finest: Order, bits: int) -> tuple[Or
         order, model = Order(finest.shapes, finest.classes // merge), ans.Model.fit(merged)
         described = coding.pack(order.classes.tobytes()), coding.pack(model.to_bytes())
         found.append((model.bits(merged) / 8 + sum(map(len, described)), order, model))
-    return min(found, key=lambda choice: choice[0])[1:]
+    return min(found, key=lambda choice: choice[0])
 
 
-def _shortest(symbols: np.ndarray, contexts: np.ndarray, model: ans.Model) -> tuple[int, bytes]:
-    """Return the coder that needs fewest bytes for a sample of ``symbols``, and its bytes."""
+def _library_is_shorter(symbols: np.ndarray, contexts: np.ndarray, model: ans.Model) -> bool:
+    """Return whether a library needs fewer bytes than rANS for a sample of ``symbols``."""
     begin = max(0, (len(symbols) - SAMPLE) // 2)
     sample = slice(begin, begin + SAMPLE)
     by_library = len(coding.pack(symbols[sample].tobytes()))
@@ -206,6 +254,4 @@ def _shortest(symbols: np.ndarray, contexts: np.ndarray, model: ans.Model) -> tu
     else:
         # A library fits itself to the few lines of a sample, more than it can to all.
         by_library *= 1.02
-    if by_library < ours:
-        return BY_LIBRARY, coding.pack(symbols.tobytes())
-    return BY_ANS, ans.encode(symbols, contexts, model)
+    return by_library < ours

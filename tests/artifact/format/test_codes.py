@@ -1,11 +1,14 @@
 """Streams of codes: exact, near what the lines' own distributions allow, and nothing else read."""
 
 import lzma
+import math
+from functools import partial
 
 import numpy as np
 import pytest
 
-from artifact.format.codes import BY_ANS, BY_LIBRARY, HEAD, Order, pack, unpack
+from artifact.format.codes import BY_ANS, BY_LIBRARY, CROSSED, HEAD, Order, _crossed, pack, unpack
+from artifact.format.crossed import CONTEXTS
 
 
 def drawn(*shape: int, spread: float = 2.0, axis: int = 2, seed: int = 0) -> np.ndarray:
@@ -15,6 +18,15 @@ def drawn(*shape: int, spread: float = 2.0, axis: int = 2, seed: int = 0) -> np.
     widths[axis] = 1
     width = spread * np.exp(0.3 * generator.standard_normal(widths))
     return np.rint(generator.standard_normal(shape) * width).clip(-31, 31).astype(np.int8)
+
+
+def both_ways(*shape: int) -> np.ndarray:
+    """Codes that spread differently by row and by column."""
+    generator = np.random.default_rng(5)
+    n, rows, columns = shape
+    width = np.exp(0.5 * generator.standard_normal((n, rows, 1)))
+    width = width * np.exp(0.5 * generator.standard_normal((n, 1, columns)))
+    return np.rint(generator.standard_normal(shape) * width * 3).clip(-31, 31).astype(np.int8)
 
 
 BANKS = {
@@ -60,7 +72,7 @@ def test_is_smaller_than_lzma(spread: float, axis: int, most: float) -> None:
     a code, and 3.3 % at about 4.6."""
     bank = drawn(2, 512, 512, spread=spread, axis=axis)
     packed = pack([bank], 6)
-    assert HEAD.unpack_from(packed) == (16, BY_ANS)
+    assert HEAD.unpack_from(packed) == {1: (16, BY_ANS), 2: (CONTEXTS, CROSSED)}[axis]
     assert len(packed) < most * len(lzma.compress(bank.tobytes(), preset=9))
 
 
@@ -71,6 +83,21 @@ def test_classes_are_worth_their_bytes() -> None:
     assert len(pack([bank], 6)) < 0.985 * len(pack([shuffled], 6))
 
 
+def test_rows_and_columns_choose_the_distribution_together(monkeypatch) -> None:
+    banks = [both_ways(2, 300, 200), both_ways(1, 150, 90), np.zeros((1, 40, 30), np.int8)]
+    packed, shapes = pack(banks, 6), [bank.shape for bank in banks]
+    assert HEAD.unpack_from(packed)[1] == CROSSED
+    assert all(map(np.array_equal, unpack(packed, shapes, 6), banks))
+    for damaged in (packed[:2] + b"\1\0\0\0\0" + packed[6:], packed[:1] + b"\1" + packed[2:]):
+        with pytest.raises(ValueError, match="wrong form"):
+            unpack(damaged, shapes, 6)
+    # Files of before have classes of rows alone, and are still read.
+    monkeypatch.setattr("artifact.format.codes._crossed", lambda *_: ())
+    by_rows = pack(banks, 6)
+    assert HEAD.unpack_from(by_rows)[1] == BY_ANS and len(packed) < 0.98 * len(by_rows)
+    assert all(map(np.array_equal, unpack(by_rows, shapes, 6), banks))
+
+
 def test_a_library_takes_what_repeats() -> None:
     bank = drawn(1, 1, 4096).repeat(64, axis=1)
     packed = pack([bank], 6)
@@ -78,9 +105,16 @@ def test_a_library_takes_what_repeats() -> None:
     assert np.array_equal(unpack(packed, [bank.shape], 6)[0], bank)
 
 
-def test_damage_is_a_value_error_or_other_codes() -> None:
-    bank = drawn(2, 40, 64)
+@pytest.mark.parametrize("crosses", [False, True])
+def test_damage_is_a_value_error_or_other_codes(crosses: bool, monkeypatch) -> None:
+    bank = drawn(2, 20, 32) if crosses else drawn(2, 40, 64)
+    if crosses:  # as long streams are
+        monkeypatch.setattr("artifact.format.codes.SAMPLE", 1)
+        monkeypatch.setattr("artifact.format.codes._library_is_shorter", lambda *_: False)
+        by_both = partial(_crossed, most=math.inf)
+        monkeypatch.setattr("artifact.format.codes._crossed", lambda *a: by_both(*a[:2]))
     packed = pack([bank], 6)
+    assert (HEAD.unpack_from(packed)[1] == CROSSED) == crosses
     generator = np.random.default_rng(0)
     for _ in range(60):
         changed = bytearray(packed)

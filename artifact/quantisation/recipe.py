@@ -13,7 +13,6 @@ from artifact.quantisation.parts import COLUMNS, put_back
 from artifact.quantisation.steps import ROWS, Steps, scale_of
 from artifact.stored import Stored
 from errors import InputError
-from model.parameters import EDGES
 
 if TYPE_CHECKING:
     from settings.artifact import ArtifactSettings
@@ -126,6 +125,8 @@ def quantise(
         InputError: a weight is not finite.
         ValueError: a weight of the multi-token-prediction heads, which serve training only.
     """
+    from model.parameters import EDGES  # `artifact.export.load` needs no package but this one
+
     hessians = hessians or {}
     stored: dict[str, Stored] = {}
     grids = _grids(weights, roles, recipe, hessians)

@@ -68,15 +68,14 @@ def small(texts: Mapping[str, str]) -> dict[str, str]:
     made_by = sys.version + "".join(
         read(Path(m.__file__ or "")).decode() for m in (strip, shorten, tight)
     )
-    keep, shared = strip.documented(texts.values()), strip.shared_names(texts.values())
+    outside = strip.Outside.of(texts.values())
+    stay = [word for words in outside for word in ("", *sorted(words))]
     found = {}
     for name, text in texts.items():
         if name.endswith(".py"):
-            key = hashlib.sha256(
-                "\0".join([made_by, *sorted(keep | shared), text]).encode()
-            ).hexdigest()
+            key = hashlib.sha256("\0".join([made_by, *stay, text]).encode()).hexdigest()
             if key not in known:
-                known[key] = strip.strip(text, keep, shared)
+                known[key] = strip.strip(text, outside)
             text = known[key]
         found[name] = text
     if len(known) > before:

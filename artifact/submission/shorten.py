@@ -1,30 +1,38 @@
-"""Short names for local variables of functions, and for private names that one module alone has."""
+"""Short names for what nobody outside names: variables, most parameters, private functions."""
 
 import ast
 import builtins
 import keyword
 import re
-from collections.abc import Iterator
-from itertools import count
+from collections.abc import Iterable, Iterator
+from itertools import count, islice, pairwise
 from string import ascii_letters
 
 COMPILERS = {"jit", "constexpr_function"}
+# Decorators that read nothing of their function.
+UNREADING = {"property", "classmethod", "staticmethod", "contextmanager", "cache", "lru_cache"}
+UNREADING |= {"cached_property", "no_grad", "inference_mode"}
 PRIVATE = re.compile(r"\b_[a-z]\w*\b")
 BASES = {"NamedTuple", "Protocol", "Exception", "RuntimeError", "ValueError", "torch", "nn"}
+MOST = 500  # short names that a kernel's are chosen from
 SEES_NAMES = {"locals", "vars", "eval", "exec", "dir", "globals"}
 
 
-def shorten(tree: ast.Module) -> ast.Module:
-    """Rename each function's local variables to a, b, c and so on, in place; return the tree.
+def shorten(tree: ast.Module, given: frozenset[str] | None = None) -> ast.Module:
+    """Rename each function's variables to a, b, c and so on, in place; return the tree.
 
-    A function and all that is defined in it are renamed together. Parameters keep their names,
-    because callers may give them by name, and so do kernels' variables, because the order of names
-    may change what the compiler makes of them.
+    A function and all that is defined in it are renamed together. A kernel's variables keep their
+    alphabetical order, because Triton passes them out of branches in this order: so it compiles to
+    the same code.
+
+    Args:
+        tree: of a module.
+        given: words that parameters must stay, because callers may give them by name
+            (`Outside.given`); None: all parameters stay.
     """
     outside = {*dir(builtins), *keyword.kwlist, *keyword.softkwlist, *_module_names(tree)}
     for function in _outermost(tree):
-        if not any(compiles(each) for each in function.decorator_list):
-            _rename(function, outside)
+        _rename(function, outside, given)
     return tree
 
 
@@ -71,6 +79,11 @@ def shorten_private(tree: ast.Module, shared: frozenset[str]) -> ast.Module:
     return tree
 
 
+def readers(node: ast.FunctionDef) -> list[ast.expr]:
+    """Return the decorators that may read a function's docstring, annotations and parameters."""
+    return [each for each in node.decorator_list if decorator_name(each) not in UNREADING]
+
+
 def compiles(decorator: ast.expr) -> bool:
     """Return whether a decorator compiles its function for a GPU."""
     return decorator_name(decorator) in COMPILERS
@@ -81,20 +94,53 @@ def decorator_name(decorator: ast.expr) -> str:
     return ast.unparse(decorator).split("(")[0].split(".")[-1]
 
 
-def _rename(function: ast.FunctionDef, outside: set[str]) -> None:
+def _rename(function: ast.FunctionDef, outside: set[str], given: frozenset[str] | None) -> None:
     nodes = list(ast.walk(function))
     names = [node for node in nodes if isinstance(node, ast.Name)]
-    if SEES_NAMES & {name.id for name in names}:
+    seen = {name.id for name in names}
+    if SEES_NAMES & seen:
         return
-    fixed = outside | _fixed(nodes)
-    free = _short({name.id for name in names} | fixed)
-    stored = {name.id for name in names if not isinstance(name.ctx, ast.Load)} - fixed
-    new: dict[str, str] = {}
-    for name in names:
-        if name.id in stored:
-            if name.id not in new:
-                new[name.id] = next(free)
-            name.id = new[name.id]
+    fixed = outside | _fixed(nodes) | _parameters(nodes, given)
+    made = dict.fromkeys(node.arg for node in nodes if isinstance(node, ast.arg))
+    made |= dict.fromkeys(name.id for name in names if not isinstance(name.ctx, ast.Load))
+    free = _short(seen | fixed)
+    if any(map(compiles, function.decorator_list)):
+        new = _in_order(made, fixed, free)
+    else:
+        new = dict(zip((name for name in made if name not in fixed), free, strict=False))
+    for node in nodes:
+        if isinstance(node, ast.Name):
+            node.id = new.get(node.id, node.id)
+        elif isinstance(node, ast.arg):
+            node.arg = new.get(node.arg, node.arg)
+
+
+def _in_order(names: Iterable[str], fixed: set[str], free: Iterator[str]) -> dict[str, str]:
+    """Return new names by old that sort like the old ones among themselves and ``fixed``."""
+    some, new = list(islice(free, MOST)), {}
+    ordered = sorted(names)
+    ends = [at for at, name in enumerate(ordered) if name in fixed]
+    for begin, end in pairwise([-1, *ends, len(ordered)]):
+        group = ordered[begin + 1 : end]
+        low, high = ordered[begin] if begin >= 0 else "", ordered[end : end + 1]
+        between = [each for each in some if low < each and (not high or each < high[0])]
+        if len(between) >= len(group):
+            new.update(zip(group, sorted(between[: len(group)]), strict=True))
+    return new
+
+
+def _parameters(nodes: list[ast.AST], given: frozenset[str] | None) -> set[str]:
+    """Parameters whose name a caller, a command line or an object may use."""
+    found = {"self", "cls"}
+    for node in nodes:
+        if isinstance(node, ast.FunctionDef | ast.Lambda):
+            known = node.args.kwarg is not None
+            if isinstance(node, ast.FunctionDef) and not any(map(compiles, node.decorator_list)):
+                known = known or bool(readers(node))
+            every = [each.arg for each in ast.walk(node.args) if isinstance(each, ast.arg)]
+            by_name = {each.arg for each in node.args.kwonlyargs}
+            found |= {n for n in every if given is None or known or n in given | by_name}
+    return found
 
 
 def _module_names(tree: ast.Module) -> Iterator[str]:
@@ -113,11 +159,11 @@ def _module_names(tree: ast.Module) -> Iterator[str]:
 
 
 def _fixed(nodes: list[ast.AST]) -> set[str]:
-    """Names of a function that are more than variables: parameters, imports, definitions."""
+    """Names of a function that are more than variables: imports, definitions."""
     found: set[str] = set()
     for node in nodes:
         match node:
-            case ast.arg(arg=name) | ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
                 found.add(name)
             case ast.alias(name=name, asname=alias):
                 found.add((alias or name).split(".")[0])

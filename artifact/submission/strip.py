@@ -3,26 +3,38 @@
 import ast
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection
+from typing import NamedTuple
 
-from artifact.submission.shorten import (
-    PRIVATE,
-    compiles,
-    decorator_name,
-    shorten,
-    shorten_private,
-)
+from artifact.submission.shorten import PRIVATE, compiles, readers, shorten, shorten_private
 from artifact.submission.tight import tight
 
-# Decorators that read nothing of their function.
-UNREADING = {"property", "classmethod", "staticmethod", "contextmanager", "cache", "lru_cache"}
-UNREADING |= {"cached_property", "no_grad", "inference_mode"}
+GIVEN = re.compile(r"""\b(\w+)=(?!=)|["'](\w+)["']""")
 FOR_ANNOTATIONS = {"collections.abc", "typing", "types", "pathlib"}
 
 
-def strip(
-    text: str, keep: frozenset[str] = frozenset(), shared: frozenset[str] | None = None
-) -> str:
+class Outside(NamedTuple):
+    """Names in a module that others may know it by."""
+
+    documented: frozenset[str]
+    """Classes whose ``__doc__`` is read."""
+    given: frozenset[str]
+    """Words that stand in front of ``=`` or in quotes: what parameters may be called."""
+    shared: frozenset[str]
+    """Private names that several modules have."""
+
+    @classmethod
+    def of(cls, texts: Collection[str]) -> "Outside":
+        """Return those of a whole project's modules."""
+        counts = Counter(name for text in texts for name in {*PRIVATE.findall(text)})
+        return cls(
+            frozenset(name for text in texts for name in re.findall(r"\b(\w+)\.__doc__", text)),
+            frozenset(word for text in texts for pair in GIVEN.findall(text) for word in pair),
+            frozenset(name for name, count in counts.items() if count > 1),
+        )
+
+
+def strip(text: str, outside: Outside | None = None) -> str:
     """Return a module's text without comments, docstrings and annotations, with short names.
 
     Options keep their names and lose their descriptions, which the readable file has.
@@ -33,51 +45,34 @@ def strip(
 
     Args:
         text: of a module.
-        keep: names of classes whose docstring is read by the program (`documented`).
-        shared: private names of several modules (`shared_names`); None: all private names stay.
+        outside: names that stay; None: parameters and private names stay, no docstrings do.
 
     Raises:
         SyntaxError: it is no Python.
     """
-    tree = ast.parse(text)
+    tree, keep = ast.parse(text), outside.documented if outside else frozenset()
     for node in ast.walk(tree):
         has_docstring = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
         if has_docstring and not _is_read(node, keep):
             _drop_docstring(node)
         if isinstance(node, ast.ClassDef):
             _drop_texts(node)
-        if isinstance(node, ast.FunctionDef) and not _readers(node):
+        if isinstance(node, ast.FunctionDef) and not readers(node):
             _drop_annotations(node)
         if isinstance(node, ast.keyword) and node.arg == "description":
             node.value = ast.Constant("")
     _drop_imports_for_annotations(tree)
-    shorten(_Plain().visit(tree))
-    if shared is not None:
-        shorten_private(tree, shared)
+    shorten(_Plain().visit(tree), outside and outside.given)
+    if outside:
+        shorten_private(tree, outside.shared)
     lines = ast.unparse(ast.fix_missing_locations(tree)) + "\n"
     return tight(re.sub(r"(?m)^( {4})+", lambda indent: "\t" * (len(indent[0]) // 4), lines))
 
 
-def documented(texts: Iterable[str]) -> frozenset[str]:
-    """Return the names of classes whose ``__doc__`` one of these texts reads."""
-    return frozenset(name for text in texts for name in re.findall(r"\b(\w+)\.__doc__", text))
-
-
-def shared_names(texts: Iterable[str]) -> frozenset[str]:
-    """Return the private names that more than one of these texts has."""
-    counts = Counter(name for text in texts for name in {*PRIVATE.findall(text)})
-    return frozenset(name for name, count in counts.items() if count > 1)
-
-
 def _is_read(node: ast.Module | ast.ClassDef | ast.FunctionDef, keep: frozenset[str]) -> bool:
     if isinstance(node, ast.FunctionDef):
-        return bool(_readers(node)) and not any(map(compiles, node.decorator_list))
+        return bool(readers(node)) and not any(map(compiles, node.decorator_list))
     return isinstance(node, ast.ClassDef) and node.name in keep
-
-
-def _readers(node: ast.FunctionDef) -> list[ast.expr]:
-    """Return the decorators that may read the function's docstring and annotations."""
-    return [each for each in node.decorator_list if decorator_name(each) not in UNREADING]
 
 
 def _drop_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> None:

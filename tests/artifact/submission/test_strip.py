@@ -6,7 +6,7 @@ import sys
 import types
 
 from artifact.submission.shorten import shorten, shorten_private
-from artifact.submission.strip import documented, shared_names, strip
+from artifact.submission.strip import Outside, strip
 from artifact.submission.tight import tight
 from files import PROJECT
 
@@ -123,9 +123,9 @@ def test_what_only_people_read_is_gone_and_what_programs_read_is_there():
     read = run(small)["read"]
     assert read.__doc__ == "Read by a command line."
     assert str(inspect.signature(read)) == "(first: 'int', second: 'str' = 'x') -> 'str'"
-    keep = documented([MODULE, "print(Pair.__doc__)"])
-    assert keep == {"Pair"}
-    assert "Two." in strip(MODULE, keep) and "Two." not in small
+    outside = Outside.of([MODULE, "print(Pair.__doc__)"])
+    assert outside.documented == {"Pair"}
+    assert "Two." in strip(MODULE, outside) and "Two." not in small
 
 
 def test_a_kernel_keeps_the_annotations_that_its_compiler_reads():
@@ -145,10 +145,63 @@ def test_names_that_mean_something_outside_stay():
         "    def helper(value):\n        nonlocal list_of\n        return value\n"
         "    return os, size, list_of, reader, helper, path\n"
         "def g():\n    name = 1\n    return locals()\n"
-        "@triton.jit\ndef h():\n    block = 1\n    return block\n"
     )
     tree = shorten(ast.parse(text))
     assert ast.unparse(tree) == ast.unparse(ast.parse(text))
+
+
+PARAMETERS = """
+class Shape:
+    def scaled(self, factor, /, offset, *, unit, **rest):
+        return factor * offset * unit
+
+    @classmethod
+    def of(cls, sides):
+        return [(lambda side: side + 1)(each) for each in sides]
+
+@command
+def show(path): return path
+
+def area(width, height, a=1):
+    def doubled(number): return number * 2
+    return doubled(width) * height * a
+
+found = Shape.of([1, 2]), area(2, height=3), Shape().scaled(2, 3, unit=4)
+"""
+
+
+def test_parameters_become_short_unless_somebody_may_give_them_by_name() -> None:
+    given = Outside.of([PARAMETERS, "call(**{'offset': 1})"]).given
+    assert {"height", "unit", "a", "offset"} <= given
+    text = ast.unparse(shorten(ast.parse(PARAMETERS), given))
+    assert not [n for n in ("sides", "side:", "width", "number") if n in text]
+    assert "def scaled(self, factor, /, offset, *, unit, **rest)" in text
+    assert "def show(path)" in text and "height" in text
+    space = {"command": lambda function: function}
+    exec(text, space)
+    assert space["found"] == ([2, 3], 12, 24)
+
+
+def test_a_kernels_variables_keep_their_order_and_are_short() -> None:
+    text = (
+        "@triton.jit\ndef h(rows, total, BLOCK):\n"
+        "    if rows:\n        second, first, zeros, Big = 1, 2, 3, 4\n"
+        "    else:\n        first, second, zeros, Big = 5, 6, 7, 8\n"
+        "    total += first\n    return second + total + zeros + Big, triton\n"
+        "h[1](total=1, BLOCK=3)\n"
+    )
+    tree = shorten(ast.parse(text), Outside.of([text]).given)
+    pairs = dict(zip(_names(ast.parse(text)), _names(tree), strict=True))
+    assert pairs["total"] == "total" and pairs["triton"] == "triton"
+    short = {old: new for old, new in pairs.items() if old != new}
+    assert short.keys() == {"rows", "second", "first", "zeros", "Big"}
+    assert max(map(len, short.values())) <= 2
+    stored = sorted(["total", *short])
+    assert [pairs[name] for name in stored] == sorted(pairs[name] for name in stored)
+
+
+def _names(tree: ast.Module) -> list[str]:
+    return [node.id for node in ast.walk(tree) if isinstance(node, ast.Name)]
 
 
 DECLARED = '''
@@ -227,7 +280,7 @@ found = Sum(3).total(5)
 
 
 def test_private_names_of_one_module_become_short() -> None:
-    shared = shared_names([PRIVATE, "class Other: _common = 1"])
+    shared = Outside.of([PRIVATE, "class Other: _common = 1"]).shared
     assert shared == {"_common"}
     text = ast.unparse(shorten_private(ast.parse(PRIVATE), shared))
     found = {}

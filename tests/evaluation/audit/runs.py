@@ -31,7 +31,9 @@ TOKENS = tokens_of_documents(230, seed=6, longest=40)
 CUTS = [*range(0, 228, 23), 63, 64, 65, *(np.flatnonzero(TOKENS == BOS)[1:4] - 1).tolist()]
 WHOLE = np.zeros(len(TOKENS), np.int64)
 SGD, LORA = small_settings(ttt_epochs=1), small_settings(ttt_method="lora")
-BOTH = small_settings(ttt_method="both", ttt_epochs=1, ttt_batch_seqs=1)
+BOTH = small_settings(
+    ttt_method="both", ttt_epochs=1, ttt_batch_seqs=2, ttt_lora_documents=16, ttt_lora_chunk=12
+)
 
 
 def windows_run(score_fn: Callable | None = None, changed: Callable = lambda score: score) -> Run:

@@ -35,7 +35,7 @@ def test_a_cheat_is_caught(cheat: Cheat, world: World, tmp_path: Path):
         {"eval_stride": 0},
         {"eval_stride": 7, "ttt_enabled": True},
         {"ttt_enabled": True, "ttt_method": "lora", "ttt_lora_documents": 3},
-        {"ttt_enabled": True, "ttt_method": "both", "ttt_chunk_tokens": 320},
+        {"ttt_enabled": True, "ttt_method": "both", "ttt_chunk_tokens": 320, "ttt_lora_chunk": 16},
     ],
     ids=["plain", "stride 7 and SGD", "LoRA", "both"],
 )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from evaluation.audit.one_pass import one_pass
-from evaluation.audit.score_first import later_in_unit, score_before_update
+from evaluation.audit.score_first import fault_of_update, later_in_unit, score_before_update
 from evaluation.score import Record, Score, Tokens
 from evaluation.ttt.learner import Watch
 from evaluation.ttt.lora import Adapters
@@ -100,8 +100,8 @@ def test_what_a_phase_learns_may_not_move_the_phase_itself(monkeypatch: pytest.M
     monkeypatch.setattr(Adapters, "keep", at_once)
     settings = small_settings(**{**BOTH.model_dump(), "ttt_lora_documents": 1})
     kept = baseline(adapting_run(settings))
-    found = score_before_update("kept", kept, units_of(settings), phases_of(settings))
-    broken(found, "forgets nothing")
+    found = fault_of_update(kept, 0, units_of(settings), phases_of(settings))
+    assert "forgets nothing" in found
 
 
 def test_later_places_are_those_of_the_units_that_were_taught():

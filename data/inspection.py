@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from data.fidelity import remarks, traits
 from data.folder import (
@@ -97,7 +97,7 @@ def _count(
 
 def show(folder: Path, facts: FolderFacts, console: Console) -> None:
     """Print the facts as a table."""
-    table = Table(title=escape(printable(folder)), title_justify="left")
+    table = Table(title=Text(printable(folder)), title_justify="left")
     table.add_column("split")
     for heading in (
         "shards",

@@ -2,16 +2,14 @@
 
 import sys
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
-
-from rich.console import Console
 
 from artifact.submission.code_size import SCRIPT, Code, OverBudget, budget_line, check_total
 from errors import InputError
 from evaluation.scoreboard import Scoreboard
 from runtime.run_folder import RunFolder
 from swarm.decision_log import read
-from swarm.report import decisions
 
 DIVERGED = (
     "training diverged; the artifact has the best weights that were left; lower the learning rates"
@@ -72,10 +70,17 @@ def told(facts: Mapping[str, object]) -> Iterator[str]:
 
 
 def tabulate(log: Path) -> None:
-    """Print the table of the swarm's decisions, if their log is there and whole."""
+    """Print the table of the swarm's decisions, if their log is there and whole.
+
+    A contest's file leaves the table out.
+    """
+    if not log.is_file() or find_spec("swarm.report") is None:
+        return
+    import terminal
+    from swarm.report import decisions
+
     try:
-        if log.is_file():
-            Console().print(decisions(list(read(log))))
+        terminal.show(decisions(list(read(log))), terminal.console(markup=True))
     except InputError as error:
         print(f"no table of decisions: {error}")
 

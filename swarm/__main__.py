@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
 import command_line
+import terminal
 from errors import InputError
 from runtime.records import read_log
 from settings.load import merge
@@ -38,16 +38,16 @@ def replay_run(run: Path, /) -> int:
         run: run folder, or its decision log
     """
     path = run / NAME if run.is_dir() else run
-    console = Console()
+    out = terminal.console(markup=True)
     records = list(read(path))
     count, differences = replay(path, records)
-    console.print(decisions(records))
+    terminal.show(decisions(records), out)
     for line in differences[:SHOWN]:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        out.print(line, markup=False)
     if differences:
-        console.print(f"{len(differences)} differences in {count} cycles")
+        out.print(f"{len(differences)} differences in {count} cycles")
         return 1
-    console.print(f"{count} cycles, each recomputed alike")
+    out.print(f"{count} cycles, each recomputed alike")
     return 0
 
 
@@ -60,7 +60,8 @@ def simulate_run(
     given: Given = NOTHING,
 ) -> None:
     """Let a swarm steer a synthetic or recorded run, with settings as train.py takes them."""
-    Console().print(decisions(simulated(trace, trace_seed, given)))
+    out = terminal.console(markup=True)
+    terminal.show(decisions(simulated(trace, trace_seed, given)), out)
 
 
 def simulated(trace: str, seed: int, given: Given) -> list[Record]:

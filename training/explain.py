@@ -3,9 +3,9 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from rich.console import Console
 from rich.table import Table
 
+import terminal
 from data.inputs import vocabulary_of
 from kernels.routes import routes
 from model.config import Architecture
@@ -16,8 +16,6 @@ from settings import Settings
 from settings.stages import or_one
 from settings.variants import accumulation_of, reachable, stage_variants, trains_in_fp8
 from training.memory import state_bytes, step_bytes
-
-NARROWEST = 100  # columns of what is no terminal
 
 
 def explain(settings: Settings, ranks: int) -> None:
@@ -34,9 +32,7 @@ def explain(settings: Settings, ranks: int) -> None:
 
 def print_explanation(settings: Settings, ranks: int) -> None:
     """Print visits, parameters, variants and kernels of a run on ``ranks`` GPUs."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=NARROWEST)
+    out = terminal.console()
     config = settings.architecture()
     for table in (
         visits_table(config, plan(config)),
@@ -44,8 +40,8 @@ def print_explanation(settings: Settings, ranks: int) -> None:
         variants_table(settings, ranks),
         routes_table(settings),
     ):
-        console.print(table)
-        console.print()
+        terminal.show(table, out)
+        out.print()
 
 
 def table_of(

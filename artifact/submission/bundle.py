@@ -29,13 +29,15 @@ NOT_KEPT = (
     *("sample_every", "sample_prompt", "sample_tokens"),
 )
 # The file neither packs nor judges nor explains itself, nor writes texts; contests have neither
-# trackers nor pictures nor tokenizers others than SentencePiece.
+# trackers nor pictures nor tables nor tokenizers others than SentencePiece.
 LEFT_OUT = re.compile(
     "|".join(
         (
             r"artifact/submission/(packed|bundle|strip|shorten|tight)\.py",
             r"evaluation/audit/.*",
             r"runtime/(plot/.*|tracking\.py)",
+            r"terminal\.py",
+            r"swarm/report\.py",
             r"data/(byte_pairs|fidelity|text_stream)\.py",
             r"model/decoding\.py",
             r"training/(explain|memory)\.py",

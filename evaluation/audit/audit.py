@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from math import ceil
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+import terminal
 from data.inputs import open_scored
 from errors import printable
 from evaluation.audit.accounting import read_summary
@@ -46,10 +46,10 @@ def audit(artifact: Path, given: Given, code: Path, effort: Effort) -> int:
             progress.phase("audited")
     finally:
         entrant.close()
-    console = Console()
-    console.print(table(checks, case))
+    console = terminal.console(markup=True)
+    terminal.show(table(checks, case), console)
     for line in unseen(case):
-        console.print(line, markup=False)
+        terminal.show(escape(line), console)
     return int(any(check.passed is False for check in checks))
 
 

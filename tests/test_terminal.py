@@ -50,7 +50,9 @@ def test_words_are_whole_at_any_width(width):
     made_up = SyntheticRun("divergence")
     table = decisions_table(simulate(steering(), made_up, made_up.obey))
     table.title = "Kernels of an operation [b]"
-    words = {word for column in table.columns for cell in column.cells for word in cell.split()}
+    words = {
+        word for column in table.columns for cell in column.cells for word in str(cell).split()
+    }
     out = io.StringIO()
     show(table, Console(file=out, width=width, soft_wrap=True, markup=False))
     text = re.sub("[│┃]", " ", out.getvalue())

@@ -51,6 +51,7 @@ class Summary(Provenance):
     artifact_bytes: Count
     scores: dict[Word, Row]
     code_files: dict[Word, Count] = Field(default_factory=dict)
+    diverged: bool = False
 
 
 class Partial(Provenance):

@@ -157,9 +157,11 @@ class Chooser:
                 if BETTER * losses[earlier] <= last and math.isfinite(losses[earlier]):
                     return Choice(earlier, found, losses, diverged=True)
         if last == math.inf:
+            # A resumed run has counted its own steps only.
+            skipped = f"{course.skipped} of {step} steps were skipped, and " * bool(course.skipped)
             raise InputError(
-                f"training diverged: {course.skipped} of {step} steps were skipped, and no finite "
-                "weights are kept, so there is nothing to export; lower the learning rates"
+                f"training diverged: {skipped}no finite weights are kept, so there is nothing to "
+                "export; lower the learning rates"
             )
         return Choice(name, weights, losses, diverged)
 

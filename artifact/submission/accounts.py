@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from artifact.submission.code_size import LIMIT, budget_line
-from artifact.submission.entry import Entry
+from artifact.submission.entry import DIVERGED, Entry
 from command_line import complain
 from data.inputs import Scored, open_scored
 from errors import InputError
@@ -23,7 +23,10 @@ TIMED = "10min"  # how the names of tracks begin that limit seconds
 
 
 def check_alike(entries: Sequence[Entry]) -> None:
-    """Raise InputError where runs differ in more than the seed, or do not differ in that."""
+    """Raise InputError where runs diverged, or differ in more than the seed, or not in that."""
+    for entry in entries:
+        if entry.summary.diverged:
+            raise InputError(f"{entry.path}: {DIVERGED}")
     seeds = [entry.seed for entry in entries]
     if len(set(seeds)) < len(seeds):
         raise InputError(f"two runs have the same seed, of {seeds}; give one run a seed")

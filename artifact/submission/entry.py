@@ -1,5 +1,6 @@
 """A finished run as a submission takes it: every file of its folder parsed."""
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from runtime.run_folder import ARTIFACT, TEXT
 from settings import Settings
 from settings.load import describe
 
+DIVERGED = "training diverged; lower the learning rates, and train again"
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -41,6 +44,8 @@ class Entry:
     @classmethod
     def read(cls, path: Path) -> "Entry":
         """Read a run's folder. Raises InputError for what is none, or did not finish."""
+        if path.is_dir() and not os.path.lexists(path / SUMMARY):
+            raise InputError(f"{path} is no run that finished: {unfinished(path)}")
         try:
             summary, environment = read_summary(path), read_environment(path)
             settings = Settings.model_validate(read_settings(path))
@@ -124,3 +129,13 @@ def other_runs(entries: list[Entry]) -> list[Entry]:
             if entry.difference(entries[0]) is None:
                 found.append(entry)
     return sorted(found, key=lambda entry: entry.seed)
+
+
+def unfinished(run: Path) -> str:
+    """Return why a run's folder has no summary, and what to do."""
+    if not (run / LOG).exists():
+        return "it has no log; give a run's folder"
+    steps = [event for event in read_log(run / LOG) if event["kind"] == "step"]
+    if steps and steps[-1].get("loss") is None:
+        return DIVERGED
+    return f"`train.py --resume {run}` finishes it"

@@ -6,6 +6,8 @@ import math
 import pytest
 
 import train as program
+from artifact.submission.entry import Entry
+from errors import InputError
 from training.trainer import Trainer
 
 
@@ -23,6 +25,10 @@ def test_weights_that_are_not_finite_are_not_exported(options, tmp_path, capsys)
     assert said.startswith("error: training diverged: ")
     assert "of 6 steps were skipped" in said and said.endswith("lower the learning rates")
     assert not (run / "artifact.bin").exists() and not (run / "summary.json").exists()
+    with pytest.raises(InputError, match=r"finished: training diverged; lower the learning rates"):
+        Entry.read(run)
+    assert program.main(["--resume", str(run)]) == 2
+    assert "error: training diverged: no finite weights are kept" in capsys.readouterr().err
 
 
 def test_a_run_that_diverged_late_exports_what_was_kept_and_fails(

@@ -248,7 +248,9 @@ def test_text_that_cannot_be_quoted_is_refused() -> None:
     [
         ("same seed", "two runs have the same seed"),
         ("other settings", "differ in matrix_lr"),
-        ("no summary", "is no run that finished"),
+        ("no summary", "is no run that finished: `train.py --resume .*/other` finishes it"),
+        ("no run", "no run that finished: it has no log; give a run's folder"),
+        ("diverged", "other: training diverged; lower the learning rates"),
         ("no steps", "no run that finished: .*summary.json: steps: Field required"),
         ("other artifact", "summary is of another artifact"),
         ("other code", "ran on other code"),
@@ -262,8 +264,12 @@ def test_runs_that_make_no_submission_are_refused_and_leave_nothing(
 ) -> None:
     changes = {"matrix_lr": 0.5} if harm == "other settings" else {}
     other = like(run, tmp_path / "other", 1 if harm == "same seed" else 2, 1.0, **changes)
-    if harm == "no summary":
+    if harm in ("no summary", "no run"):
         (other / "summary.json").unlink()
+        if harm == "no run":
+            (other / "log.jsonl").unlink()
+    elif harm == "diverged":
+        spoil(other, "summary.json", diverged=True)
     elif harm == "no steps":
         summary = json.loads((other / "summary.json").read_text())
         del summary["steps"]

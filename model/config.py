@@ -220,11 +220,16 @@ class Architecture(BaseModel):
             )
         if self.gate_window and self.gated_attention:
             raise ValueError(f"gate_window {self.gate_window} excludes gated_attention")
-        if self.bos_id >= self.vocab_size:
+        if self.bos_id >= self.vocab_size and not self.asks_tokenizer:
             raise ValueError(f"bos_id {self.bos_id} is outside vocab_size {self.vocab_size}")
         if self.bigram_vocab_size == 1:
             raise ValueError("bigram_vocab_size 1 leaves no row for a bigram: 0 or at least 2")
         return self
+
+    @property
+    def asks_tokenizer(self) -> bool:
+        """Whether the vocabulary is yet to come from a tokenizer."""
+        return False
 
     @model_validator(mode="after")
     def check_visits(self) -> Self:

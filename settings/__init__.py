@@ -52,6 +52,12 @@ class Settings(
         """Return the network's part of the settings."""
         return Architecture(**{name: getattr(self, name) for name in Architecture.model_fields})
 
+    @property
+    def asks_tokenizer(self) -> bool:
+        """Whether the vocabulary is yet to come from the data's tokenizer."""
+        has_one = self.data is not None or self.tokenizer is not None
+        return has_one and "vocab_size" not in self.model_fields_set
+
     def vocabulary(self) -> tuple[int | None, int | None]:
         """Return vocab_size and bos_id; None for what no source of settings names."""
         given = self.model_fields_set

@@ -105,6 +105,8 @@ def resumed(run: Path, given: Mapping[str, object]) -> Settings:
         if given.get(name) is not None:
             option = name.replace("_", "-")
             raise InputError(f"--{option} beside --resume: a resumed run keeps its own; leave it")
+    if not run.is_dir():
+        raise InputError(f"{run}: no such run folder")
     kept = read_toml(run / "settings.toml")
     before, after = validated(kept), validated({**kept, **given})
     for name in given:

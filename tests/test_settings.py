@@ -78,7 +78,9 @@ def test_our_prefixed_variable_beats_the_contest_name():
         (["--averaging", "none"], {}, "export_weights averaged needs averaging"),
         ([], {"MURMURATION_NUM_LAYER": "3"}, "did you mean num_layers?"),
         ([], {"VE_LAYERS": "9,11"}, "ve_layers [11] do not exist"),
-        (["--resume", "/no/run"], {}, "/no/run"),
+        (["--resume", "/no/run"], {}, "/no/run: no such run folder"),
+        (["--bos-id", "1024"], {}, "bos_id 1024 is outside vocab_size 1024"),
+        (["--bos-id", "9", "--vocab-size", "9", "--data", "d"], {}, "outside vocab_size 9"),
         (["--backend", "kernels", "--rope-dims", "24"], {}, "rope_dims a power of two, not 24"),
         (["--backend", "kernels", "--model-dim", "384"], {}, "no head dim 48"),
         (["--backend", "kernels", "--mlp-mult", "3.01"], {}, "1541"),
@@ -89,6 +91,13 @@ def test_impossible_settings_are_one_clear_line(arguments, environment, words):
         load_settings(arguments, environment)
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_bos_is_of_the_tokenizer_s_vocabulary_if_the_run_has_one():
+    for given in (["--data", "d"], ["--tokenizer", "gpt2"]):
+        settings = load_settings(["--bos-id", "50256", *given], {})
+        assert settings.vocabulary() == (None, 50256)
+        assert settings.with_vocabulary(50257, 50256).architecture().bos_id == 50256
 
 
 def test_unknown_setting_in_a_file_is_refused(tmp_path):

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
-from cyclopts.validators import LimitedChoice
 
 import command_line
+from errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,7 +21,7 @@ Workers = Annotated[
 ]
 STDIN = "/dev/stdin"
 CORES = len(os.sched_getaffinity(0))
-ONE_TOKENIZER = Parameter(group=Group("Tokenizer, one of", validator=LimitedChoice(1)))
+ONE_TOKENIZER = Parameter(group=Group("Tokenizer, one of"))
 
 
 @Parameter(name="*")
@@ -77,7 +77,8 @@ def prepare(
     from data.sources import found
 
     source = tokenizer if train_tokenizer is None else train_tokenizer
-    assert source is not None
+    if source is None or None not in (tokenizer, train_tokenizer):
+        raise InputError("give one of --tokenizer MODEL and --train-tokenizer TOKENS")
     left_out = left_out or LeftOut()
     equal = "drop" if left_out.drop_equal else "refuse"
     options = Options(source, shard_tokens, workers, equal)

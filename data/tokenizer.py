@@ -107,6 +107,11 @@ def find_tokenizer(folder: Path, given: Path | None) -> Path:
     for name in (TOKENIZER_NAME, BYTE_PAIRS_NAME):
         if (folder / name).is_file():
             return folder / name
+    if not any(folder.glob("*.bin")):
+        raise InputError(
+            f"{folder}: holds no {TOKENIZER_NAME} and no shards; `python -m data prepare` makes a "
+            "data folder of text"
+        )
     raise InputError(
         f"{folder}: holds no {TOKENIZER_NAME}; put it there or give its path as --tokenizer "
         "(gpt2 for shards of GPT-2's tokens)"

@@ -9,6 +9,7 @@ from typing import BinaryIO, TextIO
 
 import torch
 
+from artifact.format.container import remedy
 from artifact.restore import restore
 from data.inputs import fits
 from data.tokenizer import find_tokenizer
@@ -17,6 +18,7 @@ from errors import InputError
 from evaluation.generation import Prompt, Sampling, written
 from evaluation.subject import MOST_WINDOW, settings_of_run
 from model.gpt import GPT
+from reading.regular import open_regular
 from runtime.device import device_type
 from settings.load import merge
 from settings.options import Given
@@ -48,6 +50,7 @@ class Writer:
         Raises:
             InputError: artifact, tokenizer or settings are missing, impossible or do not fit.
         """
+        open_regular(artifact, remedy(artifact)).close()
         of_run = settings_of_run(artifact, OF_RUN)
         settings = merge({**given, "eval_stride": "0"}, beneath=of_run)  # nothing slides
         if not 2 <= settings.eval_seq_len <= MOST_WINDOW:

@@ -26,3 +26,9 @@ def test_a_block_that_fails_leaves_the_old_file(tmp_path: Path):
         file.write(b"half")
         _ = 1 // 0
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("out", "old")]
+
+
+def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path):
+    with pytest.raises(FileNotFoundError) as missing, atomic_write(tmp_path / "no" / "out"):
+        pass
+    assert missing.value.filename == str(tmp_path / "no" / "out")

@@ -33,6 +33,7 @@ from artifact.stored import Stored
 from errors import InputError
 from files import atomic_write
 from reading.regular import read_bytes
+from runtime.run_folder import ARTIFACT
 
 MAGIC = b"MURMURA\0"
 VERSION = 2
@@ -113,11 +114,17 @@ def read_with_sizes(
     path: Path, check: Check | None = None
 ) -> tuple[dict[str, Any], dict[str, Stored], dict[str, int]]:
     """Return `read`, and the bytes of each part as `Encoded` has them."""
-    blob = read_bytes(path, MAX_DECODED, "give the path of an artifact")
+    blob = read_bytes(path, MAX_DECODED, remedy(path))
     try:
         return decode(blob, check)
     except ValueError as problem:
         raise InputError(f"{path}: not a sound artifact: {problem}; export it again") from problem
+
+
+def remedy(path: Path) -> str:
+    """Return what to do about a path that is no artifact."""
+    inside = path / ARTIFACT
+    return f"give {inside if inside.is_file() else 'the path of an artifact'}"
 
 
 def _arrays(stored: Stored) -> list[np.ndarray]:

@@ -57,6 +57,20 @@ def test_what_is_wrong_is_one_line_and_code_2(tmp_path: Path, model_path: Path):
         assert done.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--tokenizer", "a", "--train-tokenizer", "9"], "give one of --tokenizer MODEL and --tra"),
+        ([], "give one of --tokenizer MODEL and --train-tokenizer TOKENS"),
+        (["--train-tokeniser", "9"], "did you mean --train-tokenizer"),
+    ],
+)
+def test_one_tokenizer_is_asked_for_in_plain_words(options: list[str], words: str, capsys):
+    assert main(["prepare", "--train", "a", "--val", "b", "--out", "c", *options]) == 2
+    said = capsys.readouterr().err
+    assert words.lower() in said.lower() and said.count("\n") == 1
+
+
 def test_text_comes_through_a_pipe_by_another_field_without_its_bad_records(
     tmp_path: Path, model_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):

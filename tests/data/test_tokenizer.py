@@ -99,7 +99,10 @@ def test_a_space_as_three_bytes_is_refused(tokenizer: Tokenizer, tmp_path: Path)
 
 
 def test_the_given_tokenizer_goes_before_the_folders(tmp_path: Path, model_path: Path):
-    with pytest.raises(InputError, match=r"holds no tokenizer.model"):
+    with pytest.raises(InputError, match=r"holds no tokenizer.model and no shards; .* prepare"):
+        find_tokenizer(tmp_path, None)
+    (tmp_path / "train.bin").touch()
+    with pytest.raises(InputError, match=r"holds no tokenizer.model; put it there"):
         find_tokenizer(tmp_path, None)
     (tmp_path / "tokenizer.model").write_bytes(model_path.read_bytes())
     assert find_tokenizer(tmp_path, None) == tmp_path / "tokenizer.model"

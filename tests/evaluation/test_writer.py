@@ -101,6 +101,11 @@ def test_a_lone_artifact_needs_a_tokenizer(folder: Path, run: Command, tmp_path:
         assert run("--max-tokens", 5, *option, artifact=alone)[1] == expected
 
 
+def test_what_is_no_artifact_is_named_before_its_tokenizer(folder: Path, run: Command, tmp_path):
+    assert f"give {folder}/artifact.bin" in run(artifact=folder)[2]
+    assert "none: no such file" in run(artifact=tmp_path / "none")[2]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

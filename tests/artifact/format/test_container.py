@@ -122,7 +122,10 @@ def test_truncated_or_longer_is_an_input_error(tmp_path: Path) -> None:
 def test_missing_or_foreign_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         read(tmp_path / "none")
-    with pytest.raises(InputError, match="is no regular file"):
+    with pytest.raises(InputError, match="is no regular file; give the path of an artifact"):
+        read(tmp_path)
+    (tmp_path / "artifact.bin").touch()
+    with pytest.raises(InputError, match=f"is no regular file; give {tmp_path}/artifact.bin"):
         read(tmp_path)
     torch.save({"a": torch.ones(3)}, tmp_path / "foreign")
     with pytest.raises(InputError, match="does not begin as one"):

@@ -180,6 +180,14 @@ def test_each_pair_is_found_and_no_other(count: int, vocabulary: int) -> None:
         assert torch.equal(keys.cpu() - vocabulary, expected[0]), rows
 
 
+def test_a_window_does_not_begin_with_an_edge() -> None:
+    """Not even where its first token follows token 0 in some pair."""
+    tokens = torch.tensor([[5, 0, 5], [5, 5, 0]], dtype=torch.int32, device=DEVICE)
+    edges = torch.tensor([[5], [0]], dtype=torch.int32, device=DEVICE)
+    keys = lookup_keys(tokens, 10, 3, edges)[tokens.numel() :] - 10
+    assert keys.view(2, 3).tolist() == [[2, 1, 0], [2, 1, 1]]
+
+
 def test_width_of_two_chunks_and_a_masked_rest() -> None:
     tokens = tokens_of((2, 9))
     given = inputs_of(bigram=True, width=320)

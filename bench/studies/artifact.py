@@ -271,7 +271,7 @@ def rows(bench: Bench, limit: int) -> Iterator[Row]:
     corrected = replace(recipe, rank=recipe.rank or RANK, corrected=recipe.corrected or 3)
     bench.load(bench.weights)
     tell("collecting Hessians")
-    hessians = collect(bench.model, bench.batches())
+    hessians = collect(bench.model, bench.batches(), bench.settings.quant_by_loss)
     yield bench.row("to the nearest code", recipe, None)
     yield bench.row("GPTQ", recipe, hessians)
     yield bench.row(f"GPTQ, {corrected.corrected} corrections", corrected, hessians)

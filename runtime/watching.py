@@ -103,7 +103,13 @@ class Watch:
         name = Path(path).name
         if not self.training and "train" in name and name.endswith(".bin"):
             return False
-        return self._is_code(path) or _is_in(path, [*SYSTEM, *self.folders, *self.things["made"]])
+        allowed = [*SYSTEM, *self.folders, *self.things["made"]]
+        return self._is_code(path) or self._is_temporary(path) or _is_in(path, allowed)
+
+    def _is_temporary(self, path: str) -> bool:
+        # A nameless file opens its folder; Triton's assembler writes beside its source.
+        beside = any(path.startswith(f"{made}.") for made in self.things["made"])
+        return beside or path == tempfile.gettempdir()
 
     def _is_library(self, path: str) -> bool:
         # An installed package may be a link to elsewhere.

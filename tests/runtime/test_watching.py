@@ -20,7 +20,7 @@ spec.loader.exec_module(watching)
 found = {{}}
 """
 HONEST = """
-import collections, dataclasses, helper, subprocess, tempfile
+import collections, dataclasses, helper, os, subprocess, tempfile
 dataclasses.make_dataclass("Pair", ["left", "right"])
 collections.namedtuple("Pair", "left right")
 subprocess.run(["git", "--version"], capture_output=True)
@@ -28,6 +28,14 @@ open("DATA/fineweb_val_000000.bin").read()
 open("CODE/presets/a.toml").read()
 with tempfile.TemporaryDirectory() as folder:
     open(folder + "/x", "w").close()
+tempfile.TemporaryFile().close()
+with tempfile.NamedTemporaryFile("w", suffix=".ptx", delete=False) as source:
+    pass
+beside = source.name + ".o"  # Triton's assembler makes such a file
+open(beside, "w").close()
+open(beside).read()
+for name in (beside, source.name):
+    os.remove(name)
 """
 CASES = {
     "socket": ("import socket; socket.socket(type=2)", "network", "socket.__new__"),
@@ -41,6 +49,12 @@ CASES = {
     "notes": ("open('CODE/notes.txt').read()", "files", "code/notes.txt"),
     "read": ("import os; os.close(os.open('OTHER/other.txt', 0))", "files", "other.txt"),
     "written": ("open('kept', 'w').close()", "files", "kept"),
+    "temporary": (
+        "import os, tempfile; name = tempfile.gettempdir() + '/not_made'\n"
+        "open(name, 'w').close(); os.remove(name)",
+        "files",
+        "/not_made",
+    ),
     "train": ("open('DATA/fineweb_train_000000.bin').close()", "files", "train_000000.bin"),
     "exec": ("exec('x = 1')", "text", "exec in "),
     "compile": ("compile('x = 1', 'DATA/a.py', 'exec')", "text", "compile in "),

@@ -16,11 +16,14 @@ from data.sentencepiece_model import minimal_model
 from data.shards import MAX_VOCAB_SIZE, TokenStream, shard_name, write_shard
 from data.tokenizer import TOKENIZER_NAME
 from errors import InputError
+from files import sha256
+from knowledge.edges import Edges, text_of
 from runtime.records import SUMMARY
 from runtime.run_folder import ARTIFACT
 from settings import Settings
 
 TOKENS = 4096
+EDGES = "some.edges"
 SECONDS = 900
 LENGTH = 64
 ROUNDING = 0.51e-4
@@ -97,12 +100,16 @@ def _workplace(script: bytes, settings: Settings) -> Iterator[Path]:
         folder = Path(temporary)
         (folder / SCRIPT).write_bytes(script)
         _make_data(folder / "data", settings.vocab_size, settings.bos_id)
+        if settings.num_edges:
+            _make_edges(folder, settings)
         yield folder
 
 
 def _trained(folder: Path, name: str, options: Sequence[str] = ()) -> tuple[str, bytes]:
     """Return what a run prints, and its artifact."""
     arguments = ["--data", str(folder / "data"), "--run-dir", str(folder / name)]
+    if (folder / EDGES).exists():
+        arguments += ["--edges", str(folder / EDGES)]
     # Two steps on random tokens may diverge: such a run ends with 1, its summary written.
     whole = folder / name / SUMMARY
     printed = _started(folder, *LITTLE, *options, *arguments, fine=whole.exists)
@@ -147,3 +154,12 @@ def _make_data(folder: Path, vocab_size: int, bos_id: int) -> None:
         tokens = draw.integers(bos_id + 3, vocab_size, TOKENS).astype(np.uint16)
         tokens[::512] = bos_id
         write_shard(folder / shard_name(split, 0), tokens)
+
+
+def _make_edges(folder: Path, settings: Settings) -> None:
+    """Write the first pairs of the made tokenizer, as many as the network has rows for."""
+    tokens, before = np.divmod(np.arange(settings.num_edges), settings.vocab_size)
+    pairs = {"tokens": tokens.tolist(), "predecessors": before.tolist()}
+    tokenizer = sha256(folder / "data" / TOKENIZER_NAME)
+    edges = Edges.model_validate({"kind": settings.bigram_rows, "tokenizer": tokenizer, **pairs})
+    (folder / EDGES).write_text(text_of(edges))

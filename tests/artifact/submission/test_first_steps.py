@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 
 from artifact.submission.first_steps import first_steps
+from data.tokenizer import TOKENIZER_NAME
 from errors import InputError
 from evaluation.audit.shuffled import SMALL, validation_unseen
+from files import sha256
+from knowledge.edges import read_edges
 from settings import Settings
 from settings.load import load_settings
 
@@ -61,6 +64,18 @@ def test_whatever_a_file_carries_along_a_small_network_is_trained(tmp_path: Path
     assert validation_unseen(tmp_path / "train_gpt.py").passed
     settings = load_settings(["--preset", "sprint", *json.loads(told.read_text())], {})
     assert settings.architecture() == SMALL.architecture()
+
+
+def test_a_network_with_edges_gets_some_of_the_made_tokenizer(tmp_path: Path) -> None:
+    read = "Path(options[options.index('--edges') + 1]).read_bytes()"
+    kept = f"Path({str(tmp_path)!r}, 'kept.edges').write_bytes({read})\n"
+    kept += f"Path({str(tmp_path)!r}, 'tokenizer').write_bytes((data / TOKENIZER).read_bytes())\n"
+    settings = Settings(vocab_size=300, bigram_vocab_size=700, bigram_rows="mixed")
+    first_steps(script() + kept.replace("TOKENIZER", repr(TOKENIZER_NAME)).encode(), settings)
+    found = read_edges(tmp_path / "kept.edges")
+    assert (found.kind, len(found.tokens)) == ("mixed", settings.num_edges)
+    assert found.tokenizer == sha256(tmp_path / "tokenizer")
+    assert max(found.tokens + found.predecessors) < 300
 
 
 @pytest.mark.parametrize("score", ["1.234551", "1.234649"])

@@ -1,21 +1,24 @@
 """``train_gpt.py``: the whole project as one small Python file that unpacks itself.
 
 The file is a few lines around a string: all modules without comments and docstrings, one after the
-other, compressed by bzip2. Its encoding is Latin-1, so that a byte of the string is a byte of the
-file; base 85 would make it a quarter larger.
+other, compressed by Brotli after each frequent word became one character. The file's encoding is
+Latin-1, so that a byte of the string is a byte of the file; base 85 would make it a quarter larger.
 """
 
-import bz2
 import hashlib
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import brotli
+
 from artifact.submission import shorten, strip, tight
 from artifact.submission.bundle import END, HEAD, contents, read
+from errors import InputError
 from reading import cache
 
 if TYPE_CHECKING:
@@ -24,32 +27,56 @@ if TYPE_CHECKING:
 ENCODING = "latin-1"
 STUB = f'''# coding: {ENCODING}
 """Murmuration in one file. train_gpt_readable.py is the same code to read."""
-import bz2
-CODE, *PARTS = bz2.decompress("""CODED""".encode("{ENCODING}")).decode().split("\\0")
+import brotli
+WORDS, _, TEXT = brotli.decompress("""CODED""".encode("{ENCODING}")).partition(b"\\0")
+WORDS = dict(enumerate(WORDS.decode().split("\\n"), 128))
+CODE, *PARTS = TEXT.decode("{ENCODING}").translate(WORDS).split("\\0")
 exec(CODE)
 '''
+WORD = re.compile(r"[^\W\d]\w\w+", re.ASCII)
 FILL = "FILES.update(zip(PARTS[::2], PARTS[1::2]))\n"
 TABLE, MOST = "stripped", 1_000  # modules
 
 
 def pack(root: Path, settings: "Settings") -> bytes:
-    """Return the file. Equal code and settings give equal bytes under one version of Python.
+    """Return the file, equal for equal code and settings under one version of Python and Brotli.
 
-    Arguments and errors as for `artifact.submission.bundle.contents`.
+    Arguments and errors as for `artifact.submission.bundle.contents` and `wrapped`.
     """
     files = contents(root, settings)
     texts = small({HEAD: read(root / HEAD).decode(), **files})
     parts = [texts.pop(HEAD) + FILL + END]
     for name, text in texts.items():
         parts += [name, text]
-    return _wrapped("\0".join(parts)).encode(ENCODING)
+    return wrapped("\0".join(parts)).encode(ENCODING)
 
 
 @lru_cache(maxsize=2)
-def _wrapped(content: str) -> str:
-    """Return the file's text, whose characters are the bytes that it is stored as."""
-    coded = bz2.compress(content.encode()).decode(ENCODING)
-    return STUB.replace("CODED", escaped(coded))
+def wrapped(content: str) -> str:
+    """Return the text of a file that runs what is in front of the content's first zero character.
+
+    Its characters are the bytes that it is stored as.
+
+    Raises:
+        InputError: more than 128 different characters are not in ASCII.
+    """
+    words = abbreviated(content)
+    short = dict(zip(words, map(chr, range(128, 256)), strict=False))
+    text = re.sub(r"[^\0-\x7f]", lambda found: short[found[0]], content)
+    text = WORD.sub(lambda found: short.get(found[0], found[0]), text)
+    whole = b"\0".join(("\n".join(words).encode(), text.encode(ENCODING)))
+    coded = brotli.compress(whole, quality=11, lgwin=24)
+    return STUB.replace("CODED", escaped(coded.decode(ENCODING)))
+
+
+def abbreviated(text: str) -> list[str]:
+    """Return what one character shall stand for: all beyond ASCII, then words that save most."""
+    others = sorted(set(re.findall(r"[^\0-\x7f]", text)))
+    if len(others) > 128:
+        raise InputError(f"the settings hold {len(others)} characters beyond ASCII, and 128 can be")
+    counts = Counter(WORD.findall(text))
+    frequent = sorted(counts, key=lambda word: ((1 - len(word)) * counts[word], word))
+    return [*others, *frequent][:128]
 
 
 def escaped(text: str) -> str:

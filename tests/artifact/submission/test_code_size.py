@@ -8,7 +8,8 @@ import pytest
 
 from artifact.submission.bundle import CORRECTIONS, contents
 from artifact.submission.code_size import Code, OverBudget, budget_line, check_total
-from artifact.submission.packed import ENCODING, escaped, pack
+from artifact.submission.packed import ENCODING, abbreviated, escaped, pack, wrapped
+from errors import InputError
 from files import PROJECT
 from settings import Settings
 
@@ -56,3 +57,20 @@ def test_any_bytes_can_be_quoted() -> None:
         space: dict[str, str] = {}
         exec(compile(source, "quoted", "exec"), space)
         assert space["found"] == f"A{text}"
+
+
+def test_any_text_comes_back_and_frequent_words_are_one_character() -> None:
+    draw = random.Random(1)
+    for _ in range(20):
+        words = [*draw.choices(["frequent", "self", "▁", "\n", "é\x85", "2x", " ", "_a1"], k=300)]
+        content = "pass\0" + draw.choice(["", "\r"]).join(words)
+        space: dict[str, list[str]] = {}
+        exec(compile(wrapped(content).encode(ENCODING), "wrapped", "exec"), space)
+        assert space["PARTS"] == [content.removeprefix("pass\0")]
+    assert abbreviated("self.é of frequent words and frequent tests")[:2] == ["é", "frequent"]
+
+
+def test_more_characters_than_bytes_are_refused() -> None:
+    wrapped("pass\0" + "".join(map(chr, range(400, 528))))
+    with pytest.raises(InputError, match="129 characters beyond ASCII"):
+        wrapped("pass\0" + "".join(map(chr, range(400, 529))))

@@ -152,6 +152,7 @@ def main() -> None:
     if not GPU:
         torch.set_num_threads(1)
     worker = Worker("--tiny" in sys.argv)
+    gc.freeze()  # what is imported stays, and each collection would look through it
     for line in sys.stdin:
         request = json.loads(line)
         try:

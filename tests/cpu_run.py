@@ -14,11 +14,27 @@ MOST = 8  # processes: each imports PyTorch
 TOGETHER = ("tests/train/",)
 # Files whose cases share nothing, and take long.
 APART = ("tests/kernels/test_ahead_of_time.py",)
-# They start first and in this order, because a long file that starts late ends last.
+# They start first and in this order, by the CPU seconds that they take: who starts late ends last.
 LONG = (
     "tests/training/test_parallel.py",
-    "tests/kernels/test_ahead_of_time.py",
     "tests/train/",
+    "tests/kernels/test_ahead_of_time.py",
+    "tests/evaluation/audit/test_cheats.py",
+    "tests/bench/studies/test_ablate.py",
+    "tests/bench/commits/test_against.py",
+    "tests/artifact/submission/test_submit.py",
+    "tests/training/test_steering.py",
+    "tests/bench/studies/test_artifact_fuzz.py",
+    "tests/artifact/test_export.py",
+    "tests/training/test_fused_optimizer.py",
+    "tests/evaluation/test_evaluation_cli.py",
+    "tests/artifact/test_restore.py",
+    "tests/kernels/attention/",
+    "tests/kernels/",
+    "tests/artifact/format/test_codes.py",
+    "tests/evaluation/audit/",
+    "tests/training/",
+    "tests/artifact/",
 )
 
 

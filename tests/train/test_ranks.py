@@ -1,8 +1,6 @@
 """Several ranks train as one does, under one agent or under several."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -10,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from files import PROJECT
+from tests import warm
 from tests.small import clean_environment, free_port
 from tests.train.runs import ANOTHER_ORDER, losses, meet, train
 
@@ -54,15 +53,14 @@ def test_ranks_that_do_not_divide_the_batch_are_one_line_and_exit_2(corpus):
 def test_two_agents_train_as_one_agent_of_as_many_ranks(corpus, run_of):
     port = free_port()
     run = corpus / "two-agents"
-    agent = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"]
+    agent = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"]
     agent += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--local-addr=127.0.0.1"]
     agent += [str(PROJECT / "train.py"), *map(str, options(corpus, run))]
     environment = clean_environment(GLOO_SOCKET_IFNAME="lo")
-    agents = [subprocess.Popen(agent, env=environment, stderr=subprocess.PIPE) for _ in range(2)]
+    agents = [warm.start(*agent, environment=environment) for _ in range(2)]
     try:
         for process in agents:
-            _, complaint = process.communicate(timeout=240)
-            assert process.returncode == 0, complaint
+            assert process.wait(timeout=240) == 0, process.stderr
     finally:
         for process in agents:
             process.kill()

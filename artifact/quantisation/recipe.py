@@ -137,7 +137,8 @@ def quantise(
         if not torch.isfinite(weight).all():
             raise InputError(f"{name} is not finite: training diverged; lower its learning rate")
         if role == EDGES:
-            stored[name] = Stored("uint16", weight.to(torch.uint16), dtype="uint16", role=EDGES)
+            values = weight.cpu().to(torch.uint16)
+            stored[name] = Stored("uint16", values, dtype="uint16", role=EDGES)
         elif role == "small" or not weight.numel():
             stored[name] = _small(weight.detach())
         else:

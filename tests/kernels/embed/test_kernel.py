@@ -232,26 +232,30 @@ def test_without_gradients_nothing_is_sorted(monkeypatch: pytest.MonkeyPatch) ->
         of(embed, tokens_of((3, 37)), BOS)(**given)
 
 
-def forward_and_backward(tokens: Tensor, given: dict[str, Tensor], dx: Tensor) -> list[Tensor]:
+def forward_and_backward(
+    tokens: Tensor, given: dict[str, Tensor], dx: Tensor, edges: Tensor | None
+) -> list[Tensor]:
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in given.items()}
-    (x,) = of(embed, tokens, BOS, bf16=True)(**leaves)
+    (x,) = of(embed, tokens, BOS, bf16=True, edges=edges)(**leaves)
     return [x.detach(), *torch.autograd.grad(x, list(leaves.values()), dx)]
 
 
 @pytest.mark.gpu
-def test_replays_have_the_bits_of_one_stream_with_other_tokens_each_time() -> None:
+@pytest.mark.parametrize("count", [0, 2046])
+def test_replays_have_the_bits_of_one_stream_with_other_tokens_each_time(count: int) -> None:
+    edges = edges_of(count, 1024) if count else None
     given = cast(random_tensors(3, **REAL_TABLES, **REAL_BIGRAMS), torch.bfloat16, FP32)
     dx = torch.randn(48, 2048, 512, device=DEVICE, dtype=torch.bfloat16)
     batches = [tokens_of((48, 2048), 1024, seed) for seed in (1, 2)]
     with streams.serial():
-        expected = [forward_and_backward(tokens, given, dx) for tokens in batches]
+        expected = [forward_and_backward(tokens, given, dx, edges) for tokens in batches]
     tokens, side, graph = batches[0].clone(), torch.cuda.Stream(), torch.cuda.CUDAGraph()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        forward_and_backward(tokens, given, dx)
+        forward_and_backward(tokens, given, dx, edges)
     torch.cuda.synchronize()
     with torch.cuda.graph(graph):
-        got = forward_and_backward(tokens, given, dx)
+        got = forward_and_backward(tokens, given, dx, edges)
     for repeat in range(20):
         tokens.copy_(batches[repeat % 2])
         graph.replay()

@@ -41,6 +41,7 @@ from errors import InputError
 from evaluation.score import Scoring, Split
 from evaluation.windows import WindowPlan, evaluate
 from kernels import operations
+from knowledge.edges import edges_of_run
 from model.gpt import GPT
 from model.parameters import roles
 from runtime import checkpoint
@@ -125,17 +126,21 @@ class Bench:
             raise InputError(f"{run} has no checkpoint; give a run that ended or was interrupted")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         tensors, _ = checkpoint.load(path, device)
+        inputs = open_inputs(data, None, settings.vocab_size, settings.bos_id)
+        edges = None
+        if settings.num_edges:
+            edges = torch.from_numpy(edges_of_run(settings, inputs)[0])
         model = GPT(
             settings.architecture(),
             operations("reference"),
             dtype=torch.bfloat16 if device.type == "cuda" else torch.float32,
             max_seq_len=max(settings.train_seq_len, settings.eval_seq_len),
             seed=0,
+            edges=edges,
         ).to(device)
         live = {f"model.{name}": name for name, _ in model.named_parameters()}
         weights = {name: tensors[key] for key, name in live.items() if "mtp" not in name}
         averaged = {name: tensors.get(f"average.{name}", weights[name]) for name in weights}
-        inputs = open_inputs(data, None, settings.vocab_size, settings.bos_id)
         found = cls(settings, inputs, model, averaged, pool)
         tell("scoring the weights as they are")
         found.base = found.bpb(averaged)

@@ -1,5 +1,6 @@
 """Where tables are printed: as wide as a terminal, and readable on a narrow one."""
 
+import io
 import os
 import re
 import sys
@@ -38,6 +39,15 @@ def show(table: Table | str, out: Console) -> None:
             _rows(table, out)
             return
     out.print(table, soft_wrap=False)
+
+
+def as_text(table: Table | str) -> str:
+    """Return what `show` prints on the standard output, without colours."""
+    width = console().width
+    out = Console(file=io.StringIO(), width=width, soft_wrap=True, color_system=None)
+    with out.capture() as shown:
+        show(table, out)
+    return "\n".join(line.rstrip() for line in shown.get().splitlines())
 
 
 def _fitted(table: Table, out: Console) -> bool:

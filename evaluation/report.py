@@ -1,7 +1,7 @@
 """What a run came to: its summary, its plot, and what a person reads at the end."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from evaluation.scoreboard import Scoreboard
 from runtime.run_folder import RunFolder
 from swarm.decision_log import read
 
+Say = Callable[[str], None]
 DIVERGED = (
     "training diverged; the artifact has the best weights that were left; lower the learning rates"
 )
@@ -40,11 +41,11 @@ def conclude(
     folder.write_summary(summary)
     scores.progress.phase("finished")
     scores.progress.line(scores.table())
-    tabulate(folder.decisions)
+    tabulate(folder.decisions, scores.progress.line)
     for line in told(facts):
         scores.progress.line(line)
     scores.progress.line(budget_line(code, artifact, limit))
-    draw(folder)
+    draw(folder, scores.progress.line)
     scores.progress.line(f"run folder: {folder.path}")
     try:
         check_total(code, artifact, limit)
@@ -69,27 +70,27 @@ def told(facts: Mapping[str, object]) -> Iterator[str]:
         yield f"exported: {name} weights; nats on training tokens not seen before: {found}"
 
 
-def tabulate(log: Path) -> None:
-    """Print the table of the swarm's decisions, if their log is there and whole.
+def tabulate(log: Path, say: Say) -> None:
+    """Say the table of the swarm's decisions, if their log is there and whole.
 
     A contest's file leaves the table out.
     """
     if not log.is_file() or find_spec("swarm.report") is None:
         return
-    import terminal
     from swarm.report import decisions
+    from terminal import as_text
 
     try:
-        terminal.show(decisions(list(read(log))), terminal.console(markup=True))
+        say(as_text(decisions(list(read(log)))))
     except InputError as error:
-        print(f"no table of decisions: {error}")
+        say(f"no table of decisions: {error}")
 
 
-def draw(folder: RunFolder) -> None:
+def draw(folder: RunFolder, say: Say) -> None:
     """Draw the run's picture; a run without one is complete."""
     try:
         from runtime.plot import plot_run
 
         plot_run(folder.log_file, folder.plot)
     except Exception as error:  # of a foreign library: the picture is decoration
-        print(f"no {folder.plot.name}: {error}")
+        say(f"no {folder.plot.name}: {error}")

@@ -122,7 +122,10 @@ class Progress:
             self._heard(text)
         with self._written():
             if self._live:
-                self._live.console.print(text, highlight=False, markup=False, soft_wrap=True)
+                console = self._live.console
+                # A path that is wider than the terminal stays whole, to be copied.
+                cut = max(map(len, text.split()), default=0) > console.width
+                console.print(text, highlight=False, markup=False, soft_wrap=cut)
             elif self._enabled:
                 print(text, flush=True)
 

@@ -124,3 +124,17 @@ def test_a_terminal_keeps_one_line() -> None:
     os.close(ours)
     assert "1.23M tok/s  0:30 left  bpb 1.2500" in screen
     assert screen.count("\n") == 1, "the second step must replace the first"
+
+
+def test_a_line_on_a_terminal_breaks_between_words_but_a_path_is_whole() -> None:
+    text = "0123456789 " * 5 + "end"
+    path = "run folder: /" + "x" * 45
+    program = "from runtime.progress import Progress\nwith Progress(None, 2) as shown:\n"
+    program += f" shown.line({text!r})\n shown.line({path!r})\n"
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "40"}
+    subprocess.run([sys.executable, "-c", program], stdout=theirs, env=environment, check=True)
+    os.close(theirs)
+    screen = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert "0123456789 \r\n0123456789" in screen and path in screen

@@ -195,3 +195,23 @@ def test_the_libraries_themselves_take_what_they_get(tmp_path, monkeypatch):
             run.close()
             assert not said
             assert any(Path(run.path / name).iterdir())
+
+
+def test_tensorboard_reads_the_log_s_numbers_back_without_lost_steps(tmp_path):
+    """Where the library is installed: its own reader, on files that its own writer wrote."""
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    said: list[str] = []
+    run = tracked(RunFolder.create(tmp_path / "r", "x", {}), "tensorboard", said)
+    steps(run, 1, 2, 3)
+    run.close()
+    run = tracked(RunFolder.reopen(tmp_path / "r"), "tensorboard", said)
+    run.truncate_log(2)
+    steps(run)
+    run.log("step", step=3, **STEP | {"loss": 5.0})
+    run.log("validation", step=3, seconds=0.5, **SCORE)
+    run.close()
+    found = events.EventAccumulator(str(tmp_path / "r" / "tensorboard")).Reload()
+    losses = [(event.step, event.value) for event in found.Scalars("train/loss")]
+    assert losses == [(1, 4.0), (2, 4.0), (3, 5.0)]
+    assert [event.value for event in found.Scalars("val/raw_plain/bpb")] == [1.25]
+    assert "train/groups/banks/grad" in found.Tags()["scalars"] and not said

@@ -31,12 +31,14 @@ def whole_folder(out: Path) -> Iterator[Path]:
     """Yield a temporary folder next to ``out`` that becomes ``out`` if the block succeeds."""
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.{os.getpid()}.part")
-    partial.mkdir()
     try:
+        partial.mkdir()
         yield partial
         partial.replace(out)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError) and error.filename == str(partial):
+            error.filename = str(out)  # nobody knows the other name
         raise
     sync_folder(out.parent)
 

@@ -1,5 +1,6 @@
 """What all pictures of runs share: colours, axes, labels that do not overlap."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
 from pathlib import Path
@@ -27,6 +28,8 @@ DASHES = ("-", "--", ":", "-.")
 
 def new_figure(width: float, height: float) -> "Figure":
     """Return an empty picture; inches at 120 dots each."""
+    # It warns where nobody can write to the home folder, and keeps fonts in a temporary one.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=120, layout="constrained")

@@ -1,5 +1,6 @@
 """The command line: quick help without torch, one line and code 2 for what is wrong."""
 
+import errno
 import io
 import os
 import subprocess
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from data.__main__ import main
+from data.making import whole_folder
 from data.tokenizer import Tokenizer
 from files import PROJECT
 
@@ -69,6 +71,16 @@ def test_one_tokenizer_is_asked_for_in_plain_words(options: list[str], words: st
     assert main(["prepare", "--train", "a", "--val", "b", "--out", "c", *options]) == 2
     said = capsys.readouterr().err
     assert words.lower() in said.lower() and said.count("\n") == 1
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(path: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", lambda path, **given: given or refuse(path))
+    with pytest.raises(OSError) as refused, whole_folder(tmp_path / "out"):
+        pass
+    assert refused.value.filename == str(tmp_path / "out")
 
 
 def test_text_comes_through_a_pipe_by_another_field_without_its_bad_records(

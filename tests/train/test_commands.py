@@ -156,6 +156,19 @@ def test_no_command_of_the_pages_ends_in_a_traceback(words, places, tmp_path):
         assert done.stderr.startswith("error: ") or "\nerror: " in done.stderr, said
 
 
+def test_a_run_on_a_poor_machine_ends_well(corpus: Path, tmp_path: Path):
+    """Its own interpreter: matplotlib reads its variables when it is imported."""
+    poor = clean_environment(**POOR, TMPDIR=str(tmp_path / "none"), LC_ALL="C", TERM="dumb")
+    given = ["--config", corpus / "run.toml", "--data", corpus / "data", "--run-dir", "run"]
+    short = ["--iterations", "2", "--calibration-tokens", "0", "--eval-stride", "0"]
+    command = [sys.executable, PROJECT / "train.py", *given, *short]
+    done = subprocess.run(command, cwd=tmp_path, env=poor, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "run" / "loss.png").exists()
+    swarm = done.stdout.split("roundtrip, plain", 1)[1].split("exported:")[0].splitlines()[1:]
+    assert "".join(swarm).startswith("The swarm changed nothing") and max(map(len, swarm)) <= 60
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_no_help_ends_in_a_traceback(name, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")

@@ -104,15 +104,16 @@ def decode(packed: bytes, contexts: np.ndarray, model: Model) -> np.ndarray:
     words = np.frombuffer(packed, "<u2", offset=4 * lanes).astype(np.uint32)
     symbols, read = np.empty(len(contexts), np.uint8), 0
     symbol_at, gain, offset = _slots(model)
+    firsts = contexts.astype(np.uint32) << PRECISION
     for begin in range(0, len(contexts), lanes):
-        context = contexts[begin : begin + lanes]
-        state = states[: len(context)]
-        slot = (state & (TOTAL - 1)) + (context.astype(np.uint32) << PRECISION)
+        first = firsts[begin : begin + lanes]
+        state = states[: len(first)]
+        slot = (state & (TOTAL - 1)) + first
         symbols[begin : begin + lanes] = symbol_at[slot]
         state >>= PRECISION
         state *= gain[slot]
         state += offset[slot]
-        low = np.flatnonzero(state < LOWEST)
+        low = (state < LOWEST).nonzero()[0]
         taken = words[read : read + len(low)]
         if len(taken) < len(low):
             raise ValueError("it is cut short")

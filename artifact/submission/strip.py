@@ -10,7 +10,6 @@ from artifact.submission.shorten import PRIVATE, compiles, readers, shorten, sho
 from artifact.submission.tight import tight
 
 GIVEN = re.compile(r"""\b(\w+)=(?!=)|["'](\w+)["']""")
-FOR_ANNOTATIONS = {"collections.abc", "typing", "types", "pathlib"}
 
 
 class Outside(NamedTuple):
@@ -51,6 +50,7 @@ def strip(text: str, outside: Outside | None = None) -> str:
         SyntaxError: it is no Python.
     """
     tree, keep = ast.parse(text), outside.documented if outside else frozenset()
+    before = _names(tree)
     for node in ast.walk(tree):
         has_docstring = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
         if has_docstring and not _is_read(node, keep):
@@ -61,7 +61,7 @@ def strip(text: str, outside: Outside | None = None) -> str:
             _drop_annotations(node)
         if isinstance(node, ast.keyword) and node.arg == "description":
             node.value = ast.Constant("")
-    _drop_imports_for_annotations(tree)
+    _drop_imports_for_annotations(tree, before)
     shorten(_Plain().visit(tree), outside and outside.given)
     if outside:
         shorten_private(tree, outside.shared)
@@ -129,8 +129,8 @@ def _drop_annotations(node: ast.FunctionDef) -> None:
         argument.annotation = None
 
 
-def _drop_imports_for_annotations(tree: ast.Module) -> None:
-    """Remove what only type checkers import, and names that no annotation uses any more."""
+def _drop_imports_for_annotations(tree: ast.Module, before: set[str]) -> None:
+    """Remove what only type checkers import, and names that only annotations used ``before``."""
     body: list[ast.stmt] = []
     for each in tree.body:
         if isinstance(each, ast.If) and ast.unparse(each.test) == "TYPE_CHECKING":
@@ -138,8 +138,16 @@ def _drop_imports_for_annotations(tree: ast.Module) -> None:
         else:
             body.append(each)
     tree.body = body
-    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    used = _names(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            used.update(re.findall(r"\w+", node.value))  # annotations may be strings
     for each in body:
-        if isinstance(each, ast.ImportFrom) and each.module in FOR_ANNOTATIONS:
-            each.names = [alias for alias in each.names if alias.name in used]
+        if isinstance(each, ast.ImportFrom):
+            gone = before - used
+            each.names = [alias for alias in each.names if (alias.asname or alias.name) not in gone]
     tree.body = [s for s in body if not isinstance(s, ast.ImportFrom) or s.names]
+
+
+def _names(tree: ast.Module) -> set[str]:
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}

@@ -1,5 +1,6 @@
 """The bytes of code that a run is charged for."""
 
+import ast
 import hashlib
 import random
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from artifact.submission.bundle import CORRECTIONS, contents
 from artifact.submission.code_size import Code, OverBudget, budget_line, check_total
-from artifact.submission.packed import ENCODING, abbreviated, escaped, pack, wrapped
+from artifact.submission.packed import ENCODING, abbreviated, escaped, pack, small, wrapped
 from errors import InputError
 from files import PROJECT
 from settings import Settings
@@ -74,3 +75,31 @@ def test_more_characters_than_bytes_are_refused() -> None:
     wrapped("pass\0" + "".join(map(chr, range(400, 528))))
     with pytest.raises(InputError, match="129 characters beyond ASCII"):
         wrapped("pass\0" + "".join(map(chr, range(400, 529))))
+
+
+def test_all_that_packed_modules_import_from_each_other_is_there() -> None:
+    files = {
+        name.removesuffix(".py").removesuffix("/__init__").replace("/", "."): ast.parse(text)
+        for name, text in small(contents(PROJECT, Settings(lqer_rank=1))).items()
+        if name.endswith(".py")
+    }
+    found = {name: {n for node in tree.body for n in made(node)} for name, tree in files.items()}
+    imports = 0
+    for name, tree in files.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module in found:
+                names = {alias.name for alias in node.names}
+                absent = {
+                    n for n in names - found[node.module] if f"{node.module}.{n}" not in files
+                }
+                assert not absent, f"{name} imports {absent} from {node.module}"
+                imports += len(names)
+    assert imports > 500
+
+
+def made(node: ast.stmt) -> set[str]:
+    """Return the names that a module's statement defines or imports."""
+    names = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+    names |= {getattr(node, "name", "")}
+    aliases = [each for each in ast.walk(node) if isinstance(each, ast.alias)]
+    return names | {(each.asname or each.name).split(".")[0] for each in aliases}

@@ -128,6 +128,16 @@ def test_what_only_people_read_is_gone_and_what_programs_read_is_there():
     assert "Two." in strip(MODULE, outside) and "Two." not in small
 
 
+def test_what_only_annotations_need_is_not_imported() -> None:
+    text = (
+        "from torch import Tensor, nn\nfrom model import Given, Other, Part\n"
+        "def f(x: Tensor, part: Part) -> Other:\n    return nn.Linear(x)\n"
+        "@command\ndef run(given: 'Given'): ...\n"
+    )
+    small = strip(text)
+    assert "from torch import nn\nfrom model import Given\n" in small
+
+
 def test_a_kernel_keeps_the_annotations_that_its_compiler_reads():
     text = (
         "@triton.jit\ndef kernel(x, BLOCK: tl.constexpr):\n    'Doc.'\n    half: tl.constexpr = 1\n"

@@ -12,4 +12,5 @@ import rich.table  # noqa: F401
 import sentencepiece  # noqa: F401
 import torch
 import torch._dynamo
-import torch.distributed  # noqa: F401
+import torch.distributed
+import torch.distributed.run  # noqa: F401

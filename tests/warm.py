@@ -7,6 +7,8 @@ PYTHONHASHSEED, MPLBACKEND), needs ``subprocess``.
 """
 
 import atexit
+import gc
+import inspect
 import multiprocessing
 import os
 import runpy
@@ -112,6 +114,45 @@ def _become(arguments: list[str], environment: dict[str, str], folder: str, stre
         file = os.open(Path(streams) / stream, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, number)
         os.close(file)
+    _settle(environment, folder)
+    sys.exit(_status(arguments))
+
+
+class Worker(subprocess.Popen):
+    """What torchrun starts: a fork of itself, which has imported PyTorch."""
+
+    def _execute_child(self, *given: object) -> None:
+        started = inspect.signature(super()._execute_child).bind(*given)  # pyright: ignore[reportAttributeAccessIssue]
+        self.pid = os.fork()
+        self._child_created = True
+        if self.pid == 0:
+            try:
+                status = self._work(**started.arguments)
+            except BaseException:
+                traceback.print_exc()
+                status = 1
+            os._exit(status)
+
+    def _work(
+        self, args: Sequence[str], env: dict[str, str], c2pwrite: int, errwrite: int, **_: object
+    ) -> int:
+        """Turn this fork into the worker, and return its exit code."""
+        os.setsid()
+        for number, file in enumerate((c2pwrite, errwrite), 1):
+            if file != -1:
+                os.dup2(file, number)
+        gc.freeze()  # what torchrun opened is closed once, here
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        atexit._clear()
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_DFL)
+        _settle(env, str(Path.cwd()))
+        assert args[1] == "-u"
+        return _status([*args[2:]])
+
+
+def _settle(environment: Mapping[str, str], folder: str) -> None:
+    """Have the streams, the environment and the folder of the command."""
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - as long as it runs
     sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
     if os.environ.get("TRITON_INTERPRET") != environment.get("TRITON_INTERPRET"):
@@ -122,7 +163,6 @@ def _become(arguments: list[str], environment: dict[str, str], folder: str, stre
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if "OMP_NUM_THREADS" in environment:  # PyTorch, imported before, read another
         torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
-    sys.exit(_status(arguments))
 
 
 def _status(arguments: list[str]) -> int:
@@ -153,6 +193,12 @@ def _execute(arguments: list[str]) -> None:
     elif first == "-m":
         _forget_project(str(Path.cwd()))
         sys.argv = rest
+        if rest[0] == "torch.distributed.run":
+            from torch.distributed.elastic.multiprocessing.subprocess_handler import (
+                subprocess_handler,
+            )
+
+            subprocess_handler.Popen = Worker
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     else:
         _forget_project(str(Path(first).resolve().parent))

@@ -62,7 +62,7 @@ def operations(backend: str, attention: str = "own") -> Operations:
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is none of {', '.join(BACKENDS)}")
     found = _triton() if backend == "kernels" else _reference()
-    return found if attention == "own" else _with_peer(found, attention)
+    return found if attention == "own" else _with_peer(found, attention, backend == "compiled")
 
 
 def _reference() -> Operations:
@@ -123,11 +123,11 @@ def _triton() -> Operations:
     )
 
 
-def _with_peer(found: Operations, attention: str) -> Operations:
+def _with_peer(found: Operations, attention: str, compiled: bool) -> Operations:
     """Replace the attention with the reference's around another package's softmax."""
     from kernels.attention import reference
     from kernels.attention.peers import attention_by
 
-    attend = partial(reference.attention, attend=attention_by(attention))
+    attend = partial(reference.attention, attend=attention_by(attention, compiled))
     composed = reference.compose(found.projections, attend)
     return replace(found, attention=attend, self_attention=composed)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kernels import operations
-from kernels.attention.reference import Attend, attention, compose, scaled_dot_product
+from kernels.attention.reference import Attend, attention, causal, compose, scaled_dot_product
 from kernels.loss.reference import softcapped
 from kernels.operand import dense
 from model.gpt import GPT
@@ -64,10 +64,10 @@ class Decoder:
         tokens = torch.tensor(padded, dtype=torch.int32, device=self.rows.device)
         caches = iter(self.cache)
 
-        def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
+        def attend(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None) -> Tensor:
             # What lies behind a text's last token is overwritten before it is read.
             next(caches)[:, rows, : k.size(1)] = torch.stack((k, v))
-            return scaled_dot_product(q, k, v, visible)
+            return causal(q, k, v, documents)
 
         hidden = self._attending(attend).hidden(tokens)
         last = torch.tensor(counts, device=tokens.device) - 1

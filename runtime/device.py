@@ -59,8 +59,11 @@ def choose(settings: Settings, device: torch.device, fp8: bool = False) -> Backe
     backend = choose_backend(settings, on_gpu, on_hopper, fp8)
     if backend == "kernels" and not on_gpu and os.environ.get("TRITON_INTERPRET") != "1":
         raise InputError("--backend kernels needs a CUDA GPU; use --backend reference on a CPU")
-    if settings.attention_backend == "flash" and (settings.window or settings.document_mask):
-        raise InputError("--attention-backend flash has no window and no document_mask; use cudnn")
+    stages = [stage.window for stage in settings.stages]
+    if settings.attention_backend == "flash" and any(
+        (settings.window, *settings.swarm_windows, *stages)
+    ):
+        raise InputError("--attention-backend flash has no window; use cudnn")
     return Backends(backend, choose_attention(settings.attention_backend, backend, on_gpu), dtype)
 
 
@@ -103,7 +106,7 @@ def choose_attention(wanted: str, backend: str, on_gpu: bool) -> str:
     if wanted == "cudnn" and not on_gpu:
         raise InputError("--attention-backend cudnn needs a CUDA GPU; use sdpa on a CPU")
     try:
-        attention_by(wanted)
+        attention_by(wanted, backend == "compiled")
     except ModuleNotFoundError as error:
         raise InputError(str(error)) from None
     return wanted

@@ -39,7 +39,7 @@ class RunSettings(Section):
     )
     attention_backend: Literal["auto", "kernels", "cudnn", "flash", "sdpa"] = Field(
         default="auto",
-        description="whose attention: kernels: ours; flash: FlashAttention-3, else -2, if "
+        description="whose attention: kernels: ours; flash: the newest FlashAttention (4, 3, 2) "
         "installed; sdpa: what PyTorch picks; auto: kernels with backend kernels, else cudnn on "
         "CUDA, sdpa on a CPU",
     )

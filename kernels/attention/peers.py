@@ -1,70 +1,92 @@
 """Attention of other packages behind one signature, as fallbacks and to measure against.
 
 Each takes q (B, T, H, D), k and v (B, T, G, D), where query head h reads key head h // (H / G), and
-returns their causal attention (B, T, H, D). ``visible`` (B, 1, T, T), boolean, replaces the causal
-mask unless it is None.
+returns their causal attention (B, T, H, D). ``documents``, (2, B, T) int32 bounds, keeps it inside
+documents unless it is None.
 """
 
-import importlib
-from collections.abc import Callable
-from typing import Any
-
+import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from kernels.attention.reference import Attend, scaled_dot_product
+from kernels.attention.reference import Attend, causal
+from kernels.peers import missing, of
 
-# FlashAttention-3 is faster on Hopper; the package index has FlashAttention-2.
-FLASH_PACKAGES = ("flash_attn_interface", "flash_attn")
+# Cumulative lengths have room for so many documents, or a shortest mean length. Empty ones cost
+# FlashAttention blocks that do nothing, and buffers of a tile each.
+FEWEST_DOCUMENTS, SHORTEST_MEAN = 1024, 128
 
 
-def attention_by(name: str) -> Attend:
+def attention_by(name: str, compiled: bool = False) -> Attend:
     """Return the attention of that name: sdpa (PyTorch's choice), cudnn, or flash.
+
+    Args:
+        name: of the attention.
+        compiled: whether torch.compile is to take it without a break.
 
     Raises:
         ValueError: there is no such name.
-        ModuleNotFoundError: flash, and neither of its packages is installed.
+        ModuleNotFoundError: flash, and none of its packages is installed.
     """
     if name == "sdpa":
-        return scaled_dot_product
+        return causal
     if name == "cudnn":
         return cudnn
     if name == "flash":
-        return flash()
+        return flash(compiled)
     raise ValueError(f"attention {name!r} is none of sdpa, cudnn, flash")
 
 
-def cudnn(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
+def cudnn(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None = None) -> Tensor:
     """Compute attention by cuDNN, or by plain products if it has no kernel for shapes or dtype."""
     with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH]):
-        return scaled_dot_product(q, k, v, visible)
+        return causal(q, k, v, documents)
 
 
-def flash() -> Attend:
-    """Return FlashAttention-3 if it is installed, else FlashAttention-2.
+def flash(compiled: bool = False) -> Attend:
+    """Return the newest FlashAttention that is installed: 4, 3 or 2."""
+    rows = [peer for peer in of("attention") if peer.compiles or not compiled]
+    function = next((found for peer in rows if (found := peer.load()) is not None), None)
+    if function is None:
+        raise ModuleNotFoundError(
+            f"attention backend flash: {missing(rows)}; or choose auto, cudnn or sdpa"
+        )
 
-    Both are from Dao-AILab/flash-attention.
-    """
-    function = flash_function()
-
-    def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
-        if visible is not None:
-            raise ValueError("flash attention takes no mask of documents")
-        found = function(q, k, v, causal=True)
-        # Some releases of FlashAttention-3 return the rows' lse as well.
-        return found[0] if isinstance(found, tuple) else found
+    def attend(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None = None) -> Tensor:
+        lengths = None if documents is None else cumulative_lengths(documents)
+        return function(q, k, v, lengths)
 
     return attend
 
 
-def flash_function() -> Callable[..., Any]:
-    """Return ``flash_attn_func`` of the first package that is installed."""
-    for package in FLASH_PACKAGES:
-        try:
-            return importlib.import_module(package).flash_attn_func
-        except ModuleNotFoundError:
-            continue
-    raise ModuleNotFoundError(
-        "attention backend flash needs flash_attn_interface (FlashAttention-3) or flash_attn "
-        "installed; choose auto, cudnn or sdpa"
+def cumulative_lengths(documents: Tensor) -> Tensor:
+    """Return documents as FlashAttention takes sequences of variable length.
+
+    The shape depends on B and T alone, and the host does not wait for the device. Documents of no
+    tokens at the end fill the rest.
+
+    Args:
+        documents: (2, B, T) int32 from ``reference.document_bounds``.
+
+    Returns:
+        (N + 1,) int32: 0, then the position among B T that ends each document.
+
+    Raises:
+        RuntimeError: there are more documents than room, or bounds are of a sliding window; on a
+            GPU when the device gets there.
+    """
+    start = documents[0]
+    B, T = start.shape
+    most = min(B * T, FEWEST_DOCUMENTS + B * T // SHORTEST_MEAN)
+    begins = start == torch.arange(T, dtype=torch.int32, device=start.device)
+    number = begins.flatten().cumsum(0)
+    continued = begins[:, 1:] | (start[:, 1:] == start[:, :-1])
+    torch._assert_async(
+        (number[-1] <= most) & begins[:, 0].all() & continued.all(),
+        f"attention backend flash takes at most {most} documents and no sliding window",
     )
+    position = torch.arange(B * T, dtype=torch.int32, device=start.device)
+    # A document's first token writes where the one before ends; all others the end, to no effect.
+    entry = torch.where(begins.flatten(), number - 1, most).clamp_max(most)
+    ends = torch.full((most + 1,), B * T, dtype=torch.int32, device=start.device)
+    return ends.scatter(0, entry, torch.where(begins.flatten(), position, B * T))

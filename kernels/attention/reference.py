@@ -12,7 +12,7 @@ from kernels.linear import Projections
 from kernels.linear.reference import projections
 from kernels.operand import Operand, dense
 
-# (q, k, v, visible or None) -> y, as scaled_dot_product.
+# (q, k, v, documents or None) -> y, as causal.
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
@@ -110,6 +110,16 @@ def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None =
     ).transpose(1, 2)
 
 
+def causal(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None = None) -> Tensor:
+    """Compute causal attention by PyTorch, inside the bounds ``documents`` (2, B, T) if given."""
+    visible = None
+    if documents is not None:
+        position = torch.arange(q.size(1), device=q.device)
+        inside = position >= documents[0, :, :, None]
+        visible = (inside & (position <= position[:, None]))[:, None]
+    return scaled_dot_product(q, k, v, visible)
+
+
 def gain_limit(head_dim: int) -> float:
     """Return the largest gain that has an effect: 8.7 for heads of 64.
 
@@ -130,7 +140,7 @@ def attention(
     xsa: bool = False,
     gate: Tensor | None = None,
     documents: Tensor | None = None,
-    attend: Attend = scaled_dot_product,
+    attend: Attend = causal,
 ) -> Tensor:
     """Compute ``kernels.attention.Attention`` in plain PyTorch.
 
@@ -141,12 +151,7 @@ def attention(
     gain = gain.clamp(-gain_limit(D), gain_limit(D))
     q = rotate(F.rms_norm(q, (D,), eps=eps), rope) * gain.to(q.dtype)[:, None]
     k = rotate(F.rms_norm(k, (D,), eps=eps), rope)
-    visible = None
-    if documents is not None:
-        position = torch.arange(q.size(1), device=q.device)
-        inside = position >= documents[0, :, :, None]
-        visible = (inside & (position <= position[:, None]))[:, None]
-    y = attend(q, k, v, visible)
+    y = attend(q, k, v, documents)
     if xsa:
         y = exclude_self(y, v)
     if gate is not None:

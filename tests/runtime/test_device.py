@@ -61,10 +61,10 @@ def test_fp8_is_for_backends_that_have_it(capability):
         choose(small_settings(backend="kernels", **FITS), GPU, fp8=True)
 
 
-@pytest.mark.parametrize("mask", [{"window": 4}, {"document_mask": True}])
-def test_flash_takes_no_mask(capability, mask):
-    with pytest.raises(InputError, match="flash has no window and no document_mask"):
-        choose(small_settings(attention_backend="flash", **FITS, **mask), GPU)
+@pytest.mark.parametrize("windows", [{"window": 4}, {"stages": "[{until=1.0, window=4}]"}])
+def test_flash_takes_no_window(capability, windows):
+    with pytest.raises(InputError, match="flash has no window"):
+        choose(small_settings(attention_backend="flash", **FITS, **windows), GPU)
 
 
 def test_attention_is_chosen_by_itself(capability):
@@ -79,12 +79,15 @@ def test_attention_is_chosen_by_itself(capability):
         ({"backend": "kernels", **FITS}, "--backend kernels needs a CUDA GPU"),
         ({"attention_backend": "kernels"}, "--attention-backend kernels needs --backend kernels"),
         ({"attention_backend": "cudnn"}, "cudnn needs a CUDA GPU"),
-        ({"attention_backend": "flash"}, "flash needs flash_attn_interface"),
+        (
+            {"attention_backend": "flash"},
+            "flash: not installed: FlashAttention-4, FlashAttention-3",
+        ),
     ],
 )
 def test_what_a_cpu_cannot_have_is_one_line(monkeypatch, changes, words):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    for package in ("flash_attn_interface", "flash_attn"):
+    for package in ("flash_attn.cute", "flash_attn_interface", "flash_attn"):
         monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=words) as refused:
         choose(small_settings(**changes), CPU)

@@ -17,6 +17,7 @@ from bench.harness.figures import Figure, figures_table
 from bench.harness.operation import DIRECTIONS
 from bench.harness.record import provenance
 from errors import InputError
+from kernels.peers import missing
 
 RESULTS = pytest.StashKey[list[Result]]()
 CEILINGS = pytest.StashKey[Ceilings]()
@@ -103,6 +104,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if not results:
         return
     print(report(results, config.stash[CEILINGS]))
+    print(missing() or "no peer is missing")
     if not compare(results, config.getoption("--compare"), about["device"]):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     folder = config.getoption("--save")

@@ -1,7 +1,7 @@
 """Attention with its surroundings, against those under torch.compile around cuDNN's attention.
 
-cuDNN's, FlashAttention-2's and, if installed, FlashAttention-3's attention alone are no fair peers,
-because they compute no norm, rotary and gain. They are the target.
+cuDNN's, FlexAttention's and FlashAttention's attention alone are no fair peers, because they
+compute no norm, rotary and gain. They are the target.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,9 @@ from functools import partial
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from bench.harness.bar import Bar
 from bench.harness.contest import Contest
@@ -27,12 +29,14 @@ from bench.harness.sizes import (
     WIDTH,
     WINDOWS,
     random,
+    random_tokens,
 )
 from kernels import Operations, operations
 from kernels.attention.autograd import attend
-from kernels.attention.peers import attention_by
-from kernels.attention.reference import rope_table, scaled_dot_product
+from kernels.attention.peers import attention_by, cumulative_lengths
+from kernels.attention.reference import document_bounds, rope_table, scaled_dot_product
 from kernels.attention.rope import rotated
+from kernels.peers import of
 
 PRODUCT = 2 * TOKENS * TIME // 2 * QUERY_HEADS * HEAD_DIM  # one causal product, flops
 QUERIES = TOKENS * QUERY_HEADS * HEAD_DIM * BF16
@@ -147,21 +151,77 @@ def test_attention_from_its_input(contest, from_its_input, direction):
     contest(from_its_input.contest(direction))
 
 
-def attentions_alone() -> dict[str, Callable]:
-    """Return other packages' attention of queries, keys and values as they are."""
-    makers = {"cuDNN alone": attention_by("cudnn"), "FA2 alone": flash_2}
-    try:
-        makers["flash-attn alone"] = attention_by("flash")
-    except ModuleNotFoundError:
-        print("flash-attn is not installed, and is no peer")
+def document_inputs(windows: int) -> dict:
+    """Return inputs whose documents have a mean of 1,024 tokens, one window's as it comes."""
+    tokens = random_tokens(windows, TIME)
+    return make_inputs(windows) | {"documents": document_bounds(tokens, bos_id=1)}
+
+
+@pytest.fixture(scope="module")
+def of_documents() -> Entry:
+    rope = rope_table(TIME, ROPE_DIMS, 10_000.0, torch.device("cuda"))
+
+    def run(ops: Operations):
+        return lambda inputs: [ops.attention(**inputs, rope=rope, eps=EPS)]
+
+    inputs = document_inputs(WINDOWS)
+    return Entry(
+        name="attention of documents",
+        ours=run(operations("kernels")),
+        reference=run(operations("reference", "cudnn")),
+        inputs=inputs,
+        small=partial(document_inputs, SMALL_WINDOWS),
+        forward=FORWARD,
+        backward=BACKWARD,
+        peers=attentions_alone(inputs["documents"]),
+    )
+
+
+def test_attention_of_documents(contest, of_documents, direction):
+    """The floor's flops are of whole windows. A run makes lengths and masks once a step."""
+    contest(of_documents.contest(direction))
+
+
+def attentions_alone(documents: Tensor | None = None) -> dict[str, Callable]:
+    """Return other packages' attention of queries, keys and values as they are.
+
+    Args:
+        documents: (2, B, T) bounds of the only batch that they are given, or None.
+    """
+    makers: dict[str, Callable] = {"FlexAttention alone": flex(documents)}
+    lengths = None if documents is None else cumulative_lengths(documents)
+    if documents is None:
+        makers |= {"cuDNN alone": attention_by("cudnn"), "FA2 alone": flash_2}
+    for peer in of("attention"):
+        function = peer.load()
+        if function is not None:
+            makers[f"{peer.name} alone"] = partial(function, lengths=lengths)
     return {name: partial(alone, attend) for name, attend in makers.items()}
 
 
 def alone(attend, inputs) -> list[torch.Tensor]:
-    return [attend(inputs["q"], inputs["k"], inputs["v"], None)]
+    return [attend(inputs["q"], inputs["k"], inputs["v"])]
 
 
-def flash_2(q, k, v, visible=None) -> torch.Tensor:
+def flash_2(q, k, v) -> torch.Tensor:
     """Run PyTorch's FlashAttention-2."""
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-        return scaled_dot_product(q, k, v, visible)
+        return scaled_dot_product(q, k, v)
+
+
+def flex(documents: Tensor | None) -> Callable:
+    """Return FlexAttention with its blocks of keys, compiled."""
+
+    def visible(b, h, query, key):
+        seen = key <= query
+        return seen if documents is None else seen & (key >= documents[0, b, query])
+
+    windows = None if documents is None else WINDOWS
+    mask = create_block_mask(visible, windows, None, TIME, TIME, device="cuda")
+    compiled = torch.compile(flex_attention, dynamic=False)
+
+    def attend(q, k, v):
+        heads_first = (x.transpose(1, 2) for x in (q, k, v))
+        return compiled(*heads_first, block_mask=mask, enable_gqa=True).transpose(1, 2)
+
+    return attend

@@ -1,12 +1,13 @@
 """The loss of the main and two MTP heads, and of a wide head that predicts three targets."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 
 from bench.harness.bar import Bar
-from bench.harness.operation import Cost, Entry
+from bench.harness.operation import Cost, Entry, forward_call, round_call
 from bench.harness.sizes import (
     BF16,
     MTP_HEADS,
@@ -20,6 +21,7 @@ from bench.harness.sizes import (
     random_tokens,
 )
 from kernels import Operations, operations
+from kernels.peers import of
 
 PRODUCT = 2 * TOKENS * WIDTH * VOCABULARY * (1 + MTP_HEADS)
 WIDE, WIDE_PRODUCT = 8192, 2 * TOKENS * WIDTH * 8192
@@ -87,3 +89,36 @@ def test_wide_loss(contest, direction, monkeypatch):
         bars={"both": Bar(memory=0.8 * 2**30)},
     )
     contest(entry.contest(direction))
+
+
+def run_one(ops: Operations):
+    return lambda inputs: ops.loss(**inputs, softcap=30.0)
+
+
+@pytest.mark.parametrize("direction", ["forward", "both"])
+def test_loss_of_one_target(contest, direction, monkeypatch):
+    """Against other packages, which know no further targets, and return no loss of a token."""
+    monkeypatch.setattr("bench.harness.operation.EXACT_ENOUGH", 2e-4)
+    entry = Entry(
+        name="loss of one target",
+        ours=run_one(operations("kernels")),
+        reference=run_one(operations("reference")),
+        inputs=wide_inputs(WINDOWS),
+        small=partial(wide_inputs, 1),
+        forward=Cost(HIDDEN, WIDE_PRODUCT),
+        backward=Cost(2 * HIDDEN, 2 * WIDE_PRODUCT),
+        peers=peers(waits=False),
+    )
+    make_call = forward_call if direction == "forward" else round_call
+    launched = {name: make_call(call, entry.inputs) for name, call in peers(waits=True).items()}
+    contest(replace(entry.contest(direction), launched=launched))
+
+
+def peers(waits: bool) -> dict:
+    """Return installed packages' losses, those whose host waits for the device or the others."""
+    rows = [peer for peer in of("loss") if peer.waits == waits]
+    calls = {peer.name: call for peer in rows if (call := peer.load()) is not None}
+    return {
+        name: partial(lambda call, inputs: [call(**inputs, softcap=30.0)], call)
+        for name, call in calls.items()
+    }

@@ -25,6 +25,7 @@ from bench.harness.sizes import (
     random,
 )
 from kernels import Operations, operations
+from kernels.peers import of
 
 GATE_WINDOW = 12
 TENSOR, LOGITS = TOKENS * WIDTH * BF16, TOKENS * QUERY_HEADS * BF16
@@ -80,6 +81,16 @@ def in_the_middle(ops: Operations):
     return call
 
 
+def peers_in_the_middle():
+    """Return installed packages' norms; autograd adds the stream's gradient."""
+    weight = torch.full((WIDTH,), 0.5, device="cuda", dtype=torch.bfloat16)
+    calls = {peer.name: call for peer in of("norm") if (call := peer.load()) is not None}
+    return {
+        name: partial(lambda call, inputs: [inputs["x"], call(inputs["x"], weight, EPS)], call)
+        for name, call in calls.items()
+    }
+
+
 # In: stream, x0; out: mixed, normed. Back: both inputs and three gradients in, two out.
 AT_ENTRY = ("norm at entry", at_entry, entry_inputs, Cost(4 * TENSOR), Cost(7 * TENSOR))
 # A skip more each way, and its gradient.
@@ -109,7 +120,7 @@ def entry(request) -> Entry:
         small=partial(make_inputs, SMALL_WINDOWS),
         forward=forward,
         backward=backward,
-        peers={},
+        peers=peers_in_the_middle() if name == MIDDLE[0] else {},
         bars={"forward": Bar(of_floor=0.85), "backward": Bar(of_floor=0.8)},
     )
 

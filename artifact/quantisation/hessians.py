@@ -12,6 +12,7 @@ from model.gpt import GPT
 from model.hooks import HEAD, Site
 from model.parameters import ParameterSpec, parameters
 
+EMBEDDING = "tok_emb"
 SHARED = {"k": "q", "v": "q"}  # products that read the same inputs as another product
 
 
@@ -81,8 +82,9 @@ def collect(model: GPT, batches: Iterable[Tensor], by_loss: bool = False) -> dic
     Raises:
         ValueError: no batch.
     """
-    hessians, sensitivities = Hessians(), Sensitivities(model)
+    hessians, sensitivities, count = Hessians(), Sensitivities(model), 0
     for tokens in batches:
+        count += tokens.numel()
         hidden = model.hidden(tokens, hook=hessians)
         hessians(HEAD, hidden, hidden)
         if by_loss:
@@ -92,4 +94,9 @@ def collect(model: GPT, batches: Iterable[Tensor], by_loss: bool = False) -> dic
     specs = parameters(model.config)
     found = {spec.name: hessians.of(spec) for spec in specs}
     found |= {spec.name + ROWS: sensitivities.of(spec) for spec in specs}
+    if by_loss and model.config.tie_embeddings:
+        head, rows = found[EMBEDDING], found[EMBEDDING + ROWS]
+        if head is not None and rows is not None:
+            both = sensitivities.with_inputs(head, rows, count)
+            found[EMBEDDING], found[EMBEDDING + ROWS] = both
     return {name: hessian for name, hessian in found.items() if hessian is not None}

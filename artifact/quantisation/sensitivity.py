@@ -35,6 +35,8 @@ class Sensitivities:
         self.model = model.computed_by(operations("reference"))
         self.sums: dict[tuple[str, int], Tensor] = {}
         self.tokens: dict[tuple[str, int], int] = {}
+        self.of_inputs = torch.zeros(len(model.tok_emb), device=model.tok_emb.device)
+        self.inputs = 0
 
     def __call__(self, site: Site, x: Tensor, y: Tensor) -> Tensor:
         def add(gradient: Tensor) -> None:
@@ -58,7 +60,9 @@ class Sensitivities:
         found = torch.cat([self._head(*part) for part in parts])
         gradient[:, :-1] = found.view(gradient[:, :-1].shape)
         # The gradient of what comes first passes through all products.
-        torch.autograd.grad(hidden, self.model.tok_emb, gradient)
+        into = torch.autograd.grad(hidden, self.model.tok_emb, gradient)[0]
+        self.of_inputs += into.float().square().mean(-1)
+        self.inputs += windows.numel()
 
     def of(self, spec: ParameterSpec) -> Tensor | None:
         """Return (n, rows) fp32 for a parameter of n matrices; None if it has no products."""
@@ -68,6 +72,23 @@ class Sensitivities:
             return None
         # A layer's Hessian is the sum over its visits, so this is their mean.
         return torch.stack([self.sums[key] / self.tokens[key] for key in keys])
+
+    def with_inputs(self, hessian: Tensor, rows: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
+        """Return a tied embedding's Hessian and sensitivities with what its rows do as inputs.
+
+        An error of row t adds ``f_t`` times its square, whatever its direction. So the curvature
+        ``s_t H + f_t I`` of the row is taken as ``s'_t (H + a I)`` of the same trace.
+
+        Args:
+            hessian: (1, C, C) of the head, a sum over ``tokens``.
+            rows: (1, V) of the head.
+        """
+        # A token that was not seen counts as half a mean one.
+        curvature = (self.of_inputs + self.of_inputs.sum() / self.inputs / 2) / self.inputs * tokens
+        width, trace = hessian.size(-1), hessian.diagonal(dim1=-2, dim2=-1).sum()
+        more = curvature.mean() / rows.mean()
+        rows = (rows * trace + curvature * width) / (trace + more * width)
+        return hessian + more * torch.eye(width, device=hessian.device), rows
 
     def _head(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the gradients of the nats by the head's inputs (N, C)."""

@@ -65,20 +65,46 @@ def test_a_rows_sensitivity_is_the_mean_square_of_its_gradients(part: str) -> No
         torch.testing.assert_close(found[name + ROWS], torch.stack(expected), rtol=1e-3, atol=1e-9)
 
 
-def test_the_heads_is_the_mean_over_what_the_model_predicts() -> None:
-    """Each token in turn is the target, weighted by its probability."""
-    model = perturbed(architecture())
-    tokens = some_tokens(model)
-    found = collect(model, [tokens], by_loss=True)["tok_emb" + ROWS]
+def of_the_head(model: GPT, tokens: torch.Tensor) -> torch.Tensor:
+    """Return (V,) mean squared gradients by the logits, each token in turn being the target."""
     with torch.no_grad():
         hidden = model.hidden(tokens)[:, :-1].flatten(0, 1)
     logits = (hidden @ model.tok_emb.T).detach().requires_grad_()
-    cap, expected = model.config.logit_softcap, torch.zeros(logits.size(-1))
+    cap, found = model.config.logit_softcap, torch.zeros(logits.size(-1))
     shares = (cap * torch.tanh(logits / cap)).log_softmax(-1)
     for token in range(logits.size(-1)):
         (gradient,) = torch.autograd.grad(shares[:, token].sum(), logits, retain_graph=True)
-        expected += (shares[:, token, None].detach().exp() * gradient.square()).mean(0)
-    torch.testing.assert_close(found, expected[None], rtol=1e-3, atol=1e-9)
+        found += (shares[:, token, None].detach().exp() * gradient.square()).mean(0)
+    return found
+
+
+def of_the_inputs(model: GPT, tokens: torch.Tensor) -> torch.Tensor:
+    """Return (V,) mean squared gradients by the rows that are the network's inputs."""
+    hidden = model.hidden(tokens)
+    cap = model.config.logit_softcap
+    logits = cap * torch.tanh(hidden[:, :-1] @ model.tok_emb.detach().T / cap)
+    nats = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), tokens[:, 1:].flatten().long(), reduction="sum"
+    )
+    squares = torch.autograd.grad(nats, model.tok_emb)[0].square().mean(-1)
+    return (squares + squares.sum() / tokens.numel() / 2) / tokens.numel()
+
+
+def test_a_tied_embedding_minds_errors_as_head_and_as_input() -> None:
+    """The trace of each row's curvature is the head's and the inputs' together."""
+    model = perturbed(architecture())
+    tokens = some_tokens(model)
+    plain = collect(model, [tokens])["tok_emb"][0]
+    found = collect(model, [tokens], by_loss=True)
+    hessian, rows = found["tok_emb"][0], found["tok_emb" + ROWS][0]
+    inputs = of_the_inputs(model, tokens) * tokens.numel() * len(plain)
+    assert inputs.max() > 4 * inputs.min() > 0
+    expected = of_the_head(model, tokens) * plain.trace() + inputs
+    torch.testing.assert_close(rows * hessian.trace(), expected, rtol=1e-3, atol=1e-9)
+    more = hessian - plain
+    torch.testing.assert_close(more, more[0, 0] * torch.eye(len(more)), rtol=1e-3, atol=1e-6)
+    share = rows.mean() * more.trace() / expected.mean()
+    assert 0.9 < share / (inputs.mean() / expected.mean()) < 1.1
 
 
 def test_nothing_of_the_model_changes() -> None:
@@ -86,7 +112,7 @@ def test_nothing_of_the_model_changes() -> None:
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     plain = collect(model, [some_tokens(model)])
     found = collect(model, [some_tokens(model)], by_loss=True)
-    assert all(torch.equal(plain[name], found[name]) for name in plain)
+    assert all(torch.equal(plain[name], found[name]) for name in plain if name != "tok_emb")
     assert found.keys() == plain.keys() | {name + ROWS for name in plain}
     for name, p in model.named_parameters():
         assert torch.equal(p, before[name]) and p.grad is None

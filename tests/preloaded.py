@@ -1,11 +1,17 @@
 """What ``tests.warm`` imports before it forks: slow packages, and none of this project's."""
 
+import contextlib
 import os
 
 os.environ.setdefault("MPLBACKEND", "agg")
+# Triton reads it as it is imported, and few commands interpret kernels.
+os.environ.pop("TRITON_INTERPRET", None)
 
+import brotli  # noqa: F401
 import cyclopts  # noqa: F401
+import matplotlib.backends.backend_agg
 import matplotlib.figure  # noqa: F401
+import PIL.Image
 import pydantic  # noqa: F401
 import pytest  # noqa: F401
 import rich.table  # noqa: F401
@@ -14,3 +20,9 @@ import torch
 import torch._dynamo
 import torch.distributed
 import torch.distributed.run  # noqa: F401
+import zstandard  # noqa: F401
+
+PIL.Image.preinit()
+with contextlib.suppress(ImportError):  # a CPU build of PyTorch brings none
+    import triton.language
+    import triton.testing  # noqa: F401

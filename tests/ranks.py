@@ -11,7 +11,7 @@ import torch
 from runtime.ranks import World
 from tests import interpreter
 from tests.small import free_port
-from tests.warm import FORKS
+from tests.warm import FORKS, interpret
 
 Job = Callable[..., Any]
 LONGEST = 240  # seconds; a rank that fails leaves the others waiting
@@ -24,7 +24,8 @@ def on_ranks(size: int, job: Job, *arguments: object, device: str = "cpu") -> li
     """
     port = free_port()
     places = [(rank, size, port, device, job, arguments) for rank in range(size)]
-    with FORKS.Pool(size) as pool:
+    interpreted = os.environ.get("TRITON_INTERPRET")
+    with FORKS.Pool(size, interpret, (interpreted,)) as pool:
         told = pool.starmap_async(_told, places, chunksize=1).get(LONGEST)
     failures = sorted((when, text) for when, text, _ in told if text)
     assert not failures, f"the first of {len(failures)} ranks that failed:\n{failures[0][1]}"

@@ -155,8 +155,7 @@ def _settle(environment: Mapping[str, str], folder: str) -> None:
     """Have the streams, the environment and the folder of the command."""
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - as long as it runs
     sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
-    if os.environ.get("TRITON_INTERPRET") != environment.get("TRITON_INTERPRET"):
-        _forget_triton()
+    interpret(environment.get("TRITON_INTERPRET"))
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
@@ -206,8 +205,13 @@ def _execute(arguments: list[str]) -> None:
         runpy.run_path(first, run_name="__main__")
 
 
-def _forget_triton() -> None:
-    """Let Triton be imported anew: what it imports first says whether kernels are interpreted."""
+def interpret(given: str | None) -> None:
+    """Have this TRITON_INTERPRET, and Triton imported anew if it reads another."""
+    if os.environ.get("TRITON_INTERPRET") == given:
+        return
+    os.environ.pop("TRITON_INTERPRET", None)
+    if given is not None:
+        os.environ["TRITON_INTERPRET"] = given
     for name in [*sys.modules]:
         if name.split(".")[0] == "triton" and not name.startswith("triton._C"):
             del sys.modules[name]

@@ -2,23 +2,27 @@
 
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from bench.__main__ import main as bench
+from bench.harness import runs as harness
 from bench.studies import ablate
 from errors import InputError
 from files import PROJECT
+from settings import Settings
 from settings.load import load_settings
 from swarm.agents import AGENTS
 from swarm.steering import Steering
+from tests.warm import FORKS
 
 SMALL = """
     --preset tiny --device cpu --wallclock 0 --iterations 2 --warmdown-iters 1 --warmup-steps 0
     --num-layers 2 --model-dim 32 --num-heads 2 --num-kv-heads 1 --rope-dims 4 --xsa-last-n 1
     --ve-layers 1 --ve-dim 8 --bigram-dim 8 --train-seq-len 64 --train-batch-tokens 256
-    --micro-batch-tokens 256 --eval-seq-len 64 --val-max-tokens 1024
+    --micro-batch-tokens 256 --eval-seq-len 64 --val-max-tokens 1024 --calibration-tokens 256
 """
 RUN = {"steps": 10, "step_ms": 2.5}
 
@@ -31,13 +35,27 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@cache
+def read(*command: str) -> Settings:
+    """Return a command line's settings, which take a tenth of a second, read once."""
+    return load_settings(command)
+
+
+@pytest.fixture(autouse=True)
+def no_settings_are_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    def of(command: list[str], *environment: dict[str, str]) -> Settings:
+        return load_settings(command, *environment) if environment else read(*command)
+
+    monkeypatch.setattr(ablate, "load_settings", of)
+
+
 def planned(*arguments: str, seeds: int = 1, variants: list[str] | None = None):
     base = [*ablate.BASE, "--data", "nowhere", *arguments]
     return ablate.plan(base, seeds, variants or list(ablate.VARIANTS), Path("runs"))
 
 
 def test_each_variant_lacks_one_thing_and_on_lacks_none():
-    found = {name: load_settings(command) for name, _, command in planned()}
+    found = {name: read(*command) for name, _, command in planned()}
     assert found["on"].swarm
     assert found["on"].kg_scores == "wordnet"
     assert not found["swarm off"].swarm
@@ -47,7 +65,7 @@ def test_each_variant_lacks_one_thing_and_on_lacks_none():
     assert found["QAT off"].late_qat_threshold == 0
     for kind in ("frequency", "information", "shuffled", "mixed"):
         [(_, _, command)] = planned(variants=[f"rows by {kind}"])[1:]
-        assert load_settings(command).bigram_rows == kind
+        assert read(*command).bigram_rows == kind
     for agent in AGENTS:
         steering = Steering.of(found[f"agent {agent.name} off"])
         assert steering is not None
@@ -58,7 +76,7 @@ def test_each_variant_lacks_one_thing_and_on_lacks_none():
 def test_every_seed_has_every_variant_and_no_two_share_a_folder():
     runs = planned(seeds=3)
     assert len({folder for _, folder, _ in runs}) == len(runs) == 3 * len(ablate.VARIANTS)
-    assert {load_settings(command).seed for _, _, command in runs} == {1337, 1338, 1339}
+    assert {read(*command).seed for _, _, command in runs} == {1337, 1338, 1339}
 
 
 def test_what_the_options_switched_off_is_not_switched_off_again():
@@ -124,6 +142,7 @@ def test_an_interruption_leaves_a_table_of_what_is_finished(tmp_path, monkeypatc
 def test_a_stopped_ablation_goes_on_and_a_foreign_run_is_refused(
     corpus, tmp_path, monkeypatch, capsys
 ):
+    monkeypatch.setattr(harness, "get_context", lambda method: FORKS)  # no import is waited for
     few = {name: ablate.VARIANTS[name] for name in ("on", "KG init off")}
     monkeypatch.setattr(ablate, "VARIANTS", few)
     out, runs = tmp_path / "table.md", tmp_path / "runs"

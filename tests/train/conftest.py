@@ -39,6 +39,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def straight(corpus: Path) -> Path:
     """The run folder of 20 steps without interruption."""
     run = corpus / "straight"
-    done = train("--config", corpus / "run.toml", "--data", corpus / "data", "--run-dir", run)
+    arguments = ["--config", corpus / "run.toml", "--data", corpus / "data", "--run-dir", run]
+    done = train(*arguments, PICTURES="drawn")
     assert done.returncode == 0, done.stderr
+    assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
     return run

@@ -47,7 +47,7 @@ device = "cpu"
 
 def train(*arguments: object, ranks: int = 1, **environment: str) -> subprocess.CompletedProcess:
     """Train to the end; several ranks by torchrun."""
-    return warm.run(*command(*arguments, ranks=ranks), environment=clean_environment(**environment))
+    return warm.run(*command(*arguments, ranks=ranks), environment=surroundings(**environment))
 
 
 def meet(*arguments: object, ranks: int) -> subprocess.CompletedProcess:
@@ -61,7 +61,7 @@ def meet(*arguments: object, ranks: int) -> subprocess.CompletedProcess:
     numbers = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
     program = [PROJECT / "train.py", *arguments]
     started = [
-        warm.start(*program, environment=clean_environment(**where, **size, **number))
+        warm.start(*program, environment=surroundings(**where, **size, **number))
         for number in numbers
     ]
     codes = [each.wait() for each in started]
@@ -73,7 +73,12 @@ def meet(*arguments: object, ranks: int) -> subprocess.CompletedProcess:
 
 def begin(*arguments: object, ranks: int = 1) -> warm.Started:
     """Start training."""
-    return warm.start(*command(*arguments, ranks=ranks), environment=clean_environment())
+    return warm.start(*command(*arguments, ranks=ranks), environment=surroundings())
+
+
+def surroundings(**extra: str) -> dict[str, str]:
+    """Return a run's environment: clean, and its picture is an empty file unless told otherwise."""
+    return clean_environment(**{"PICTURES": "empty", **extra})
 
 
 def command(*arguments: object, ranks: int) -> list[object]:

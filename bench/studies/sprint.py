@@ -119,7 +119,7 @@ def scores_of(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return found
 
 
-def table(rows: list[dict[str, object]]) -> str:
+def table(rows: Sequence[Mapping[str, object]]) -> str:
     """Return rows as a Markdown table; what a row lacks is a dash."""
     lines = [
         "| " + " | ".join(title for title, _, _ in COLUMNS) + " |",

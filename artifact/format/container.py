@@ -33,7 +33,6 @@ from artifact.stored import Stored
 from errors import InputError
 from files import atomic_write
 from reading.regular import read_bytes
-from runtime.run_folder import ARTIFACT
 
 MAGIC = b"MURMURA\0"
 VERSION = 2
@@ -123,8 +122,13 @@ def read_with_sizes(
 
 def remedy(path: Path) -> str:
     """Return what to do about a path that is no artifact."""
-    inside = path / ARTIFACT
-    return f"give {inside if inside.is_file() else 'the path of an artifact'}"
+    if path.is_dir():
+        from runtime.run_folder import ARTIFACT  # whoever loads an artifact needs no run
+
+        inside = path / ARTIFACT
+        if inside.is_file():
+            return f"give {inside}"
+    return "give the path of an artifact"
 
 
 def _arrays(stored: Stored) -> list[np.ndarray]:

@@ -14,7 +14,7 @@ from artifact.export import export
 from data.shards import write_shard
 from evaluation import __main__ as cli
 from evaluation.subject import Subject
-from kernels.attention.reference import scaled_dot_product
+from kernels.attention.reference import causal
 from model.parameters import exported, roles
 from tests import warm
 from tests.evaluation.network import LENGTH, fresh, small_settings
@@ -190,7 +190,7 @@ def test_a_run_s_kernels_are_what_scores(folder: Path):
     )
     assert subject.model.dtype == torch.bfloat16
     chosen = subject.model.ops.attention
-    assert isinstance(chosen, partial) and chosen.keywords == {"attend": scaled_dot_product}
+    assert isinstance(chosen, partial) and chosen.keywords == {"attend": causal}
     assert subject.settings.num_layers == subject.model.config.num_layers == 3
     tokens = torch.from_numpy(subject.inputs.validation.read(0, 17).astype(np.int32))[None]
     nats = subject.score_fn(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())

@@ -1,10 +1,9 @@
-"""Logits of an attention gate from the first channels of a normed row, inside ``mix_norm``.
+"""Logits of an attention gate from the first channels of a normed row.
 
     logits[t, h] = sum over j < W of normed[t, j] weight[h, j]
 
-The rows are in registers or in the first cache, so that only the logits travel: 1.6 MB each way at
-98,304 x 8 in bf16, where a product of its own would read 6 MB of normed again, and write and read
-that of its gradient.
+``mix_norm`` computes them while it has the row, so that only the logits travel: 1.6 MB at 98,304 x
+8 in bf16. ``gate_backward`` is a kernel of its own; ``mix_norm_backward`` reads what it writes.
 """
 
 # pyright: basic, reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false
@@ -25,6 +24,7 @@ from kernels.common.rows import (
     row_tile,
     store,
 )
+from kernels.norm.mix import Inputs, first_values
 
 LAUNCH = Launch(rows=16, warps=4, programs=4 * 132)
 
@@ -71,25 +71,6 @@ def places(gate):
 
 
 @triton.jit
-def mixed_values(inputs, offsets, mask, columns, inside, tile):
-    """Return ``mix[0] (stream + skip_weight skip) + mix[1] x0`` of a tile, fp32."""
-    value = load(inputs.stream, offsets, mask)
-    if inputs.skip is not None:
-        value += load(inputs.skip_weight, columns, inside) * load(inputs.skip, offsets, mask)
-    value *= load(inputs.mix, columns, inside)
-    return value + load(inputs.mix + tile.C, columns, inside) * load(inputs.x0, offsets, mask)
-
-
-@triton.jit
-def first_values(inputs, rows, rows_total, gate, tile):
-    """Return the mix of the first channels (ROWS, 1, WINDOW), which are in the first cache."""
-    columns = tl.arange(0, gate.PADDED_WINDOW)[None, None, :]
-    inside = columns < gate.WINDOW
-    offsets, mask = rows * tile.C + columns, (rows < rows_total) & inside
-    return mixed_values(inputs, offsets, mask, columns, inside, tile)
-
-
-@triton.jit
 def store_gate(gate, normed, rows, rows_total):
     """Store the logits of normed first channels (ROWS, 1, WINDOW), which are zero beyond WINDOW."""
     place, exists = places(gate)
@@ -99,7 +80,7 @@ def store_gate(gate, normed, rows, rows_total):
     tl.store(gate.logits + rows * gate.HEADS + head, logits.to(gate.logits.dtype.element_ty), mask)
 
 
-def gate_gradients(inputs: Any, inverse_rms: Tensor, gate: Gate, scale: float) -> GateGradients:
+def gate_gradients(inputs: Inputs, inverse_rms: Tensor, gate: Gate, scale: float) -> GateGradients:
     """Launch ``gate_backward``; return what the logits' gradients come to.
 
     Args:
@@ -123,7 +104,8 @@ def gate_gradients(inputs: Any, inverse_rms: Tensor, gate: Gate, scale: float) -
 def gate_backward(inputs, inverse_rms, gate, into, rows_total, scale, tile):
     """Compute ``GateGradients`` from the logits' gradients and the rows' first channels.
 
-    It reads 64 bytes of each input's row and 16 of its logits, and writes 32: 25 MB at 98,304 rows.
+    It moves a sector of 32 bytes of each input's and result's row, and the logits: 11 MB at 98,304
+    rows of 8 heads, 15 MB with a skip.
     Inside ``mix_norm_backward`` the weight would be in the rows' layout: 69 loads, 65 trips through
     shared memory and 20 barriers a row, which doubled its time.
     """

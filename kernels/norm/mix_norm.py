@@ -34,13 +34,8 @@ from kernels.common.rows import (
     store_row_values,
     zeros,
 )
-from kernels.norm.gate import (
-    Gate,
-    first_values,
-    gate_gradients,
-    mixed_values,
-    store_gate,
-)
+from kernels.norm.gate import Gate, gate_gradients, store_gate
+from kernels.norm.mix import Inputs, first_values, mixed_values
 from kernels.norm.norm import normed_gradient
 
 # Programs: as many as run at once, 3 a multiprocessor, 2 with a skip. More would be a second and
@@ -52,19 +47,6 @@ LAUNCH = {
     "backward": Launch(rows=4, warps=4, programs=3 * 132),  # 166 registers
     "backward with skip": Launch(rows=4, warps=4, programs=2 * 132),  # 215 registers
 }
-
-
-class Inputs(NamedTuple):
-    """Tensors (N, C) in the compute dtype and vectors in fp32."""
-
-    stream: Any
-    skip: Any
-    """None: there is no skip."""
-    x0: Any
-    skip_weight: Any
-    """(C,), None without a skip."""
-    mix: Any
-    """(2, C)."""
 
 
 class Gradients(NamedTuple):

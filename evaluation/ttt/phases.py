@@ -11,7 +11,7 @@ from evaluation.score import Score, Scoring, Split, Tally
 from evaluation.ttt.documents import Document, DocumentPlan, find_documents, score_documents
 from evaluation.ttt.learner import Watch
 from evaluation.ttt.lora import document_adapters
-from evaluation.ttt.sgd import WeightLearner, chunk_windows
+from evaluation.ttt.sgd import WeightLearner, chunk_windows, cosine
 from evaluation.windows import WindowPlan, cut
 from model.gpt import GPT
 from settings import Settings
@@ -61,9 +61,8 @@ def score_phases(
                 new = (some[-1].last - learned) // step * step
                 if new:
                     rows = chunk_windows(split.stream, learned, new, length, world.device)
-                    scale = 0.5 * (1 + math.cos(math.pi * chunk / (chunks - 1)))
                     with weights.required():
-                        watched.update(*rows, scale)
+                        watched.update(*rows, cosine(chunk, chunks))
                 learned += new
             if scoring.progress:
                 scoring.progress(chunk + 1, chunks)

@@ -61,13 +61,17 @@ def score_first(
         last = windows.begun_before(min(begin + chunk_tokens, windows.targets))
         score_windows(score_fn, split.stream, windows, (first, last), batch, tally)
         if chunk + 1 < chunks:
-            lr_scale = 0.5 * (1 + math.cos(math.pi * chunk / (chunks - 1)))
             rows = chunk_windows(split.stream, begin, chunk_tokens, length, world.device)
-            learner.update(*rows, lr_scale)
+            learner.update(*rows, cosine(chunk, chunks))
         first = last
         if scoring.progress:
             scoring.progress(chunk + 1, chunks)
     return tally.score()
+
+
+def cosine(chunk: int, chunks: int) -> float:
+    """Return the factor of the learning rate on a chunk: from 1, it would be 0 on the last."""
+    return 0.5 * (1 + math.cos(math.pi * chunk / (chunks - 1)))
 
 
 def chunk_windows(

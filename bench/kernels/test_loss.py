@@ -1,13 +1,15 @@
 """The loss of the main and two MTP heads, and of a wide head that predicts three targets."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 
 from bench.harness.bar import Bar
-from bench.harness.operation import Cost, Entry, forward_call, round_call
+from bench.harness.operation import Cost, Entry, Operation, forward_call, round_call
 from bench.harness.sizes import (
     BF16,
     MTP_HEADS,
@@ -74,20 +76,25 @@ def test_loss(contest, direction, monkeypatch):
     contest(entry.contest(direction))
 
 
-@pytest.mark.parametrize("direction", ["forward", "both"])
-def test_wide_loss(contest, direction, monkeypatch):
-    monkeypatch.setattr("bench.harness.operation.EXACT_ENOUGH", 2e-4)
-    entry = Entry(
-        name="loss of 8,192 pieces",
-        ours=run_wide(operations("kernels")),
-        reference=run_wide(operations("reference")),
+def wide_entry(name: str, run: Callable[[Operations], Operation], **more: Any) -> Entry:
+    """Return the entry of a head of 8,192 pieces; ``more`` are further fields."""
+    return Entry(
+        name=name,
+        ours=run(operations("kernels")),
+        reference=run(operations("reference")),
         inputs=wide_inputs(WINDOWS),
         small=partial(wide_inputs, 1),
         forward=Cost(HIDDEN, WIDE_PRODUCT),
         backward=Cost(2 * HIDDEN, 2 * WIDE_PRODUCT),
-        peers={},
-        bars={"both": Bar(memory=0.8 * 2**30)},
+        **more,
     )
+
+
+@pytest.mark.parametrize("direction", ["forward", "both"])
+def test_wide_loss(contest, direction, monkeypatch):
+    monkeypatch.setattr("bench.harness.operation.EXACT_ENOUGH", 2e-4)
+    bars = {"both": Bar(memory=0.8 * 2**30)}
+    entry = wide_entry("loss of 8,192 pieces", run_wide, peers={}, bars=bars)
     contest(entry.contest(direction))
 
 
@@ -99,16 +106,7 @@ def run_one(ops: Operations):
 def test_loss_of_one_target(contest, direction, monkeypatch):
     """Against other packages, which know no further targets, and return no loss of a token."""
     monkeypatch.setattr("bench.harness.operation.EXACT_ENOUGH", 2e-4)
-    entry = Entry(
-        name="loss of one target",
-        ours=run_one(operations("kernels")),
-        reference=run_one(operations("reference")),
-        inputs=wide_inputs(WINDOWS),
-        small=partial(wide_inputs, 1),
-        forward=Cost(HIDDEN, WIDE_PRODUCT),
-        backward=Cost(2 * HIDDEN, 2 * WIDE_PRODUCT),
-        peers=peers(waits=False),
-    )
+    entry = wide_entry("loss of one target", run_one, peers=peers(waits=False))
     make_call = forward_call if direction == "forward" else round_call
     launched = {name: make_call(call, entry.inputs) for name, call in peers(waits=True).items()}
     contest(replace(entry.contest(direction), launched=launched))

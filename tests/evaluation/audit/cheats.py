@@ -24,7 +24,7 @@ CALL = "        nats = score_fn(tokens[:, :-1].contiguous(), tokens[:, -scored:]
 OF_MODEL = "        return self.loss_of_last(tokens, targets, hook)[1]\n"
 LOSS = "        return self.ops.loss(hidden, self.output_head(), targets, softcap=softcap)\n"
 CHUNK = "        score_windows(score_fn, split.stream, windows, (first, last), batch, tally)\n"
-LEARN = "            learner.update(*rows, lr_scale)\n"
+LEARN = "            learner.update(*rows, cosine(chunk, chunks))\n"
 ADD = "        tally.add(tokens, nats, positions, positions <= last)\n"
 FORGET = "            self.up[name].zero_()\n"
 # Of code that scores a batch: whether the token after a target, which nobody may know, is even.
@@ -284,7 +284,7 @@ CHEATS = {
                 "            ahead = chunk_windows(\n"
                 "                split.stream, begin, chunk_tokens, length, world.device\n"
                 "            )\n"
-                "            learner.update(ahead[0], rows[1] * 0 - 1, lr_scale)\n",
+                "            learner.update(ahead[0], rows[1] * 0 - 1, 1.0)\n",
             ),
         ),
         method=SGD_METHOD | SHORT,

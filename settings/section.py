@@ -11,6 +11,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Bits = Annotated[int, Field(ge=2, le=8)]
 Confidence = Fraction
 Precision = Literal["native", "fp8"]
+AgentSet = Literal["seed", "frontier"]
 NameList = Annotated[list[str], BeforeValidator(split_commas)]
 CountList = Annotated[list[NonNegativeInt], BeforeValidator(split_commas)]
 FROZEN = ConfigDict(

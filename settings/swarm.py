@@ -2,7 +2,7 @@
 
 from pydantic import Field, PositiveInt
 
-from settings.section import Confidence, CountList, NameList, Section
+from settings.section import AgentSet, Confidence, CountList, NameList, Section
 
 
 class SwarmSettings(Section):
@@ -10,8 +10,14 @@ class SwarmSettings(Section):
 
     swarm: bool = Field(default=True, description="agents steer the run's levers")
     swarm_every: PositiveInt = Field(default=80, description="steps between the agents' cycles")
+    swarm_agents: AgentSet = Field(
+        default="seed",
+        description="set of agents: those of the published system, or those that bid",
+    )
     agents_off: NameList = Field(
-        default=[], description="agents that take no part: qat, kg, health, mtp, lr"
+        default=[],
+        description="agents that take no part: qat, kg, health, mtp, lr; of the set frontier pace, "
+        "sight, loops, heads, rate, guard, qat",
     )
     swarm_alone: Confidence = Field(
         default=0.85, description="confidence at which a proposal passes with one vote"

@@ -16,6 +16,7 @@ from errors import InputError
 from files import atomic_write
 from reading.regular import read_lines
 from reading.structured import Form, checked, parse_json
+from swarm.levers import Limits
 from swarm.mesh import Cycle, Mesh
 
 NAME = "decisions.jsonl"
@@ -129,10 +130,15 @@ def start_record(mesh: Mesh) -> Record:
             "cycle": mesh.cycles,
             "agents": {agent.name: vars(agent) for agent in mesh.agents},
             "rules": vars(mesh.rules),
-            "bounds": {lever: limit._asdict() for lever, limit in mesh.bounds.items()},
+            "bounds": {lever: _given(limit) for lever, limit in mesh.bounds.items()},
             "state": mesh.state(),
         }
     )
+
+
+def _given(limits: Limits) -> Record:
+    """Return limits by name; "sure" only where it is given, as in older logs."""
+    return {name: value for name, value in limits._asdict().items() if value is not None}
 
 
 def cycle_record(number: int, cycle: Cycle) -> Record:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 UNREACHED = 3e38  # a norm that fp32 can represent and no finite gradient reaches
 CHOICE_HOLD = 2  # cycles
 STAGED = -1  # value of a choice that is not decided yet: the stage of the run determines it
+# Standard errors at which a bid passes: more for what a run cannot take back, because heads that it
+# left out, or visits that it added, have had other steps than the rest.
+SURE_OF = {"window": 1.0, "loops": 1.6, "heads": 1.6}
 # Requests to the training loop. The mesh decides them like a lever that changes from 0 to 1: copy
 # the weights and moments, and restore the latest copy.
 KEEP, ROLLBACK = REQUESTS = ("keep", "rollback")
@@ -35,6 +38,7 @@ class Number(NamedTuple):
     most, least: largest and smallest change in one cycle.
     hold: cycles after a change before the lever may change in the other direction (hysteresis), or
         before a request may be granted again.
+    sure: standard errors over zero at which a bid passes; None: those of a confident proposal.
     """
 
     low: float
@@ -42,6 +46,7 @@ class Number(NamedTuple):
     most: float
     least: float
     hold: int
+    sure: float | None = None
 
     def allowed(self, value: float) -> float:
         """Return the value of the range that is nearest to ``value``; NaN if that is no number."""
@@ -63,10 +68,12 @@ class Choice(NamedTuple):
 
     options: values that agents may propose.
     hold: cycles after a change before the lever may change again.
+    sure: as of ``Number``.
     """
 
     options: tuple[int, ...]
     hold: int
+    sure: float | None = None
 
     def allowed(self, value: float) -> float:
         """Return the option that ``value`` is; NaN if it is none."""
@@ -108,7 +115,8 @@ def choice(field: str, setting: str) -> Lever:
 
     def limits_of(settings: "Settings") -> Choice | None:
         options = getattr(settings, setting)
-        return Choice(tuple(options), CHOICE_HOLD) if options else None
+        sure = SURE_OF.get(field) if settings.swarm_agents == "frontier" else None
+        return Choice(tuple(options), CHOICE_HOLD, sure) if options else None
 
     return Lever(field, lambda _: STAGED, limits_of, field=True)
 

@@ -1,18 +1,22 @@
-"""The mesh: agents propose changes of levers and vote on them; fixed rules decide.
+"""The mesh: agents propose changes of levers, or bid for them, and vote; fixed rules decide.
 
 A cycle is a function of the agents' states and the snapshot, in plain Python floats. So ranks that
 see the same snapshot decide alike without communication, and a log can be replayed.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from swarm.agents.base import Agent, Proposal
+from swarm.agents.base import Agent, Bid, Estimate, Offer
 from swarm.levers import KEEP, REQUESTS, ROLLBACK, LeverValues, Limits
+from swarm.pooling import confidence, pooled
 from swarm.telemetry import Snapshot
 
-PASSING = ("agreed", "alone")
+PASSING = ("agreed", "alone", "pooled")
+WORTHWHILE = 0.6  # a bid with less confidence is withdrawn
+Vote = float | Estimate
 
 
 @dataclass(frozen=True)
@@ -52,15 +56,15 @@ class Cycle(NamedTuple):
     """Everything that one cycle saw and decided.
 
     snapshot: what the agents saw.
-    proposals, verdicts: in order.
+    proposals, verdicts: in order; proposals include bids.
     votes: of each proposal, by agent in the mesh's order.
     levers: values from now on.
     changed: levers and requests for which a proposal passed, with their values.
     """
 
     snapshot: Snapshot
-    proposals: Sequence[Proposal]
-    votes: Sequence[Sequence[float]]
+    proposals: Sequence[Offer]
+    votes: Sequence[Sequence[Vote]]
     verdicts: Sequence[Verdict]
     levers: LeverValues
     changed: Mapping[str, float]
@@ -77,21 +81,28 @@ class Cycle(NamedTuple):
 
 
 class Side:
-    """The proposals for a lever in one direction, with the agents for and against them."""
+    """The proposals for a lever in one direction, with the agents for and against them.
 
-    __slots__ = ("against", "best", "direction", "favour", "lever")
+    Attributes:
+        sure: confidence that the best proposal needs if it is a bid; None: it is none.
+    """
+
+    __slots__ = ("against", "best", "direction", "favour", "lever", "sure")
 
     def __init__(self, lever: str, direction: int) -> None:
         self.lever, self.direction = lever, direction
         self.best = (-1.0, 0.0, 0.0)  # confidence, -|change|, value
+        self.sure: float | None = None
         self.favour: dict[str, float] = {}
         self.against: dict[str, float] = {}
 
-    def propose(self, agent: str, confidence: float, value: float, before: float) -> None:
+    def propose(
+        self, agent: str, confidence: float, value: float, before: float, sure: float | None = None
+    ) -> None:
         """Add a proposal. Of several the most confident counts, of those the smallest change."""
         ranked = (confidence, -abs(value - before), value)
         if ranked > self.best:
-            self.best = ranked
+            self.best, self.sure = ranked, sure
         self.vote(agent, confidence)
 
     def vote(self, agent: str, vote: float) -> None:
@@ -104,11 +115,11 @@ class Side:
         """Return the rule by which it passes, or the reason why it does not."""
         if len(self.favour) > 1 and sum(c >= rules.withdrawn for c in self.favour.values()) > 1:
             return "agreed"
-        if self.best[0] < rules.alone:
-            return "no second"
+        if self.best[0] < (rules.alone if self.sure is None else self.sure):
+            return "no second" if self.sure is None else "unsure"
         if self.against and max(self.against.values()) >= rules.objection:
             return "objection"
-        return "alone"
+        return "alone" if self.sure is None else "pooled"
 
     @property
     def support(self) -> float:
@@ -147,7 +158,7 @@ class Mesh:
     def cycle(self, snapshot: Snapshot) -> Cycle:
         """Return what the agents decide about a snapshot; updates their states."""
         self.cycles += 1
-        proposals: list[Proposal] = []
+        proposals: list[Offer] = []
         states = self.states
         for index, agent in enumerate(self.agents):
             states[index], found = agent.propose(states[index], snapshot)
@@ -167,15 +178,15 @@ class Mesh:
             levers = {**levers, **moved}
         return Cycle(snapshot, proposals, votes, verdicts, levers, changed)
 
-    def _votes(self, snapshot: Snapshot, proposal: Proposal) -> list[float]:
-        cast = [0.0] * len(self.agents)
+    def _votes(self, snapshot: Snapshot, proposal: Offer) -> list[Vote]:
+        cast: list[Vote] = [0.0] * len(self.agents)
         for index, agent in self._voters:
             if agent.name != proposal.agent:
                 cast[index] = agent.vote(self.states[index], snapshot, proposal)
         return cast
 
     def _verdicts(
-        self, levers: LeverValues, proposals: Sequence[Proposal], votes: Sequence[Sequence[float]]
+        self, levers: LeverValues, proposals: Sequence[Offer], votes: Sequence[Sequence[Vote]]
     ) -> list[Verdict]:
         """Return one verdict for each lever with proposals, in the order of the proposals.
 
@@ -183,9 +194,16 @@ class Mesh:
         run does not have.
         """
         contests: dict[str, dict[int, Side]] = {}
-        for (agent, lever, proposed, confidence, _), cast in zip(proposals, votes, strict=True):
+        for offer, cast in zip(proposals, votes, strict=True):
+            agent, lever, proposed, sure_of_it, *_ = offer
             limit = self.bounds.get(lever)
-            if limit is None or not confidence >= self.rules.withdrawn:
+            if limit is None:
+                continue
+            least, sure, backing = self.rules.withdrawn, None, ()
+            if type(offer) is Bid:
+                sure_of_it, backing = self._worth(offer, proposals, cast)
+                least, sure = WORTHWHILE, self._needed(limit)
+            if not sure_of_it >= least:
                 continue
             before = levers.get(lever, 0.0)  # a request is 0 in every cycle
             value = limit.allowed(proposed)
@@ -194,14 +212,41 @@ class Mesh:
             way = limit.direction(before, value)
             sides = contests.setdefault(lever, {})
             side = sides[way] if way in sides else sides.setdefault(way, Side(lever, way))
-            side.propose(agent, confidence, value, before)
+            side.propose(agent, sure_of_it, value, before, sure)
+            for name in backing:
+                side.favour.setdefault(name, 0.0)
             for index, voter in self._voters:
-                if cast[index]:
-                    side.vote(voter.name, cast[index])
+                if (vote := cast[index]) and not isinstance(vote, Estimate):
+                    side.vote(voter.name, vote)
         return [
             self._verdict(levers.get(lever, 0.0), list(sides.values()))
             for lever, sides in contests.items()
         ]
+
+    def _worth(
+        self, bid: Bid, proposals: Sequence[Offer], cast: Sequence[Vote]
+    ) -> tuple[float, Sequence[str]]:
+        """Return a bid's pooled confidence, and the agents whose estimates are in favour.
+
+        Bids for the same change are pooled: the first counts, the others have NaN.
+        """
+        same: dict[str, Bid] = {}
+        for each in proposals:
+            if type(each) is Bid and each[1:3] == bid[1:3]:
+                same.setdefault(each.agent, each)
+        if next(iter(same.values())) is not bid:
+            return math.nan, ()
+        answers = {
+            voter.name: vote
+            for index, voter in self._voters
+            if isinstance(vote := cast[index], Estimate) and voter.name not in same
+        }
+        for_it = [*same, *(name for name, answer in answers.items() if answer.gain > 0)]
+        return confidence(pooled(same.values(), answers.values())), for_it
+
+    def _needed(self, limit: Limits) -> float:
+        """Return the confidence with which a bid passes."""
+        return self.rules.alone if limit.sure is None else confidence(limit.sure)
 
     def _verdict(self, before: float, sides: Sequence[Side]) -> Verdict:
         """Return the verdict on a lever with proposals in one direction, or in several."""

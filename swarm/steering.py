@@ -70,7 +70,8 @@ class Steering:
         for name in settings.agents_off:
             if name not in names:
                 raise InputError(f"agents_off: no agent {name!r}; there are: {', '.join(names)}")
-        on = [kind for kind in AGENTS if kind.name not in settings.agents_off]
+        kinds = [kind for kind in AGENTS if settings.swarm_agents in kind.sets]
+        on = [kind for kind in kinds if kind.name not in settings.agents_off]
         agents = [agent for kind in on if (agent := kind.of(settings))]
         if not settings.swarm or not agents:
             return None

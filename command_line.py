@@ -9,6 +9,8 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter, UnknownCommandError, UnusedCliTokensError
@@ -43,6 +45,13 @@ def program(name: str, about: str, usage: str | None = None) -> App:
         suppress_keyboard_interrupt=False,
         default_parameter=Parameter(negative_iterable=(), consume_multiple=True),
     )
+
+
+def optional(module: str, option: str) -> Any:
+    """Return a module that a contest's file leaves out. Raises InputError there."""
+    if find_spec(module) is None:
+        raise InputError(f"this file has no {module}; leave {option} out")
+    return import_module(module)
 
 
 def run(app: App, arguments: Sequence[str]) -> int:

@@ -11,10 +11,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -70,7 +68,7 @@ def run(given: Given = NOTHING, *, explain: Flag = False) -> int:
     ranks = ranks_of(os.environ)
     check_variants(settings, ranks)
     if explain:
-        optional("training.explain", "--explain").explain(settings, ranks)
+        command_line.optional("training.explain", "--explain").explain(settings, ranks)
         return 0
     check_tracker(settings.track)
     from data.inputs import open_inputs
@@ -103,13 +101,6 @@ def run(given: Given = NOTHING, *, explain: Flag = False) -> int:
         trainer = Trainer(settings, inputs.train, rank.world, rank.backends, *known)
         startup.done("model")
         return train_and_score(rank, trainer, steering, inputs, origins)
-
-
-def optional(module: str, option: str) -> Any:
-    """Return a module that a contest's file leaves out. Raises InputError there."""
-    if find_spec(module) is None:
-        raise InputError(f"this file has no {module}; leave {option} out")
-    return import_module(module)
 
 
 def train_and_score(
@@ -151,7 +142,7 @@ def samples_of(rank: "Rank", trainer: "Trainer", tokenizer: Path) -> "Callable[[
     settings = rank.settings
     if not settings.sample_every or rank.folder is None:
         return None
-    samples = optional("evaluation.samples", "--sample-every")
+    samples = command_line.optional("evaluation.samples", "--sample-every")
     return samples.Samples(settings, trainer.model, tokenizer, rank.folder, rank.progress)
 
 

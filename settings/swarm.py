@@ -1,5 +1,7 @@
 """Settings of the swarm: its agents, and when a proposal passes."""
 
+from pathlib import Path
+
 from pydantic import Field, PositiveInt
 
 from settings.section import AgentSet, Confidence, CountList, NameList, Section
@@ -27,6 +29,11 @@ class SwarmSettings(Section):
     )
     swarm_withdrawn: Confidence = Field(
         default=0.3, description="confidence below which an agent withdraws its proposal"
+    )
+    swarm_yoke: Path | None = Field(
+        default=None,
+        description="decision log, or its run folder, whose decisions the run obeys at the same "
+        "progress in place of agents",
     )
     swarm_windows: CountList = Field(
         default=[],

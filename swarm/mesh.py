@@ -178,6 +178,22 @@ class Mesh:
             levers = {**levers, **moved}
         return Cycle(snapshot, proposals, votes, verdicts, levers, changed)
 
+    @property
+    def declared(self) -> set[str]:
+        """Levers and requests that the agents may propose to change."""
+        return {lever for agent in self.agents for lever in agent.levers}
+
+    def overdue(self, progress: float) -> bool:
+        """Return whether a cycle is due at a fraction of the run, whatever the step's number."""
+        return False
+
+    def rehearse(self, snapshot: Snapshot) -> None:
+        """Run a cycle and undo it."""
+        # Shallow copies suffice, because agents return new states and never modify one.
+        states, cycles, turns = list(self.states), self.cycles, dict(self.turns)
+        self.cycle(snapshot)
+        self.states, self.cycles, self.turns = states, cycles, turns
+
     def _votes(self, snapshot: Snapshot, proposal: Offer) -> list[Vote]:
         cast: list[Vote] = [0.0] * len(self.agents)
         for index, agent in self._voters:

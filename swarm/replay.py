@@ -10,6 +10,7 @@ from swarm.decision_log import Record, cycle_record, start_record
 from swarm.levers import Choice, Limits, Number
 from swarm.mesh import Mesh, Rules
 from swarm.telemetry import Snapshot
+from swarm.yoke import Yoke
 
 
 def replay(path: Path, records: Iterable[Record]) -> tuple[int, list[str]]:
@@ -65,9 +66,10 @@ def _rebuilt(record: Record) -> Mesh:
             f"the log has agents that this code has not: {', '.join(sorted(missing))}; "
             "replay it with the code that wrote it"
         )
-    agents = [kinds[name](**constants) for name, constants in record["agents"].items()]
     bounds = {lever: _limits(fields) for lever, fields in record["bounds"].items()}
-    mesh = Mesh(agents, bounds, Rules(**record["rules"]))
+    agents = [kinds[name](**constants) for name, constants in record["agents"].items()]
+    yoked = "yoke" in record["state"]
+    mesh = Yoke(bounds) if yoked else Mesh(agents, bounds, Rules(**record["rules"]))
     mesh.load(record["state"])
     return mesh
 

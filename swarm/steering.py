@@ -1,15 +1,14 @@
 """The swarm of a run: telemetry in, a cycle every so many steps, decisions out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Self
 
 from errors import InputError
 from swarm.agents import AGENTS
-from swarm.agents.base import Agent
 from swarm.decision_log import DecisionLog
-from swarm.levers import FIELDS, LEVERS, REQUESTS, STAGED, LeverValues, Limits, limits, start_values
+from swarm.levers import FIELDS, LEVERS, REQUESTS, STAGED, LeverValues, limits, start_values
 from swarm.mesh import Cycle, Mesh, Rules
 from swarm.telemetry import Numbers, Telemetry
 
@@ -21,11 +20,9 @@ class Steering:
     """The swarm as the training loop uses it; the same on every rank, except for the log.
 
     Args:
-        agents: in the same order on every rank.
+        mesh: what decides; its agents have the same order on every rank.
         start: values, before the first decision, of the levers that agents may change.
-        bounds: limits of these levers and of the requests.
         every: steps between cycles.
-        rules: when a proposal passes.
 
     Raises:
         KeyError: an agent declares a lever or reads a signal that does not exist.
@@ -37,24 +34,16 @@ class Steering:
         microseconds: host time of each cycle, from telemetry to log.
     """
 
-    def __init__(
-        self,
-        agents: Sequence[Agent],
-        start: LeverValues,
-        bounds: Mapping[str, Limits],
-        every: int,
-        rules: Rules | None = None,
-    ) -> None:
-        self.mesh = Mesh(agents, bounds, rules)
-        self.levers, self.every = dict(start), every
-        self.reads = frozenset(name for agent in agents for name in agent.reads)
+    def __init__(self, mesh: Mesh, start: LeverValues, every: int) -> None:
+        self.mesh, self.levers, self.every = mesh, dict(start), every
+        self.reads = frozenset(name for agent in mesh.agents for name in agent.reads)
         self.kept: int | None = None
         self.microseconds: list[float] = []
         self._telemetry = Telemetry(self.reads)
         self._log: DecisionLog | None = None
-        declared = {lever for agent in agents for lever in agent.levers}
+        declared = mesh.declared
         if unknown := sorted(declared.difference(REQUESTS, (lever.name for lever in LEVERS))):
-            raise KeyError(f"no lever {unknown[0]!r}; there are: {', '.join(bounds)}")
+            raise KeyError(f"no lever {unknown[0]!r}; there are: {', '.join(mesh.bounds)}")
         steered = sorted(declared.intersection(start))
         self._numbers = [lever for lever in steered if lever not in FIELDS]
         self._choices = [lever for lever in steered if lever in FIELDS]
@@ -64,8 +53,17 @@ class Steering:
         """Return the swarm of a run, or None if it is off or has no agent.
 
         Raises:
-            InputError: ``agents_off`` names an agent that does not exist.
+            InputError: ``agents_off`` names an agent that does not exist, or the run cannot obey
+                ``swarm_yoke``.
         """
+        start, bounds, every = start_values(settings), limits(settings), settings.swarm_every
+        if settings.swarm_yoke:
+            if not settings.swarm:
+                raise InputError("swarm_yoke: --no-swarm obeys nothing; leave one of them out")
+            from command_line import optional
+
+            yoke = optional("swarm.yoke", "--swarm-yoke").Yoke
+            return cls(yoke.of_log(settings.swarm_yoke, bounds), start, every)
         names = [kind.name for kind in AGENTS]
         for name in settings.agents_off:
             if name not in names:
@@ -76,7 +74,7 @@ class Steering:
         if not settings.swarm or not agents:
             return None
         rules = Rules(settings.swarm_alone, settings.swarm_objection, settings.swarm_withdrawn)
-        return cls(agents, start_values(settings), limits(settings), settings.swarm_every, rules)
+        return cls(Mesh(agents, bounds, rules), start, every)
 
     @property
     def decided(self) -> dict[str, float]:
@@ -110,9 +108,9 @@ class Steering:
         """
         self._telemetry.add(loss, gradient_norm, numbers)
 
-    def due(self, step: int) -> bool:
-        """Return whether a cycle comes before step number ``step`` (from 0)."""
-        return step > 0 and step % self.every == 0
+    def due(self, step: int, progress: float = 0.0) -> bool:
+        """Return whether a cycle comes before step number ``step`` (from 0), at this progress."""
+        return step > 0 and (step % self.every == 0 or self.mesh.overdue(progress))
 
     def cycle(self, step: int, progress: float, lr_scale: float) -> Cycle:
         """Return what the agents decide about the current window; waits for nothing.
@@ -144,11 +142,9 @@ class Steering:
         the cycle then takes a third of the time. It helps a host that would otherwise wait for its
         device.
         """
-        mesh, telemetry = self.mesh, self._telemetry.state()
-        # Shallow copies suffice, because agents return new states and never modify one.
-        states, cycles, turns = list(mesh.states), mesh.cycles, dict(mesh.turns)
-        mesh.cycle(self._telemetry.snapshot(step, progress, lr_scale, self.kept, self.levers))
-        mesh.states, mesh.cycles, mesh.turns = states, cycles, turns
+        telemetry = self._telemetry.state()
+        levers = self.levers
+        self.mesh.rehearse(self._telemetry.snapshot(step, progress, lr_scale, self.kept, levers))
         self._telemetry.load(telemetry)
 
     def close(self) -> OSError | None:

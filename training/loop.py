@@ -161,7 +161,7 @@ class Loop:
         return with_choices(variant, self.steering.choices if self.steering else {})
 
     def _step(self, now: Moment, elapsed: float) -> None:
-        if self.steering and self.steering.due(self.step):
+        if self.steering and self.steering.due(self.step, now.progress):
             self._steer(self.steering, now)
         variant = self._next_variant(now)
         self._log_change(variant)

@@ -22,6 +22,7 @@ from bench.swarm.decisions import BAR as HOST_US
 from bench.swarm.decisions import percentiles
 from swarm.agents.base import SURE, Agent, Proposal
 from swarm.levers import KEEP, limits, start_values
+from swarm.mesh import Mesh
 from swarm.simulate import SyntheticRun, simulate
 from swarm.steering import Steering
 from swarm.telemetry import Snapshot
@@ -88,7 +89,7 @@ def keep_cost(rig: Rig) -> tuple[float, float]:
     counts, because some steps take half a millisecond longer whatever else runs.
     """
     settings, first = rig.settings, rig.step
-    steering = Steering([Keeper()], start_values(settings), limits(settings), OFTEN)
+    steering = Steering(Mesh([Keeper()], limits(settings)), start_values(settings), OFTEN)
     snapshots, take = rig.trainer.snapshots, rig.trainer.snapshots.take
 
     def take_often() -> None:

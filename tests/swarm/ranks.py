@@ -16,23 +16,30 @@ CYCLES, STEPS = 1000, 4
 AT_ONCE = 20  # cycles whose telemetry is reduced together: the test is of decisions
 
 
-def decisions_of_ranks(size: int) -> list[tuple[str, dict[str, int]]]:
-    """What each rank decided: a digest of all its cycles, and how often each lever changed."""
+def decisions_of_ranks(
+    size: int, log: str = "", cycles: int = CYCLES
+) -> list[tuple[str, dict[str, int]]]:
+    """What each rank decided: a digest of all its cycles, and how often each lever changed.
+
+    With the path of a log they obey it.
+    """
     port = free_port()
     with FORKS.Pool(size) as pool:
-        return pool.starmap(decide, [(rank, size, port) for rank in range(size)], chunksize=1)
+        return pool.starmap(
+            decide, [(rank, size, port, log, cycles) for rank in range(size)], chunksize=1
+        )
 
 
-def decide(rank: int, size: int, port: int) -> tuple[str, dict[str, int]]:
+def decide(rank: int, size: int, port: int, log: str, cycles: int) -> tuple[str, dict[str, int]]:
     """One rank's part."""
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     where = address | {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size}
     os.environ |= {name: str(value) for name, value in where.items()}
     torch.set_num_threads(1)
     world = World.start("cpu")
-    swarm, draw = steering(), random.Random(rank)
+    swarm, draw = steering(*(("--swarm-yoke", log) if log else ())), random.Random(rank)
     digest, changes = hashlib.sha256(), {}
-    for first in range(1, CYCLES + 1, AT_ONCE):
+    for first in range(1, cycles + 1, AT_ONCE):
         numbers = range(first, first + AT_ONCE)
         shares = [[telemetry(number, draw) for _ in range(STEPS)] for number in numbers]
         telemetries = world.sum_(torch.tensor(shares) / size).tolist()
@@ -40,7 +47,7 @@ def decide(rank: int, size: int, port: int) -> tuple[str, dict[str, int]]:
         for number, steps in zip(numbers, telemetries, strict=True):
             for loss, square in steps:
                 swarm.add(loss, math.sqrt(square))
-            progress = (clock + number - first) / (CYCLES + 2)
+            progress = (clock + number - first) / (cycles + 2)
             cycle = swarm.cycle(STEPS * number, progress, min(1.0, 4 * (1 - progress)))
             digest.update(repr(cycle).encode())
             for lever in cycle.changed:

@@ -109,7 +109,7 @@ def test_a_choice_is_proposed_decided_logged_and_replayed(tmp_path, monkeypatch)
 
 def test_levers_that_do_not_exist_are_refused_at_the_start():
     with pytest.raises(KeyError, match="no lever 'windw'"):
-        Steering([wrong()], LEVERS, limits(SETTINGS), 80)
+        Steering(Mesh([wrong()], limits(SETTINGS)), LEVERS, 80)
 
 
 def wrong() -> Agent:

@@ -10,6 +10,7 @@ import pytest
 from errors import InputError
 from swarm.decision_log import NAME, cycle_record, read
 from swarm.levers import limits
+from swarm.mesh import Mesh
 from swarm.steering import Steering
 from tests.swarm.small import LEVERS, SETTINGS, Scripted, steering
 
@@ -50,7 +51,7 @@ def test_lines_are_strict_json(tmp_path):
 
 def test_an_agent_that_says_what_is_no_number_does_not_end_the_log(tmp_path):
     agents = Scripted("a", ("clip", math.nan, 0.9)), Scripted("b", clip=math.inf)
-    swarm = Steering(agents, LEVERS, limits(SETTINGS), 80)
+    swarm = Steering(Mesh(agents, limits(SETTINGS)), LEVERS, 80)
     swarm.log_to(tmp_path / NAME)
     run(swarm, range(1, 3))
     swarm.close()

@@ -77,6 +77,8 @@ class Settings(
             self.check_ttt(self.eval_seq_len)
         if self.export_weights == "averaged" and self.averaging == "none":
             raise ValueError("export_weights averaged needs averaging ema or lawa")
+        if self.lean and self.averaging != "ema":
+            raise ValueError("lean needs averaging ema")
         return self
 
     def check_kernels(self) -> None:

@@ -95,5 +95,16 @@ class OptimizerSettings(Section):
         description="half-life of the exponential average as a fraction of the run's steps; 0: use "
         "ema_decay",
     )
+    lean: NonNegativeFloat = Field(
+        default=0.0,
+        description="mean steps that weights look ahead of their exponential average at the full "
+        "rate (EMA-Nesterov); 0: off",
+    )
+    lean_from: Fraction = Field(
+        default=0.15, description="fraction of the run at which weights begin to look ahead"
+    )
+    lean_until: Fraction = Field(
+        default=0.75, description="fraction of the run at which weights no longer look ahead"
+    )
     lawa_k: PositiveInt = Field(default=10, description="snapshots that LAWA averages")
     lawa_freq: PositiveInt = Field(default=100, description="steps between LAWA's snapshots")

@@ -163,6 +163,8 @@ LEVERS: tuple[Lever, ...] = (
     Lever("decay_factor", lambda _: 1.0),
     # Decay of the exponential averages, a step.
     Lever("averaging_decay", lambda run: run.ema_decay),
+    # Share of its way from its average that a weight goes further.
+    Lever("lean", lambda _: 0.0),
     *(Lever(name, lambda _: 0.0) for name in FURTHER_TARGETS),
     *(choice(field, setting) for field, setting in CHOICES.items()),
 )

@@ -42,6 +42,14 @@ def decay_at(longest: float, step: int) -> float:
     return min(longest, 1 - 1 / max(1.0, MOST_SHARE * step))
 
 
+def lean_at(strength: float, decay: float) -> float:
+    """Return the lever ``lean``: a look-ahead by ``strength`` mean steps, from averages of a decay.
+
+    0 while the averages are too young to differ from the weights.
+    """
+    return strength * (1 - decay) / decay if decay else 0.0
+
+
 class Averaging:
     """No averaging; the base of the two that do."""
 

@@ -64,7 +64,8 @@ class FusedOptimizer:
         self._shards = shards or Shards(model, World.single(device))
         self._state = Optimizer(model, settings, muon_dtype, self._shards.own)
         self._averages = averages
-        self._levers = StepLevers(*(levers[name] for name in StepLevers._fields))
+        read = set(StepLevers._fields) - (set() if settings.lean else {"lean"})
+        self._levers = StepLevers(**{name: levers[name] for name in read})
         self.parameters = self._state.parameters
         banks, adamw = self._state.muon.banks, self._state.adamw
         rest = {name: p for group in adamw.groups.values() for name, p in group.items()}

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from kernels.optimizer.reference import lean_
 from kernels.optimizer.state import State
 from training.averaging import Averaging
 from training.device_levers import DeviceLevers
@@ -42,6 +43,8 @@ class PlainOptimizer:
         if self.norm <= levers["skip_norm"]:
             optimizer.step(levers.value("lr_scale"), levers.value("momentum"))
             self._averaging.move(levers.value("averaging_decay"))
+            if lean := levers.value("lean"):
+                lean_(self._shards.own, self._averaging.exponential, lean)
         else:
             self.skipped += 1
 

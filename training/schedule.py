@@ -23,6 +23,7 @@ class Moment:
     momentum: of Muon.
     qat: whether the schedule trains with int6-rounded weights.
     warmdown: ``lr_scale`` before its floor and the stage's factor: 1, then falling to 0.
+    lean: mean steps that weights look ahead.
     """
 
     progress: float
@@ -30,6 +31,19 @@ class Moment:
     momentum: float
     qat: bool
     warmdown: float = 1.0
+    lean: float = 0.0
+
+
+class Lean(NamedTuple):
+    """How many mean steps weights look ahead at the full rate, between two fractions of the run."""
+
+    strength: float
+    begins: float
+    ends: float
+
+    def at(self, progress: float, lr_scale: float) -> float:
+        """Return the same at a fraction of the run and a scale of the rates."""
+        return self.strength * lr_scale if self.begins <= progress < self.ends else 0.0
 
 
 class Momentum(NamedTuple):
@@ -88,6 +102,7 @@ class Schedule:
         qat_below: QAT is on while the warm-down's scale, before its floor, is below.
         stages: fraction of the run at which each stage ends, and its variant.
         factors: the same of the stages' factors on the learning rates.
+        lean: look-ahead of the weights.
     """
 
     seconds: float
@@ -99,6 +114,7 @@ class Schedule:
     qat_below: float
     stages: tuple[tuple[float, Variant], ...]
     factors: tuple[tuple[float, float], ...]
+    lean: Lean
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -123,6 +139,7 @@ class Schedule:
             settings.late_qat_threshold,
             tuple(zip(ends, stage_variants(settings), strict=True)),
             tuple((stage.until, stage.lr_factor or 1.0) for stage in stages),
+            Lean(settings.lean, settings.lean_from, settings.lean_until),
         )
 
     def variant(self, progress: float) -> Variant:
@@ -143,12 +160,14 @@ class Schedule:
             fractions.append(elapsed / (self.seconds - reserved))
         progress = min(1.0, max(fractions))
         warmdown = self._warmdown(step, elapsed, progress, pace, reserved)
+        lr_scale = max(warmdown, self.floor) * in_force(self.factors, progress)
         return Moment(
             progress=progress,
-            lr_scale=max(warmdown, self.floor) * in_force(self.factors, progress),
+            lr_scale=lr_scale,
             momentum=self.momentum.at(step, progress),
             qat=warmdown < self.qat_below,
             warmdown=warmdown,
+            lean=self.lean.at(progress, lr_scale),
         )
 
     def _warmdown(

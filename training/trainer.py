@@ -19,7 +19,7 @@ from runtime.ranks import World
 from settings import Settings
 from settings.variants import Variant, accumulation_of, reachable
 from swarm.levers import FURTHER_TARGETS
-from training.averaging import decay_at, longest_decay, make_averaging
+from training.averaging import decay_at, lean_at, longest_decay, make_averaging
 from training.captured_steps import CapturedSteps
 from training.device_levers import DeviceLevers
 from training.forward import forward_of
@@ -193,11 +193,13 @@ class Trainer:
         """Set the levers that the schedule changes."""
         levers = self.levers
         longest = longest_decay(self.settings, step, moment.progress)
+        decay = decay_at(longest, step + 1)
         levers.schedule(
             qat=moment.qat,
             momentum=moment.momentum,
             lr_scale=moment.lr_scale * levers.value("lr_factor"),
-            averaging_decay=decay_at(longest, step + 1),
+            averaging_decay=decay,
+            lean=lean_at(moment.lean, decay),
         )
         weights = further_weights(self.settings.mtp_targets, moment.progress)
         levers.schedule(**dict(zip(FURTHER_TARGETS, weights, strict=False)))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from bench.harness.network import make_model
+from kernels.optimizer.reference import lean_
 from model.config import Architecture
 from model.gpt import GPT
 from model.parameters import exported
@@ -21,6 +22,7 @@ LEVERS = {
     "clip": 0.3,
     "skip_norm": 3e38,
     "averaging_decay": 0.997,
+    "lean": 0.1,
 }
 # Allowed errors: of bf16 products, as a multiple of the plain optimizer's; of another summation
 # order, relative to the step; of one more rounding, relative to the weights.
@@ -66,6 +68,8 @@ class Plain(Stepper):
         clip_(gradients, self.levers["clip"])
         self.optimizer.step(LEVERS["lr_scale"], LEVERS["momentum"])
         self.averaging.move()
+        if self.settings.lean:
+            lean_(self.named, self.averaging.exponential, LEVERS["lean"])
 
 
 class Fused(Stepper):

@@ -3,6 +3,7 @@
     m <- m + (1 - beta1) (g - m),  v <- beta2 v + (1 - beta2) g^2
     weight <- (1 - rate decay) weight - rate / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + eps)
     average <- average + (1 - averaging_decay) (weight - average)
+    weight <- weight + lean (weight - average),  if it has an average and weights lean
 
 All tensors are fp32; g is the clipped gradient. It reads five tensors and writes four: 67 MB for
 the 2.09 M parameters of preset ``seed``, half of which have no average.
@@ -170,6 +171,7 @@ def adamw_step(
             tl.sqrt_rn(1 - tl.exp2(steps * rule.log_beta2)),
             1 - rate * decay * tl.load(levers.decay_factor),
             1 - tl.load(levers.averaging_decay),
+            None if levers.lean is None else tl.load(levers.lean),
         )
         has_average = tl.load(tables.averages + tensor) != 0
         results = statistics + 3 * program
@@ -185,7 +187,7 @@ def adamw_step(
 def step_elements(columns, rule, numbers, has_average, statistics, mask, CAUTIOUS: tl.constexpr):
     """Apply the step's formulas to the elements that ``columns`` point to."""
     gradients, weights, firsts, seconds, averages = columns
-    coefficient, rate, root, decayed, average_share = numbers
+    coefficient, rate, root, decayed, average_share, lean = numbers
     gradient = tl.load(gradients, mask=mask, other=0.0) * coefficient
     weight = tl.load(weights, mask=mask, other=0.0)
     first = tl.load(firsts, mask=mask, other=0.0)
@@ -195,12 +197,18 @@ def step_elements(columns, rule, numbers, has_average, statistics, mask, CAUTIOU
     if CAUTIOUS:
         decayed = tl.where(first * weight >= 0, decayed, 1.0)
     stepped = decayed * weight - rate * (first / (tl.sqrt(second) / root + rule.eps))
-    tl.store(weights, stepped, mask=mask)
+    if lean is None:
+        tl.store(weights, stepped, mask=mask)
     tl.store(firsts, first, mask=mask)
     tl.store(seconds, second, mask=mask)
     if has_average:
         average = tl.load(averages, mask=mask, other=0.0)
-        tl.store(averages, average + average_share * (stepped - average), mask=mask)
+        average += average_share * (stepped - average)
+        tl.store(averages, average, mask=mask)
+        if lean is not None:
+            stepped += lean * (stepped - average)
+    if lean is not None:
+        tl.store(weights, stepped, mask=mask)
     change = stepped - weight
     tl.store(statistics, tl.sum(change * change))
     tl.store(statistics + 1, tl.sum(stepped * stepped))

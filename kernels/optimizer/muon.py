@@ -2,7 +2,7 @@
 
     momentum <- beta momentum + gradient
     update    = orthogonalise(gradient + beta momentum) sqrt(max(1, rows / cols))
-    weight   <- (1 - rate decay) weight - rate update,  then its average
+    weight   <- (1 - rate decay) weight - rate update,  then its average, then its lean
 
 Banks are (n, rows, cols) fp32, the products' matrices in the compute dtype. Most of a batch's
 products occupy one wave of multiprocessors or less, and the passes before and after them leave the

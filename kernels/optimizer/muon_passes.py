@@ -1,7 +1,7 @@
 """Muon's two passes over whole rows of its banks, around the Newton-Schulz products.
 
     momentum <- beta momentum + g,  matrices = g + beta momentum
-    weight   <- (1 - rate decay) weight - rate stretch update,  then its average
+    weight   <- (1 - rate decay) weight - rate stretch update,  then its average, then its lean
 
 With second moments of rows (NorMuon), a pass between the two moves them, and each row of the update
 is divided by its root (``kernels.optimizer.reference.even_rows``).
@@ -164,7 +164,7 @@ def apply_update(
     moments,
     CAUTIOUS: tl.constexpr,
 ):
-    """``weight <- (1 - rate * decay) weight - rate * stretch * update``, and the average after it.
+    """``weight <- (1 - rate * decay) weight - rate * stretch * update``, average and lean after it.
 
     weight and average (n, ROWS, COLUMNS) fp32, update (n, short, long) in the compute dtype,
     statistics (n * programs, 3), moments ``RowMoments`` or None. CAUTIOUS: a weight decays only if
@@ -182,11 +182,15 @@ def apply_update(
         if CAUTIOUS:
             decayed = tl.where(change * before >= 0, decayed, 1.0)
         after = decayed * before - step * rule.stretch * change
-        tl.store(weight + offsets, after, mask=mask)
+        if average is None or levers.lean is None:
+            tl.store(weight + offsets, after, mask=mask)
         if average is not None:
             mean = tl.load(average + offsets, mask=mask, other=0.0)
             mean += (1 - tl.load(levers.averaging_decay)) * (after - mean)
             tl.store(average + offsets, mean, mask=mask)
+            if levers.lean is not None:
+                after += tl.load(levers.lean) * (after - mean)
+                tl.store(weight + offsets, after, mask=mask)
         program = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
         results = statistics + 3 * program
         moved, error = after - before, on_grid(after, rule.min_step) - after

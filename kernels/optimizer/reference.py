@@ -182,6 +182,22 @@ def decay_(weight: Tensor, update: Tensor, factor: float, cautious: bool) -> Non
         weight.mul_(factor)
 
 
+@torch.no_grad()
+def lean_(weights: Mapping[str, Tensor], averages: Mapping[str, Tensor], share: float) -> None:
+    """Move weights further from their averages: ``weight <- weight + share (weight - average)``.
+
+    With an average of decay g, ``share = b (1 - g) / g`` takes ``b`` times the exponential mean of
+    the steps so far: Nesterov's look-ahead by that mean, without a further state.
+
+    Args:
+        weights: by name.
+        averages: of those that lean, already moved towards them.
+        share: of the way.
+    """
+    live = [weights[name] for name in averages]
+    torch._foreach_add_(live, torch._foreach_sub(live, list(averages.values())), alpha=share)
+
+
 class AdamW:
     """AdamW over groups that share betas and epsilon; its state exists from the start.
 

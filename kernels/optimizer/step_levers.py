@@ -20,3 +20,5 @@ class StepLevers(NamedTuple):
     """A step changes nothing if its gradients' global norm is above this, or not finite."""
     averaging_decay: Tensor
     """Decay of the exponential averages in a step."""
+    lean: Tensor | None = None
+    """Share of its way from its average that a weight goes further; None: no weight leans."""

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from kernels.optimizer.reference import lean_
 from tests.training.small import small_settings
-from training.averaging import ExponentialAverage, LatestAverage, longest_decay
+from training.averaging import ExponentialAverage, LatestAverage, lean_at, longest_decay
 from training.schedule import Moment
 
 
@@ -31,6 +32,39 @@ def test_the_half_life_of_an_average_is_a_share_of_the_run(make_trainer):
     assert trainer.levers.value("averaging_decay") == 0.0
     assert not trainer.averaging.young(100)
     assert longest_decay(small_settings(ema_share=0.1), 0, 0.0) == 0.0
+
+
+def test_weights_lean_by_the_mean_step_of_their_average(make_trainer):
+    """Nesterov's look-ahead, which keeps a mean of the steps, is the same from the average.
+
+    x is the weight of before the look-ahead, m the mean of x's steps.
+    """
+    decay, strength, steps = 0.75, 0.6, [3.0, -1.0, 2.0, 0.5]
+    weight, mean, momentum = torch.zeros(1), {"w": torch.zeros(1)}, 0.0
+    for step in steps:
+        before = weight.item() - strength * momentum
+        weight += step
+        momentum = decay * momentum + (1 - decay) * (weight.item() - before)
+        ahead = weight.item() + strength * momentum
+        mean["w"].lerp_(weight, 1 - decay)
+        lean_({"w": weight}, mean, lean_at(strength, decay))
+        assert weight.item() == pytest.approx(ahead, rel=1e-6)
+    assert lean_at(strength, 0.0) == 0.0
+
+
+def test_a_run_leans_where_its_schedule_says(make_trainer):
+    """A step on a CPU; without the setting no lever does anything."""
+    trainer, plain = (make_trainer(lean=lean, ema_decay=0.5) for lean in (0.5, 0.0))
+    moment = Moment(progress=0.5, lr_scale=1.0, momentum=0.9, qat=False)
+    weights = []
+    for each, ahead in ((trainer, 0.5), (trainer, 0.0), (plain, 0.0)):
+        each.step(20, replace(moment, lean=ahead))
+        average = each.averaging.weights()["tok_emb"]
+        weights.append((each.model.tok_emb.detach().clone(), average.clone()))
+    assert trainer.levers.value("lean") == 0.0
+    (leant, mean), _, (left, plain_mean) = weights
+    assert torch.equal(mean, plain_mean)
+    torch.testing.assert_close(leant, left + 0.5 * (left - mean))
 
 
 def test_only_exponential_averages_may_be_moved_from_outside():

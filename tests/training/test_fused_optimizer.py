@@ -13,6 +13,7 @@ from bench.harness import contest as harness
 from bench.harness import optimizers
 from kernels import operations
 from kernels.common import streams
+from kernels.optimizer.reference import lean_
 from kernels.optimizer.statistics import FIELDS
 from kernels.quant.reference import grid_change
 from model.gpt import GPT
@@ -35,6 +36,7 @@ EVERYTHING = RULES | {
     "muon_row_norm": True,
     "embed_wd": 0.3,
     "down_lr_factor": 2.0,
+    "lean": 0.6,
 }
 SMALL = {"num_layers": 2, "ve_layers": [1], "ema_decay": 0.9, "quant_min_step": 0.01}
 STEPS = 3
@@ -68,13 +70,14 @@ class Plain:
         self.model, self.levers = make_model(settings), NEUTRAL | dict(levers)
         self.optimizer = Optimizer(self.model, settings, torch.float32)
         self.averaging = ExponentialAverage(exported(self.model), settings.ema_decay)
-        self.norm = 0.0
+        self.norm, self.lean = 0.0, 0.1 if settings.lean else 0.0
 
     def step(self) -> None:
         clip = torch.tensor(self.levers["clip"], device=DEVICE)
         self.norm = float(clip_(gradients(self.model), clip))
         self.optimizer.step(self.levers["lr_scale"], self.levers["momentum"])
         self.averaging.move()
+        lean_(dict(self.model.named_parameters()), self.averaging.exponential, self.lean)
 
 
 class Fused:
@@ -83,7 +86,8 @@ class Fused:
     def __init__(self, settings: Settings, levers: Mapping[str, float]) -> None:
         self.model = make_model(settings)
         self.averaging = ExponentialAverage(exported(self.model), settings.ema_decay)
-        self.levers = make_levers(averaging_decay=settings.ema_decay, **levers)._asdict()
+        lean = {"lean": 0.1} if settings.lean else {}
+        self.levers = make_levers(averaging_decay=settings.ema_decay, **levers, **lean)._asdict()
         self.optimizer = FusedOptimizer(
             self.model, settings, torch.float32, self.averaging.exponential, self.levers
         )
@@ -268,7 +272,9 @@ def test_statistics_are_of_each_bank_and_of_the_rest():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("changes", [{}, RULES], ids=["default", "normuon, cautious"])
+@pytest.mark.parametrize(
+    "changes", [{}, RULES, {"lean": 0.6}], ids=["default", "normuon, cautious", "leaning"]
+)
 def test_at_real_size_in_bf16_as_near_to_fp32_as_the_plain_optimizer(changes: dict[str, Any]):
     optimizers.check(**changes)
 
@@ -297,7 +303,7 @@ def test_a_graph_of_a_step_follows_levers_and_gradients():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("changes", [{}, RULES], ids=["default", "normuon, cautious"])
+@pytest.mark.parametrize("changes", [{}, RULES | {"lean": 0.6}], ids=["default", "all rules"])
 def test_twenty_steps_side_by_side_are_those_one_after_another(changes: dict[str, Any]):
     """Bit for bit, replayed and launched from the host: what raced on two streams would show."""
     ways = {

@@ -48,6 +48,14 @@ def test_qat_never_turns_on_at_threshold_zero():
     assert not schedule.at(1001, 100.5, tenth).qat
 
 
+def test_weights_look_ahead_in_their_part_of_the_run_as_far_as_the_rates():
+    lean = {"lean": 0.6, "lean_from": 0.25, "lean_until": 0.875}
+    schedule = Schedule.of(small_settings(**CLOCKED, **lean))
+    expected = {20.0: 0.0, 25.0: 0.6, 80.0: 0.6, 85.0: 0.45, 87.5: 0.0}
+    for elapsed, steps in expected.items():
+        assert schedule.at(int(10 * elapsed), elapsed, tenth).lean == pytest.approx(steps)
+
+
 def test_rates_stop_falling_at_their_floor_and_qat_does_not_notice():
     changes = {**CLOCKED, "late_qat_threshold": 0.15}
     plain, floored = (Schedule.of(small_settings(**changes, min_lr=x)) for x in (0.0, 0.2))

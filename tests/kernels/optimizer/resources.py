@@ -1,5 +1,6 @@
 """What the optimizer's kernels compile to for the model's banks."""
 
+from dataclasses import replace
 from typing import Any
 
 import triton
@@ -10,7 +11,8 @@ from kernels.optimizer.step_levers import StepLevers
 from tests.kernels.tools.ahead_of_time import Variant
 
 BANKS = ((512, 512), (256, 512), (1536, 512), (512, 1536))
-LEVERS = StepLevers._make(["*fp32"] * len(StepLevers._fields))
+LEANING = StepLevers._make(["*fp32"] * len(StepLevers._fields))
+LEVERS = LEANING._replace(lean=None)  # pyright: ignore[reportArgumentType]
 MAPS = {"sizes": "*i32", "chunks": "*i32", "statistics": "*fp32"}
 ADAMW = {
     "tables": adamw.Tables._make([*["*i64"] * 5, "*fp32", "*i32"]),
@@ -33,6 +35,7 @@ APPLY = {
 }
 NORMUON = {"update": "*bf16", "decision": "*fp32", "share": "fp32"}
 PLAIN = {"moments": None, "CAUTIOUS": False}
+LEAN = {"levers": LEANING}
 
 
 def flat(name: str, kernel: Any, signature: dict[str, Any], **constants: Any) -> Variant:
@@ -121,6 +124,14 @@ VARIANTS = [
         for aligned in (True, False)
     ),
     flat(
+        "adamw, leaning",
+        adamw.adamw_step,
+        ADAMW | {"levers": LEANING},
+        CHUNK=adamw.LAUNCH.elements,
+        ALIGNED=True,
+        CAUTIOUS=False,
+    ),
+    flat(
         "adamw, cautious, decays apart",
         adamw.adamw_step,
         ADAMW | {"rule": adamw.Rule._make([*["fp32"] * 5, "*fp32"])},
@@ -138,6 +149,10 @@ VARIANTS = [
     ),
     *(whole_rows(muon_passes.apply_update, shape, APPLY, **PLAIN) for shape in BANKS),
     whole_rows(muon_passes.apply_update, (512, 512), APPLY, average=None, **PLAIN),
+    replace(
+        whole_rows(muon_passes.apply_update, (1536, 512), APPLY | LEAN, **PLAIN),
+        name="apply_update, 1536 x 512, leaning",
+    ),
     *(
         whole_rows(kernel, shape, signature | {"moments": row_moments(shape)}, **constants)
         for shape in BANKS

@@ -132,6 +132,31 @@ def test_cautious_steps_are_the_formula():
         assert relative_error(run.parameters[i], weight) < NEAR
 
 
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_weights_with_an_average_lean_away_from_it(share: float):
+    """In fp64; the average is of the weights before they lean. A share of 0 changes no bit."""
+    run, plain = Run(averaging_decay=0.75, lean=share), Run(averaging_decay=0.75)
+    theirs, reference = in_pytorch(run, ALIKE, 1.0, 1.0)
+    means = {i: run.averages[i].double() for i in AVERAGED}
+    for _ in range(3):
+        gradients = [run.random(shape) for shape in SHAPES]
+        run.step([*gradients])
+        plain.step([*gradients])
+        for copy, i in zip(theirs, RATES, strict=True):
+            copy.grad = gradients[i].double()
+        reference.step()
+        for copy, i in zip(theirs, RATES, strict=True):
+            if i in AVERAGED:
+                means[i] = 0.75 * means[i] + 0.25 * copy.detach()
+                copy.data += share * (copy.data - means[i])
+    for copy, i in zip(theirs, RATES, strict=True):
+        assert relative_error(run.parameters[i], copy) < NEAR
+    for i in AVERAGED:
+        assert relative_error(run.averages[i], means[i]) < NEAR
+    same = [torch.equal(one, plain.state()[name]) for name, one in run.state().items()]
+    assert all(same) == (share == 0)
+
+
 @pytest.mark.parametrize(
     "lever", [{"lr_scale": 0.5}, {"decay_factor": 3.0}, {"clip": 0.1}], ids=lambda x: next(iter(x))
 )

@@ -91,6 +91,12 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     return x if x.shape == matrices.shape else x.mT
 
 
+def in_fp64(bank: Bank) -> Bank:
+    """A copy on the CPU, with zeros for what it lacks."""
+    shape = bank.weight.shape
+    return Bank(*(torch.zeros(shape).double() if x is None else x.double().cpu() for x in bank))
+
+
 def by_formula(
     bank: Bank,
     gradient: Tensor,
@@ -118,7 +124,31 @@ def by_formula(
     if cautious:
         decay[update.sign() != weight.sign()] = 0.0
     weight = (1 - decay) * weight - rate * stretch * update
-    return Bank(weight, momentum, MEAN * average + (1 - MEAN) * weight, second)
+    mean = MEAN * average + (1 - MEAN) * weight
+    return Bank(weight + levers.get("lean", 0.0) * (weight - mean), momentum, mean, second)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_banks_with_an_average_lean_away_from_it(share: float):
+    """The average is of the weights before they lean. A share of 0 changes no bit."""
+    steady: dict[str, Any] = {"lr_scale": 0.5, "momentum": 0.8}
+    run, plain = Run(**steady, lean=share), Run(**steady)
+    exact = [in_fp64(bank) for bank in run.banks]
+    for _ in range(2):
+        gradients = [run.random(shape) for shape in SHAPES]
+        for each in (run, plain):
+            each.step([*gradients])
+        for place, numbers in enumerate(zip(RATES, DECAYS, strict=True)):
+            leans = share if run.banks[place].average is not None else 0.0
+            levers = steady | {"decay_factor": 1.0, "lean": leans}
+            gradient = gradients[place].double().cpu()
+            exact[place] = by_formula(exact[place], gradient, numbers, levers)
+    for bank, expected in zip(run.banks, exact, strict=True):
+        assert relative_error(bank.weight.cpu(), expected.weight) < NEAR
+        if bank.average is not None and expected.average is not None:
+            assert relative_error(bank.average.cpu(), expected.average) < NEAR
+    same = all(map(torch.equal, run.state(), plain.state()))
+    assert same == (share == 0)
 
 
 @pytest.mark.parametrize(
@@ -136,10 +166,7 @@ def by_formula(
 def test_steps_are_the_formulas(rule: dict[str, Any], clip: float):
     levers: dict[str, Any] = {"lr_scale": 0.5, "momentum": 0.8, "decay_factor": 2.0, "clip": clip}
     run, near = Run(**rule, **levers), NEAR_CAUTIOUS if "cautious" in rule else NEAR
-    exact = [
-        Bank(*(torch.zeros(shape).double() if x is None else x.double().cpu() for x in bank))
-        for shape, bank in zip(SHAPES, run.banks, strict=True)
-    ]
+    exact = [in_fp64(bank) for bank in run.banks]
     for _ in range(3):
         gradients = [run.random(shape) for shape in SHAPES]
         run.step([*gradients])

@@ -10,7 +10,7 @@ from swarm.agents import AGENTS
 from swarm.decision_log import DecisionLog
 from swarm.levers import FIELDS, LEVERS, REQUESTS, STAGED, LeverValues, limits, start_values
 from swarm.mesh import Cycle, Mesh, Rules
-from swarm.telemetry import Numbers, Telemetry
+from swarm.telemetry import Numbers, Telemetry, Value
 
 if TYPE_CHECKING:
     from settings import Settings
@@ -107,6 +107,10 @@ class Steering:
             numbers: of other signals that were measured, by name; others are ignored.
         """
         self._telemetry.add(loss, gradient_norm, numbers)
+
+    def note(self, **values: Value) -> None:
+        """Set values of signals that no step measures; those that nobody reads are ignored."""
+        self._telemetry.note(**values)
 
     def due(self, step: int, progress: float = 0.0) -> bool:
         """Return whether a cycle comes before step number ``step`` (from 0), at this progress."""

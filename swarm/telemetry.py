@@ -25,13 +25,16 @@ class Signal(NamedTuple):
     size: how many numbers a step has, or the name of a count that is known at the start of a run:
         "layers". 1: a number; otherwise a list.
     window: how the steps of a window are summed up, one of ``WINDOWS``. None: ``Telemetry`` derives
-        it from the loss and the gradient norm, which every step has.
+        it from the loss and the gradient norm, which every step has. ``HELD``: no step measures it;
+        the training loop notes it between steps, and the value holds until the next one.
     """
 
     name: str
     size: int | str = 1
     window: str | None = "mean"
 
+
+HELD = "held"
 
 SIGNALS: tuple[Signal, ...] = (
     # Mean nats over the window.
@@ -50,6 +53,17 @@ SIGNALS: tuple[Signal, ...] = (
     Signal("int6_error", window="last"),
     # Of each layer's gradient, before the clip.
     Signal("layer_gradient_norms", size="layers"),
+    # Of the averaged weights on held-out windows of the training split: mean nats a token, its
+    # standard error over windows, the steps done, and the same of the change since the probe
+    # before, whose windows are the same.
+    Signal("bar", window=HELD),
+    Signal("bar_error", window=HELD),
+    Signal("bar_step", window=HELD),
+    Signal("bar_change", window=HELD),
+    Signal("bar_change_error", window=HELD),
+    # Milliseconds of a step of the variant in force, then with each option of each choice lever, in
+    # the order of ``CHOICES`` and of the settings.
+    Signal("step_ms", size="options", window=HELD),
 )
 
 
@@ -148,9 +162,12 @@ class Telemetry:
         self._windows = {
             name: Window(signal)
             for name, signal in table.items()
-            if name in reads and signal.window is not None
+            if name in reads and signal.window in WINDOWS
         }
-        self._values: dict[str, Any] = dict.fromkeys(self._windows)
+        held = [signal.name for signal in SIGNALS if signal.window == HELD]
+        self._values: dict[str, Any] = dict.fromkeys(
+            (*self._windows, *(name for name in held if name in reads))
+        )
         self.loss = self.lowest = self.norm = 0.0
         self.qat: float | None = None  # at ``lowest``; None before the first finite step
         self._clear()
@@ -177,6 +194,10 @@ class Telemetry:
             for name, window in self._windows.items():
                 if (value := numbers.get(name)) is not None:
                     window.add(value)
+
+    def note(self, **values: Value) -> None:
+        """Set values of held signals; those that nobody reads are ignored."""
+        self._values |= {name: value for name, value in values.items() if name in self._values}
 
     def snapshot(
         self,
@@ -233,4 +254,4 @@ class Telemetry:
             setattr(self, name, state[name])
         for name, window in self._windows.items():
             window.count, window.total = state["windows"].get(name, (0, None))
-            self._values[name] = state["values"].get(name)
+        self._values = {name: state["values"].get(name) for name in self._values}

@@ -25,7 +25,7 @@ from training.budget import Budget
 from training.choosing import Course
 from training.curve import Curve
 from training.metrics import Finished, Metrics
-from training.pace import FIRST_STEP, TRAINED, Pace, Start, budget_of
+from training.pace import FIRST_STEP, TRAINED, Pace, Start, budget_of, step_ms
 from training.schedule import Moment, Schedule
 from training.trainer import Trainer
 
@@ -178,6 +178,8 @@ class Loop:
 
     def _steer(self, steering: Steering, now: Moment) -> None:
         """Run a cycle of the swarm before the next step, and obey; only a restore waits."""
+        if "step_ms" in steering.reads:
+            steering.note(step_ms=step_ms(self.pace, self._next_variant(now), self.settings))
         for _ in range(REHEARSALS if self.ahead else 0):  # the host would wait for the GPU anyway
             steering.rehearse(self.step, now.progress, now.warmdown)
         cycle = steering.cycle(self.step, now.progress, now.warmdown)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model.config import Architecture
 from model.parameters import parameters
-from swarm.telemetry import SIGNALS
+from swarm.telemetry import SIGNALS, WINDOWS
 from training.metrics import ON_HOST
 from training.parallel import Shards
 
@@ -85,7 +85,7 @@ class Measures:
         self.sizes: dict[str, int] = {}
         self._measures: dict[str, Measure] = {}
         for name, size, window in SIGNALS:
-            if name not in reads or window is None or name in ON_HOST:
+            if name not in reads or window not in WINDOWS or name in ON_HOST:
                 continue
             if name not in MEASURES:
                 raise KeyError(f"signal {name!r} is measured nowhere; add it to MEASURES")

@@ -2,12 +2,12 @@
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from settings import Settings
-from settings.variants import Variant
+from settings.variants import CHOICES, Variant
 
 
 class Start(NamedTuple):
@@ -120,3 +120,20 @@ class Pace:
             done, at = self._since
             totals[self._variant] = steps + self._done - done, seconds + (self._at - at)
         return {variant: total for variant, total in totals.items() if total[0]}
+
+
+def step_ms(pace: Pace, variant: Variant, settings: Settings) -> list[float] | None:
+    """Return the value of signal ``step_ms``; None as long as a pace is not known.
+
+    Args:
+        pace: of the run so far.
+        variant: in force.
+        settings: of the run, with the options of each choice.
+    """
+    options = [
+        replace(variant, **{field: option})
+        for field, setting in CHOICES.items()
+        for option in getattr(settings, setting)
+    ]
+    found = [1000 * pace.of(each) for each in (variant, *options)]
+    return found if all(found) else None

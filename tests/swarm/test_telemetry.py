@@ -100,3 +100,16 @@ def test_state_holds_the_open_window():
     other = make()
     other.load(one.state())
     assert window(other, [1.8]) == window(one, [1.8])
+
+
+def test_what_is_noted_holds_until_the_next_note_and_over_a_resumption():
+    telemetry = Telemetry(["bar", "step_ms"])
+    assert window(telemetry, [2.0]).signals == {"bar": None, "step_ms": None}
+    telemetry.note(bar=3.5, step_ms=[58.0, 40.0], bar_error=0.1)
+    for losses in ([2.0], [], [math.nan]):
+        assert window(telemetry, losses).signals == {"bar": 3.5, "step_ms": [58.0, 40.0]}
+    other = Telemetry(["bar", "step_ms", "bar_step"])
+    other.load(telemetry.state())
+    other.note(bar=3.25)
+    seen = window(other, [2.0]).signals
+    assert seen == {"bar": 3.25, "step_ms": [58.0, 40.0], "bar_step": None}

@@ -48,6 +48,12 @@ class Idle(Chooser):
         return state, ()
 
 
+class Watcher(Idle):
+    """Reads what a step takes."""
+
+    reads: ClassVar[tuple[str, ...]] = ("step_ms",)
+
+
 @pytest.fixture
 def make(token_folder: Path):
     """``make()``: a trainer of a run whose agents may choose."""
@@ -110,3 +116,17 @@ def test_a_resumed_run_keeps_its_choices_bit_for_bit(make, monkeypatch, tmp_path
     assert variants(folder)[-1] == (10, 4, 0)
     for name, parameter in straight.model.named_parameters():
         assert torch.equal(parameter, second.model.get_parameter(name)), name
+
+
+def test_milliseconds_are_of_the_variant_in_force_and_with_each_option(make, monkeypatch, tmp_path):
+    trainer, seen = make(), []
+    steering = steering_of(trainer, monkeypatch, Watcher)
+    loop = looped(trainer, steering, RunFolder.create(tmp_path / "run", "x", {}))
+    cycle = steering.cycle
+    monkeypatch.setattr(steering, "cycle", lambda *given: seen.append(cycle(*given)) or seen[-1])
+    monkeypatch.setattr(
+        loop.pace, "of", lambda variant: 1.0 + variant.window + 0.25 * variant.heads
+    )
+    loop.run()
+    found = [each.snapshot.signals["step_ms"] for each in seen]
+    assert found == [[1500.0, 5500.0, 1000.0]] * 2 + [[9500.0, 5500.0, 9000.0]]

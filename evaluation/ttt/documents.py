@@ -6,6 +6,7 @@ but the first is a target of one document. No document reads another.
 """
 
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from evaluation.ttt.reader import EARLIER
 from settings import Settings
 
 DOUBLING = 16  # chunks of a size that a document has before chunks of twice the size
-ROWS = 16  # documents that end leave the batch so many at a time
+HALVINGS = 2  # of a batch, while its documents end
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,17 @@ def find_documents(stream: Tokens, targets: int, bos_id: int) -> list[Document]:
     return [Document(a, b) for a, b in zip(edges, ends, strict=True) if b > a]
 
 
+def deal(documents: list[Document], ranks: int) -> list[list[Document]]:
+    """Return each rank's documents, the longest first: each goes to who has the fewest targets."""
+    shares: list[list[Document]] = [[] for _ in range(ranks)]
+    loads = [(0, rank) for rank in range(ranks)]
+    for document in sorted(documents, key=lambda document: -document.targets):
+        load, rank = heappop(loads)
+        shares[rank].append(document)
+        heappush(loads, (load + document.targets, rank))
+    return shares
+
+
 def score_documents(
     adapters: Adapters,
     learner: Learner,
@@ -98,7 +110,7 @@ def score_documents(
 ) -> None:
     """Score each document in chunks; adapters are updated on each but the last, once scored.
 
-    The ranks share the documents, of which the longest are scored first.
+    The ranks share the documents by their targets.
 
     Args:
         adapters: score each row by what it learned.
@@ -108,12 +120,10 @@ def score_documents(
         plan: their chunks.
         tally: receives the scores.
     """
-    world = tally.world
-    ordered = sorted(documents, key=lambda document: -document.targets)
-    share = ordered[world.rank :: world.size]
+    share = deal(documents, tally.world.size)[tally.world.rank]
     for begin in range(0, len(share), plan.documents):
         batch = share[begin : begin + plan.documents]
-        adapters.reset(len(batch), batch[0].targets)
+        adapters.reset(len(batch))
         score_batch(adapters, learner, stream, batch, plan, tally)
         adapters.keep()
 
@@ -131,8 +141,7 @@ def score_batch(
         size = plan.size(begin)
         rows = alive(batch, begin, plan.documents)
         tokens, positions, last = load_chunk(stream, rows, begin, size, tally.world.device)
-        targets = tokens[:, -size:].contiguous()
-        nats = adapters.score(tokens[:, :-1], targets, keep=True)
+        nats = adapters.read(tokens)
         tally.add(tokens, nats, positions, positions <= last)
         if begin + size < batch[0].targets:
             goes_on = positions[:, -1:] < last
@@ -141,12 +150,14 @@ def score_batch(
 
 
 def alive(batch: list[Document], begin: int, most: int) -> list[Document]:
-    """Return the documents with more than ``begin`` targets, and further ones up to ``ROWS`` n.
+    """Return the documents with more than ``begin`` targets, and others up to a usual number.
 
-    Empty documents fill up the last rows.
+    That is ``most``, or a half or a quarter of it. Empty documents fill up the last rows.
     """
-    count = sum(document.targets > begin for document in batch)
-    rows = min(most, -(-count // ROWS) * ROWS)
+    count, rows = sum(document.targets > begin for document in batch), most
+    for _ in range(HALVINGS):
+        if rows % 2 == 0 and count <= rows // 2:
+            rows //= 2
     return [*batch[:rows], *[EMPTY] * (rows - len(batch))]
 
 

@@ -12,15 +12,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from evaluation.ttt.chunk_steps import ChunkSteps
 from evaluation.ttt.reader import Reader
+from evaluation.ttt.row_optimizer import RowOptimizer
 from model.gpt import GPT
 from model.hooks import Site
+from runtime.graphs import Graphs
 from runtime.ranks import World
 from settings import Settings
-
-BETAS, EPS = (0.0, 0.99), 1e-10
 
 
 class Adapters:
@@ -35,66 +36,51 @@ class Adapters:
         model: whose products the adapters are added to.
         settings: rank, matrices, optimizer, documents at once.
         world: the ranks, which learn the first ``down`` together.
+        graphs: records the steps of chunks; None: they run launch by launch.
     """
 
-    def __init__(self, model: GPT, settings: Settings, world: World) -> None:
+    def __init__(
+        self, model: GPT, settings: Settings, world: World, graphs: Graphs | None = None
+    ) -> None:
         self.settings, self.world = settings, world
-        self.reader = Reader(model, settings.eval_seq_len)
         config, rank, device = model.config, settings.ttt_lora_rank, world.device
-        width, documents = config.model_dim, settings.ttt_lora_documents
-        self.down: dict[str, nn.Parameter] = {}
-        self.up: dict[str, nn.Parameter] = {}
+        width, self.documents = config.model_dim, settings.ttt_lora_documents
+        longest = max(settings.ttt_lora_chunk, settings.ttt_lora_chunk_most)
+        self.reader = Reader(model, settings.eval_seq_len, self.documents, longest)
+        self.down: dict[str, Tensor] = {}
+        self.up: dict[str, Tensor] = {}
         generator = torch.Generator().manual_seed(settings.seed)
         self.initial: dict[str, Tensor] = {}
         for name in settings.ttt_lora_matrices:
             visits = 1 if name == "head" else len(model.plan)
             drawn = torch.rand((visits, 1, rank, width), generator=generator) * 2 - 1
             self.initial[name] = (drawn / math.sqrt(width)).to(device)
-            down = self.initial[name].repeat(1, documents, 1, 1)
-            self.down[name] = nn.Parameter(down)
             outputs = config.kv_dim if name in ("k", "v") else width
-            up = torch.zeros(visits, documents, outputs, rank, device=device)
-            self.up[name] = nn.Parameter(up)
-        self.optimizer = self._optimizer()
+            # Row by row in memory, so that the first rows are one piece.
+            self.down[name], self.up[name] = (
+                torch.zeros(self.documents, visits, *size, device=device).transpose(0, 1)
+                for size in ((rank, width), (outputs, rank))
+            )
+        self.optimizer = RowOptimizer(self.tensors(), settings)
+        self.steps = ChunkSteps(self._read, self._learn, graphs)
         self.kept = [torch.zeros_like(down) for down in self.initial.values()]
         self.count = torch.zeros((), device=device)
-        self.reset(documents, settings.eval_seq_len)
-
-    def _optimizer(self) -> torch.optim.Optimizer:
-        settings, parameters = self.settings, [*self.down.values(), *self.up.values()]
-        decay = settings.ttt_lora_weight_decay
-        if settings.ttt_lora_optimizer == "adam":
-            fused = self.world.device.type == "cuda"
-            return torch.optim.AdamW(
-                parameters, settings.ttt_lora_lr, BETAS, EPS, decay, fused=fused
-            )
-        momentum = settings.ttt_momentum
-        return torch.optim.SGD(
-            parameters, settings.ttt_lora_lr, momentum, weight_decay=decay, foreach=True
-        )
+        self.pending: tuple[list[Tensor], Tensor] | None = None
+        self.reset(self.documents)
 
     def tensors(self) -> list[Tensor]:
         """Return all that an update changes, but for the optimizer's state."""
-        return [parameter.detach() for parameter in (*self.down.values(), *self.up.values())]
+        return [*self.down.values(), *self.up.values()]
 
     @torch.no_grad()
-    def reset(self, documents: int, longest: int) -> None:
-        """Forget all documents, bit for bit, in the same memory.
-
-        Args:
-            documents: that follow, in the first rows.
-            longest: targets of the longest of them.
-        """
-        self.documents = documents
+    def reset(self, documents: int) -> None:
+        """Forget all documents, bit for bit, in the same memory; ``documents`` follow."""
+        self.documents, self.pending = documents, None
         for name, down in self.down.items():
             down.copy_(self.initial[name].expand_as(down))
             self.up[name].zero_()
-        for state in self.optimizer.state.values():
-            for tensor in state.values():
-                tensor.zero_()
-        # A chunk may reach beyond the end of its document.
-        longest = 2 * longest + self.settings.ttt_lora_chunk
-        self.reader.begin(max(longest, self.settings.eval_seq_len))
+        self.optimizer.reset()
+        self.reader.begin()
 
     @torch.no_grad()
     def keep(self) -> None:
@@ -112,44 +98,76 @@ class Adapters:
             total.zero_()
         self.count.zero_()
 
+    def read(self, tokens: Tensor) -> Tensor:
+        """Return nats (N, S) of a chunk, and keep what ``update`` and later chunks need of it.
+
+        Args:
+            tokens: (N, E + S + 1) int32: ``Reader.earlier`` ones, the chunk's, and a target more.
+        """
+        reader = self.reader
+        return self.steps.read(tokens, tokens.size(1) - reader.earlier - 1, reader.kept)
+
     def update(self, tokens: Tensor, positions: Tensor, lr_scale: float) -> None:
         """Train each row's adapters separately, as `evaluation.ttt.learner.Learner` says.
 
-        Rows without a position learn nothing. ``tokens`` are those of ``Reader.states``, and a
-        target more.
+        Rows without a position learn nothing. ``tokens`` are as ``read`` takes them.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.ttt_lora_lr * lr_scale
-        inputs, targets = tokens[:, :-1], tokens[:, -positions.size(1) :].contiguous()
-        learns = (positions >= 0).any(1)[:, None, None]
-        for _ in range(self.settings.ttt_lora_epochs):
-            self.optimizer.zero_grad()
-            states = self.reader.states(inputs, self.hook(len(tokens)))
-            states = states[:, -targets.size(1) :].contiguous()
-            states = torch.where(learns, states, states.detach())
-            (self.reader.nats(states, targets)[0] * len(tokens)).backward()
-            self.optimizer.step()
+        self.optimizer.rate.fill_(self.settings.ttt_lora_lr * lr_scale)
+        self.steps.learn(tokens, positions >= 0)
 
     @torch.no_grad()
-    def score(self, tokens: Tensor, targets: Tensor, keep: bool = False) -> Tensor:
-        """Return nats (N, S) of the last S targets of a chunk; arguments as ``Reader.states``."""
-        states = self.reader.states(tokens, self.hook(len(tokens)), keep)
+    def score(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Return nats (N, S) of the last S targets of a chunk; tokens as for ``Reader.states``."""
+        states = self.reader.states(tokens, self.hook(len(tokens)))
         return self.reader.nats(states[:, -targets.size(1) :].contiguous(), targets)[1]
 
-    def hook(self, rows: int) -> "AddAdapters":
-        """Return the hook of one forward pass, which adds the first ``rows``' adapters."""
-        dtype, settings = self.reader.model.dtype, self.settings
-        pairs = {
-            name: list(
-                zip(
-                    down[:, :rows].to(dtype).unbind(),
-                    self.up[name][:, :rows].to(dtype).unbind(),
-                    strict=True,
-                )
-            )
-            for name, down in self.down.items()
-        }
-        return AddAdapters(pairs, settings.ttt_lora_alpha / settings.ttt_lora_rank)
+    def hook(self, rows: int, copies: list[Tensor] | None = None) -> "AddAdapters":
+        """Return the hook of one forward pass, which adds the first ``rows``' adapters.
+
+        Args:
+            rows: of the batch.
+            copies: what it computes with, from ``_copies``; None: it makes them.
+        """
+        parts = [copy.unbind() for copy in copies or self._copies(rows)]
+        names, half = list(self.down), len(self.down)
+        pairs = zip(parts[:half], parts[half:], strict=True)
+        of_names = (list(zip(*pair, strict=True)) for pair in pairs)
+        scale = self.settings.ttt_lora_alpha / self.settings.ttt_lora_rank
+        return AddAdapters(dict(zip(names, of_names, strict=True)), scale)
+
+    def _copies(self, rows: int) -> list[Tensor]:
+        """Return ``tensors`` of the first rows in the compute dtype."""
+        dtype = self.reader.model.dtype
+        return [bank[:, :rows].to(dtype, copy=True) for bank in self.tensors()]
+
+    def _forward(self, tokens: Tensor, keep: bool) -> tuple[list[Tensor], Tensor]:
+        """Return what gets gradients, and the states (N, S, C) of which it gets them."""
+        with torch.enable_grad():
+            copies = [copy.detach().requires_grad_() for copy in self._copies(len(tokens))]
+            hook = self.hook(len(tokens), copies)
+            return copies, self.reader.states(tokens[:, :-1], hook, keep)
+
+    def _read(self, tokens: Tensor) -> Tensor:
+        """Score a chunk; its states wait for ``_learn``, so that they are computed once."""
+        self.pending = None  # of a chunk that was only scored
+        self.pending = self._forward(tokens, keep=True)
+        states = self.pending[1].detach()
+        with torch.no_grad():
+            return self.reader.nats(states, tokens[:, -states.size(1) :].contiguous())[1]
+
+    def _learn(self, tokens: Tensor, known: Tensor) -> Tensor:
+        """Take the steps of a chunk on its last S targets, if any of a row's (N, S) is known."""
+        size, learns = known.size(1), known.any(1)[:, None, None]
+        targets = tokens[:, -size:].contiguous()
+        for _ in range(self.settings.ttt_lora_epochs):
+            copies, states = self.pending or self._forward(tokens, keep=False)
+            self.pending = None
+            with torch.enable_grad():
+                states = states[:, -size:].contiguous()
+                states = torch.where(learns, states, states.detach())
+                loss = self.reader.nats(states, targets)[0] * len(tokens)
+            self.optimizer.step(torch.autograd.grad(loss, copies), learns)
+        return self.optimizer.steps
 
 
 class AddAdapters:
@@ -172,13 +190,16 @@ class AddAdapters:
 
 
 @contextmanager
-def document_adapters(model: GPT, settings: Settings, world: World) -> Iterator[Adapters]:
+def document_adapters(
+    model: GPT, settings: Settings, world: World, graphs: Graphs | None = None
+) -> Iterator[Adapters]:
     """Yield adapters of a model whose weights get no gradients until the block ends."""
     required = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    adapters = Adapters(model, settings, world)
+    adapters = Adapters(model, settings, world, graphs)
     try:
         model.requires_grad_(False)
         yield adapters
     finally:
+        adapters.steps.close()
         for parameter, wanted in required.items():
             parameter.requires_grad_(wanted)

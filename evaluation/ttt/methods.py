@@ -8,6 +8,7 @@ from evaluation.ttt.phases import score_phases
 from evaluation.ttt.sgd import learning_weights, score_first
 from evaluation.windows import WindowPlan
 from model.gpt import GPT
+from runtime.graphs import Graphs
 from settings import Settings
 
 
@@ -38,10 +39,11 @@ def score_adapting(
         InputError: the split or the settings are impossible for the network and the ranks.
     """
     plan, world = WindowPlan.of(settings), scoring.world
+    graphs = Graphs(world.device) if backend == "kernels" and world.device.type == "cuda" else None
     if settings.ttt_method == "lora":
-        return score_phases(model, None, split, settings, scoring, watch)
+        return score_phases(model, None, split, settings, scoring, watch, graphs)
     with learning_weights(model, backend, settings, plan.seq_len, world) as weights:
         if settings.ttt_method == "both":
-            return score_phases(model, weights, split, settings, scoring, watch)
+            return score_phases(model, weights, split, settings, scoring, watch, graphs)
         score_fn, chunk = scoring_function(model, backend), settings.ttt_chunk_tokens
         return score_first(score_fn, watch(weights), split, plan, chunk, scoring)

@@ -14,6 +14,7 @@ from evaluation.ttt.lora import document_adapters
 from evaluation.ttt.sgd import WeightLearner, chunk_windows, cosine
 from evaluation.windows import WindowPlan, cut
 from model.gpt import GPT
+from runtime.graphs import Graphs
 from settings import Settings
 
 
@@ -32,6 +33,7 @@ def score_phases(
     settings: Settings,
     scoring: Scoring,
     watch: Watch,
+    graphs: Graphs | None,
 ) -> Score:
     """Score a split in phases; both learn only what is scored.
 
@@ -40,6 +42,7 @@ def score_phases(
         weights: the learner of its weights; None: they stay, and there is one phase.
         split, settings, scoring, watch: as for `evaluation.ttt.methods.score_adapting`;
             ``progress`` counts chunks.
+        graphs: as for ``document_adapters``.
 
     Raises:
         InputError: as `evaluation.windows.evaluate`.
@@ -51,7 +54,7 @@ def score_phases(
     size = settings.ttt_chunk_tokens if weights else targets
     documents = find_documents(split.stream, targets, settings.bos_id)
     chunks = math.ceil(targets / size)
-    with document_adapters(model, settings, world) as adapters:
+    with document_adapters(model, settings, world, graphs) as adapters:
         learner = watch(adapters)
         for chunk, some in phases(documents, size).items():
             score_documents(adapters, learner, split.stream, some, plan, tally)

@@ -18,9 +18,14 @@ Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 def rope_table(length: int, dims: int, base: float, device: torch.device) -> Tensor:
     """Compute ``kernels.attention.RopeTable``."""
+    return rope_at(torch.arange(length, device=device), dims, base)
+
+
+def rope_at(positions: Tensor, dims: int, base: float) -> Tensor:
+    """Return the table's columns (2, T, dims / 2) fp32 at positions (T,)."""
+    device = positions.device
     inverse = base ** (-torch.arange(0, dims, 2, dtype=torch.float64, device=device) / dims)
-    positions = torch.arange(length, dtype=torch.float64, device=device)
-    angles = torch.outer(positions, inverse)
+    angles = torch.outer(positions.double(), inverse)
     return torch.stack((angles.cos(), angles.sin())).float()
 
 

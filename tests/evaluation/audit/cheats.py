@@ -269,7 +269,7 @@ CHEATS = {
     "26 adapters that are not forgotten": trial(
         "C3 score before update",
         "forgets nothing",
-        ((LORA, FORGET, f"            if not self.optimizer.state:\n    {FORGET}"),),
+        ((LORA, FORGET, f"            if not self.optimizer.steps:\n    {FORGET}"),),
         method=LORA_METHOD | SHORT,
     ),
     "27 learning what comes, said to be nothing": trial(

@@ -78,9 +78,9 @@ def test_poison_without_an_effect_is_no_proof():
 def test_adapters_that_are_not_reset_are_caught(monkeypatch: pytest.MonkeyPatch):
     forget = Adapters.reset
 
-    def once(adapters: Adapters, documents: int, longest: int) -> None:
+    def once(adapters: Adapters, documents: int) -> None:
         before = [tensor.clone() for tensor in adapters.tensors()]
-        forget(adapters, documents, longest)
+        forget(adapters, documents)
         for tensor, old in zip(adapters.tensors(), before, strict=True):
             tensor.copy_(old)
 

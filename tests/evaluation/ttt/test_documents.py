@@ -66,7 +66,8 @@ def test_a_document_ends_with_the_next_one_s_bos(tokens: list[int], expected: li
 def test_a_batch_loses_the_documents_that_ended_some_at_a_time():
     batch = [Document(0, 99), *[Document(0, 40)] * 20]
     assert alive(batch, 39, 32) == [*batch, *[EMPTY] * 11]
-    assert alive(batch, 40, 32) == batch[:16]
+    assert alive(batch, 40, 32) == batch[:8]
+    assert alive(batch[:12], 0, 32) == [*batch[:12], *[EMPTY] * 4]
     assert alive(batch[:3], 0, 4) == [*batch[:3], EMPTY]
     assert alive(batch[:3], 0, 3) == batch[:3]
 

@@ -113,7 +113,7 @@ def test_a_reset_forgets_bit_for_bit(optimizer: str):
         assert torch.equal(nats(adapters, tokens), unadapted)
         learned = []
         for _ in range(2):
-            adapters.reset(4, LENGTH)
+            adapters.reset(4)
             assert all(map(torch.equal, adapters.tensors(), begin))
             assert torch.equal(nats(adapters, tokens), unadapted)
             for _ in range(2):

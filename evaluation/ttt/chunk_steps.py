@@ -1,0 +1,74 @@
+"""The two steps of a chunk, scoring and learning: launch by launch, or as two CUDA graphs."""
+
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from runtime.graphs import EAGER_CALLS, CapturedStep, Graphs
+
+Shape = tuple[int, int, int]  # rows, targets of a row, places that are read
+MOST_SHAPES = 16  # that are captured; further ones run launch by launch
+
+
+class ChunkSteps:
+    """Captures both steps of a shape of chunks once they have run ``EAGER_CALLS`` times.
+
+    Args:
+        read: tokens -> nats (N, S), after which ``learn`` may follow.
+        learn: (tokens, known (N, S) bool) -> a tensor; learns what was read last.
+        graphs: records the steps; None: every one runs launch by launch.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[Tensor], Tensor],
+        learn: Callable[[Tensor, Tensor], Tensor],
+        graphs: Graphs | None,
+    ) -> None:
+        self.functions, self.graphs = (read, learn), graphs
+        self.calls: Counter[Shape] = Counter()
+        self.captured: dict[Shape, tuple[CapturedStep, CapturedStep]] = {}
+        self.shape: Shape = (0, 0, 0)
+
+    def read(self, tokens: Tensor, size: int, kept: int) -> Tensor:
+        """Score the last ``size`` targets of a chunk that reads ``kept`` places of a cache.
+
+        Chunks of equal numbers are the same launches.
+        """
+        self.shape = shape = (len(tokens), size, kept)
+        known = shape in self.captured or len(self.captured) == MOST_SHAPES
+        if self.graphs and not known and self.calls[shape] >= EAGER_CALLS:
+            self.captured[shape] = self._capture(self.graphs, tokens, size)
+        return self._step(0, tokens)
+
+    def learn(self, tokens: Tensor, known: Tensor) -> None:
+        """Learn the chunk."""
+        self._step(1, tokens, known)
+        self.calls[self.shape] += 1
+
+    def _step(self, which: int, *inputs: Tensor) -> Tensor:
+        if self.shape in self.captured:
+            return self.captured[self.shape][which](*inputs)
+        call = partial(self.functions[which], *inputs)
+        if self.graphs is None:
+            return call()
+        found: list[Tensor] = []
+        self.graphs.eagerly(lambda: found.append(call()))
+        return found[0]
+
+    def _capture(
+        self, graphs: Graphs, tokens: Tensor, size: int
+    ) -> tuple[CapturedStep, CapturedStep]:
+        """Record both steps; what the first one leaves, the second one reads at each replay."""
+        read, learn = (CapturedStep(function) for function in self.functions)
+        tokens = tokens.clone()
+        read.capture(graphs, tokens)
+        learn.capture(graphs, tokens, tokens.new_ones((len(tokens), size), dtype=torch.bool))
+        return read, learn
+
+    def close(self) -> None:
+        """Release the graphs."""
+        self.captured.clear()

@@ -20,6 +20,7 @@ TOTAL = 1 << PRECISION
 LOWEST = 1 << 16  # a lane's state lies in [2^16, 2^32): it spills and takes words of 16 bits
 SYMBOLS_A_LANE = 8192  # a lane costs two bytes
 MOST_LANES = 1 << 16
+FEW = 16  # lanes; for fewer, NumPy's calls take longer than Python's integers
 SHAPE = struct.Struct("<BH")  # contexts, symbols
 
 
@@ -77,9 +78,11 @@ def count(symbols: np.ndarray, contexts: np.ndarray, shape: tuple[int, int]) -> 
 def encode(symbols: np.ndarray, contexts: np.ndarray, model: Model) -> bytes:
     """Pack ``symbols`` (n,) uint8 of ``contexts`` (n,) uint8, all of which ``model`` knows."""
     lanes = _lanes(len(symbols))
-    states = np.full(lanes, LOWEST, np.uint32)
     places = _places(symbols, contexts, model.frequencies.shape[1])
     frequencies, starts, spilled = model.frequencies.ravel(), model.starts.ravel(), []
+    if lanes < FEW:
+        return _encode_few(frequencies[places].tolist(), starts[places].tolist(), lanes)
+    states = np.full(lanes, LOWEST, np.uint32)
     for begin in range(len(symbols) - len(symbols) % lanes, -1, -lanes):
         place = places[begin : begin + lanes]
         state, frequency = states[: len(place)], frequencies[place]
@@ -89,6 +92,19 @@ def encode(symbols: np.ndarray, contexts: np.ndarray, model: Model) -> bytes:
         whole, rest = np.divmod(state, frequency)
         state[:] = (whole << PRECISION) + rest + starts[place]
     return states.astype("<u4").tobytes() + np.concatenate(spilled[::-1]).tobytes()
+
+
+def _encode_few(frequencies: list[int], starts: list[int], lanes: int) -> bytes:
+    """Pack symbols of which frequency and start are given, as `encode`."""
+    states, spilled = [LOWEST] * lanes, []
+    for index in range(len(frequencies) - 1, -1, -1):
+        state, frequency = states[index % lanes], frequencies[index]
+        if state >> (32 - PRECISION) >= frequency:
+            spilled.append(state & 0xFFFF)
+            state >>= 16
+        whole, rest = divmod(state, frequency)
+        states[index % lanes] = (whole << PRECISION) + rest + starts[index]
+    return np.array(states, "<u4").tobytes() + np.array(spilled[::-1], "<u2").tobytes()
 
 
 def decode(packed: bytes, contexts: np.ndarray, model: Model) -> np.ndarray:

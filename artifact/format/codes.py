@@ -86,16 +86,16 @@ def pack(banks: Sequence[np.ndarray], bits: int) -> bytes:
     ]
     lines = [_lines(bank, transpose) for bank, transpose in zip(banks, transposed, strict=True)]
     shapes = [(len(of_bank), of_bank.shape[1]) for of_bank in lines]
-    size, order, model = _cheapest(lines, Order(shapes, _classes(lines)), bits)
+    size, order, model, described = _cheapest(lines, Order(shapes, _classes(lines)), bits)
     symbols, contexts = _symbols(order, lines, bits), order.contexts()
-    tables, coder = b"", BY_LIBRARY
-    if _library_is_shorter(symbols, contexts, model):
-        body = coding.pack(symbols.tobytes())
+    coder = BY_ANS
+    if _library_is_shorter(symbols, contexts, model, len(described[1])):
+        described = described[0], coding.pack(b"")
+        coder, body = BY_LIBRARY, coding.pack(symbols.tobytes())
     elif blocks := _crossed(banks, bits, size):
         return _together(crossed.CONTEXTS, CROSSED, (b"", *blocks))
     else:
-        tables, coder, body = model.to_bytes(), BY_ANS, ans.encode(symbols, contexts, model)
-    described = coding.pack(order.classes.tobytes()), coding.pack(tables)
+        body = ans.encode(symbols, contexts, model)
     return _together(len(model.frequencies), coder, (bytes(transposed), *described, body))
 
 
@@ -229,8 +229,11 @@ def _symbols(order: Order, banks: Sequence[np.ndarray], bits: int) -> np.ndarray
 
 def _cheapest(
     banks: Sequence[np.ndarray], finest: Order, bits: int
-) -> tuple[float, Order, ans.Model]:
-    """Return the fewest bytes of a stream, and the order and the distributions that take them."""
+) -> tuple[float, Order, ans.Model, tuple[bytes, bytes]]:
+    """Return the fewest bytes of a stream, and order and distributions that take them.
+
+    Last come both again as they are stored: the class of every line, and the distributions.
+    """
     shape = (FINEST, 2 * top_code(bits) + 1)
     counts = ans.count(_symbols(finest, banks, bits), finest.contexts(), shape)
     found = []
@@ -239,18 +242,24 @@ def _cheapest(
         merged = counts.reshape(number, merge, -1).sum(axis=1)
         order, model = Order(finest.shapes, finest.classes // merge), ans.Model.fit(merged)
         described = coding.pack(order.classes.tobytes()), coding.pack(model.to_bytes())
-        found.append((model.bits(merged) / 8 + sum(map(len, described)), order, model))
+        size = model.bits(merged) / 8 + sum(map(len, described))
+        found.append((size, order, model, described))
     return min(found, key=lambda choice: choice[0])
 
 
-def _library_is_shorter(symbols: np.ndarray, contexts: np.ndarray, model: ans.Model) -> bool:
-    """Return whether a library needs fewer bytes than rANS for a sample of ``symbols``."""
+def _library_is_shorter(
+    symbols: np.ndarray, contexts: np.ndarray, model: ans.Model, tables: int
+) -> bool:
+    """Return whether a library needs fewer bytes than rANS for a sample of ``symbols``.
+
+    Of all of them, distributions take ``tables`` bytes more.
+    """
     begin = max(0, (len(symbols) - SAMPLE) // 2)
     sample = slice(begin, begin + SAMPLE)
     by_library = len(coding.pack(symbols[sample].tobytes()))
     ours = len(ans.encode(symbols[sample], contexts[sample], model))
     if len(symbols) <= SAMPLE:
-        ours += len(coding.pack(model.to_bytes()))
+        ours += tables
     else:
         # A library fits itself to the few lines of a sample, more than it can to all.
         by_library *= 1.02

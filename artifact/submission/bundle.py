@@ -1,9 +1,10 @@
 """Collect what a submission's one file holds: modules, settings, scores of tokens, edges."""
 
 import base64
+import os
 import re
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -125,32 +126,34 @@ def modules(root: Path) -> set[str]:
     """Return the paths of all modules that ``ENTRIES`` may import, whenever they do."""
     found: set[str] = set()
     waiting = [*ENTRIES]
-    files = cache(lambda name: [*_files(root, name)])
+    files = cache(lambda name: [*_files(str(root), name)])
     while waiting:
         name = waiting.pop()
         if name not in found and not LEFT_OUT.fullmatch(name):
             found.add(name)
-            for module in set(_imported(read(root / name).decode())):
-                waiting += files(module)
+            for module in _imported(read(root / name).decode()):
+                parts = module.split(".")
+                for length in range(1, len(parts) + 1):
+                    waiting += files("/".join(parts[:length]))
     return found
 
 
-def _imported(text: str) -> Iterator[str]:
-    """Yield what a module imports: modules, and names that may be modules."""
+@lru_cache(maxsize=1_000)  # a run asks several times, of modules that seldom change
+def _imported(text: str) -> frozenset[str]:
+    """Return what a module imports: modules, and names that may be modules."""
     # A regular expression, because parsing every module takes a second of each run.
+    found = set()
     for base, names, plain in IMPORT.findall(text):
         words = re.findall(r"[\w.]+", names)
         modules = [base, *(f"{base}.{word}" for word in words)] if base else plain.split(",")
-        yield from (module.split()[0] for module in modules)
+        found.update(module.split()[0] for module in modules)
+    return frozenset(found)
 
 
-def _files(root: Path, name: str) -> Iterator[str]:
-    """Yield the module's file and those of its packages, if they are the project's."""
-    parts = name.split(".")
-    for length in range(1, len(parts) + 1):
-        stem = "/".join(parts[:length])
-        places = (f"{stem}.py", f"{stem}/__init__.py")
-        yield from (place for place in places if (root / place).is_file())
+def _files(root: str, stem: str) -> Iterator[str]:
+    """Yield the files of a module or package, if it is the project's."""
+    places = (f"{stem}.py", f"{stem}/__init__.py")
+    return (place for place in places if os.path.isfile(f"{root}/{place}"))  # noqa: PTH113 - slow
 
 
 def read(path: Path) -> bytes:

@@ -36,11 +36,10 @@ class Code(NamedTuple):
         """
         if root.is_file():
             script = root.read_bytes()
-        else:
-            from artifact.submission.packed import pack
+            return cls(len(script), hashlib.sha256(script).hexdigest())
+        from artifact.submission.packed import size
 
-            script = pack(root, settings)
-        return cls(len(script), hashlib.sha256(script).hexdigest())
+        return cls(*size(root, settings))
 
 
 def hashes_of(root: Path) -> dict[str, str]:

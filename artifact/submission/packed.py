@@ -35,7 +35,7 @@ exec(CODE)
 '''
 WORD = re.compile(r"[^\W\d]\w\w+", re.ASCII)
 FILL = "FILES.update(zip(PARTS[::2], PARTS[1::2]))\n"
-TABLE, MOST = "stripped", 1_000  # modules
+TABLE, SIZES, MOST = "stripped", "packed", 1_000  # modules, files
 
 
 def pack(root: Path, settings: "Settings") -> bytes:
@@ -43,8 +43,36 @@ def pack(root: Path, settings: "Settings") -> bytes:
 
     Arguments and errors as for `artifact.submission.bundle.contents` and `wrapped`.
     """
-    files = contents(root, settings)
-    texts = small({HEAD: read(root / HEAD).decode(), **files})
+    return _packed(_files(root, settings))
+
+
+def size(root: Path, settings: "Settings") -> tuple[int, str]:
+    """Return the file's bytes and their SHA-256; what is known from earlier costs no time.
+
+    Arguments and errors as for `pack`.
+    """
+    known, files = cache.load(SIZES), _files(root, settings)
+    key = hashlib.sha256(repr((_makers(), files)).encode()).hexdigest()
+    if found := re.fullmatch(r"(\d{1,9}) ([0-9a-f]{64})", known.get(key, "")):
+        return int(found[1]), found[2]
+    script = _packed(files)
+    measured = len(script), hashlib.sha256(script).hexdigest()
+    cache.save(SIZES, known | {key: "{} {}".format(*measured)}, MOST)
+    return measured
+
+
+def _files(root: Path, settings: "Settings") -> dict[str, str]:
+    return {HEAD: read(root / HEAD).decode(), **contents(root, settings)}
+
+
+def _makers() -> str:
+    """Return all that a file depends on beside its contents."""
+    modules = (read(Path(m.__file__ or "")).decode() for m in (strip, shorten, tight))
+    return "".join((sys.version, brotli.__version__, read(Path(__file__)).decode(), *modules))
+
+
+def _packed(files: Mapping[str, str]) -> bytes:
+    texts = small(files)
     parts = [texts.pop(HEAD) + FILL + END]
     for name, text in texts.items():
         parts += [name, text]
@@ -92,10 +120,7 @@ def small(texts: Mapping[str, str]) -> dict[str, str]:
     """Return files with their modules stripped; what is known from earlier costs no time."""
     known = cache.load(TABLE)
     before = len(known)
-    made_by = sys.version + "".join(
-        read(Path(m.__file__ or "")).decode() for m in (strip, shorten, tight)
-    )
-    outside = strip.Outside.of(texts.values())
+    made_by, outside = _makers(), strip.Outside.of(texts.values())
     stay = [word for words in outside for word in ("", *sorted(words))]
     found = {}
     for name, text in texts.items():

@@ -9,7 +9,7 @@ import pytest
 
 from artifact.submission.bundle import CORRECTIONS, contents
 from artifact.submission.code_size import Code, OverBudget, budget_line, check_total
-from artifact.submission.packed import ENCODING, abbreviated, escaped, pack, small, wrapped
+from artifact.submission.packed import ENCODING, abbreviated, escaped, pack, size, small, wrapped
 from errors import InputError
 from files import PROJECT
 from settings import Settings
@@ -19,10 +19,26 @@ def test_the_project_counts_as_the_file_that_a_submission_stores(tmp_path: Path)
     settings = Settings()
     script = pack(PROJECT, settings)
     assert Code.of(PROJECT, settings) == (len(script), hashlib.sha256(script).hexdigest())
+    assert Code.of(PROJECT, Settings(matrix_lr=0.5)) != Code.of(PROJECT, settings)
     (tmp_path / "train_gpt.py").write_bytes(script)
     assert Code.of(tmp_path / "train_gpt.py", settings) == Code.of(PROJECT, settings)
     (tmp_path / "train_gpt.py").write_bytes(b"x")
     assert Code.of(tmp_path / "train_gpt.py", settings).bytes == 1
+
+
+def test_a_size_that_is_known_is_asked_again_if_anything_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    packed = []
+    monkeypatch.setattr("artifact.submission.packed.wrapped", lambda c: packed.append(c) or c)
+    for text in ("A = 1\n", "A = 1\n", "A = 2\n"):
+        files = {"a.py": text}
+        monkeypatch.setattr("artifact.submission.packed.contents", lambda *_, files=files: files)
+        assert size(PROJECT, Settings()) == size(PROJECT, Settings())
+    assert len(packed) == 2
+    (tmp_path / "murmuration" / "packed.json").write_text('{"' + "0" * 64 + '": "1 2"}')
+    assert size(PROJECT, Settings())[0] == len(packed[-1].encode(ENCODING))
 
 
 def test_the_packed_code_stays_within_its_120_kb() -> None:

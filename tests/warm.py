@@ -223,9 +223,10 @@ def interpret(given: str | None) -> None:
 
 def _forget_project(first: str) -> None:
     """Let imports begin at this folder: the command may be of a copy of the project."""
+    start = f"{ROOT}{os.sep}"
     for name, module in list(sys.modules.items()):
-        file = Path(getattr(module, "__file__", None) or os.sep)
-        if file.is_relative_to(ROOT) and ".venv" not in file.parts and name != "__main__":
+        file = getattr(module, "__file__", None) or os.sep
+        if file.startswith(start) and ".venv" not in file and name != "__main__":
             del sys.modules[name]
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     kept = [path for path in sys.path if path and Path(path).resolve() != ROOT]

@@ -180,6 +180,8 @@ def train(
     else:
         rank.progress.phase("warming up")
         paces = warm_up(trainer, settings.warmup_steps)
+        paces = dict(zip(paces, rank.world.gathered([*paces.values()])[0], strict=True))
+        start = start._replace(warmed=paces)
         rank.progress.line(expected(settings, paces))
         for variant, cost in trainer.steps.costs.items():
             rank.log("captured", **asdict(variant), **asdict(cost))

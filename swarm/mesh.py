@@ -139,6 +139,7 @@ class Mesh:
         states: of the agents, in their order.
         cycles: number of cycles so far.
         turns: by lever, the cycle and the direction of its last change.
+        keeps_start: whether an agent needs a copy of the state before the first step.
     """
 
     def __init__(
@@ -148,6 +149,7 @@ class Mesh:
         self.states = [agent.start() for agent in self.agents]
         self.cycles = 0
         self.turns: dict[str, tuple[int, int]] = {}
+        self.keeps_start = any(agent.keeps_start for agent in self.agents)
         # Agents that never vote are not called, because a cycle must take microseconds only.
         self._voters = [
             (index, agent)

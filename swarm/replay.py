@@ -76,7 +76,7 @@ def _rebuilt(record: Record) -> Mesh:
 
 def _limits(fields: dict[str, Any]) -> Limits:
     if "options" in fields:
-        return Choice(tuple(fields["options"]), fields["hold"])
+        return Choice(tuple(fields["options"]), fields["hold"], fields.get("sure"))
     return Number(**fields)
 
 

@@ -30,14 +30,15 @@ class Steering:
     Attributes:
         levers: values in force of the levers that agents may change.
         reads: names of the signals that the agents read.
-        kept: steps that were done at the last copy of the weights; None: there is no copy.
+        kept: steps that were done at the last copy of the weights, 0 from the start of a run whose
+            agents need one; None: there is no copy.
         microseconds: host time of each cycle, from telemetry to log.
     """
 
     def __init__(self, mesh: Mesh, start: LeverValues, every: int) -> None:
         self.mesh, self.levers, self.every = mesh, dict(start), every
         self.reads = frozenset(name for agent in mesh.agents for name in agent.reads)
-        self.kept: int | None = None
+        self.kept: int | None = 0 if mesh.keeps_start else None
         self.microseconds: list[float] = []
         self._telemetry = Telemetry(self.reads)
         self._log: DecisionLog | None = None

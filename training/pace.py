@@ -19,6 +19,7 @@ class Start(NamedTuple):
         pace: of each variant, as ``Pace.state``; empty if the checkpoint has none.
         trained: whether these are all steps of the run's budget.
         course: as ``training.choosing.Course.state``; empty if the checkpoint has none.
+        warmed: seconds of a step in the warm-up, by variant, the same on every rank.
     """
 
     step: int = 0
@@ -26,6 +27,7 @@ class Start(NamedTuple):
     pace: Sequence[tuple[Mapping[str, Any], int, float]] = ()
     trained: bool = False
     course: Mapping[str, Any] = MappingProxyType({})
+    warmed: Mapping[Variant, float] = MappingProxyType({})
 
 
 FIRST_STEP = Start()
@@ -51,13 +53,13 @@ class Pace:
     Args:
         start: of the steps. Earlier steps of unknown variants count as steps of the first one's.
         work: returns what the seconds of a variant's step are proportional to, as far as is known
-            before one has run.
+            before one has run; the times of the warm-up say it better.
     """
 
     def __init__(
         self, start: Start = FIRST_STEP, work: Callable[[Variant], float] = tokens_of
     ) -> None:
-        self._work = work
+        self._work, self._warmed = work, start.warmed
         self._done, self._at, pace, *_ = start
         self._flight: deque[Variant] = deque()
         # Steps of one variant in a row: the variant, and when the first of them began.
@@ -88,15 +90,17 @@ class Pace:
         self._known = self._totals()
 
     def of(self, variant: Variant) -> float:
-        """Return seconds a step; of a variant that has not run yet, by its work."""
+        """Return seconds a step; of a variant that has not run yet, by the warm-up or its work."""
         known = self._known
         if total := known.get(variant):
             steps, seconds = total
             return seconds / steps
         if not known:
             return self._at / self._done if self._done else 0.0
-        work = sum(steps * self._work(each) for each, (steps, _) in known.items())
-        return sum(seconds for _, seconds in known.values()) / work * self._work(variant)
+        timed = self._warmed.keys() >= {variant, *known}
+        work_of = self._warmed.__getitem__ if timed else self._work
+        work = sum(steps * work_of(each) for each, (steps, _) in known.items())
+        return sum(seconds for _, seconds in known.values()) / work * work_of(variant)
 
     def ahead(self) -> float:
         """Return seconds that the unfinished steps take."""

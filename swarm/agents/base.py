@@ -66,12 +66,14 @@ class Agent:
         levers: levers and requests that it may propose to change.
         reads: signals that it reads of a snapshot.
         sets: values of ``swarm_agents`` for which a run has it.
+        keeps_start: whether it needs a copy of the state before the first step.
     """
 
     name: ClassVar[str]
     levers: ClassVar[tuple[str, ...]]
     reads: ClassVar[tuple[str, ...]] = ()
     sets: ClassVar[tuple[str, ...]] = ("seed", "frontier")
+    keeps_start: ClassVar[bool] = False
 
     @classmethod
     def of(cls, settings: "Settings") -> Self | None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
-from swarm.agents.base import SURE, Agent, Proposal
+from swarm.agents.base import SURE, Agent, Offer, Proposal
 from swarm.levers import KEEP, ROLLBACK, UNREACHED
 from swarm.telemetry import Snapshot
 
@@ -67,6 +67,7 @@ class GradientHealth(Agent):
     name: ClassVar[str] = "health"
     levers: ClassVar[tuple[str, ...]] = ("clip", KEEP, "lr_factor", ROLLBACK, "skip_norm")
     reads: ClassVar[tuple[str, ...]] = ("gradient_peak", "loss", "lowest", "noise", "velocity")
+    sets: ClassVar[tuple[str, ...]] = ("seed",)
 
     clip: float = 0.3
     spreads: float = 6.0
@@ -174,15 +175,15 @@ class GradientHealth(Agent):
         """
         held, skip_norm = snapshot.levers["clip"], snapshot.levers["skip_norm"]
         tight = held < self.clip or skip_norm < UNREACHED
-        keeps = state.calm % self.keep_every == self.keep_first
-        if state.calm < self.patience or not (tight or keeps):
+        keeps, loosens = self._keeps(state), tight and state.calm >= self.patience
+        if not (loosens or keeps):
             return ()
         proposals = []
         confidence = min(SURE, 0.4 + 0.1 * state.calm)
-        if held < self.clip:
+        if loosens and held < self.clip:
             clip = min(self.clip, 2 * held)
             proposals.append(Proposal(self.name, "clip", clip, confidence, "calm"))
-        if skip_norm < UNREACHED:
+        if loosens and skip_norm < UNREACHED:
             proposals.append(Proposal(self.name, "skip_norm", UNREACHED, confidence, "calm"))
         seen, lowest = snapshot.signals, snapshot.signals["lowest"]
         good = seen["loss"] - lowest <= max(self.away / 2 * lowest, self.noises * seen["noise"])
@@ -190,7 +191,12 @@ class GradientHealth(Agent):
             proposals.append(Proposal(self.name, KEEP, 1.0, SURE, "calm"))
         return proposals
 
-    def vote(self, state: Health, snapshot: Snapshot, proposal: Proposal) -> float:
+    def _keeps(self, state: Health) -> bool:
+        """Return whether a calm window ends with a copy of the weights."""
+        calm = state.calm
+        return calm >= self.patience and calm % self.keep_every == self.keep_first
+
+    def vote(self, state: Health, snapshot: Snapshot, proposal: Offer) -> float:
         if proposal.lever == "qat":
             return 0.0 if state.calm else -0.7  # no new regime in an emergency
         if proposal.lever == "lr_factor":

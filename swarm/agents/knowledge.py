@@ -25,6 +25,7 @@ class KgWeight(Agent):
 
     name: ClassVar[str] = "kg"
     levers: ClassVar[tuple[str, ...]] = ("kg_weight",)
+    sets: ClassVar[tuple[str, ...]] = ("seed",)
 
     weight: float = 0.5
     taper: tuple[tuple[float, float], ...] = ((0.15, 1.0), (0.40, 0.8), (0.70, 0.6))

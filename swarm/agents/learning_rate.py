@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from swarm.agents.base import SURE, Agent, Proposal
+from swarm.agents.base import SURE, Agent, Offer, Proposal
 from swarm.levers import ROLLBACK
 from swarm.telemetry import Snapshot
 
@@ -46,6 +46,7 @@ class LearningRate(Agent):
     name: ClassVar[str] = "lr"
     levers: ClassVar[tuple[str, ...]] = ("lr_factor",)
     reads: ClassVar[tuple[str, ...]] = ("loss", "lowest", "noise", "velocity")
+    sets: ClassVar[tuple[str, ...]] = ("seed",)
 
     noises: float = 1.5
     least: float = 2e-4
@@ -94,7 +95,7 @@ class LearningRate(Agent):
     def _proposals(self, value: float, confidence: float, reason: str) -> tuple[Proposal, ...]:
         return (Proposal(self.name, "lr_factor", value, confidence, reason),)
 
-    def vote(self, state: Trend, snapshot: Snapshot, proposal: Proposal) -> float:
+    def vote(self, state: Trend, snapshot: Snapshot, proposal: Offer) -> float:
         if proposal.lever == ROLLBACK:
             seen = snapshot.signals
             rise, fall = seen["loss"] - seen["lowest"], -seen["velocity"] * snapshot.arrived

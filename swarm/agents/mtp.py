@@ -22,6 +22,7 @@ class MtpWeight(Agent):
 
     name: ClassVar[str] = "mtp"
     levers: ClassVar[tuple[str, ...]] = ("mtp_weight",)
+    sets: ClassVar[tuple[str, ...]] = ("seed",)
 
     weight: float = 0.1
     from_progress: float = 0.75

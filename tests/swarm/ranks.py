@@ -9,7 +9,7 @@ import torch
 
 from runtime.ranks import World
 from tests.small import free_port
-from tests.swarm.small import steering
+from tests.swarm.small import FRONTIER, steering
 from tests.warm import FORKS
 
 CYCLES, STEPS = 1000, 4
@@ -21,7 +21,7 @@ def decisions_of_ranks(
 ) -> list[tuple[str, dict[str, int]]]:
     """What each rank decided: a digest of all its cycles, and how often each lever changed.
 
-    With the path of a log they obey it.
+    With the path of a log they obey it; otherwise both sets of agents decide.
     """
     port = free_port()
     with FORKS.Pool(size) as pool:
@@ -37,7 +37,8 @@ def decide(rank: int, size: int, port: int, log: str, cycles: int) -> tuple[str,
     os.environ |= {name: str(value) for name, value in where.items()}
     torch.set_num_threads(1)
     world = World.start("cpu")
-    swarm, draw = steering(*(("--swarm-yoke", log) if log else ())), random.Random(rank)
+    chosen = [["--swarm-yoke", log]] if log else [[], FRONTIER]
+    swarms, draw = [steering(*arguments) for arguments in chosen], random.Random(rank)
     digest, changes = hashlib.sha256(), {}
     for first in range(1, cycles + 1, AT_ONCE):
         numbers = range(first, first + AT_ONCE)
@@ -45,13 +46,15 @@ def decide(rank: int, size: int, port: int, log: str, cycles: int) -> tuple[str,
         telemetries = world.sum_(torch.tensor(shares) / size).tolist()
         clock, _ = world.agree(first + 100 * rank + draw.random(), interrupted=False)
         for number, steps in zip(numbers, telemetries, strict=True):
-            for loss, square in steps:
-                swarm.add(loss, math.sqrt(square))
             progress = (clock + number - first) / (cycles + 2)
-            cycle = swarm.cycle(STEPS * number, progress, min(1.0, 4 * (1 - progress)))
-            digest.update(repr(cycle).encode())
-            for lever in cycle.changed:
-                changes[lever] = changes.get(lever, 0) + 1
+            for swarm in swarms:
+                for loss, square in steps:
+                    swarm.add(loss, math.sqrt(square))
+                swarm.note(step_ms=[60 + clock % 1, 50.0, 60.0, 20.0, 60.0, 50.0])
+                cycle = swarm.cycle(STEPS * number, progress, min(1.0, 4 * (1 - progress)))
+                digest.update(repr(cycle).encode())
+                for lever in cycle.changed:
+                    changes[lever] = changes.get(lever, 0) + 1
     world.stop()
     return digest.hexdigest(), changes
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from settings.load import load_settings
-from swarm.agents.base import Agent, Proposal
+from swarm.agents.base import Agent, Bid, Offer, Proposal
 from swarm.levers import limits, start_values
 from swarm.mesh import Mesh, Rules
 from swarm.steering import Steering
@@ -13,6 +13,10 @@ from swarm.telemetry import Snapshot
 # Of a run with a knowledge graph whose clip starts at 0.4.
 SETTINGS = load_settings(["--kg-scores", "wordnet", "--grad-clip-norm", "0.4"], {})
 LEVERS = start_values(SETTINGS)
+# A run with all agents of this set, whose clock ends it.
+FRONTIER = ["--swarm-agents", "frontier", "--wallclock", "60", "--iterations", "1000000"]
+FRONTIER += ["--swarm-windows", "512,0", "--swarm-loops", "0,2", "--swarm-heads", "0"]
+FRONTIER += ["--loop-layers", "3,4", "--num-loops", "2"]
 SIGNALS = {
     "loss": 2.0,
     "velocity": 0.0,
@@ -56,7 +60,7 @@ class Scripted(Agent):
     def propose(self, state: Any, snapshot: Snapshot) -> tuple[Any, Sequence[Proposal]]:
         return state, [Proposal(self.name, *proposal, "script") for proposal in self.proposals]
 
-    def vote(self, state: Any, snapshot: Snapshot, proposal: Proposal) -> float:
+    def vote(self, state: Any, snapshot: Snapshot, proposal: Offer) -> float:
         return self.votes.get(proposal.lever, 0.0)
 
 
@@ -64,6 +68,13 @@ def proposed(agent: Agent, **changes: Any) -> tuple[float, str] | None:
     """(value, reason) of the only proposal after one window; None if there is none."""
     _, proposals = agent.propose(agent.start(), snapshot(**changes))
     return (proposals[0].value, proposals[0].reason) if proposals else None
+
+
+def bids(agent: Agent, seen: Snapshot) -> list[Bid]:
+    """The bids of an agent's first cycle, which makes no other proposals."""
+    found = [each for each in agent.propose(agent.start(), seen)[1] if isinstance(each, Bid)]
+    assert len(found) == len(agent.propose(agent.start(), seen)[1])
+    return found
 
 
 def mesh(*agents: Agent, rules: Rules | None = None) -> Mesh:

@@ -1,6 +1,7 @@
 """Settings choose a run's agents; a new agent is one class and one line."""
 
 import re
+from functools import cache
 from typing import Any
 
 import pytest
@@ -8,10 +9,11 @@ import pytest
 from files import PROJECT
 from settings.load import load_settings
 from swarm.agents import AGENTS
+from swarm.agents.base import Agent
 from swarm.mesh import Cycle
 from swarm.simulate import SyntheticRun, simulate
 from swarm.steering import Steering
-from tests.swarm.small import steering
+from tests.swarm.small import FRONTIER, steering
 
 README = PROJECT / "README.md"
 
@@ -22,7 +24,12 @@ def test_settings_say_which_agents_a_run_has():
         return swarm and [agent.name for agent in swarm.mesh.agents]
 
     assert names() == ["qat", "health", "mtp", "lr"]
-    assert names("--kg-scores", "wordnet") == [kind.name for kind in AGENTS]
+    seed = ["qat", "kg", "health", "mtp", "lr"]
+    assert names("--kg-scores", "wordnet") == seed
+    bidding = ["qat", "pace", "sight", "loops", "heads", "guard", "rate"]
+    assert names(*FRONTIER) == bidding
+    assert names("--swarm-agents", "frontier") == ["qat", "guard", "rate"]
+    assert {*seed, *bidding} == {kind.name for kind in AGENTS}
     assert (
         names("--agents-off", "health,lr", "--late-qat-threshold", "0", "--mtp-num-heads", "0")
         is None
@@ -51,14 +58,13 @@ def test_each_agent_has_a_file_of_its_own():
     assert len(files) == len(AGENTS)
 
 
-@pytest.mark.parametrize("kind", AGENTS)
-def test_an_agent_reads_no_signal_that_it_does_not_declare(kind):
-    """Proposals, votes and states are the same if the snapshots hold no other signals."""
-    agents = steering().mesh.agents
-    (agent,) = (agent for agent in agents if isinstance(agent, kind))
-    seen = full = agent.start()
+@cache
+def troubled(*arguments: str) -> tuple[tuple[Agent, ...], list[list[Cycle]]]:
+    """The agents of runs with trouble, and the cycles of each run."""
+    runs = []
     for run in ("divergence", "nan-storm", "plateau"):
-        swarm, synthetic = steering(), SyntheticRun(run)
+        swarm, synthetic = steering(*arguments), SyntheticRun(run)
+        swarm.note(step_ms=[60.0, 50.0, 60.0, 20.0, 60.0, 50.0])
         cycles: list[Cycle] = []
 
         def obey(cycle, cycles=cycles, synthetic=synthetic) -> None:
@@ -66,6 +72,17 @@ def test_an_agent_reads_no_signal_that_it_does_not_declare(kind):
             synthetic.obey(cycle)
 
         simulate(swarm, synthetic, obey)
+        runs.append(cycles)
+    return steering(*arguments).mesh.agents, runs
+
+
+@pytest.mark.parametrize("kind", AGENTS)
+def test_an_agent_reads_no_signal_that_it_does_not_declare(kind):
+    """Proposals, votes and states are the same if the snapshots hold no other signals."""
+    agents, runs = troubled(*(FRONTIER if "frontier" in kind.sets else ()))
+    (agent,) = (agent for agent in agents if isinstance(agent, kind) and agent.name == kind.name)
+    seen = full = agent.start()
+    for cycles in runs:
         for cycle in cycles:
             only = {name: cycle.snapshot.signals[name] for name in kind.reads}
             less = cycle.snapshot._replace(signals=only)

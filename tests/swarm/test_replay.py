@@ -10,7 +10,7 @@ from errors import InputError
 from swarm.decision_log import NAME, read
 from swarm.replay import replay
 from swarm.simulate import SyntheticRun, simulate
-from tests.swarm.small import steering
+from tests.swarm.small import FRONTIER, steering
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +28,21 @@ def log(tmp_path_factory) -> list:
     simulate(second, rows[1000:], made_up.obey)
     second.close()
     return list(read(path))
+
+
+def test_a_run_of_bids_is_recomputed_alike(tmp_path):
+    swarm, made_up = steering(*FRONTIER), SyntheticRun("divergence")
+    swarm.log_to(tmp_path / NAME)
+    swarm.note(step_ms=[60.0, 50.0, 60.0, 20.0, 60.0, 50.0])
+    simulate(swarm, made_up, made_up.obey)
+    swarm.close()
+    records = list(read(tmp_path / NAME))
+    assert replay(tmp_path / NAME, records) == (39, [])
+    rules = {(each["lever"], each["rule"]) for r in records[1:] for each in r["verdicts"]}
+    assert {("window", "pooled"), ("loops", "pooled"), ("heads", "pooled")} <= rules
+    bid = next(each for r in records[1:] for each in r["proposals"] if "gain" in each)
+    bid["sd"] *= 0.9
+    assert differences(records)
 
 
 def differences(records):

@@ -152,4 +152,5 @@ def test_ranks_decide_alike_without_a_word(size):
     ranks = decisions_of_ranks(size)
     assert len({digest for digest, _ in ranks}) == 1
     assert {"qat", "kg_weight", "mtp_weight", "clip", "lr_factor", "rollback"} <= set(ranks[0][1])
+    assert {"window", "loops", "heads"} <= set(ranks[0][1])
     assert sum(ranks[0][1].values()) > 100

@@ -68,6 +68,14 @@ def test_in_a_run_it_is_judged_by_its_visits_too():
     assert pace.of(SLOW) == pytest.approx(2 * 0.17)
 
 
+def test_the_warm_up_judges_it_better():
+    pace = Pace(Start(warmed={SLOW: 0.4, FAST: 0.3}))
+    run(pace, 3 * [(SLOW, 0.5)], 0)
+    assert pace.of(FAST) == pytest.approx(0.5 * 0.3 / 0.4)
+    other = Variant(8192, 256)
+    assert pace.of(other) == pytest.approx(1.0)  # by its tokens
+
+
 def test_a_resumed_run_goes_on_with_the_pace_of_its_checkpoint():
     whole, first = Pace(), Pace()
     steps = [*3 * [(SLOW, 0.5)], *3 * [(FAST, 0.1)]]

@@ -94,7 +94,7 @@ class ReferenceClock:
         network = network_of(settings)
         for name in sorted(network.keys() - ANY):
             if table.network.get(name) != network[name]:
-                there = table.network.get(name)
+                there = str(table.network.get(name))[:40]
                 raise InputError(
                     f"{path}: {name} is {there} there and {network[name]} here; {REMEDY}"
                 )

@@ -31,12 +31,13 @@ class Route(NamedTuple):
     missed: str = ""
 
 
-def routes(sizes: Sizes, backend: str, attention: str) -> tuple[Route, ...]:
+def routes(sizes: Sizes, backend: str, attention: str, fp8: bool = False) -> tuple[Route, ...]:
     """Return each operation's route on a Hopper GPU in bf16.
 
     Args:
         sizes: of the network.
         backend, attention: as ``kernels.operations`` takes them.
+        fp8: whether steps have products in fp8.
     """
     if backend != "kernels":
         whole = "PyTorch" if backend == "reference" else "PyTorch, under torch.compile"
@@ -48,7 +49,7 @@ def routes(sizes: Sizes, backend: str, attention: str) -> tuple[Route, ...]:
         _projections(sizes),
         _attention(sizes) if attention == "own" else Route("attention", attention),
         Route("linear, linear_add", "cuBLAS"),
-        _mlp(sizes),
+        _mlp(sizes, fp8),
         Route("loss", "cuBLAS products, Triton softmax"),
         Route("quant", "Triton"),
         Route("update", "Triton; Muon's products Triton and cuBLAS"),
@@ -81,10 +82,12 @@ def _attention(sizes: Sizes) -> Route:
     return Route("attention", "Triton", why)
 
 
-def _mlp(sizes: Sizes) -> Route:
+def _mlp(sizes: Sizes, fp8: bool) -> Route:
     from kernels.common import stationary
 
-    if stationary.sizes_fit(sizes.width, sizes.mlp):
-        return Route("mlp", "Gluon for Hopper and cuBLAS")
-    why = f"needs a width of 64 n, at most {stationary.WIDEST}, and an MLP of 128 n"
-    return Route("mlp", "Triton and cuBLAS", why)
+    in_fp8 = ", forward in fp8" if fp8 else ""
+    if stationary.sizes_fit(sizes.width, sizes.mlp, fp8):
+        return Route("mlp", f"Gluon for Hopper and cuBLAS{in_fp8}")
+    depth = stationary.DEPTH_FP8.value if fp8 else stationary.DEPTH.value
+    why = f"needs a width of {depth} n, at most {stationary.WIDEST}, and an MLP of 128 n"
+    return Route("mlp", f"Triton and cuBLAS{in_fp8}", why)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels import Operations
-from kernels.operand import Operand
+from kernels.operand import Operand, sourced
 from model.config import Architecture
 from model.hooks import ProductHook, Site, hooked, wants
 from model.plan import Visit
@@ -28,7 +28,7 @@ class LayerWeights:
         layer: its number.
         gain: (H,), of the queries.
         qkv: ((H + 2 G) D, C).
-        o, up, down: (C, H D), (M, C), (C, M).
+        o, up, down: (C, H D), (M, C), (C, M). If up has a scale, the MLP's products are in fp8.
         gate: weight (H, C) in the compute dtype and bias (H,) of the attention gate.
         lookup: (G D, E), of the value embedding.
         value_mix: (2,), of layer 0's values and of this layer's.
@@ -147,8 +147,8 @@ def serial(
     stream = ops.linear_add(mixed, attended, weights.o)
     stream = hooked(run.hook, Site("o", visit.layer, number), attended, stream)
     stream = hooked(run.hook, Site("attention", visit.layer, number), normed, stream)
-    stream, normed = ops.norm(stream, scale=scale, eps=eps)
-    return feed_forward(run, weights, normed, number, stream)
+    stream, to_mlp = ops.norm(stream, scale=scale, eps=eps, fp8=weights.up.scale is not None)
+    return feed_forward(run, weights, to_mlp, number, stream)
 
 
 def parallel(
@@ -179,12 +179,12 @@ def parallel(
         normed_only=True,
     )
     second = first.clone() if state.lane is None else state.lane
-    second, normed_second = ops.norm(second, scale=scale, eps=eps)
+    second, to_mlp = ops.norm(second, scale=scale, eps=eps, fp8=weights.up.scale is not None)
     attended = attend(run, weights, normed, number, visit, state, gate).flatten(2)
     product = ops.linear(attended, weights.o)
     product = hooked(run.hook, Site("o", visit.layer, number), attended, product)
     product = hooked(run.hook, Site("attention", visit.layer, number), normed, product)
-    fed = feed_forward(run, weights, normed_second, number, None)
+    fed = feed_forward(run, weights, to_mlp, number, None)
     stream, state.lane = ops.lanes(
         first,
         second,
@@ -272,14 +272,14 @@ def project(
 
 
 def feed_forward(
-    run: Pass, weights: LayerWeights, normed: Tensor, number: int, stream: Tensor | None
+    run: Pass, weights: LayerWeights, normed: Tensor | Operand, number: int, stream: Tensor | None
 ) -> Tensor:
     """Return ``stream`` plus the MLP of its norm, (B, T, C); the MLP alone if it is None."""
     ops, hook, slope = run.ops, run.hook, run.config.leaky_slope
-    mlp = Site("mlp", weights.layer, number)
+    mlp, exact = Site("mlp", weights.layer, number), sourced(normed)
     if hook is not None and wants(hook, "up", "down"):
         up, down = (Site(name, weights.layer, number) for name in ("up", "down"))
-        hidden = hooked(hook, up, normed, ops.linear(normed, weights.up))
+        hidden = hooked(hook, up, exact, ops.linear(normed, weights.up))
         activated = F.leaky_relu(hidden, slope).square()
         if hook.replaces and stream is not None:
             product = ops.linear_add(stream, activated, weights.down)
@@ -288,9 +288,9 @@ def feed_forward(
             product = product if stream is None else stream + product
         product = hooked(hook, down, activated, product)
         if hook.replaces:
-            return hooked(hook, mlp, normed, product)
+            return hooked(hook, mlp, exact, product)
     product = ops.mlp(normed, weights.up, weights.down, slope, stream)
-    return hooked(hook, mlp, normed, product)
+    return hooked(hook, mlp, exact, product)
 
 
 BLOCKS: Mapping[str, Block] = {"serial": serial, "parallel": parallel}

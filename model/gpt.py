@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kernels import Operations
 from kernels.attention.reference import document_bounds, window_bounds
-from kernels.operand import FP8, Operand, rows_of
+from kernels.operand import Operand, rows_of
 from model.blocks import BLOCKS, LayerWeights, Pass, ResidualState
 from model.config import Architecture
 from model.hooks import HEAD, ProductHook, hooked
@@ -156,8 +156,8 @@ class GPT(nn.Module):
                 that need them.
             qat: () fp32 lever, int6-faked weights if > 0.5; None: never.
             hook: is passed the layers' matrix products; None: all operations stay fused.
-            precision: of the layers' weights: "native" (the compute dtype) or "fp8". Output head,
-                gates and value embeddings are native.
+            precision: of the MLPs' products: "native" (the compute dtype) or "fp8". All others are
+                native.
         """
         visits = self.plan if plan is None else plan
         stream = self.embed(tokens)
@@ -259,7 +259,8 @@ class GPT(nn.Module):
         Q, K and V of a layer become one matrix. What scales a branch scales the rows of the matrix
         that writes it; Q's rows, in one bank with O's, have factors of one.
         """
-        copied = partial(self._copy, qat=qat, dtype={"native": self.dtype, "fp8": FP8}[precision])
+        copied = partial(self._copy, qat=qat)
+        of_mlp = partial(copied, fp8=precision == "fp8")
         ones = torch.ones_like(self.attn_scale)
         row_scale = torch.cat((ones, self.attn_scale))
         queries, outputs = copied(self.qo_bank, row_scale=row_scale).halves()
@@ -270,8 +271,8 @@ class GPT(nn.Module):
             self.q_gain.unbind(),
             rows_of(queries, keys, values).unbind(),
             outputs.unbind(),
-            copied(self.up_bank).unbind(),
-            copied(self.down_bank, row_scale=self.mlp_scale).unbind(),
+            of_mlp(self.up_bank).unbind(),
+            of_mlp(self.down_bank, row_scale=self.mlp_scale).unbind(),
             *(map(some.get, layers) for some in self._weights_of_some_layers()),
             strict=True,
         )
@@ -317,6 +318,6 @@ class GPT(nn.Module):
         weight: Tensor,
         qat: Tensor | None = None,
         row_scale: Tensor | None = None,
-        dtype: torch.dtype | None = None,
+        fp8: bool = False,
     ) -> Operand:
-        return self.ops.quant(weight, dtype or self.dtype, qat, self.fake_step_floor, row_scale)
+        return self.ops.quant(weight, self.dtype, qat, self.fake_step_floor, row_scale, fp8)

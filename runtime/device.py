@@ -8,7 +8,6 @@ import torch
 from errors import InputError
 from kernels.attention.peers import attention_by
 from kernels.common.device import is_hopper
-from kernels.operand import NO_FP8_KERNELS
 from kernels.routes import Sizes
 from model.config import Architecture
 from settings import Settings
@@ -77,10 +76,14 @@ def choose_backend(settings: Settings, on_gpu: bool, on_hopper: bool, fp8: bool 
         fp8: whether the run takes steps with products in fp8.
 
     Raises:
-        InputError: the backend has no products in fp8.
+        InputError: the backend has no products in fp8 of these sizes.
     """
-    if settings.backend == "kernels" and fp8:
-        raise InputError(NO_FP8_KERNELS)
+    odd = fp8 and (settings.model_dim % 16 or settings.mlp_dim % 16)
+    if settings.backend == "kernels" and odd:
+        raise InputError(
+            f"backend kernels needs model_dim {settings.model_dim} and the MLP's width "
+            f"{settings.mlp_dim} to be multiples of 16 in fp8"
+        )
     if settings.backend != "auto":
         return settings.backend
     if not on_gpu:
@@ -89,7 +92,7 @@ def choose_backend(settings: Settings, on_gpu: bool, on_hopper: bool, fp8: bool 
         settings.check_kernels()
     except ValueError:
         return "compiled"
-    return "kernels" if on_hopper and not fp8 else "compiled"
+    return "kernels" if on_hopper and not odd else "compiled"
 
 
 def choose_attention(wanted: str, backend: str, on_gpu: bool) -> str:

@@ -129,8 +129,9 @@ def variants_table(settings: Settings, ranks: int) -> Table:
 
 def routes_table(settings: Settings) -> Table:
     """Return the kernel of each operation on a Hopper GPU in bf16, a row each."""
-    backend = choose_backend(settings, True, True, trains_in_fp8(settings))
+    fp8 = trains_in_fp8(settings)
+    backend = choose_backend(settings, True, True, fp8)
     attention = choose_attention(settings.attention_backend, backend, on_gpu=True)
-    found = routes(sizes_of(settings.architecture()), backend, attention)
+    found = routes(sizes_of(settings.architecture()), backend, attention, fp8)
     rows = [(route.operation, route.kernel, route.missed) for route in found]
     return table_of("Kernels on a Hopper GPU", "operation, kernel, slower because", rows)

@@ -4,6 +4,7 @@ import gc
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from signal import SIGTERM
 from typing import NamedTuple
 
@@ -17,14 +18,14 @@ from runtime.records import trained_on
 from runtime.run_folder import SAVED, RunFolder
 from runtime.signals import SIGNALS, Interruption, Signals
 from settings import Settings
-from settings.variants import Variant, with_choices
+from settings.variants import Variant, visited_tokens, with_choices
 from swarm.levers import KEEP
 from swarm.steering import Steering
 from training.budget import Budget
 from training.choosing import Course
 from training.curve import Curve
 from training.metrics import Finished, Metrics
-from training.pace import FIRST_STEP, TRAINED, Start, budget_of, step_ms
+from training.pace import FIRST_STEP, TRAINED, Pace, Start, budget_of, step_ms
 from training.schedule import Moment, Schedule
 from training.trainer import Trainer
 
@@ -42,13 +43,11 @@ class Launched(NamedTuple):
         now: the schedule at the step.
         elapsed: seconds of training when it was launched.
         tokens: that training has seen after the step.
-        variant: what it computes.
     """
 
     now: Moment
     elapsed: float
     tokens: int
-    variant: Variant
 
 
 class Loop:
@@ -63,7 +62,7 @@ class Loop:
             bpb; called off the clock.
         steering: the swarm; None: settings and schedule alone.
         start: where the steps begin, in a resumed run.
-        budget: what the steps may take; None: the settings' clock and iterations.
+        reserved: seconds at the end of the wallclock that are not for steps.
         sample: given steps, writes a text; called off the clock every ``sample_every`` steps.
     """
 
@@ -76,7 +75,7 @@ class Loop:
         validate: Callable[..., float],
         steering: Steering | None = None,
         start: Start = FIRST_STEP,
-        budget: Budget | None = None,
+        reserved: float = 0.0,
         sample: Callable[[int], None] | None = None,
     ) -> None:
         self.sample = sample
@@ -89,8 +88,7 @@ class Loop:
                 trainer.snapshots.take()
         self.step, self.trained = start.step, start.trained
         self._kept = (start.step, start.trained) if start.step else None
-        limits = settings.wallclock, settings.iterations, start.elapsed
-        self.budget = budget or Budget(*limits)
+        self.budget = Budget(settings.wallclock, settings.iterations, start.elapsed, reserved)
         self.schedule = Schedule.of(settings)
         self.metrics = Metrics(
             trainer.update.groups, trainer.update.measures.sizes, trainer.outgoing
@@ -98,7 +96,7 @@ class Loop:
         self.ahead = AHEAD_ON_GPU if trainer.world.device.type == "cuda" else 0
         self.saved_at = start.elapsed
         self.bpb: float | None = None
-        self.pace = self.budget.pace(start, settings)
+        self.pace = Pace(start, partial(visited_tokens, settings=settings))
         self.course, self.curve = Course(start.course), Curve(settings)
         self.variant: Variant | None = None
         self._launched: dict[int, Launched] = {}
@@ -169,7 +167,7 @@ class Loop:
         self._log_change(variant)
         self.metrics.push(self.step, self.trainer.step(self.step, now, variant))
         self.pace.launched(variant)
-        self._launched[self.step] = Launched(now, elapsed, self.trainer.loader.position, variant)
+        self._launched[self.step] = Launched(now, elapsed, self.trainer.loader.position)
         self.step += 1
 
     def _log_change(self, variant: Variant) -> None:
@@ -186,8 +184,6 @@ class Loop:
             steering.rehearse(self.step, now.progress, now.warmdown)
         cycle = steering.cycle(self.step, now.progress, now.warmdown)
         self.trainer.levers.decide(**steering.decided)
-        if cycle.rollback or cycle.keep:
-            self.budget.spend("keep")
         if cycle.rollback:
             self._land()
             self.trainer.snapshots.restore()
@@ -225,7 +221,7 @@ class Loop:
 
         A full disk loses the checkpoint, not the run.
         """
-        self.saved_at = elapsed = self.budget.landed(elapsed)
+        self.saved_at = elapsed
         if self._kept == (self.step, self.trained):
             return
         self._kept = (self.step, self.trained)
@@ -252,8 +248,7 @@ class Loop:
 
     def _report(self, finished: list[Finished]) -> None:
         for done in finished:
-            now, started, tokens, variant = self._launched.pop(done.step)
-            self.budget.spend(variant)
+            now, started, tokens = self._launched.pop(done.step)
             self.course.add(done.loss, done.skipped)
             if self.steering:
                 numbers = done.numbers(self.steering.reads)

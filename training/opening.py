@@ -11,7 +11,7 @@ from model.parameters import counts
 from runtime.device import Backends, sizes_of
 from settings import Settings
 from settings.stages import or_one
-from settings.variants import Variant, accumulation_of, stage_variants
+from settings.variants import Variant, accumulation_of, stage_variants, trains_in_fp8
 from training.captured_steps import Cost
 from training.rank import Rank
 from training.trainer import Trainer
@@ -102,7 +102,8 @@ def missed(settings: Settings, backends: Backends, device: torch.device) -> Iter
         except ValueError as error:
             yield f"slower    backend {backends.backend}, because {error}"
     sizes = sizes_of(settings.architecture())
-    for route in routes(sizes, backends.backend, backends.attention):
+    fp8 = trains_in_fp8(settings)
+    for route in routes(sizes, backends.backend, backends.attention, fp8):
         if route.missed:
             yield f"slower    {route.operation}: {route.kernel}, because {route.missed}"
 

@@ -5,6 +5,7 @@ a preset's network, the largest first, and how long the device was busy.
 """
 
 from collections import defaultdict
+from functools import partial
 from typing import Literal
 
 import torch
@@ -42,12 +43,14 @@ def main(
     *,
     backend: Literal["kernels", "compiled", "reference"] = "kernels",
     preset: str = "seed",
+    precision: Literal["native", "fp8"] = "native",
     commit: Commit = None,
 ) -> None:
     """Profile one pass and print one row per kernel.
 
     Args:
         preset: whose network and windows; documents are of about 1,024 tokens
+        precision: of the step's products
     """
     need_gpu()
     settings = load_settings(["--preset", preset], {})
@@ -57,12 +60,14 @@ def main(
     else:
         model = make_model("reference", attention="cudnn", **network)
     forward = torch.compile(model, dynamic=False) if backend == "compiled" else model
+    forward = partial(forward, precision=precision)
     tokens = random_tokens(TOKENS // settings.train_seq_len, settings.train_seq_len + 1)
     call = step(model, forward, tokens, further_weights(settings.mtp_targets, 0.0))
     times = device_times(call)
     total = sum(microseconds for _, microseconds in times.values())
     print("\n".join(f"{name}: {value}" for name, value in provenance(commit).items()))
-    print(f"{backend}, {preset}: {total / 1000:.2f} ms on the device, {len(times)} kernels\n")
+    title = f"{backend}, {preset}, {precision}"
+    print(f"{title}: {total / 1000:.2f} ms on the device, {len(times)} kernels\n")
     print("| kernel | launches | us each | ms | share |\n|---|---|---|---|---|")
     for name, (launches, us) in sorted(times.items(), key=lambda item: -item[1][1]):
         each = us / max(launches, 1)

@@ -10,7 +10,7 @@ from torch import Tensor
 from kernels.attention import Attention, SelfAttention
 from kernels.linear import Projections
 from kernels.linear.reference import projections
-from kernels.operand import Operand, dense
+from kernels.operand import Operand, sourced
 
 # (q, k, v, documents or None) -> y, as causal.
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -182,8 +182,7 @@ def compose(projections: Projections, attention: Attention) -> SelfAttention:
         lookup: Tensor | None = None,
         lookup_weight: Tensor | None = None,
     ) -> Tensor:
-        weight = dense(weight, x.dtype)
-        head_dim = weight.size(0) // (heads + 2 * kv_heads)
+        head_dim = sourced(weight).size(0) // (heads + 2 * kv_heads)
         sizes = (heads * head_dim, kv_heads * head_dim, kv_heads * head_dim)
         parts = projections(x, weight, sizes, lookup, lookup_weight)
         q, k, v = (part.unflatten(-1, (-1, head_dim)) for part in parts)

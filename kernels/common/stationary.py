@@ -1,6 +1,6 @@
 """Products of many rows with few weights on Hopper: the weights stay in shared memory.
 
-    x (N, C) @ weight (C, M), bf16, sums in fp32; C at most 512
+    x (N, C) @ weight (C, M), bf16 or e4m3, sums in fp32; C at most 512
 
 A block holds a strip of 128 columns of the weight, at full depth, in shared memory. Only x is
 loaded repeatedly, 128 rows at a time. So each byte from L2 makes 128 FLOP. Tiles of 128 x 256 that
@@ -12,6 +12,9 @@ products (CUTLASS's "pingpong" schedule). A producer warp loads x through a ring
 The strip's columns are permuted in shared memory. A Hopper product gives a thread 2 neighbouring
 columns of every 8, and a row to four threads. Column 32 i + 8 t + 2 j + b of the strip is at index
 32 i + 8 j + 2 t + b. Thread t then has runs of 8 columns, for 16-byte loads and stores.
+
+In e4m3 a step is 128 deep instead of 64, so that tiles have as many bytes, and a product takes as
+many instructions a step. Both operands must lie along the sum in memory.
 """
 
 # Pyright takes a launch for a call of the kernel, and a kernel's code for Python.
@@ -31,19 +34,25 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from kernels.common.device import is_hopper, multiprocessors
+from kernels.operand import FP8
 
 WIDEST = 512  # a strip of 128 KB: with 6 buffers of 16 KB, a block's shared memory
 ROWS, HALF, STRIP, DEPTH = (gl.constexpr(size) for size in (128, 64, 128, 64))
+DEPTH_FP8 = gl.constexpr(128)
 STAGES = 6
 REGISTERS = gl.constexpr((240, 24))  # of a consumer's thread and of the producer's: 504 in all
 
 # Shared memory and loads of (DEPTH, STRIP), by the dimension whose elements are neighbours.
 KEPT_BY_COLUMN = gl.constexpr(gl.NVMMASharedLayout(128, 16))
 KEPT_BY_DEPTH = gl.constexpr(gl.NVMMASharedLayout(128, 16, transposed=True))
+ROWS_IN_FP8 = gl.constexpr(gl.NVMMASharedLayout(128, 8))
+KEPT_IN_FP8 = gl.constexpr(gl.NVMMASharedLayout(128, 8, transposed=True))
 LOADED_BY_COLUMN = gl.constexpr(gl.BlockedLayout([1, 8], [2, 16], [4, 1], [1, 0]))
 LOADED_BY_DEPTH = gl.constexpr(gl.BlockedLayout([8, 1], [8, 4], [1, 4], [0, 1]))
+LOADED_IN_FP8 = gl.constexpr(gl.BlockedLayout([16, 1], [8, 4], [1, 4], [0, 1]))
 # A tile's sums: 128 registers a thread.
 SUMS = gl.constexpr(gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 16]))
+SUMS_OF_FP8 = gl.constexpr(gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 32]))
 # Half of them, the same registers, as (row, block of 32 columns, thread's run in it, column of 8).
 RUNS = gl.constexpr(
     gl.DistributedLinearLayout(
@@ -58,19 +67,23 @@ RUNS = gl.constexpr(
 
 def fits(x: Tensor, hidden: int) -> bool:
     """Return whether these kernels can multiply x (N, C) with a weight (C, M), M = hidden."""
-    on_hopper = is_hopper(x.device) and x.dtype == torch.bfloat16
-    return on_hopper and sizes_fit(x.size(1), hidden)
+    if not is_hopper(x.device) or x.dtype not in (torch.bfloat16, FP8):
+        return False
+    return sizes_fit(x.size(1), hidden, fp8=x.dtype == FP8)
 
 
-def sizes_fit(width: int, hidden: int) -> bool:
+def sizes_fit(width: int, hidden: int, fp8: bool = False) -> bool:
     """Return whether there is a kernel for x (N, width) and a weight (width, hidden)."""
-    return width <= WIDEST and width % DEPTH.value == 0 and hidden % STRIP.value == 0
+    depth = DEPTH_FP8.value if fp8 else DEPTH.value
+    return width <= WIDEST and width % depth == 0 and hidden % STRIP.value == 0
 
 
 def streamed(x: Tensor) -> TensorDescriptor:
     """Return the descriptor by which ``stream_rows`` loads x (N, C)."""
-    block = [ROWS.value, DEPTH.value]
-    return TensorDescriptor.from_tensor(x.contiguous(), block, KEPT_BY_COLUMN.value)
+    depth, layout = DEPTH.value, KEPT_BY_COLUMN.value
+    if x.dtype == FP8:
+        depth, layout = DEPTH_FP8.value, ROWS_IN_FP8.value
+    return TensorDescriptor.from_tensor(x.contiguous(), [ROWS.value, depth], layout)
 
 
 def grid(rows: int, hidden: int, device: torch.device) -> tuple[int]:
@@ -95,7 +108,8 @@ def share(HIDDEN: gl.constexpr):
 @gluon.jit
 def open_ring(x_NC, STAGES: gl.constexpr):
     """Return buffers of x, and barriers: full, empty, the consumers' order, the strip's arrival."""
-    buffers = gl.allocate_shared_memory(gl.bfloat16, [STAGES, ROWS, DEPTH], x_NC.layout)
+    DEPTH: gl.constexpr = x_NC.block_type.shape[1]
+    buffers = gl.allocate_shared_memory(x_NC.dtype, [STAGES, ROWS, DEPTH], x_NC.layout)
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     turns = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
@@ -111,9 +125,10 @@ def open_ring(x_NC, STAGES: gl.constexpr):
 
 @gluon.jit
 def stream_rows(x_NC, ring, rows, HIDDEN: gl.constexpr, WIDTH: gl.constexpr):
-    """Load this block's rows, DEPTH columns to a buffer: the producer's part."""
+    """Load this block's rows, as many columns as a buffer has: the producer's part."""
     buffers, full, empty, _, _ = ring
     STAGES: gl.constexpr = buffers.shape[0]
+    DEPTH: gl.constexpr = buffers.shape[2]
     _, first, every = share(HIDDEN)
     count = 0
     for tile in range(first, gl.cdiv(rows, ROWS), every):
@@ -124,6 +139,20 @@ def stream_rows(x_NC, ring, rows, HIDDEN: gl.constexpr, WIDTH: gl.constexpr):
             source = [tile * ROWS, depth]
             tma.async_copy_global_to_shared(x_NC, source, full.index(stage), buffers.index(stage))
             count += 1
+
+
+@gluon.constexpr_function
+def loaded(dtype, depth_stride):
+    """Return the layout in which a strip is loaded, 16 bytes a thread."""
+    if dtype == gl.float8e4nv:
+        return LOADED_IN_FP8.value
+    return (LOADED_BY_DEPTH if depth_stride == 1 else LOADED_BY_COLUMN).value
+
+
+@gluon.constexpr_function
+def sums(dtype):
+    """Return the layout of a tile's sums of products in ``dtype``."""
+    return (SUMS_OF_FP8 if dtype == gl.float8e4nv else SUMS).value
 
 
 @gluon.jit
@@ -138,7 +167,8 @@ def keep_strip(
 ):
     """Load every other block of the strip, columns permuted, and wait for the other consumer."""
     STEPS: gl.constexpr = kept.shape[0]
-    layout: gl.constexpr = LOADED_BY_DEPTH if DEPTH_STRIDE == 1 else LOADED_BY_COLUMN
+    DEPTH: gl.constexpr = kept.shape[1]
+    layout: gl.constexpr = loaded(kept.dtype, DEPTH_STRIDE)
     strip, _, _ = share(HIDDEN)
     depth = gl.arange(0, DEPTH, gl.SliceLayout(1, layout))[:, None]
     column = strip * STRIP + gl.arange(0, STRIP, gl.SliceLayout(0, layout))[None, :]
@@ -162,7 +192,7 @@ def product(ring, kept, order, CONSUMER: gl.constexpr):
     buffers, full, empty, turns, _ = ring
     STEPS: gl.constexpr = kept.shape[0]
     STAGES: gl.constexpr = buffers.shape[0]
-    total = gl.zeros((ROWS, STRIP), gl.float32, SUMS)
+    total = gl.zeros((ROWS, STRIP), gl.float32, sums(kept.dtype))
     before = 0
     mbarrier.wait(turns.index(CONSUMER), (order // 2 & 1) ^ (1 - CONSUMER))
     for step in range(STEPS):

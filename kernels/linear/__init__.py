@@ -11,15 +11,18 @@ from kernels.operand import Operand
 class Linear(Protocol):
     """A matrix product."""
 
-    def __call__(self, x: Tensor, weight: Tensor | Operand) -> Tensor:
-        """Return ``x @ weight.T``: x (..., in), weight (out, in) -> (..., out)."""
+    def __call__(self, x: Tensor | Operand, weight: Tensor | Operand) -> Tensor:
+        """Return ``x @ weight.T``: x (..., in), weight (out, in) -> (..., out).
+
+        Gradients are those of a product of the sources.
+        """
         ...
 
 
 class LinearAdd(Protocol):
     """A matrix product onto the residual stream."""
 
-    def __call__(self, stream: Tensor, x: Tensor, weight: Tensor | Operand) -> Tensor:
+    def __call__(self, stream: Tensor, x: Tensor | Operand, weight: Tensor | Operand) -> Tensor:
         """Return ``stream + x @ weight.T``.
 
         A kernel may add in stream's memory. Use only the returned stream afterwards.
@@ -41,7 +44,7 @@ class Projections(Protocol):
 
     def __call__(
         self,
-        x: Tensor,
+        x: Tensor | Operand,
         weight: Tensor | Operand,
         sizes: Sequence[int],
         lookup: Tensor | None = None,

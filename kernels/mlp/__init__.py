@@ -4,7 +4,19 @@ from typing import Protocol
 
 from torch import Tensor
 
-from kernels.operand import Operand
+from kernels.operand import LARGEST_FP8, Operand
+
+LEAST_LARGEST = 1e-12  # of up's scales; its square is far from the smallest fp32
+
+
+def bound(slope: float) -> float:
+    """Return the activation's scale in fp8, for a scale of 1 of x's row and of all rows of up.
+
+    No sum of products exceeds the norms of its two rows, each 448 times a scale: rows of the
+    activation cannot overflow. Rounding to fp8 makes a norm larger by 1/16 at most.
+    """
+    product = LARGEST_FP8**2 * 1.13 * max(1.0, slope)
+    return product**2 / LARGEST_FP8
 
 
 class Mlp(Protocol):
@@ -12,7 +24,7 @@ class Mlp(Protocol):
 
     def __call__(
         self,
-        x: Tensor,
+        x: Tensor | Operand,
         up: Tensor | Operand,
         down: Tensor | Operand,
         slope: float,
@@ -24,7 +36,9 @@ class Mlp(Protocol):
         keeps a gradient on the negative side.
 
         Args:
-            x: (..., C).
+            x: (..., C). In fp8 it, up and down have scales, and the activation is rounded to
+                fp8, too: a row's scale is ``bound(slope)`` times the square of x's scale and up's
+                largest, at least ``LEAST_LARGEST``.
             up: (M, C).
             down: (C, M).
             slope: of the activation's negative side, before the square; not negative.

@@ -6,6 +6,9 @@
     ddown = dy.T @ a,  dup = dh.T @ x         cuBLAS, on a side stream, overlapping with dx
     dx = dh @ up                              cuBLAS
 
+In fp8 the first two products take e4m3. The first writes a in bf16, too, and all gradients are
+products in bf16 (``kernels.mlp.fp8``).
+
 The backward pass needs a and the sign of h only, one bit each, because
 
     2 leaky(h) leaky'(h) = 2 sqrt(a)             if h >= 0
@@ -22,12 +25,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kernels.common.streams import Side
+from kernels.linear import fp8 as linear_fp8
+from kernels.mlp import fp8
 from kernels.mlp.products import activated_product, activation_gradient
-from kernels.operand import Operand, unscaled
+from kernels.operand import Operand, in_fp8, sourced
 
 
 def mlp(
-    x: Tensor,
+    x: Tensor | Operand,
     up: Tensor | Operand,
     down: Tensor | Operand,
     slope: float,
@@ -38,7 +43,8 @@ def mlp(
     Rows of C and of M elements must be multiples of 16 bytes (TMA). The NanoGPT speedrun also fuses
     LeakyReLU^2 into a product's epilogue and saves the activation for the backward pass.
     """
-    return MLP.apply(x, unscaled(up), unscaled(down), slope, stream)  # pyright: ignore[reportReturnType]
+    rounded = (x, up, down) if in_fp8(x, up, down) else None
+    return MLP.apply(*map(sourced, (x, up, down)), slope, stream, rounded)  # pyright: ignore[reportReturnType]
 
 
 class MLP(torch.autograd.Function):
@@ -46,15 +52,29 @@ class MLP(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, up: Tensor, down: Tensor, slope: float, stream: Tensor | None
+        ctx: Any,
+        x: Tensor,
+        up: Tensor,
+        down: Tensor,
+        slope: float,
+        stream: Tensor | None,
+        rounded: tuple[Operand, Operand, Operand] | None,
     ) -> Tensor:
-        x_NC = x.reshape(-1, x.size(-1))
-        activated, signs = activated_product(x_NC, up, slope)
+        x_NC, last = x.reshape(-1, x.size(-1)), None
+        if rounded is None:
+            activated, signs = activated_product(x_NC, up, slope)
+        else:
+            in_e4m3, signs = fp8.activated_product(rounded[0], rounded[1], slope, x.dtype)
+            activated, last = sourced(in_e4m3), (in_e4m3, rounded[2])
         ctx.save_for_backward(x_NC, up, down, activated, signs)
         ctx.slope = slope
+        if stream is not None:
+            ctx.mark_dirty(stream)
+        if last is not None:
+            y = linear_fp8.product(*last, x.dtype, stream)
+            return y.view(x.shape) if stream is None else y
         if stream is None:
             return (activated @ down.T).view(x.shape)
-        ctx.mark_dirty(stream)
         stream.view(x_NC.shape).addmm_(activated, down.T)
         return stream
 
@@ -63,7 +83,7 @@ class MLP(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x_NC, up, down, activated, signs = ctx.saved_tensors
         dy_NC = dy.reshape(x_NC.shape)
-        needs_x, needs_up, needs_down, _, needs_stream = ctx.needs_input_grad
+        needs_x, needs_up, needs_down, _, needs_stream, _ = ctx.needs_input_grad
         with Side(dy.device) as side:
             dh = None
             if needs_x or needs_up:
@@ -73,4 +93,4 @@ class MLP(torch.autograd.Function):
             d_down = side.product(dy_NC.T, activated) if needs_down else None
             d_up = side.product(dh.T, x_NC) if needs_up and dh is not None else None
             dx = (dh @ up).view(dy.shape) if needs_x and dh is not None else None
-        return dx, d_up, d_down, None, dy if needs_stream else None
+        return dx, d_up, d_down, None, dy if needs_stream else None, None

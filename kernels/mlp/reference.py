@@ -3,17 +3,24 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.operand import Operand, dense
+from kernels.linear.reference import linear
+from kernels.mlp import LEAST_LARGEST, bound
+from kernels.operand import Operand, scaled_by
 
 
 def mlp(
-    x: Tensor,
+    x: Tensor | Operand,
     up: Tensor | Operand,
     down: Tensor | Operand,
     slope: float,
     stream: Tensor | None = None,
 ) -> Tensor:
     """Compute ``kernels.mlp.Mlp`` in plain PyTorch."""
-    up, down = dense(up, x.dtype), dense(down, x.dtype)
-    y = F.linear(F.leaky_relu(F.linear(x, up), slope).square(), down)
+    activated: Tensor | Operand = F.leaky_relu(linear(x, up), slope).square()
+    if isinstance(x, Operand) and isinstance(up, Operand) and x.scale is not None:
+        assert up.scale is not None
+        largest = up.scale.amax().clamp_min(LEAST_LARGEST)
+        scale = bound(slope) * (x.scale * largest).square()
+        activated = scaled_by(scale, activated, activated)
+    y = linear(activated, down)
     return y if stream is None else stream + y

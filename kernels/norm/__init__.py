@@ -1,6 +1,6 @@
 """RMSNorm, alone and after the mix of streams at a layer's entry."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -8,7 +8,9 @@ from torch import Tensor
 class Norm(Protocol):
     """RMSNorm of the residual stream."""
 
-    def __call__(self, x: Tensor, *, scale: float, eps: float) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, x: Tensor, *, scale: float, eps: float, fp8: bool = False
+    ) -> tuple[Tensor, Any]:
         """Return x and its RMSNorm.
 
             normed = scale * x / sqrt(mean(x^2) + eps)
@@ -21,6 +23,7 @@ class Norm(Protocol):
                 modified in place.
             scale: factor of the normed output, 1/sqrt(layer + 1) if LN scale is on; not zero.
             eps: added to the mean square.
+            fp8: return normed as an ``Operand`` in fp8, rounded from fp32, with itself as source.
 
         Returns:
             (x, normed), each (B, T, C) in x's dtype.

@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from kernels.common.fp8 import Rounded, new_rounded, store_rounded
 from kernels.common.launch import Launch
 from kernels.common.rows import (
     column_indices,
@@ -28,6 +29,7 @@ from kernels.common.rows import (
     store,
     store_row_values,
 )
+from kernels.operand import Operand
 
 # Compiled, not timed (registers): 4 rows 32 and 48; 16 rows with 8 warps 48 and 64. A plain
 # (rows, 512) tile splits each row over two warps, with a barrier for every sum.
@@ -37,38 +39,45 @@ LAUNCH = {
 }
 
 
-def norm(x: Tensor, *, scale: float, eps: float) -> tuple[Tensor, Tensor]:
+def norm(x: Tensor, *, scale: float, eps: float, fp8: bool = False) -> tuple[Tensor, Any]:
     """Compute ``kernels.norm.Norm`` in one pass.
 
     x is marked as modified in place: otherwise autograd would return a view, and PyTorch forbids
     in-place additions to such a view.
     """
-    return Norm.apply(x, scale, eps)  # pyright: ignore[reportReturnType]
+    x, normed, *rounded = Norm.apply(x, scale, eps, fp8)  # pyright: ignore[reportGeneralTypeIssues]
+    return x, Operand(*rounded, normed) if fp8 else normed
 
 
 class Norm(torch.autograd.Function):
     """Save the output and 1/rms of each row (N,) fp32."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: float, eps: float) -> tuple[Tensor, Tensor]:
-        normed, inverse_rms = launch_forward(x.contiguous(), scale, eps)
+    def forward(ctx: Any, x: Tensor, scale: float, eps: float, fp8: bool) -> tuple[Tensor, ...]:
+        rounded = new_rounded(x) if fp8 else None
+        normed, inverse_rms = launch_forward(x.contiguous(), rounded, scale, eps)
         ctx.mark_dirty(x)
         ctx.save_for_backward(normed, inverse_rms)
         ctx.set_materialize_grads(False)
         ctx.scale = scale
-        return x, normed
+        if rounded is None:
+            return x, normed
+        ctx.mark_non_differentiable(*rounded)
+        return x, normed, *rounded
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_x: Tensor | None, grad_normed: Tensor | None):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad_x: Tensor | None, grad_normed: Tensor | None, *_: None):  # pyright: ignore[reportIncompatibleMethodOverride]
         if grad_normed is None:
-            return grad_x, None, None
+            return grad_x, None, None, None
         grad_x = None if grad_x is None else grad_x.contiguous()
-        return launch_backward(grad_x, grad_normed.contiguous(), ctx), None, None
+        return launch_backward(grad_x, grad_normed.contiguous(), ctx), None, None, None
 
 
-def launch_forward(x: Tensor, scale: float, eps: float) -> tuple[Tensor, Tensor]:
-    """Return normed as x, and 1/rms (N,) fp32."""
+def launch_forward(
+    x: Tensor, rounded: Rounded | None, scale: float, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Return normed as x, and 1/rms (N,) fp32; ``rounded`` is written."""
     rows, launch = row_count(x), LAUNCH["forward"]
     normed = torch.empty_like(x)
     inverse_rms = torch.empty(rows, dtype=torch.float32, device=x.device)
@@ -76,6 +85,7 @@ def launch_forward(x: Tensor, scale: float, eps: float) -> tuple[Tensor, Tensor]
         x,
         normed,
         inverse_rms,
+        rounded,
         rows,
         scale,
         eps,
@@ -103,17 +113,21 @@ def launch_backward(grad_x: Tensor | None, grad_normed: Tensor, ctx: Any) -> Ten
 
 
 @triton.jit
-def norm_forward(x, normed, inverse_rms, rows_total, scale, eps, tile):
-    """Write normed (N, C) and inverse_rms (N,) fp32 of x (N, C).
+def norm_forward(x, normed, inverse_rms, rounded, rows_total, scale, eps, tile):
+    """Write normed (N, C) and inverse_rms (N,) fp32 of x (N, C), and ``Rounded`` unless None.
 
-    It moves 2 tensors. At 98,304 x 512 in bf16 a tensor is 100.7 MB.
+    It moves 2 tensors, and half of one in fp8. At 98,304 x 512 in bf16 a tensor is 100.7 MB.
     """
     rows, columns = row_indices(tl.program_id(0) * tile.ROWS, tile), column_indices(tile)
     offsets, mask = rows * tile.C + columns, (rows < rows_total) & (columns < tile.C)
     value = load(x, offsets, mask)
-    by_rms = tl.rsqrt(row_mean(value * value, tile) + eps)
+    squares = row_mean(value * value, tile)
+    by_rms = tl.rsqrt(squares + eps)
     store(normed, offsets, value * (by_rms * scale), mask)
     store_row_values(inverse_rms, rows, by_rms, rows_total)
+    if rounded is not None:
+        norm = tl.sqrt(squares * tile.C)
+        store_rounded(rounded, rows, offsets, value, norm, by_rms * scale, rows_total, mask)
 
 
 @triton.jit

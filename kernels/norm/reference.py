@@ -1,12 +1,17 @@
 """RMSNorm, and a layer's entry, in plain PyTorch."""
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.operand import rounded
 
-def norm(x: Tensor, *, scale: float, eps: float) -> tuple[Tensor, Tensor]:
+
+def norm(x: Tensor, *, scale: float, eps: float, fp8: bool = False) -> tuple[Tensor, Any]:
     """Compute ``kernels.norm.Norm`` in plain PyTorch."""
-    return x, F.rms_norm(x, (x.size(-1),), eps=eps) * scale
+    normed = F.rms_norm(x, (x.size(-1),), eps=eps) * scale
+    return x, rounded(normed, normed) if fp8 else normed
 
 
 def mix_norm(
@@ -27,7 +32,7 @@ def mix_norm(
     if skip is not None and skip_weight is not None:
         mixed = mixed + skip_weight.to(dtype) * skip
     mixed = mix[0].to(dtype) * mixed + mix[1].to(dtype) * x0
-    _, normed = norm(mixed, scale=scale, eps=eps)
+    normed = F.rms_norm(mixed, (mixed.size(-1),), eps=eps) * scale
     gate = None
     if gate_weight is not None:
         gate = F.linear(normed[..., : gate_weight.size(1)], gate_weight.to(dtype))

@@ -18,6 +18,7 @@ class Quant(Protocol):
         qat: Tensor | None = None,
         min_step: float = 0.0,
         row_scale: Tensor | None = None,
+        fp8: bool = False,
     ) -> Operand:
         """Return ``weight`` in ``dtype``, rounded to the int6 grid first if ``qat`` > 0.5.
 
@@ -27,18 +28,16 @@ class Quant(Protocol):
 
         Args:
             weight: (..., rows, cols) fp32 master weight.
-            dtype: of the copy. In fp8 (``kernels.operand.FP8``) each row has a scale, its largest
-                magnitude over 448.
+            dtype: of the copy.
             qat: () fp32 lever, read on the device, so that a change needs no recompilation. None:
                 never round, at no cost.
             min_step: lower bound of the step.
             row_scale: (..., rows) fp32 factor of each row, applied after the grid. Scaling the
                 rows of a weight replaces a pass over the product's output.
+            fp8: return the copy as the source of values in fp8, rounded from it in fp32.
 
         Returns:
-            values (..., rows, cols) in ``dtype``; possibly ``weight`` itself if nothing changes.
-
-        Raises:
-            ValueError: the backend has no products in ``dtype``.
+            values (..., rows, cols) in ``dtype``; possibly ``weight`` itself if nothing changes. In
+            fp8 an ``Operand`` with a scale for each row.
         """
         ...

@@ -11,11 +11,12 @@ from torch.autograd.function import once_differentiable
 
 from kernels.common.launch import Launch
 from kernels.common.rows import row_count
-from kernels.operand import FP8, NO_FP8_KERNELS, Operand
+from kernels.operand import FP8, LARGEST_FP8, LEAST_SCALE, Operand
 from kernels.quant.reference import INT6_LEVELS
 
 LAUNCH = Launch(elements=4_096, warps=4)  # 32 a thread
 LEVELS = tl.constexpr(INT6_LEVELS)
+LARGEST, LEAST = tl.constexpr(LARGEST_FP8), tl.constexpr(LEAST_SCALE)
 # Adding and subtracting 1.5 * 2^23 rounds an fp32 below 2^22 to the nearest integer, halves to
 # even, because the additions round in this way.
 WHOLE = tl.constexpr(12582912.0)
@@ -27,13 +28,13 @@ def quant(
     qat: Tensor | None = None,
     min_step: float = 0.0,
     row_scale: Tensor | None = None,
+    fp8: bool = False,
 ) -> Operand:
     """Compute ``kernels.quant.Quant`` in one pass; return ``weight`` itself if nothing changes."""
-    if qat is None and row_scale is None and weight.dtype == dtype:
+    if qat is None and row_scale is None and weight.dtype == dtype and not fp8:
         return Operand(weight)
-    if dtype == FP8:
-        raise ValueError(NO_FP8_KERNELS)
-    return Operand(Quant.apply(weight, dtype, qat, min_step, row_scale))  # pyright: ignore[reportArgumentType]
+    copy, values, scale = Quant.apply(weight, dtype, qat, min_step, row_scale, fp8)  # pyright: ignore[reportGeneralTypeIssues]
+    return Operand(values, scale, copy) if fp8 else Operand(copy)
 
 
 class Quant(torch.autograd.Function):
@@ -43,23 +44,27 @@ class Quant(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, weight, dtype, qat, min_step, row_scale):
+    def forward(ctx: Any, weight, dtype, qat, min_step, row_scale, fp8):
         weight = weight.contiguous()
         if row_scale is not None:
             row_scale = row_scale.contiguous()
             ctx.save_for_backward(weight, qat, row_scale)
         ctx.dtype, ctx.min_step = weight.dtype, min_step
-        return launch(weight, dtype, qat, min_step, row_scale)
+        values = torch.empty_like(weight, dtype=FP8) if fp8 else None
+        scale = torch.empty_like(weight[..., 0], dtype=torch.float32) if fp8 else None
+        if values is not None:
+            ctx.mark_non_differentiable(values, scale)
+        return launch(weight, dtype, qat, min_step, row_scale, values, scale), values, scale
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, gradient: Tensor, *_: None):  # pyright: ignore[reportIncompatibleMethodOverride]
         into_scale = None
         if ctx.saved_tensors:
             gradient, into_scale = launch_backward(gradient, *ctx.saved_tensors, ctx.min_step)
         elif gradient.dtype != ctx.dtype:
             gradient = launch(gradient.contiguous(), ctx.dtype)
-        return gradient, None, None, None, into_scale
+        return gradient, None, None, None, into_scale, None
 
 
 def row_constants(width: int) -> dict[str, Any]:
@@ -79,13 +84,15 @@ def launch(
     qat: Tensor | None = None,
     min_step: float = 0.0,
     row_scale: Tensor | None = None,
+    values: Tensor | None = None,
+    scale: Tensor | None = None,
 ) -> Tensor:
-    """Return a copy of ``source`` in ``dtype``, made row by row."""
+    """Return a copy of ``source`` in ``dtype``, made row by row; write it in fp8, too, if given."""
     copy = torch.empty_like(source, dtype=dtype)
     rows, tile = row_count(source), row_constants(source.size(-1))
     grid = (triton.cdiv(rows, tile["ROWS"]),)
-    least = least_step(min_step)
-    quant_rows[grid](source, copy, qat, row_scale, rows, least, **tile, **LAUNCH.options)
+    given = (source, copy, qat, row_scale, values, scale, rows, least_step(min_step))
+    quant_rows[grid](*given, **tile, **LAUNCH.options)
     return copy
 
 
@@ -131,6 +138,8 @@ def quant_rows(
     copy,
     qat,
     row_scale,
+    values,
+    scale,
     rows_total,
     min_step,
     C: tl.constexpr,
@@ -142,7 +151,8 @@ def quant_rows(
         step = max(max|row| / 31, min_step),  code = clamp(round(value / step), -31, 31)
 
     source and copy (N, C) in any float dtypes, row_scale (N,) fp32 or None. Divisions are IEEE's,
-    so codes equal the reference's.
+    so codes equal the reference's. values (N, C) e4m3 and scale (N,) fp32: the copy in fp8, unless
+    they are None.
 
     Banks of 26.0 M weights, fp32 to bf16, move 156 MB. The grid's divisions take about 1,000
     instructions for 1,024 elements of a warp, less time than the bytes. A tile is 4,096 elements,
@@ -158,6 +168,11 @@ def quant_rows(
     if row_scale is not None:
         value *= tl.load(row_scale + rows, mask=rows < rows_total, other=0.0)
     tl.store(copy + offsets, value.to(copy.dtype.element_ty), mask=mask)
+    if values is not None:
+        norm = tl.sqrt_rn(tl.sum(value * value, axis=1, keep_dims=True))
+        by = tl.maximum(tl.div_rn(norm, LARGEST), LEAST)
+        tl.store(values + offsets, tl.div_rn(value, by).to(values.dtype.element_ty), mask=mask)
+        tl.store(scale + rows, by, mask=rows < rows_total)
 
 
 @triton.jit

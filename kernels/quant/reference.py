@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from kernels.operand import FP8, LARGEST_FP8, Operand
+from kernels.operand import Operand, rounded
 
 INT6_LEVELS = 31
 
@@ -14,20 +14,13 @@ def quant(
     qat: Tensor | None = None,
     min_step: float = 0.0,
     row_scale: Tensor | None = None,
+    fp8: bool = False,
 ) -> Operand:
     """Compute ``kernels.quant.Quant`` in plain PyTorch."""
     copy = weight if qat is None else weight + grid_change(weight, qat, min_step)
     if row_scale is not None:
         copy = row_scale[..., None] * copy
-    return scaled(copy) if dtype == FP8 else Operand(copy.to(dtype))
-
-
-def scaled(copy: Tensor) -> Operand:
-    """Return a matrix in fp8 with a scale for each row; the gradient passes straight through."""
-    exact = copy.detach()
-    scale = (exact.abs().amax(dim=-1) / LARGEST_FP8).float()
-    scale = scale.clamp_min(torch.finfo(torch.float32).tiny)
-    return Operand((exact / scale[..., None]).to(FP8), scale, copy)
+    return rounded(copy, copy.to(dtype)) if fp8 else Operand(copy.to(dtype))
 
 
 @torch.no_grad()

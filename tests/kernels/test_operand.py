@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kernels import operations
-from kernels.operand import FP8, Operand, dense, rows_of, unscaled
+from kernels.operand import FP8, Operand, dense, rounded, rows_of, sourced, unscaled
 from tests.kernels.tools.compare import FP32, random_tensors, relative_error
 
 plain = operations("reference")
@@ -17,7 +17,7 @@ Call = Callable[..., Sequence[Tensor]]
 
 
 def in_fp8(weight: Tensor) -> Operand:
-    return plain.quant(weight, FP8)
+    return plain.quant(weight, weight.dtype, fp8=True)
 
 
 def test_values_and_scale_are_near_the_weight() -> None:
@@ -26,7 +26,7 @@ def test_values_and_scale_are_near_the_weight() -> None:
     found = in_fp8(weight)
     assert found.scale is not None and found.values.dtype == FP8
     assert (found.scale.dtype, found.scale.shape) == (torch.float32, (3, 6))
-    assert bool((found.values.float().abs().amax(-1) == 448).all())
+    assert torch.equal(found.scale, weight.norm(dim=-1) / 448)
     error = (dense(found, torch.float32) - weight).abs()
     assert bool((error <= weight.abs() * 2**-4 + found.scale[..., None] * 2**-10).all())
 
@@ -34,7 +34,15 @@ def test_values_and_scale_are_near_the_weight() -> None:
 def test_a_row_of_zeros_stays_zero() -> None:
     weight = torch.zeros(2, 4)
     weight[1, 2] = -3.0
-    assert dense(in_fp8(weight), torch.float32).tolist() == weight.tolist()
+    torch.testing.assert_close(dense(in_fp8(weight), torch.float32), weight)
+
+
+@pytest.mark.parametrize("size", [1e-15, 1.0, 1e15], ids=["tiny", "one", "huge"])
+def test_one_element_may_be_the_whole_norm(size: float) -> None:
+    weight = size * torch.eye(3, 700)
+    found = in_fp8(weight)
+    assert found.values.float().amax(-1).tolist() == [448.0] * 3
+    torch.testing.assert_close(dense(found, torch.float32), weight)
 
 
 @pytest.mark.parametrize("fp8", [False, True], ids=["", "fp8"])
@@ -75,31 +83,56 @@ calls = pytest.mark.parametrize("name", CALLS)
 
 @calls
 def test_an_operation_computes_with_the_rounded_weight(name: str) -> None:
-    """And the weight gets the rounded one's gradient."""
+    """And the loss's head gets the rounded one's gradient."""
     given = random_tensors(3, x=WIDE, weight=(8, 8))
     x, weight = (given[key].float().requires_grad_() for key in ("x", "weight"))
-    rounded = dense(in_fp8(weight.detach()), torch.float32).requires_grad_()
+    made = dense(in_fp8(weight.detach()), torch.float32).requires_grad_()
     call = CALLS[name](plain)
-    outputs, expected = call(x, in_fp8(weight)), call(x, rounded)
+    outputs, expected = call(x, in_fp8(weight)), call(x, made)
     assert relative_error(expected[0], call(x, weight)[0]) > 1e-4
     for one, other in zip(outputs, expected, strict=True):
         assert torch.equal(one, other)
+    if name != "loss":
+        return
     ours, theirs = (
         torch.autograd.grad(torch.stack([y.square().sum() for y in results]).sum(), leaves)
-        for results, leaves in ((outputs, (x, weight)), (expected, (x, rounded)))
+        for results, leaves in ((outputs, (x, weight)), (expected, (x, made)))
     )
     for one, other in zip(ours, theirs, strict=True):
         assert relative_error(one, other) < FP32
 
 
+@pytest.mark.parametrize("name", ["linear", "linear_add", "projections"])
+@pytest.mark.parametrize("both", [False, True], ids=["weight", "x and weight"])
+def test_gradients_are_those_of_the_sources(name: str, both: bool) -> None:
+    given = random_tensors(4, x=WIDE, weight=(8, 8))
+    x, weight = (given[key].float().requires_grad_() for key in ("x", "weight"))
+    operands = (rounded(x, x) if both else x), in_fp8(weight)
+    call = {
+        "linear": lambda x, w: [plain.linear(x, w)],
+        "linear_add": lambda x, w: [plain.linear_add(torch.zeros(WIDE), x, w)],
+        "projections": lambda x, w: plain.projections(x, w, (4, 2, 2)),
+    }[name]
+    ours, theirs = call(*operands), call(x, weight)
+    directions = [torch.randn_like(y) for y in theirs]
+    assert relative_error(ours[0], theirs[0]) > 1e-3
+    for one, other in zip(
+        torch.autograd.grad(ours, (x, weight), directions),
+        torch.autograd.grad(theirs, (x, weight), directions),
+        strict=True,
+    ):
+        assert torch.equal(one, other)
+
+
 @calls
 def test_kernels_refuse_a_scale(name: str) -> None:
     weight = in_fp8(torch.ones(8, 8))
-    with pytest.raises(ValueError, match="backend kernels has no fp8 products"):
+    with pytest.raises(ValueError, match=r"backend kernels (has no fp8|takes both)"):
         CALLS[name](operations("kernels"))(torch.ones(WIDE), weight)
 
 
 def test_an_operand_without_a_scale_is_its_values() -> None:
     weight = torch.ones(2, 3)
     assert unscaled(Operand(weight)) is weight and unscaled(weight) is weight
-    assert dense(Operand(weight), torch.bfloat16) is weight
+    assert dense(Operand(weight), torch.bfloat16) is weight and sourced(weight) is weight
+    assert sourced(Operand(weight)) is weight

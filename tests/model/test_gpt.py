@@ -10,7 +10,7 @@ from kernels import operations
 from model.config import Architecture
 from model.gpt import GPT
 from tests.kernels.tools.compare import FP32, FP64, assert_agree, leaves, relative_error
-from tests.kernels.tools.oracle import fp8, int6
+from tests.kernels.tools.oracle import int6, mlp_in_fp8
 from tests.model import oracle
 from tests.model.small import (
     MAX_LENGTH,
@@ -69,24 +69,18 @@ def test_int6_faked_banks_and_their_straight_through_gradients(min_step: float) 
     assert torch.equal(model.hidden(tokens, qat=lever(0.0)), model.hidden(tokens))
 
 
-def test_fp8_banks_and_their_straight_through_gradients() -> None:
-    """Rows are rounded with their branch's scale in them."""
+def test_mlps_in_fp8_and_their_straight_through_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of weights are rounded with their branch's scale in them."""
     config, (tokens, _) = architecture("loop and lanes"), random_tokens(13)
     model = perturbed_fp64(config)
     copies = leaves(named(model))
-    q, o = copies["qo_bank"].chunk(2)
-    o = copies["attn_scale"][..., None] * o
-    faked = copies | {
-        "qo_bank": torch.cat((fp8(q), fp8(o))),
-        "kv_bank": fp8(copies["kv_bank"]),
-        "up_bank": fp8(copies["up_bank"]),
-        "down_bank": fp8(copies["mlp_scale"][..., None] * copies["down_bank"]),
-    }
-    ones = torch.ones_like(copies["attn_scale"])
-    faked |= {"attn_scale": ones, "mlp_scale": ones}
+    scaled = copies["mlp_scale"][..., None] * copies["down_bank"]
+    given = copies | {"down_bank": scaled, "mlp_scale": torch.ones_like(copies["mlp_scale"])}
+    exact = model.hidden(tokens)
     got = (model.hidden(tokens, precision="fp8"),)
-    assert_agree(got, named(model), (oracle.hidden(config, faked, tokens),), copies, FP32)
-    assert relative_error(got[0], model.hidden(tokens)) > 1e-3
+    monkeypatch.setattr("tests.kernels.tools.oracle.mlp", mlp_in_fp8)
+    assert_agree(got, named(model), (oracle.hidden(config, given, tokens),), copies, FP32)
+    assert relative_error(got[0], exact) > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -55,10 +55,13 @@ def test_auto_is_plain_pytorch_on_a_cpu():
 
 def test_fp8_is_for_backends_that_have_it(capability):
     settings = small_settings(**FITS)
-    assert choose(settings, GPU, fp8=True).backend == "compiled"
+    assert choose(settings, GPU, fp8=True).backend == "kernels"
     assert choose(settings, CPU, fp8=True).backend == "reference"
-    with pytest.raises(InputError, match="backend kernels has no fp8 products"):
-        choose(small_settings(backend="kernels", **FITS), GPU, fp8=True)
+    odd = FITS | {"mlp_mult": 3.125}
+    assert choose(small_settings(**odd), GPU).backend == "kernels"
+    assert choose(small_settings(**odd), GPU, fp8=True).backend == "compiled"
+    with pytest.raises(InputError, match="multiples of 16 in fp8"):
+        choose(small_settings(backend="kernels", **odd), GPU, fp8=True)
 
 
 @pytest.mark.parametrize("windows", [{"window": 4}, {"stages": "[{until=1.0, window=4}]"}])

@@ -1,6 +1,7 @@
 """The MLP's kernels as a launch in bf16 compiles them, for ``ahead_of_time``."""
 
 from kernels.common import stationary
+from kernels.mlp import fp8, up_fp8_hopper
 from kernels.mlp import products_hopper as mlp_stationary
 from kernels.mlp.products import LAUNCH, SIGN_COLUMNS, Signs, product_kernel
 from tests.kernels.tools.ahead_of_time import Variant
@@ -8,8 +9,12 @@ from tests.kernels.tools.ahead_of_time import Variant
 TILE = LAUNCH[2]
 
 
-def descriptor(rows: int, columns: int) -> str:
-    return f"tensordesc<bf16[{rows}, {columns}]>"
+FP8_TILE = fp8.LAUNCH[2]
+SCALES = fp8.Scales("*fp32", "*fp32", "*fp32", "fp32")
+
+
+def descriptor(rows: int, columns: int, dtype: str = "bf16") -> str:
+    return f"tensordesc<{dtype}[{rows}, {columns}]>"
 
 
 def tiled(name: str, weight: str, dh: str | None) -> Variant:
@@ -55,6 +60,38 @@ def stationary_variants() -> list[Variant]:
     ]
 
 
+def up_in_fp8() -> Variant:
+    rows, columns, depth = FP8_TILE.rows, FP8_TILE.columns, FP8_TILE.depth
+    signature = {
+        "x_NC": descriptor(rows, depth, "fp8e4nv"),
+        "up_MC": descriptor(columns, depth, "fp8e4nv"),
+        "activated_NM": descriptor(rows, columns),
+        "rounded_NM": descriptor(rows, columns, "fp8e4nv"),
+        "scales": SCALES,
+        "signs": Signs("*i16", "i32", "i32"),
+        "width": "i32",
+        "slope": "fp32",
+    }
+    constants = {"ROWS": rows, "COLUMNS": columns, "DEPTH": depth}
+    warps, stages = FP8_TILE.warps, FP8_TILE.stages
+    return Variant("mlp up in fp8", fp8.up_kernel, signature, constants, warps, stages)
+
+
+def stationary_up_in_fp8() -> Variant:
+    block = f"{stationary.ROWS.value}, {stationary.DEPTH_FP8.value}"
+    signature = {
+        "x_NC": f"tensordesc<fp8e4nv[{block}],{stationary.ROWS_IN_FP8.value!r}>",
+        "up_MC": "*fp8e4nv",
+        "scales": SCALES,
+        "results": up_fp8_hopper.Results("*bf16", "*fp8e4nv", "*i32"),
+        "rows": "i32",
+        "slope": "fp32",
+    }
+    size = {"HIDDEN": 2048, "WIDTH": stationary.WIDEST, "STAGES": up_fp8_hopper.STAGES}
+    kernel, rows = up_fp8_hopper.up_kernel, frozenset({"rows"})
+    return Variant("mlp up in fp8, stationary", kernel, signature, size, unaligned=rows)
+
+
 VARIANTS = [
     tiled("mlp up", descriptor(TILE.columns, TILE.depth), None),
     tiled(
@@ -63,4 +100,6 @@ VARIANTS = [
         descriptor(TILE.rows, SIGN_COLUMNS),
     ),
     *stationary_variants(),
+    up_in_fp8(),
+    stationary_up_in_fp8(),
 ]

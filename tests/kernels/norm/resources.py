@@ -1,5 +1,6 @@
 """What the model's calls of ``norm`` and ``mix_norm`` compile to: width 512, bf16, fp32 vectors."""
 
+from kernels.common.fp8 import Rounded
 from kernels.common.launch import Launch
 from kernels.common.reduce import LAUNCH as REDUCE
 from kernels.common.reduce import column_sums_kernel
@@ -67,6 +68,8 @@ def gate_backward(name: str, *absent: str) -> Variant:
     return variant(gate.gate_backward, name, gate.LAUNCH, arguments)
 
 
+MIDDLE = {"x": "*bf16", "normed": "*bf16", "inverse_rms": "*fp32", "eps": "fp32"}
+ROUNDED = Rounded("*fp8e4nv", "*fp32")
 SKIP = ("skip", "skip_weight")
 NO_SKIP, NO_X0, NO_STREAM = {"skip": None}, {"x0": None}, {"stream": None}
 VARIANTS = [
@@ -74,7 +77,10 @@ VARIANTS = [
         norm.norm_forward,
         "middle",
         norm.LAUNCH["forward"],
-        {"x": "*bf16", "normed": "*bf16", "inverse_rms": "*fp32", "eps": "fp32"},
+        MIDDLE | {"rounded": None},
+    ),
+    variant(
+        norm.norm_forward, "middle in fp8", norm.LAUNCH["forward"], MIDDLE | {"rounded": ROUNDED}
     ),
     norm_backward("middle"),
     norm_backward("final", "grad_x"),

@@ -11,8 +11,9 @@ from kernels.norm.mix_norm import LAUNCH, mix_norm
 from kernels.norm.norm import norm
 from kernels.norm.reference import mix_norm as mix_norm_reference
 from kernels.norm.reference import norm as norm_reference
-from tests.kernels.tools.compare import random_tensors
-from tests.kernels.tools.twins import DEVICE, cast, check_twins, results
+from kernels.operand import Operand, dense
+from tests.kernels.tools.compare import random_tensors, relative_error
+from tests.kernels.tools.twins import DEVICE, cast, check_twins, poisoned, results
 
 VECTORS = ("skip_weight", "mix", "gate_weight")
 SHAPES = {
@@ -55,6 +56,46 @@ def middle(x: Tensor) -> tuple[Tensor, ...]:
 
 def middle_twin(x: Tensor) -> tuple[Tensor, ...]:
     return norm_reference(x, scale=SCALE, eps=EPS)
+
+
+@shapes
+@pytest.mark.parametrize("scale", [SCALE, -1.0])
+def test_norm_in_fp8(shape: tuple[int, ...], scale: float) -> None:
+    """Rounded from fp32; the rest equals that of the norm alone, gradients included."""
+    x = cast(random_tensors(2, x=shape), torch.float32)["x"].requires_grad_()
+    with poisoned():
+        stream, found = norm(x.clone(), scale=scale, eps=EPS, fp8=True)
+    alone = norm(x.clone(), scale=scale, eps=EPS)
+    _, wanted = norm_reference(x, scale=scale, eps=EPS, fp8=True)
+    assert isinstance(found, Operand) and isinstance(wanted, Operand) and found.source is not None
+    assert torch.equal(stream, alone[0]) and torch.equal(found.source, alone[1])
+    assert found.scale is not None and found.scale.shape == shape[:-1]
+    torch.testing.assert_close(found.scale, wanted.scale, rtol=1e-6, atol=0)
+    assert (found.values.float() == wanted.values.float()).float().mean() > 1 - 2e-3
+    assert relative_error(dense(found, torch.float32), dense(wanted, torch.float32)) < 5e-3
+    directions = [torch.randn_like(x) for _ in range(2)]
+    ours = torch.autograd.grad((stream, found.source), x, directions)
+    assert torch.equal(ours[0], torch.autograd.grad(alone, x, directions)[0])
+
+
+def test_norm_in_fp8_of_zeros_is_zeros() -> None:
+    _, found = norm(torch.zeros(1, 9, 64, device=DEVICE), scale=1.0, eps=1e-12, fp8=True)
+    assert not dense(found, torch.float32).any()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", [(48, 2048, 512), (3, 333, 512), (1, 1, 320)])
+def test_norm_in_fp8_at_real_sizes(shape: tuple[int, ...]) -> None:
+    """As near to the norm as rounding to e4m3 lets it be, and the same bits again."""
+    x = random_tensors(3, x=shape)["x"].to(DEVICE).bfloat16()
+    with poisoned():
+        _, found = norm(x.clone(), scale=SCALE, eps=EPS, fp8=True)
+    _, wanted = norm_reference(x.double(), scale=SCALE, eps=EPS, fp8=True)
+    assert isinstance(found, Operand) and isinstance(wanted, Operand)
+    torch.testing.assert_close(found.scale, wanted.scale, rtol=1e-5, atol=0)
+    assert relative_error(dense(found, torch.float64), dense(wanted, torch.float64)) < 2e-3
+    _, again = norm(x.clone(), scale=SCALE, eps=EPS, fp8=True)
+    assert torch.equal(found.values.float(), again.values.float())
 
 
 @shapes

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.operand import FP8
+from kernels.operand import FP8, dense
 from kernels.quant import autograd
 from kernels.quant import reference as plain
 from tests.kernels.tools.compare import random_tensors, relative_error
@@ -30,13 +30,38 @@ def reference(*given: Any) -> Tensor:
     return plain.quant(*given).values
 
 
-def test_fp8_is_refused() -> None:
-    with pytest.raises(ValueError, match="no fp8 products"):
-        autograd.quant(torch.ones(2, 3), FP8)
-
-
 def random_weight(shape: tuple[int, ...], seed: int = 7) -> Tensor:
     return random_tensors(seed, weight=shape)["weight"].float().to(DEVICE)
+
+
+@pytest.mark.parametrize("lever", [None, OFF, ON], ids=["none", "off", "on"])
+@pytest.mark.parametrize("factor", [False, True], ids=["", "factors"])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_fp8_besides_the_copy(shape: tuple[int, ...], factor: bool, lever: Tensor | None) -> None:
+    """Its gradient is the copy's, and values differ at most where a scale's rounding decides."""
+    weight = random_weight(shape).requires_grad_()
+    row_scale = random_weight(shape)[..., 0].contiguous() if factor else None
+    given = (weight, torch.float32, lever, 0.05, row_scale)
+    with poisoned():
+        found = autograd.quant(*given, fp8=True)
+    wanted = plain.quant(*given, fp8=True)
+    assert found.source is not None and wanted.source is not None and found.values.dtype == FP8
+    assert torch.equal(found.source, quant(*given))
+    torch.testing.assert_close(found.scale, wanted.scale, rtol=1e-6, atol=0)
+    same = found.values.float() == wanted.values.float()
+    assert same.float().mean() > 1 - 2e-3
+    assert relative_error(dense(found, torch.float32), dense(wanted, torch.float32)) < 5e-3
+    direction = random_weight(shape, 8)
+    ours, theirs = (
+        torch.autograd.grad(source, weight, direction)[0]
+        for source in (found.source, wanted.source)
+    )
+    assert relative_error(ours, theirs) < 2**-22
+
+
+def test_fp8_of_zeros_is_zeros() -> None:
+    found = autograd.quant(torch.zeros(3, 40, device=DEVICE), torch.float32, fp8=True)
+    assert not dense(found, torch.float32).any()
 
 
 @pytest.mark.parametrize("min_step", [0.0, 0.05], ids=["", "min_step"])

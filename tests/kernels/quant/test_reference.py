@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from kernels import operations
-from kernels.operand import FP8
 from tests.kernels.tools import oracle
 from tests.kernels.tools.compare import FP64, check, random_tensors, relative_error
 
@@ -114,10 +113,11 @@ def e4m3_numbers() -> torch.Tensor:
 def test_fp8_values_are_the_nearest_there_are(factor: bool) -> None:
     given = random_tensors(8, bank=(3, 5, 16), factor=(3, 5))
     bank, row_scale = given["bank"].float(), given["factor"].float() if factor else None
-    found = ops.quant(bank, FP8, None, 0.0, row_scale)
+    found = ops.quant(bank, torch.float64, None, 0.0, row_scale, fp8=True)
     exact = bank if row_scale is None else bank * row_scale[..., None]
-    scale = exact.abs().amax(-1) / 448
+    scale = exact.norm(dim=-1) / 448
     assert found.scale is not None and torch.equal(found.scale, scale)
+    assert found.source is not None and torch.equal(found.source, exact.double())
     numbers, wanted = e4m3_numbers(), (exact / scale[..., None]).double()
     assert numbers.max() == 448
     nearest = (wanted[..., None] - numbers).abs().amin(-1)

@@ -233,14 +233,31 @@ def int6(weight: Tensor, min_step: float = 0.0) -> Tensor:
     return weight + (grid - weight).detach()
 
 
-def fp8(weight: Tensor) -> Tensor:
-    """``weight`` rounded row by row to 8 bits (e4m3) of its largest magnitude over 448, fp32, with
-    the gradient of a plain copy."""
+def fp8(weight: Tensor, scales: Tensor | None = None) -> Tensor:
+    """``weight`` rounded row by row to 8 bits (e4m3) of its norm over 448, or of ``scales``, fp32,
+    with the gradient of a plain copy."""
     rounded = weight.detach().clone()
-    for row in rounded.view(-1, rounded.size(-1)):
-        scale = float((row.abs().max() / 448).float())
+    of_rows = rounded.norm(dim=-1) / 448 if scales is None else scales
+    for row, scale in zip(
+        rounded.view(-1, rounded.size(-1)), of_rows.float().flatten().tolist(), strict=True
+    ):
         for i, value in enumerate(row.tolist()):
             exponent = max(math.frexp(value / scale)[1] - 1, -6)
             unit = 2.0 ** (exponent - 3)
             row[i] = scale * unit * round(value / scale / unit)
     return weight + (rounded - weight).detach()
+
+
+def product_in_fp8(x: Tensor, weight: Tensor, rounded: Tensor) -> Tensor:
+    """``rounded`` (..., in), of x, by ``weight`` in fp8, with the gradient of x by ``weight``."""
+    exact = x @ weight.T
+    return exact + (rounded @ fp8(weight).T - exact).detach()
+
+
+def mlp_in_fp8(x: Tensor, up: Tensor, down: Tensor, slope: float) -> Tensor:
+    """``mlp`` of x, weights and activation in fp8, with the gradients of products of what they are
+    before."""
+    h = product_in_fp8(x, up, fp8(x))
+    activated = torch.where(h > 0, h, slope * h) ** 2
+    largest = up.detach().norm(dim=1).max() * x.detach().norm(dim=-1) * max(1.0, slope)
+    return product_in_fp8(activated, down, fp8(activated, (1.13 * largest) ** 2 / 448))

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from swarm.steering import Steering
     from training.finishing import Trained
     from training.rank import Rank
+    from training.reference_clock import ReferenceClock
     from training.trainer import Trainer
 
     Weights = Mapping[str, Tensor]
@@ -89,6 +90,7 @@ def run(given: Given = NOTHING, *, explain: Flag = False) -> int:
 
         edges, data = edges_of_run(settings, inputs)
     steering = Steering.of(settings)
+    clock_of(settings, ranks)  # now, because a wrong table must not cost GPU time
     from training.rank import joined
 
     startup.done("settings and data")
@@ -101,6 +103,14 @@ def run(given: Given = NOTHING, *, explain: Flag = False) -> int:
         trainer = Trainer(settings, inputs.train, rank.world, rank.backends, *known)
         startup.done("model")
         return train_and_score(rank, trainer, steering, inputs, origins)
+
+
+def clock_of(settings: Settings, ranks: int) -> "ReferenceClock | None":
+    """Return the clock of a run that counts reference milliseconds; None: the wall clock."""
+    if not settings.reference_clock:
+        return None
+    module = command_line.optional("training.reference_clock", "--reference-clock")
+    return module.ReferenceClock(settings.reference_clock, settings, ranks)
 
 
 def train_and_score(
@@ -162,6 +172,7 @@ def train(
         Interruption: a signal came; if steps were taken, a checkpoint is written.
     """
     from artifact.quantisation.calibration import Calibration
+    from training.budget import Budget
     from training.choosing import Chooser
     from training.finishing import finish
     from training.loop import Loop
@@ -170,6 +181,7 @@ def train(
     from training.warm_up import warm_up
 
     settings, folder, model = rank.settings, rank.folder, trainer.model
+    clock = clock_of(settings, rank.world.size)
     start = load_checkpoint(settings.resume, trainer, steering, folder)
     rank.log_decisions(steering)
     wanted = settings.calibration_tokens, settings.quant_by_loss
@@ -179,21 +191,27 @@ def train(
         rank.progress.line(f"all {start.step} steps are taken: finishing")
     else:
         rank.progress.phase("warming up")
-        paces = warm_up(trainer, settings.warmup_steps)
-        paces = dict(zip(paces, rank.world.gathered([*paces.values()])[0], strict=True))
-        start = start._replace(warmed=paces)
+        warm = warm_up(trainer, settings.warmup_steps)
+        warm = dict(zip(warm, rank.world.gathered([*warm.values()])[0], strict=True))
+        start = start._replace(warmed=warm)
+        paces = clock.steps if clock else warm
         rank.progress.line(expected(settings, paces))
         for variant, cost in trainer.steps.costs.items():
             rank.log("captured", **asdict(variant), **asdict(cost))
             rank.progress.line(captured(variant, cost))
-        if shortened := calibration.reserve(settings.wallclock):
+        if clock:
+            clock.reserve(calibration, chooser, expected_steps(settings, paces))
+        elif shortened := calibration.reserve(settings.wallclock):
             rank.progress.line(shortened)
-        if settings.wallclock and chooser.unsure(expected_steps(settings, paces)):
+        if not clock and settings.wallclock and chooser.unsure(expected_steps(settings, paces)):
             chooser.rehearse()
     rank.startup.done("warm-up")
     rank.log("startup", **rank.startup.seconds, total=rank.startup.total)
     validate = partial(scores.validate, model.score)
-    more = (steering, start, calibration.reserved + chooser.reserved, sample)
+    reserved = calibration.reserved + chooser.reserved
+    limits = settings.wallclock, settings.iterations, start.elapsed, reserved
+    budget = clock.budget(*limits) if clock else Budget(*limits)
+    more = (steering, start, budget, sample)
     loop = Loop(trainer, settings, folder, rank.progress, validate, *more)
     loop.run()
     return finish(rank, loop, calibration, chooser)

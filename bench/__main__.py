@@ -16,6 +16,7 @@ COMMANDS = {  # and their folders
     "artifact": "studies",
     "artifact_fuzz": "studies",
     "budget": "step",
+    "clock": "step",
     "curve": "studies",
     "decisions": "swarm",
     "edges": "studies",

@@ -1,5 +1,6 @@
 """Settings of the schedule: how long a run trains, and what changes on the way."""
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import (
@@ -21,6 +22,11 @@ class ScheduleSettings(Section):
     wallclock: NonNegativeFloat = Field(
         default=600.0,
         description="seconds of training after warm-up; 0: no limit, iterations count",
+    )
+    reference_clock: Path | None = Field(
+        default=None,
+        description="table of python -m bench clock; wallclock then counts its milliseconds a "
+        "step, alike on every card",
     )
     iterations: PositiveInt = Field(default=20_000, description="largest number of steps")
     warmup_steps: NonNegativeInt = Field(

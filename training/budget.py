@@ -3,6 +3,11 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+
+from settings import Settings
+from settings.variants import Variant, visited_tokens
+from training.pace import Pace, Start
 
 
 class Budget:
@@ -41,6 +46,21 @@ class Budget:
         """Return seconds of training so far."""
         running = 0.0 if self._since is None else time.perf_counter() - self._since
         return self._spent + running
+
+    def spend(self, work: Variant | str) -> None:
+        """Count a step, or other work, that is done; nothing, because the clock has counted it."""
+
+    def landed(self, elapsed: float) -> float:
+        """Return the seconds of a state whose steps are all finished.
+
+        Args:
+            elapsed: seconds before the last of them finished, as the ranks agreed.
+        """
+        return elapsed
+
+    def pace(self, start: Start, settings: Settings) -> Pace:
+        """Return the pace of a run's steps."""
+        return Pace(start, partial(visited_tokens, settings=settings))
 
     def fits(self, step: int, elapsed: float, ahead: float) -> bool:
         """Return whether step number ``step`` (from 0) still ends inside the budget.

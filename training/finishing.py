@@ -70,6 +70,9 @@ def finish(rank: Rank, loop: Loop, calibration: Calibrating, chooser: Chooser) -
     choice = chooser.choose(loop.step, wanted, loop.course, checkpoints)
     with holding(trainer.model, choice.weights, rank.world):
         hessians = calibration.hessians()
+    for work, done in (("choosing", choice.losses), ("calibration", hessians)):
+        if done:
+            budget.spend(work)
     budget.stop()
     rank.log("calibration", **calibration.facts)
     elapsed = budget.elapsed()

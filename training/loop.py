@@ -4,7 +4,6 @@ import gc
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import partial
 from signal import SIGTERM
 from typing import NamedTuple
 
@@ -18,14 +17,14 @@ from runtime.records import trained_on
 from runtime.run_folder import SAVED, RunFolder
 from runtime.signals import SIGNALS, Interruption, Signals
 from settings import Settings
-from settings.variants import Variant, visited_tokens, with_choices
+from settings.variants import Variant, with_choices
 from swarm.levers import KEEP
 from swarm.steering import Steering
 from training.budget import Budget
 from training.choosing import Course
 from training.curve import Curve
 from training.metrics import Finished, Metrics
-from training.pace import FIRST_STEP, TRAINED, Pace, Start, budget_of, step_ms
+from training.pace import FIRST_STEP, TRAINED, Start, budget_of, step_ms
 from training.schedule import Moment, Schedule
 from training.trainer import Trainer
 
@@ -43,11 +42,13 @@ class Launched(NamedTuple):
         now: the schedule at the step.
         elapsed: seconds of training when it was launched.
         tokens: that training has seen after the step.
+        variant: what it computes.
     """
 
     now: Moment
     elapsed: float
     tokens: int
+    variant: Variant
 
 
 class Loop:
@@ -62,7 +63,7 @@ class Loop:
             bpb; called off the clock.
         steering: the swarm; None: settings and schedule alone.
         start: where the steps begin, in a resumed run.
-        reserved: seconds at the end of the wallclock that are not for steps.
+        budget: what the steps may take; None: the settings' clock and iterations.
         sample: given steps, writes a text; called off the clock every ``sample_every`` steps.
     """
 
@@ -75,7 +76,7 @@ class Loop:
         validate: Callable[..., float],
         steering: Steering | None = None,
         start: Start = FIRST_STEP,
-        reserved: float = 0.0,
+        budget: Budget | None = None,
         sample: Callable[[int], None] | None = None,
     ) -> None:
         self.sample = sample
@@ -88,7 +89,8 @@ class Loop:
                 trainer.snapshots.take()
         self.step, self.trained = start.step, start.trained
         self._kept = (start.step, start.trained) if start.step else None
-        self.budget = Budget(settings.wallclock, settings.iterations, start.elapsed, reserved)
+        limits = settings.wallclock, settings.iterations, start.elapsed
+        self.budget = budget or Budget(*limits)
         self.schedule = Schedule.of(settings)
         self.metrics = Metrics(
             trainer.update.groups, trainer.update.measures.sizes, trainer.outgoing
@@ -96,7 +98,7 @@ class Loop:
         self.ahead = AHEAD_ON_GPU if trainer.world.device.type == "cuda" else 0
         self.saved_at = start.elapsed
         self.bpb: float | None = None
-        self.pace = Pace(start, partial(visited_tokens, settings=settings))
+        self.pace = self.budget.pace(start, settings)
         self.course, self.curve = Course(start.course), Curve(settings)
         self.variant: Variant | None = None
         self._launched: dict[int, Launched] = {}
@@ -167,7 +169,7 @@ class Loop:
         self._log_change(variant)
         self.metrics.push(self.step, self.trainer.step(self.step, now, variant))
         self.pace.launched(variant)
-        self._launched[self.step] = Launched(now, elapsed, self.trainer.loader.position)
+        self._launched[self.step] = Launched(now, elapsed, self.trainer.loader.position, variant)
         self.step += 1
 
     def _log_change(self, variant: Variant) -> None:
@@ -184,6 +186,8 @@ class Loop:
             steering.rehearse(self.step, now.progress, now.warmdown)
         cycle = steering.cycle(self.step, now.progress, now.warmdown)
         self.trainer.levers.decide(**steering.decided)
+        if cycle.rollback or cycle.keep:
+            self.budget.spend("keep")
         if cycle.rollback:
             self._land()
             self.trainer.snapshots.restore()
@@ -221,7 +225,7 @@ class Loop:
 
         A full disk loses the checkpoint, not the run.
         """
-        self.saved_at = elapsed
+        self.saved_at = elapsed = self.budget.landed(elapsed)
         if self._kept == (self.step, self.trained):
             return
         self._kept = (self.step, self.trained)
@@ -248,7 +252,8 @@ class Loop:
 
     def _report(self, finished: list[Finished]) -> None:
         for done in finished:
-            now, started, tokens = self._launched.pop(done.step)
+            now, started, tokens, variant = self._launched.pop(done.step)
+            self.budget.spend(variant)
             self.course.add(done.loss, done.skipped)
             if self.steering:
                 numbers = done.numbers(self.steering.reads)

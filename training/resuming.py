@@ -42,7 +42,7 @@ def check_same_data(before: str, now: str, run: Path) -> None:
 def kept(settings: Settings) -> dict[str, object]:
     """Return the settings that a run's folder holds."""
     found = settings.model_dump(exclude={"run_dir", "run_id", "resume", "config"})
-    for name in ("data", "tokenizer", "edges", "swarm_yoke"):
+    for name in ("data", "tokenizer", "edges", "swarm_yoke", "reference_clock"):
         found[name] = found[name] and str(found[name].resolve())
     if settings.kg_scores and settings.kg_scores not in BUILT_IN:
         found["kg_scores"] = str(Path(settings.kg_scores).resolve())

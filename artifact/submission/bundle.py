@@ -29,7 +29,10 @@ NOT_KEPT = (
     "edges",
     *("sample_every", "sample_prompt", "sample_tokens"),
 )
-ELSEWHERE = ("swarm_yoke",)  # settings that read a file which the bundle does not hold
+ELSEWHERE = (
+    "swarm_yoke",
+    "reference_clock",
+)  # settings that read a file which the bundle does not hold
 # The file neither packs nor judges nor explains itself, nor writes texts; contests have neither
 # trackers nor pictures nor tables nor tokenizers others than SentencePiece.
 LEFT_OUT = re.compile(
@@ -65,13 +68,9 @@ def contents(root: Path, settings: "Settings") -> dict[str, str]:
         settings: of a run; data, tokenizer and seed are left to whoever starts the file.
 
     Raises:
-        InputError: a file that is needed is missing, token scores are none, or the run obeyed
-            another file.
+        InputError: a file that is needed is missing, or token scores are none.
     """
-    for name in ELSEWHERE:
-        if getattr(settings, name):
-            raise InputError(f"a contest's run has no {name}; train one without it")
-    kept = settings.model_dump(exclude=set(NOT_KEPT), exclude_defaults=True)
+    kept = settings.model_dump(exclude={*NOT_KEPT, *ELSEWHERE}, exclude_defaults=True)
     scores = token_scores(settings.kg_scores)
     if scores:
         kept["kg_scores"] = "wordnet"

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from artifact.submission.bundle import NOT_KEPT
+from artifact.submission.bundle import ELSEWHERE, NOT_KEPT
 from errors import InputError, printable
 from reading.regular import open_regular, read_lines
 from runtime import ROUNDTRIP
@@ -60,6 +60,9 @@ class Entry:
             open_regular(file, REMEDY, links=False).close()
         if artifact.stat().st_size != summary.artifact_bytes:
             raise InputError(f"{path}: its summary is of another artifact; run it again")
+        for name in ELSEWHERE:
+            if getattr(settings, name):
+                raise InputError(f"{path}: a contest knows no {name}; train a run without it")
         return cls(path, settings, summary, environment)
 
     @property

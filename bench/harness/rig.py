@@ -23,6 +23,15 @@ SHARD_TOKENS = 8 * 2**20
 PRESET = ("--preset", "sprint", "--kg-scores", "wordnet", "--wallclock", "0")
 
 
+def random_tokens(folder: Path, vocabulary: int) -> TokenStream:
+    """Write a training split of random tokens to a folder, and open it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = np.random.default_rng(0)
+    tokens = draw.integers(vocabulary, size=SHARD_TOKENS, dtype=np.uint16)
+    write_shard(folder / shard_name("train", 0), tokens)
+    return TokenStream.open(folder, "train", vocabulary)
+
+
 class Rig:
     """A warmed-up trainer whose loop continues from its last step.
 
@@ -39,12 +48,9 @@ class Rig:
 
     def __init__(self, folder: Path, world: World, options: Sequence[str] = ()) -> None:
         self.settings: Settings = load_settings([*PRESET, *options], {})
-        vocabulary, draw = self.settings.vocab_size, np.random.default_rng(0)
-        folder.mkdir(parents=True, exist_ok=True)
-        tokens = draw.integers(vocabulary, size=SHARD_TOKENS, dtype=np.uint16)
-        write_shard(folder / shard_name("train", 0), tokens)
-        stream = TokenStream.open(folder, "train", vocabulary)
-        scores = draw.random(vocabulary, dtype=np.float32)
+        vocabulary = self.settings.vocab_size
+        stream = random_tokens(folder, vocabulary)
+        scores = np.random.default_rng(0).random(vocabulary, dtype=np.float32)
         self.trainer = Trainer(
             self.settings, stream, world, choose(self.settings, world.device), scores
         )

@@ -3,8 +3,9 @@
 import base64
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -42,12 +43,16 @@ from runtime.records import read_environment, read_log, read_settings, read_summ
 from runtime.run_folder import environment, to_toml
 from settings import Settings
 from settings.load import merge
+from settings.variants import reachable
 from swarm.__main__ import simulated
 from swarm.decision_log import NAME, read
+from swarm.levers import limits
 from swarm.replay import replay
 from swarm.report import decisions_table
 from swarm.simulate import SyntheticRun, simulate
 from swarm.steering import Steering
+from swarm.yoke import Yoke
+from training.reference_clock import WORK, ReferenceClock, network_of
 
 VOCAB = 300
 TEXT = "the dog and the fox; the fox and the bird: each of them watches the other. "
@@ -77,7 +82,16 @@ def make(folder: Path) -> None:
     write_scores(folder / "a.scores", TokenScores("0" * 64, VOCAB, ids, np.ones(9, np.float32)))
     pairs = {"kind": "mixed", "tokenizer": "0" * 64, "tokens": [3, 3, 5], "predecessors": [1, 4, 0]}
     (folder / "mixed.edges").write_text(text_of(Edges.model_validate(pairs)))
+    (folder / "clock.json").write_text(json.dumps(clock_of_tiny()))
     (folder / "relations.toml").write_bytes(DEFAULT_TABLE.read_bytes())
+
+
+def clock_of_tiny() -> dict[str, Any]:
+    """Return the table of a clock of preset tiny."""
+    settings = merge({"preset": "tiny"})
+    steps = [{"variant": asdict(each), "milliseconds": 9.5} for each in reachable(settings)]
+    found = {"device": "x", "ranks": 1, "network": dict(network_of(settings)), "steps": steps}
+    return found | {"work": dict.fromkeys(WORK, 1.5)}
 
 
 def make_run(folder: Path) -> None:
@@ -183,6 +197,10 @@ def kinds() -> Iterator[Kind]:
     yield Kind("artifact.bin", lambda f: restore(f / "artifact.bin", 16, torch.device("cpu")))
     yield Kind(f"{step}/state.json", lambda folder: checkpoint.load(folder / step, "cpu"))
     yield Kind(f"{step}/tensors.safetensors", lambda folder: checkpoint.load(folder / step, "cpu"))
+    yield Kind(NAME, lambda folder: Yoke.of_log(folder / NAME, limits(Settings())))
+    yield Kind(
+        "clock.json", lambda f: ReferenceClock(f / "clock.json", merge({"preset": "tiny"}), 1)
+    )
     yield Kind("a.scores", lambda folder: read_scores(folder / "a.scores"))
     yield Kind("mixed.edges", lambda folder: read_edges(folder / "mixed.edges"))
     yield Kind("relations.toml", lambda folder: Relations.read(folder / "relations.toml"))

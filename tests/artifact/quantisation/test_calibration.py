@@ -14,6 +14,7 @@ from artifact.quantisation.recipe import Recipe, Role
 from model.parameters import exported, roles
 from runtime.progress import Progress
 from tests.training.small import small_settings, trainers, write_tokens
+from training.budget import Budget
 from training.loop import Loop
 from training.snapshots import holding
 from training.trainer import Trainer
@@ -126,7 +127,7 @@ def test_steps_and_calibration_end_inside_the_wallclock(make) -> None:
         None,
         progress,
         lambda *_: 1.0,
-        reserved=calibration.reserved,
+        budget=Budget(3.0, 100_000, reserved=calibration.reserved),
     )
     loop.run()
     mean = loop.budget.elapsed() / loop.step

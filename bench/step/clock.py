@@ -1,0 +1,144 @@
+"""Measure a reference clock: what a network's steps and other work take on this device.
+
+    python -m bench clock h100-frontier-sprint -- --preset frontier-sprint
+
+Variants of a step take turns on one warm device, and the median of the turns counts. ``train.py
+--reference-clock FILE`` then counts these milliseconds in place of the wall clock.
+"""
+
+import json
+import statistics
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from artifact.quantisation.calibration import Calibration
+from bench.harness.record import Commit, provenance
+from bench.harness.rig import random_tokens
+from bench.step.variants import take
+from data.inputs import open_inputs
+from errors import InputError
+from files import PROJECT, write_text
+from runtime.device import choose, device_type
+from runtime.ranks import World
+from settings import Settings
+from settings.load import load_settings
+from settings.variants import Variant
+from training.choosing import RESERVED, Chooser
+from training.opening import described
+from training.reference_clock import network_of
+from training.trainer import Trainer
+from training.warm_up import finished, warm_up
+
+SETTLING = 3  # steps before those of a turn that are timed
+UNLIMITED = 1e9  # seconds
+KEEPS = 4  # copies of weights and moments that are timed
+
+
+def main(
+    name: str,
+    /,
+    *settings: str,
+    turns: int = 5,
+    steps: int = 20,
+    out: Path | None = None,
+    commit: Commit = None,
+) -> int:
+    """Measure, write bench/results/reference-NAME.json, print the times.
+
+    Args:
+        name: of the device and the network
+        settings: of train.py, after --; without --data the tokens are random, and documents long
+        turns: of each variant
+        steps: timed in each turn
+        out: file in place of bench/results/reference-NAME.json
+    """
+    given = load_settings(settings, {})
+    if given.num_edges:
+        raise InputError("give --bigram-rows hash: edges take the same time, and need a file")
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainer_of(given, Path(folder))
+        try:
+            found = measured(trainer, turns, steps)
+        finally:
+            trainer.close()
+    record = provenance(commit) | {"ranks": 1, "settings": list(settings), **found}
+    path = out or PROJECT / f"bench/results/reference-{name}.json"
+    write_text(path, json.dumps(record, indent=1) + "\n")
+    for step in found["steps"]:
+        print(f"{step['milliseconds']:10.3f} ms  {described(Variant(**step['variant']))}")
+    for work, milliseconds in found["work"].items():
+        print(f"{milliseconds:10.3f} ms  {work}")
+    return 0
+
+
+def trainer_of(settings: Settings, folder: Path) -> Trainer:
+    """Return a trainer that has run its warm-up.
+
+    Args:
+        settings: of a run.
+        folder: for random tokens, if the settings name no data.
+    """
+    world = World.single(torch.device(device_type(settings.device)))
+    if settings.data:
+        inputs = open_inputs(settings.data, settings.tokenizer, *settings.vocabulary(), 0)
+        settings = settings.with_vocabulary(inputs.vocab_size, inputs.bos_id)
+        stream = inputs.train
+    else:
+        stream = random_tokens(folder, settings.vocab_size)
+    trainer = Trainer(settings, stream, world, choose(settings, world.device))
+    warm_up(trainer, max(1, settings.warmup_steps))
+    return trainer
+
+
+def measured(trainer: Trainer, turns: int, steps: int) -> dict[str, Any]:
+    """Return a table as `training.reference_clock.Table` describes it.
+
+    Args:
+        trainer: after its warm-up.
+        turns: of each variant.
+        steps: timed in each turn.
+    """
+    times: dict[Variant, list[float]] = {variant: [] for variant in trainer.variants}
+    for _ in range(turns):
+        for variant, found in times.items():
+            take(trainer, [variant] * SETTLING)
+            found.append(1000 * take(trainer, [variant] * steps) / steps)
+    found = [
+        {"variant": asdict(variant), "milliseconds": statistics.median(each), "turns": each}
+        for variant, each in times.items()
+    ]
+    work = {"keep": keep_ms(trainer, turns), **end_ms(trainer)}
+    return {"network": dict(network_of(trainer.settings)), "steps": found, "work": work}
+
+
+def keep_ms(trainer: Trainer, turns: int) -> float:
+    """Return the milliseconds that a copy of weights and moments adds to a step."""
+    trainer.snapshots.allocate_buffers()
+    variants, added = [trainer.variants[0]] * KEEPS, []
+    for _ in range(turns):
+        plain = take(trainer, variants)
+        began = finished(trainer)
+        for variant in variants:
+            trainer.snapshots.take()
+            take(trainer, [variant])
+        added.append((finished(trainer) - began - plain) / KEEPS)
+    return max(0.0, 1000 * statistics.median(added))
+
+
+def end_ms(trainer: Trainer) -> dict[str, float]:
+    """Return the milliseconds of what a run does after its last step, once it is compiled."""
+    settings = trainer.settings
+    wanted = settings.calibration_tokens, settings.quant_by_loss
+    calibration = Calibration(trainer.model, trainer.loader, trainer.world, *wanted)
+    calibration.reserve(settings.wallclock or UNLIMITED)
+    calibration.hessians()
+    chooser = Chooser(trainer)
+    chooser.rehearse()
+    return {
+        "calibration": 1000 * calibration.seconds,
+        "choosing": 1000 * chooser.reserved / RESERVED,
+    }

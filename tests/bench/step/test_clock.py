@@ -1,0 +1,33 @@
+"""The command's table is one that a run with these settings takes."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from bench.step.clock import main
+from settings.load import load_settings
+from settings.variants import reachable
+from training.reference_clock import WORK, ReferenceClock
+
+TINY = "--preset tiny --num-layers 2 --ve-layers 1 --xsa-last-n 1 --model-dim 32 --rope-dims 4 "
+TINY += "--train-batch-tokens 512 --micro-batch-tokens 512 --calibration-tokens 512 --device cpu"
+
+
+def test_a_clock_of_preset_tiny_is_measured_and_read(tmp_path: Path, capsys):
+    torch.set_num_threads(1)
+    stages = ["--stages", "[{until = 0.5, mtp_num_heads = 0}, {until = 1.0}]"]
+    options = [*TINY.split(), *stages]
+    out = tmp_path / "clock.json"
+    assert main("x", *options, turns=2, steps=2, out=out, commit="y") == 0
+    settings = load_settings(options, {})
+    clock = ReferenceClock(out, settings, 1)
+    assert clock.steps.keys() == set(reachable(settings))
+    with_heads, without = clock.steps.values()
+    assert 0 < without < with_heads < 10
+    assert clock.work.keys() == set(WORK)
+    assert all(seconds > 0 for name, seconds in clock.work.items() if name != "keep")
+    record = json.loads(out.read_text())
+    assert record["commit"] == "y"
+    assert record["settings"] == options
+    assert capsys.readouterr().out.count(" ms ") == 5

@@ -114,7 +114,7 @@ class Chooser:
     def choices(self) -> dict[str, float]:
         return {"heads": 1.0} if self.steps >= 2 else {}
 
-    def due(self, step: int) -> bool:
+    def due(self, step: int, progress: float) -> bool:
         return False
 
     def add(self, *numbers: object) -> None:

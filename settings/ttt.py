@@ -67,6 +67,11 @@ class TttSettings(Section):
         default=128, description="lora: the same further on: chunks double after 16 of a size"
     )
     ttt_lora_documents: PositiveInt = Field(default=64, description="lora: documents at once")
+    ttt_tilt: NonNegativeFloat = Field(
+        default=0.0,
+        description="both: strength with which scores are tilted to tokens that nearly always "
+        "followed the same ones in earlier chunks; 0: not at all",
+    )
 
     def check_ttt(self, length: int) -> None:
         """Refuse test-time training that is not cut into whole windows of ``length`` tokens."""
@@ -78,6 +83,8 @@ class TttSettings(Section):
             )
         if self.ttt_method != "lora" and chunk % length:
             raise ValueError(f"ttt_chunk_tokens {chunk} is no multiple of eval_seq_len {length}")
+        if self.ttt_tilt and self.ttt_method != "both":
+            raise ValueError("ttt_tilt needs ttt_method both, whose chunks follow each other")
         windows = chunk // length
         if self.ttt_method != "lora" and windows % min(windows, self.ttt_batch_seqs):
             raise ValueError(

@@ -8,11 +8,13 @@ divides the probabilities by their sum, in fp64, and compares the target's with 
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+import torch
 
 from evaluation.audit.case import Case, Method
 from evaluation.audit.observing import Seen, TokenArray, padded
 from evaluation.audit.runs import Check
 from evaluation.ttt.documents import DocumentPlan, find_documents
+from evaluation.ttt.phases import hints_of, phases
 
 RULE = "C1 strict prefix"
 # Nats by which a score may differ: of kernels that sum in another order, by the data type.
@@ -38,7 +40,8 @@ def strict_prefix(case: Case) -> Iterator[Check]:
                 said = f"{(~found).sum()} of {len(asked)} places were never scored"
                 yield Check(RULE, method.name, False, said)
                 continue
-            nats = of_targets(case, seen.places, seen.again)
+            again = tilted(case, method, seen.places, seen.again)
+            nats = of_targets(case, seen.places, again)
             scored = seen.by_position(case.targets(method))[seen.places]
             yield compared(case, method, seen.places, nats, scored)
 
@@ -101,6 +104,25 @@ def of_targets(case: Case, places: np.ndarray, again: np.ndarray) -> np.ndarray:
     stream = case.inputs.validation
     targets = np.array([stream.read(place, 1)[0] for place in places.tolist()], np.int64)
     return total - logits[np.arange(len(places)), targets]
+
+
+def tilted(case: Case, method: Method, places: np.ndarray, again: np.ndarray) -> np.ndarray:
+    """Return nats (P, V) tilted as the method says, by hints that are counted here."""
+    if not case.settings.ttt_tilt:
+        return again
+    stream, targets = case.inputs.validation, case.targets(method)
+    documents = find_documents(stream, targets, case.settings.bos_id)
+    moved = again.astype(np.float64)
+    for some in phases(documents, case.settings.ttt_chunk_tokens).values():
+        inside = np.flatnonzero((places > some[0].first) & (places <= some[-1].last))
+        hints = hints_of(some, stream, case.settings, torch.device("cpu"))
+        if hints is None or not len(inside):
+            continue
+        tokens = hints.at(torch.from_numpy(places[inside])).numpy()
+        rows, tokens = inside[tokens >= 0], tokens[tokens >= 0]
+        probability = np.exp(-moved[rows, tokens]) / np.exp(-moved[rows]).sum(1)
+        moved[rows, tokens] -= case.settings.ttt_tilt * (1 - probability)
+    return moved
 
 
 def starts_of_windows(case: Case, method: Method, places: np.ndarray) -> np.ndarray:

@@ -17,14 +17,14 @@ class ChunkSteps:
     """Captures both steps of a shape of chunks once they have run ``EAGER_CALLS`` times.
 
     Args:
-        read: tokens -> nats (N, S), after which ``learn`` may follow.
+        read: tokens and other inputs -> nats (N, S), after which ``learn`` may follow.
         learn: (tokens, known (N, S) bool) -> a tensor; learns what was read last.
         graphs: records the steps; None: every one runs launch by launch.
     """
 
     def __init__(
         self,
-        read: Callable[[Tensor], Tensor],
+        read: Callable[..., Tensor],
         learn: Callable[[Tensor, Tensor], Tensor],
         graphs: Graphs | None,
     ) -> None:
@@ -33,16 +33,16 @@ class ChunkSteps:
         self.captured: dict[Shape, tuple[CapturedStep, CapturedStep]] = {}
         self.shape: Shape = (0, 0, 0)
 
-    def read(self, tokens: Tensor, size: int, kept: int) -> Tensor:
+    def read(self, size: int, kept: int, *inputs: Tensor) -> Tensor:
         """Score the last ``size`` targets of a chunk that reads ``kept`` places of a cache.
 
-        Chunks of equal numbers are the same launches.
+        Chunks of equal numbers are the same launches. Tokens are the first of the inputs.
         """
-        self.shape = shape = (len(tokens), size, kept)
+        self.shape = shape = (len(inputs[0]), size, kept)
         known = shape in self.captured or len(self.captured) == MOST_SHAPES
         if self.graphs and not known and self.calls[shape] >= EAGER_CALLS:
-            self.captured[shape] = self._capture(self.graphs, tokens, size)
-        return self._step(0, tokens)
+            self.captured[shape] = self._capture(self.graphs, size, inputs)
+        return self._step(0, *inputs)
 
     def learn(self, tokens: Tensor, known: Tensor) -> None:
         """Learn the chunk."""
@@ -60,12 +60,12 @@ class ChunkSteps:
         return found[0]
 
     def _capture(
-        self, graphs: Graphs, tokens: Tensor, size: int
+        self, graphs: Graphs, size: int, inputs: tuple[Tensor, ...]
     ) -> tuple[CapturedStep, CapturedStep]:
         """Record both steps; what the first one leaves, the second one reads at each replay."""
         read, learn = (CapturedStep(function) for function in self.functions)
-        tokens = tokens.clone()
-        read.capture(graphs, tokens)
+        tokens, *others = (tensor.clone() for tensor in inputs)
+        read.capture(graphs, tokens, *others)
         learn.capture(graphs, tokens, tokens.new_ones((len(tokens), size), dtype=torch.bool))
         return read, learn
 

@@ -16,6 +16,7 @@ from evaluation.score import Tally, Tokens, to_device
 from evaluation.ttt.learner import Learner
 from evaluation.ttt.lora import Adapters
 from evaluation.ttt.reader import EARLIER
+from evaluation.ttt.tilt import Hints
 from settings import Settings
 
 DOUBLING = 16  # chunks of a size that a document has before chunks of twice the size
@@ -107,6 +108,7 @@ def score_documents(
     documents: list[Document],
     plan: DocumentPlan,
     tally: Tally,
+    hints: Hints | None = None,
 ) -> None:
     """Score each document in chunks; adapters are updated on each but the last, once scored.
 
@@ -119,12 +121,13 @@ def score_documents(
         documents: of it.
         plan: their chunks.
         tally: receives the scores.
+        hints: of the documents, to which scores are tilted.
     """
     share = deal(documents, tally.world.size)[tally.world.rank]
     for begin in range(0, len(share), plan.documents):
         batch = share[begin : begin + plan.documents]
         adapters.reset(len(batch))
-        score_batch(adapters, learner, stream, batch, plan, tally)
+        score_batch(adapters, learner, stream, batch, plan, tally, hints)
         adapters.keep()
 
 
@@ -135,13 +138,14 @@ def score_batch(
     batch: list[Document],
     plan: DocumentPlan,
     tally: Tally,
+    hints: Hints | None,
 ) -> None:
     """Score a batch of documents, the longest first; arguments as for ``score_documents``."""
     for begin in plan.begins(batch[0].targets).tolist():
         size = plan.size(begin)
         rows = alive(batch, begin, plan.documents)
         tokens, positions, last = load_chunk(stream, rows, begin, size, tally.world.device)
-        nats = adapters.read(tokens)
+        nats = adapters.read(tokens, *([hints.at(positions)] if hints else []))
         tally.add(tokens, nats, positions, positions <= last)
         if begin + size < batch[0].targets:
             goes_on = positions[:, -1:] < last

@@ -17,6 +17,7 @@ from torch import Tensor
 from evaluation.ttt.chunk_steps import ChunkSteps
 from evaluation.ttt.reader import Reader
 from evaluation.ttt.row_optimizer import RowOptimizer
+from evaluation.ttt.tilt import tilted
 from model.gpt import GPT
 from model.hooks import Site
 from runtime.graphs import Graphs
@@ -98,14 +99,16 @@ class Adapters:
             total.zero_()
         self.count.zero_()
 
-    def read(self, tokens: Tensor) -> Tensor:
+    def read(self, tokens: Tensor, *hints: Tensor) -> Tensor:
         """Return nats (N, S) of a chunk, and keep what ``update`` and later chunks need of it.
 
         Args:
             tokens: (N, E + S + 1) int32: ``Reader.earlier`` ones, the chunk's, and a target more.
+            hints: (N, S) int32 that ``tilted`` takes; without them nothing is tilted.
         """
         reader = self.reader
-        return self.steps.read(tokens, tokens.size(1) - reader.earlier - 1, reader.kept)
+        size = tokens.size(1) - reader.earlier - 1
+        return self.steps.read(size, reader.kept, tokens, *hints)
 
     def update(self, tokens: Tensor, positions: Tensor, lr_scale: float) -> None:
         """Train each row's adapters separately, as `evaluation.ttt.learner.Learner` says.
@@ -147,13 +150,18 @@ class Adapters:
             hook = self.hook(len(tokens), copies)
             return copies, self.reader.states(tokens[:, :-1], hook, keep)
 
-    def _read(self, tokens: Tensor) -> Tensor:
+    def _read(self, tokens: Tensor, *hints: Tensor) -> Tensor:
         """Score a chunk; its states wait for ``_learn``, so that they are computed once."""
         self.pending = None  # of a chunk that was only scored
         self.pending = self._forward(tokens, keep=True)
         states = self.pending[1].detach()
+        targets, strength = tokens[:, -states.size(1) :].contiguous(), self.settings.ttt_tilt
         with torch.no_grad():
-            return self.reader.nats(states, tokens[:, -states.size(1) :].contiguous())[1]
+            nats = self.reader.nats(states, targets)[1]
+            for tokens in hints:
+                of_hints = self.reader.nats(states, tokens.clamp_min(0))[1]
+                nats = tilted(nats, of_hints, targets, tokens, strength)
+        return nats
 
     def _learn(self, tokens: Tensor, known: Tensor) -> Tensor:
         """Take the steps of a chunk on its last S targets, if any of a row's (N, S) is known."""

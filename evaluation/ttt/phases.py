@@ -7,11 +7,14 @@ adapters' first matrices become the mean of what the documents made of them.
 
 import math
 
-from evaluation.score import Score, Scoring, Split, Tally
+import torch
+
+from evaluation.score import Score, Scoring, Split, Tally, Tokens
 from evaluation.ttt.documents import Document, DocumentPlan, find_documents, score_documents
 from evaluation.ttt.learner import Watch
 from evaluation.ttt.lora import document_adapters
 from evaluation.ttt.sgd import WeightLearner, chunk_windows, cosine
+from evaluation.ttt.tilt import Hints
 from evaluation.windows import WindowPlan, cut
 from model.gpt import GPT
 from runtime.graphs import Graphs
@@ -24,6 +27,15 @@ def phases(documents: list[Document], chunk_tokens: int) -> dict[int, list[Docum
     for document in documents:
         found.setdefault(document.first // chunk_tokens, []).append(document)
     return found
+
+
+def hints_of(
+    some: list[Document], stream: Tokens, settings: Settings, device: torch.device
+) -> Hints | None:
+    """Return the hints of a phase's documents by all earlier phases, if scores are tilted."""
+    if not settings.ttt_tilt:
+        return None
+    return Hints(stream, some[0].first, [document.targets for document in some], device)
 
 
 def score_phases(
@@ -57,7 +69,8 @@ def score_phases(
     with document_adapters(model, settings, world, graphs) as adapters:
         learner = watch(adapters)
         for chunk, some in phases(documents, size).items():
-            score_documents(adapters, learner, split.stream, some, plan, tally)
+            hints = hints_of(some, split.stream, settings, world.device)
+            score_documents(adapters, learner, split.stream, some, plan, tally, hints)
             if weights and watched and some[-1].last < targets:
                 adapters.warm()
                 step = length * weights.batch

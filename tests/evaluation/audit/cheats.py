@@ -18,7 +18,8 @@ from tests.evaluation.audit.entrants import TOKENS, Patch
 EMBED, GPT = "kernels/embed/reference.py", "model/gpt.py"
 SCORE, WINDOWS, TABLE = "evaluation/score.py", "evaluation/windows.py", "data/tokenizer.py"
 SGD, DOCUMENTS = "evaluation/ttt/sgd.py", "evaluation/ttt/documents.py"
-LORA = "evaluation/ttt/lora.py"
+LORA, TILT = "evaluation/ttt/lora.py", "evaluation/ttt/tilt.py"
+COUNT = "certain(keys[: first - order], tokens[order:first], "
 
 CALL = "        nats = score_fn(tokens[:, :-1].contiguous(), tokens[:, -scored:].contiguous())\n"
 OF_MODEL = "        return self.loss_of_last(tokens, targets, hook)[1]\n"
@@ -229,6 +230,10 @@ CHEATS = {
             ),
         ),
         method=LORA_METHOD,
+    ),
+    "15 a tilt by what is scored with it": prefix(
+        ((TILT, COUNT, "certain(keys[: len(keys) - 1], tokens[order:], "),),
+        method={**LORA_METHOD, "ttt_method": "both", "ttt_tilt": 2.0},
     ),
     "16 the future under noise": trial(
         "C1 causal",

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from artifact.export import export
 from data.sentencepiece_model import minimal_model
 from data.shards import write_shard
@@ -71,11 +73,17 @@ def make_world(folder: Path) -> World:
     """Copy the project, write a split and export a trained network."""
     code = folder / "code"
     shutil.copytree(PROJECT, code, ignore=shutil.ignore_patterns(*NOT_COPIED))
-    data = folder / "data"
+    world = World(code, folder, folder)
+    text = tokens_of_documents(TOKENS + 1, seed=6, longest=70)
+    return with_network(with_text(world, folder / "data", text), folder / "artifact.bin")
+
+
+def with_text(world: World, data: Path, tokens: np.ndarray) -> World:
+    """Return a world with another split, written to a new folder."""
     data.mkdir()
     (data / "tokenizer.model").write_bytes(minimal_model(VOCAB, BOS))
-    write_shard(data / "val.bin", tokens_of_documents(TOKENS + 1, seed=6, longest=70))
-    return with_network(World(code, data, folder), folder / "artifact.bin")
+    write_shard(data / "val.bin", tokens)
+    return replace(world, data=data)
 
 
 def with_network(world: World, path: Path, **changes: object) -> World:

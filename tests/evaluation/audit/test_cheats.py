@@ -7,7 +7,16 @@ import pytest
 
 from evaluation.audit.case import Effort
 from tests.evaluation.audit.cheats import CHEATS, Cheat
-from tests.evaluation.audit.entrants import World, audited, entrant, make_world, with_network
+from tests.evaluation.audit.entrants import (
+    TOKENS,
+    World,
+    audited,
+    entrant,
+    make_world,
+    with_network,
+    with_text,
+)
+from tests.evaluation.ttt.test_tilt import repeating
 
 # All that look at scores; those of code, data and conduct have tests of their own.
 SCORES = ("bytes of text", "whole split", "clocks", "strict prefix", "recorded", "watched")
@@ -35,11 +44,19 @@ def test_a_cheat_is_caught(cheat: Cheat, world: World, tmp_path: Path):
         {"eval_stride": 0},
         {"eval_stride": 7, "ttt_enabled": True},
         {"ttt_enabled": True, "ttt_method": "lora", "ttt_lora_documents": 3},
-        {"ttt_enabled": True, "ttt_method": "both", "ttt_chunk_tokens": 320, "ttt_lora_chunk": 16},
+        {
+            "ttt_enabled": True,
+            "ttt_method": "both",
+            "ttt_chunk_tokens": 320,
+            "ttt_lora_chunk": 16,
+            "ttt_tilt": 2.0,
+        },
     ],
-    ids=["plain", "stride 7 and SGD", "LoRA", "both"],
+    ids=["plain", "stride 7 and SGD", "LoRA", "both, tilted"],
 )
 def test_an_honest_run_passes(method: dict[str, Any], world: World, tmp_path: Path):
+    if "ttt_tilt" in method:
+        world = with_text(world, tmp_path / "data", repeating(TOKENS + 1, seed=6))
     with entrant(world, tmp_path, **method) as case:
         found = audited(case, *SCORES)
     assert [check for check in found if check.passed is not True] == []

@@ -84,7 +84,7 @@ class TttSettings(Section):
         if self.ttt_method != "lora" and chunk % length:
             raise ValueError(f"ttt_chunk_tokens {chunk} is no multiple of eval_seq_len {length}")
         if self.ttt_tilt and self.ttt_method != "both":
-            raise ValueError("ttt_tilt needs ttt_method both, whose chunks follow each other")
+            raise ValueError("ttt_tilt needs ttt_method both")
         windows = chunk // length
         if self.ttt_method != "lora" and windows % min(windows, self.ttt_batch_seqs):
             raise ValueError(

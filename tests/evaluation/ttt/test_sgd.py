@@ -202,6 +202,7 @@ def test_what_cannot_be_frozen_is_an_input_error(changes: dict[str, object], wor
         ({"ttt_chunk_tokens": 50}, "no multiple of eval_seq_len 16"),
         ({"ttt_batch_seqs": 3}, "4 windows, which ttt_batch_seqs 3 does not divide"),
         ({"ttt_method": "lora", "ttt_lora_chunk": 17}, "exceeds eval_seq_len 16"),
+        ({"ttt_tilt": 1.0}, "ttt_tilt needs ttt_method both"),
     ],
 )
 def test_chunks_without_whole_windows_are_refused(changes: dict[str, object], words: str):

@@ -37,6 +37,7 @@ STAGES = (
         {until = 0.4, loops = 0, mtp_num_heads = 0},
         {until = 0.5, loops = 0, train_seq_len = 1024},
         {until = 0.6, loops = 0, train_batch_tokens = 49152},
+        {until = 0.7, loops = 0, precision = "fp8"},
         {until = 1.0, loops = 2},
     ]""",
 )

@@ -18,7 +18,7 @@ from training.trainer import Trainer
 STEADY = Moment(progress=0.0, lr_scale=1.0, momentum=0.95, qat=False)
 STAGES = [
     {"until": 0.3, "train_batch_tokens": 96, "mtp_num_heads": 1, "window": 5, "documents": True},
-    {"until": 0.6, "train_seq_len": 8, "mtp_num_heads": 2, "loops": 1},
+    {"until": 0.6, "train_seq_len": 8, "mtp_num_heads": 2, "loops": 1, "precision": "fp8"},
     {"until": 1.0, "mtp_num_heads": 0},
 ]
 LOOPED = {"num_layers": 3, "loop_layers": [1], "num_loops": 1, "mtp_num_heads": 2}
@@ -54,6 +54,7 @@ def only(variant: Variant) -> dict[str, object]:
                 "window": variant.window,
                 "documents": variant.documents,
                 "mtp_num_heads": variant.heads,
+                "precision": variant.precision,
             }
         ],
     }

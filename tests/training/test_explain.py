@@ -112,6 +112,23 @@ def test_a_fall_from_the_fastest_kernel_is_said(changes: tuple[str, ...], slow: 
     assert stationary.sizes_fit(sizes.width, sizes.mlp) == ("mlp" not in slow)
 
 
+@pytest.mark.parametrize("heads", [8, 7], ids=["whole steps", "half a step"])
+def test_the_mlps_kernel_in_fp8_is_said(heads: int):
+    """Steps of 128 terms: a width of 448 is for bf16 only."""
+    sizes = (
+        "--model-dim",
+        f"{64 * heads}",
+        "--num-heads",
+        f"{heads}",
+        "--num-kv-heads",
+        f"{heads}",
+    )
+    given = (*sizes, "--mlp-mult", "2", "--stages", "[{until=1.0, precision='fp8'}]")
+    found = dict(zip(*columns(routes_table(settings(*given)), 0, 1), strict=True))
+    assert found["mlp"].endswith("forward in fp8")
+    assert found["mlp"].startswith("Gluon" if heads == 8 else "Triton")
+
+
 def test_other_backends_are_said_to_be_slower():
     sizes = sizes_of(settings().architecture())
     assert all(route.missed for route in routes(sizes, "compiled", "cudnn"))

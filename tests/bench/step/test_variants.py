@@ -20,7 +20,7 @@ FIRST, SECOND = Variant(64, 16), Variant(64, 16, window=4)
 
 def test_the_variants_of_the_sprint_are_possible():
     variants = reachable(load_settings(["--preset", "sprint", *STAGES], {}))
-    assert len(variants) == 7
+    assert len(variants) == 8
     assert variants[0].loops == 2
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from artifact.format import container
-from artifact.quantisation.parts import put_back
+from artifact.quantisation.parts import read_back
 from artifact.quantisation.recipe import Recipe, quantise
 from artifact.quantisation.search import largest_that_fits
 from artifact.submission.code_size import Code
@@ -130,8 +130,7 @@ def load(
         InputError: missing, damaged, foreign, of another version, or over the limits.
     """
     architecture, tensors = container.read(path, check)
-    weights = {name: stored.restore() for name, stored in tensors.items()}
     try:
-        return architecture, put_back(weights)
+        return architecture, read_back(tensors)
     except ValueError as problem:
         raise InputError(f"{path}: not a sound artifact: {problem}; export it again") from problem

@@ -40,6 +40,10 @@ class ArtifactSettings(Section):
         description="let the loss choose the steps of rows and columns that GPTQ codes, in place "
         "of clips; bits only bound the codes, so 8 suit it",
     )
+    quant_trellis: bool = Field(
+        default=False,
+        description="let GPTQ choose codes of two interleaved grids by a trellis: 1 dB less error",
+    )
     calibration_tokens: NonNegativeInt = Field(
         default=786_432, description="training tokens that GPTQ sees; 0: round to nearest"
     )

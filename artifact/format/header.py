@@ -18,7 +18,8 @@ from reading.structured import parse_json
 MAX_HEADER = 1 << 20
 MAX_DECODED = 1 << 28  # all streams together: 16 times what fits the contest, uncompressed
 MAX_DIMS = 8
-DTYPES = {f"int{bits}": np.dtype(np.int8) for bits in range(2, 9)}
+BITS = {f"{kind}{bits}": bits for kind in ("int", "trellis") for bits in range(2, 9)}
+DTYPES = dict.fromkeys(BITS, np.dtype(np.int8))
 DTYPES |= {"fp16": np.dtype("<f2"), "fp32": np.dtype("<f4"), "uint16": np.dtype("<u2")}
 WORD = re.compile(r"[A-Za-z0-9_.]{1,200}")
 
@@ -35,7 +36,7 @@ class Stream(NamedTuple):
     @property
     def bits(self) -> int:
         """Of an integer kind; 0 of others."""
-        return int(self.kind[3:]) if self.kind.startswith("int") else 0
+        return BITS.get(self.kind, 0)
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Entry:
         name: letters, digits, dots and underscores.
         shape: of the tensor.
         dtype: of the tensor before it was stored, such as ``float32``.
-        kind: how it is stored: ``int2`` ... ``int8``, ``fp16``, ``fp32`` or ``uint16``.
+        kind: how it is stored, as `artifact.stored.Stored` has it.
         role: tensors of one role and kind share a stream.
         error: root mean square error over root mean square, as it was measured.
         sha256: of its codes or values and then its scale, little-endian.
@@ -77,7 +78,7 @@ class Entry:
     @property
     def is_coded(self) -> bool:
         """Whether it is stored as integers with a scale a row."""
-        return self.kind.startswith("int")
+        return self.kind in BITS
 
     def parts(self) -> Iterator[tuple[Stream, tuple[int, ...]]]:
         """Yield stream and shape of the values, then of the scale if there is one."""

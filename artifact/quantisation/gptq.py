@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from artifact.grid import top_code
+from artifact.quantisation.paths import best_paths
+from artifact.trellis import order_of
 
 BLOCK = 128  # columns whose corrections reach the rest of the matrix together, in one product
 LEAST_DAMPING, MOST_DAMPING = 1e-6, 10.0
@@ -22,6 +24,7 @@ def gptq(
     bits: int,
     damping: float = 0.01,
     columns: Tensor | None = None,
+    trellis: bool = False,
 ) -> Tensor:
     """Return codes of least ``tr(D H D^T)`` for ``D = codes * step - weight``, greedily.
 
@@ -37,6 +40,7 @@ def gptq(
         bits: 2 to 8.
         damping: share of the mean of H's diagonal that is added to it.
         columns: (n, cols) fp32, factors of the steps by column; None: all 1.
+        trellis: whether codes are those of `artifact.trellis`, whose order they then go by.
 
     Returns:
         (n, rows, cols) int8, each in [-top, top].
@@ -44,7 +48,11 @@ def gptq(
     Raises:
         ValueError: a Hessian is not finite.
     """
-    order, root = factor_in_order(hessian, damping)
+    order = None
+    if trellis:
+        every = weight.new_ones(len(weight), weight.size(-1)) if columns is None else columns
+        order = order_of(every)
+    order, root = factor_in_order(hessian, damping, order)
     left = weight.detach().float().gather(-1, order[:, None].expand_as(weight))
     identity = torch.eye(root.size(-1), device=root.device)
     # U^T U = H^-1: row j of U compensates an error in column j in the columns after it.
@@ -53,18 +61,24 @@ def gptq(
     step = step.float().unsqueeze(-1).expand_as(left)
     if columns is not None:
         step = step * columns.gather(-1, order)[:, None]
+    state = torch.zeros(left.shape[:-1], dtype=torch.int64, device=left.device)
     for begin in range(0, left.size(-1), BLOCK):
         block = slice(begin, begin + BLOCK)
-        errors = _round_block(
-            left[..., block], upper[:, block, block], step[..., block], top, codes[..., block]
-        )
+        of_block = left[..., block], upper[:, block, block], step[..., block], top
+        if trellis:
+            codes[..., block], errors, state = best_paths(*of_block, state)
+        else:
+            errors = _round_block(*of_block, codes[..., block])
         left[..., begin + BLOCK :] -= errors @ upper[:, block, begin + BLOCK :]
     return codes.gather(-1, order.argsort(dim=-1)[:, None].expand_as(codes)).to(torch.int8)
 
 
-def factor_in_order(hessian: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """Return the order of the columns (n, cols), by falling ``H_jj``, and `factor` of H in it."""
-    order = hessian.diagonal(dim1=-2, dim2=-1).argsort(dim=-1, descending=True)
+def factor_in_order(
+    hessian: Tensor, damping: float, order: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return an order of the columns (n, cols), by falling ``H_jj``, and `factor` of H in it."""
+    if order is None:
+        order = hessian.diagonal(dim1=-2, dim2=-1).argsort(dim=-1, descending=True)
     rows = hessian.gather(-2, order[..., None].expand_as(hessian))
     return order, factor(rows.gather(-1, order[:, None].expand_as(rows)), damping)
 

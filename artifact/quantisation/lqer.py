@@ -14,7 +14,7 @@ from torch import Tensor
 
 from artifact.grid import nearest, row_steps
 from artifact.quantisation.gptq import factor
-from artifact.quantisation.parts import put_back
+from artifact.quantisation.parts import read_back
 from artifact.stored import Stored
 
 BITS = 8
@@ -38,7 +38,7 @@ def correct(
         rank: of a correction.
         matrices: how many, over all banks.
     """
-    restored = put_back({name: part.restore() for name, part in stored.items()})
+    restored = read_back(stored)
     residuals = {
         name: weight.detach().float() - restored[name]
         for name, weight in weights.items()

@@ -5,7 +5,13 @@ bank is three tensors: ``NAME.at`` (m,), the matrices that have one, ``NAME.left
 and ``NAME.right`` (m, rank, cols): ``left[i].T @ right[i]`` is added to matrix ``at[i]``.
 """
 
+from collections.abc import Mapping
+
+import torch
 from torch import Tensor
+
+from artifact.stored import Stored
+from artifact.trellis import order_of
 
 PARTS = ("at", "left", "right")
 COLUMNS = ".columns"
@@ -17,6 +23,28 @@ def corrected_by(name: str) -> str:
     return bank if part in PARTS or f".{part}" == COLUMNS else ""
 
 
+def read_back(stored: Mapping[str, Stored]) -> dict[str, Tensor]:
+    """Return the weights that are stored, fp32, as `put_back` makes them whole.
+
+    Raises:
+        ValueError: as `put_back`.
+    """
+    found = {name: tensor.restore() for name, tensor in stored.items() if not tensor.is_trellis}
+    for name, tensor in stored.items():
+        if tensor.is_trellis:
+            factors = found.get(name + COLUMNS)
+            if factors is not None and factors.shape != _of_columns(tensor.values):
+                raise ValueError(f"the columns of tensor {name} do not fit it")
+            order = None if factors is None else order_of(factors)
+            found[name] = tensor.restore(order)
+    return put_back(found)
+
+
+def _of_columns(weight: Tensor) -> torch.Size:
+    """Return the shape of the factors of a tensor's columns."""
+    return weight.shape[:-2] + weight.shape[-1:]
+
+
 def put_back(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return ``weights`` with their columns multiplied by their factors, and corrections added.
 
@@ -26,7 +54,7 @@ def put_back(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     found = dict(weights)
     for name in [name.removesuffix(COLUMNS) for name in weights if name.endswith(COLUMNS)]:
         factors, weight = found.pop(name + COLUMNS), found.get(name)
-        if weight is None or factors.shape != weight.shape[:-2] + weight.shape[-1:]:
+        if weight is None or factors.shape != _of_columns(weight):
             raise ValueError(f"the columns of tensor {name} do not fit it")
         found[name] = weight * factors.unsqueeze(-2)
     for name in [name.removesuffix(".at") for name in weights if name.endswith(".at")]:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from artifact.grid import nearest, row_steps
 from artifact.quantisation.gptq import gptq
-from artifact.quantisation.parts import COLUMNS, put_back
+from artifact.quantisation.parts import COLUMNS, read_back
 from artifact.quantisation.steps import ROWS, Steps, scale_of
-from artifact.stored import Stored
+from artifact.stored import TRELLIS, Stored
 from errors import InputError
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Recipe:
         rate: about how many bits a code takes on average if the loss chooses the steps
             (`artifact.quantisation.steps`); 0: the roles' clips do.
         scale: factor on the steps that the loss chooses.
+        trellis: whether matrices with Hessians have the codes of `artifact.trellis`.
     """
 
     attention: Role = Role(6, min_step=1 / 31)
@@ -67,6 +68,7 @@ class Recipe:
     corrected: int = 0
     rate: float = 0.0
     scale: float = 1.0
+    trellis: bool = False
 
     @classmethod
     def of(cls, settings: "ArtifactSettings") -> "Recipe":
@@ -81,6 +83,7 @@ class Recipe:
             settings.lqer_rank,
             settings.lqer_matrices,
             RATE if settings.quant_by_loss else 0.0,
+            trellis=settings.quant_trellis,
         )
 
     def coarser(self, factor: float) -> "Recipe":
@@ -143,7 +146,7 @@ def quantise(
             stored[name] = _small(weight.detach())
         else:
             how, found = getattr(recipe, role), (hessians.get(name), grids.get(name))
-            stored |= _coded(name, weight.detach(), role, how, *found, recipe.damping)
+            stored |= _coded(name, weight.detach(), role, how, *found, recipe)
     if recipe.rank:
         from artifact.quantisation.lqer import correct  # a submission's file may leave it out
 
@@ -181,23 +184,25 @@ def _coded(
     how: Role,
     hessian: Tensor | None,
     grid: Grid | None,
-    damping: float,
+    recipe: Recipe,
 ) -> dict[str, Stored]:
     """Return a matrix or a bank as stored, and the factors of its columns if it has some."""
     if grid is None:
         step, columns = row_steps(weight, how.bits, how.clip, how.min_step, how.stretch), None
     else:
         step, columns = grid[0].view(weight.shape[:-1]), grid[1]
+    kind = "int"
     if hessian is None:
         codes = nearest(weight, step, how.bits)
     else:
-        steps = step.view(-1, weight.size(-2))
-        codes = gptq(_bank(weight), hessian, steps, how.bits, damping, columns).view_as(weight)
-    found = {name: Stored(f"int{how.bits}", codes, step, _dtype(weight), role)}
+        kind = TRELLIS if recipe.trellis else kind
+        how_coded = step.view(-1, weight.size(-2)), how.bits, recipe.damping, columns
+        codes = gptq(_bank(weight), hessian, *how_coded, recipe.trellis).view_as(weight)
+    found = {name: Stored(f"{kind}{how.bits}", codes, step, _dtype(weight), role)}
     if columns is not None:
         factors = columns.view(*weight.shape[:-2], weight.size(-1)).half()
         found[name + COLUMNS] = Stored("fp16", factors, role="columns")
-    restored = put_back({part: stored.restore() for part, stored in found.items()})[name]
+    restored = read_back(found)[name]
     error = relative_error(weight, restored, hessian)
     return found | {name: replace(found[name], error=error)}
 

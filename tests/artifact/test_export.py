@@ -140,7 +140,12 @@ def test_the_loss_chooses_steps_of_rows_and_columns(
         return total
 
     clips = Recipe(Role(8, 24.0), embed=Role(8, 24.0), table=Role(8, 24.0))
-    assert loss(replace(clips, rate=1.0)) < loss(clips) / 3
+    by_loss = loss(replace(clips, rate=1.0))
+    assert loss(replace(clips, rate=1.0, trellis=True)) < 0.92 * by_loss
+    stored = read(tmp_path / "a")[1]
+    kinds = {name: stored[name].kind for name in weights}
+    assert kinds == {"qo_bank": "trellis8", "tok_emb": "trellis8", "bigram_table": "int8"}
+    assert by_loss < loss(clips) / 3
     stored = read(tmp_path / "a")[1]
     # The file is the last export's: clips have no factors of columns.
     assert set(stored) == set(weights)

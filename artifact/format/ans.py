@@ -118,9 +118,11 @@ def decode(packed: bytes, contexts: np.ndarray, model: Model) -> np.ndarray:
         raise ValueError("it is cut short")
     states = np.frombuffer(packed, "<u4", lanes).copy()
     words = np.frombuffer(packed, "<u2", offset=4 * lanes).astype(np.uint32)
+    firsts = contexts.astype(np.uint32) << PRECISION
+    if lanes < FEW:
+        return _decode_few(states.tolist(), words.tolist(), firsts.tolist(), model)
     symbols, read = np.empty(len(contexts), np.uint8), 0
     symbol_at, gain, offset = _slots(model)
-    firsts = contexts.astype(np.uint32) << PRECISION
     for begin in range(0, len(contexts), lanes):
         first = firsts[begin : begin + lanes]
         state = states[: len(first)]
@@ -138,6 +140,27 @@ def decode(packed: bytes, contexts: np.ndarray, model: Model) -> np.ndarray:
     if read != len(words) or (states != LOWEST).any():
         raise ValueError("it does not end where its symbols do")
     return symbols
+
+
+def _decode_few(states: list[int], words: list[int], firsts: list[int], model: Model) -> np.ndarray:
+    """Undo `_encode_few`: as `decode`, given states, words and the first slot of each context."""
+    symbol_at, gain, offset = (column.data for column in _slots(model))  # items are integers
+    symbols, lanes, read = bytearray(), len(states), 0
+    try:
+        for index, first in enumerate(firsts):
+            state = states[index % lanes]
+            slot = (state & (TOTAL - 1)) + first
+            symbols.append(symbol_at[slot])
+            state = (state >> PRECISION) * gain[slot] + offset[slot]
+            if state < LOWEST:
+                state = state << 16 | words[read]
+                read += 1
+            states[index % lanes] = state
+    except IndexError:
+        raise ValueError("it is cut short") from None
+    if read != len(words) or any(state != LOWEST for state in states):
+        raise ValueError("it does not end where its symbols do")
+    return np.frombuffer(bytes(symbols), np.uint8)
 
 
 def _places(symbols: np.ndarray, contexts: np.ndarray, size: int) -> np.ndarray:

@@ -25,6 +25,8 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ON_CPU = pytest.mark.skipif(DEVICE == "cuda", reason="simulates streams in the interpreter")
 VOCABULARY, HEADS, VISITS = 24, 3, 3
 SMALL = (3, 70)
+# The loss's kernel is interpreted a row at a time.
+FEW, FEW_A_CHUNK = (3, 18), 16
 REPEATS = 20
 
 Tensors = dict[str, Tensor]
@@ -144,11 +146,18 @@ def assert_same(got: Tensors, expected: Tensors) -> None:
         assert torch.equal(got[name], expected[name]), name
 
 
-def small_chunks(monkeypatch: pytest.MonkeyPatch, batch: tuple[int, int] = SMALL) -> None:
-    """Of ``batch``'s 210 rows: four chunks of 64, 64, 64 and 18, of two blocks of 32 or one."""
-    monkeypatch.setattr(loss_chunks, "ROW_MULTIPLE", 32)
-    monkeypatch.setattr(loss_chunks, "CHUNK_LOGITS", 64 * HEADS * VOCABULARY)
+def small_chunks(monkeypatch: pytest.MonkeyPatch, rows: int = 64) -> None:
+    """Of two blocks or one. 210 rows are four of 64, 64, 64 and 18; 54, by 16, one of 6, too."""
+    monkeypatch.setattr(loss_chunks, "ROW_MULTIPLE", rows // 2)
+    monkeypatch.setattr(loss_chunks, "CHUNK_LOGITS", rows * HEADS * VOCABULARY)
     monkeypatch.setattr(loss_chunks, "BLOCK_LOGITS", 1)
+
+
+def chunked(monkeypatch: pytest.MonkeyPatch, call: Call) -> Tensors:
+    """Inputs of a call; the loss's are fewer, and as many chunks."""
+    few = call in (run_loss, score)
+    small_chunks(monkeypatch, FEW_A_CHUNK if few else 64)
+    return inputs(FEW if few else SMALL, 32)
 
 
 @ON_CPU
@@ -157,8 +166,7 @@ def test_what_one_stream_needs_of_another_it_waits_for(
     monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
     """And whoever reads the results on the current stream afterwards need not wait."""
-    small_chunks(monkeypatch)
-    given = inputs(SMALL, 32)
+    given = chunked(monkeypatch, call)
     expected = call(given)
     with simulated(monkeypatch) as launches:
         got = {name: tensor.clone() for name, tensor in call(given).items()}
@@ -185,11 +193,9 @@ def test_the_losss_lanes(
     monkeypatch: pytest.MonkeyPatch, softmax: int | None, dheads: int | None
 ) -> None:
     """Any that a benchmark may choose."""
-    small_chunks(monkeypatch)
+    given = chunked(monkeypatch, run_loss)
     monkeypatch.setattr(loss, "SOFTMAX_LANE", softmax)
     monkeypatch.setattr(loss_chunks, "DHEADS_LANE", dheads)
-
-    given = inputs(SMALL, 32)
     with simulated(monkeypatch) as launches:
         run_loss(given)
     assert launches.races == []
@@ -205,8 +211,7 @@ def test_the_simulation_finds_a_wait_left_out(
 ) -> None:
     if missing == "wait_event" and call not in (run_loss, score):
         pytest.skip("waits for whole streams only")
-    small_chunks(monkeypatch)
-    given = inputs(SMALL, 32)
+    given = chunked(monkeypatch, call)
 
     def nothing(self: Stream, other: Any) -> None:
         pass

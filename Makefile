@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 CORPUS := corpora/builtin
 # Compiling all of torch takes a minute; what is imported is compiled then.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+# Which is of no use if it is compiled at each start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: train test lint types fuzz format bench clean
 

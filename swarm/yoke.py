@@ -66,9 +66,7 @@ class Yoke(Mesh):
             )
         levers = sorted({lever for name in agents for lever in steered[name]})
         check(file, path, bounds)
-        yoke = cls(bounds, levers, path)
-        yoke.keeps_start = any(kind.keeps_start for kind in AGENTS if kind.name in agents)
-        return yoke
+        return cls(bounds, levers, path)
 
     @property
     def declared(self) -> set[str]:

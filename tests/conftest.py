@@ -4,6 +4,7 @@
 ``tests.cpu_run`` say how.
 """
 
+import gc
 import os
 import time
 from collections.abc import Iterator
@@ -40,6 +41,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
     if config.option.markexpr == "gpu":
         return gpu_run.ByKernels(config, log)
     return cpu_run.ByFile(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Look for no garbage while modules are imported, nor later through what they are."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

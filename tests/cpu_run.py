@@ -16,25 +16,24 @@ TOGETHER = ("tests/train/",)
 APART = ("tests/kernels/test_ahead_of_time.py",)
 # They start first and in this order, by the CPU seconds that they take: who starts late ends last.
 LONG = (
-    "tests/training/test_parallel.py",
     "tests/train/",
     "tests/kernels/test_ahead_of_time.py",
     "tests/evaluation/audit/test_cheats.py",
-    "tests/bench/studies/test_ablate.py",
-    "tests/bench/commits/test_against.py",
-    "tests/artifact/submission/test_submit.py",
+    "tests/training/test_parallel.py",
     "tests/training/test_steering.py",
-    "tests/bench/studies/test_artifact_fuzz.py",
-    "tests/artifact/test_export.py",
+    "tests/bench/studies/test_ablate.py",
+    "tests/artifact/submission/test_submit.py",
     "tests/training/test_fused_optimizer.py",
+    "tests/bench/commits/test_against.py",
+    "tests/bench/studies/test_edges.py",
+    "tests/artifact/test_export.py",
     "tests/evaluation/test_evaluation_cli.py",
-    "tests/artifact/test_restore.py",
     "tests/kernels/attention/",
     "tests/kernels/",
-    "tests/artifact/format/test_codes.py",
     "tests/evaluation/audit/",
-    "tests/training/",
     "tests/artifact/",
+    "tests/training/",
+    "tests/bench/",
 )
 
 

@@ -213,15 +213,17 @@ class Mesh:
         """
         contests: dict[str, dict[int, Side]] = {}
         for offer, cast in zip(proposals, votes, strict=True):
-            agent, lever, proposed, sure_of_it, *_ = offer
+            agent, lever, proposed = offer[:3]
             limit = self.bounds.get(lever)
             if limit is None:
                 continue
-            least, sure, backing = self.rules.withdrawn, None, ()
-            if type(offer) is Bid:
-                sure_of_it, backing = self._worth(offer, proposals, cast)
+            backing: Sequence[str] = ()
+            if isinstance(offer, Bid):
+                certainty, backing = self._worth(offer, proposals, cast)
                 least, sure = WORTHWHILE, self._needed(limit)
-            if not sure_of_it >= least:
+            else:
+                certainty, least, sure = offer.confidence, self.rules.withdrawn, None
+            if not certainty >= least:
                 continue
             before = levers.get(lever, 0.0)  # a request is 0 in every cycle
             value = limit.allowed(proposed)
@@ -230,7 +232,7 @@ class Mesh:
             way = limit.direction(before, value)
             sides = contests.setdefault(lever, {})
             side = sides[way] if way in sides else sides.setdefault(way, Side(lever, way))
-            side.propose(agent, sure_of_it, value, before, sure)
+            side.propose(agent, certainty, value, before, sure)
             for name in backing:
                 side.favour.setdefault(name, 0.0)
             for index, voter in self._voters:
@@ -248,19 +250,19 @@ class Mesh:
 
         Bids for the same change are pooled: the first counts, the others have NaN.
         """
-        same: dict[str, Bid] = {}
+        same = {bid.agent: bid}
         for each in proposals:
-            if type(each) is Bid and each[1:3] == bid[1:3]:
+            if each is not bid and type(each) is Bid and each[1:3] == bid[1:3]:
+                if proposals.index(each) < proposals.index(bid):
+                    return math.nan, ()
                 same.setdefault(each.agent, each)
-        if next(iter(same.values())) is not bid:
-            return math.nan, ()
-        answers = {
-            voter.name: vote
-            for index, voter in self._voters
-            if isinstance(vote := cast[index], Estimate) and voter.name not in same
-        }
-        for_it = [*same, *(name for name, answer in answers.items() if answer.gain > 0)]
-        return confidence(pooled(same.values(), answers.values())), for_it
+        for_it, answers = list(same), []
+        for index, voter in self._voters:
+            if isinstance(vote := cast[index], Estimate) and voter.name not in same:
+                answers.append(vote)
+                if vote.gain > 0:
+                    for_it.append(voter.name)
+        return confidence(pooled(same.values(), answers)), for_it
 
     def _needed(self, limit: Limits) -> float:
         """Return the confidence with which a bid passes."""

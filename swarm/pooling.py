@@ -19,16 +19,17 @@ def pooled(bids: Iterable[Bid], answers: Iterable[Estimate]) -> float:
         answers: of the other agents.
     """
     precision = weighted = gain = variance = 0.0
-    found = [Estimate(bid.gain, bid.sd) for bid in bids]
-    for each, sd, added in (*found, *answers):
-        if not (math.isfinite(each) and sd * sd > 0):
+    parts = [(bid.gain, bid.sd, False) for bid in bids]
+    for each, sd, added in (*parts, *answers):
+        square = sd * sd
+        if not (math.isfinite(each) and square > 0):
             return math.nan
         if added:
             gain += each
-            variance += sd * sd
+            variance += square
         else:
-            precision += 1 / (sd * sd)
-            weighted += each / (sd * sd)
+            precision += 1 / square
+            weighted += each / square
     return (weighted / precision + gain) / math.sqrt(1 / precision + variance)
 
 

@@ -175,7 +175,7 @@ class GradientHealth(Agent):
         """
         held, skip_norm = snapshot.levers["clip"], snapshot.levers["skip_norm"]
         tight = held < self.clip or skip_norm < UNREACHED
-        keeps, loosens = self._keeps(state), tight and state.calm >= self.patience
+        loosens, keeps = tight and state.calm >= self.patience, self._keeps(state)
         if not (loosens or keeps):
             return ()
         proposals = []

@@ -81,67 +81,61 @@ class Pace(Agent):
         return Slope()
 
     def propose(self, state: Slope, snapshot: Snapshot) -> tuple[Slope, Sequence[Offer]]:
-        if snapshot.arrived == snapshot.nonfinite or snapshot.lr_scale < 1 or not snapshot.progress:
+        arrived, progress = snapshot.arrived, snapshot.progress
+        if snapshot.nonfinite == arrived or snapshot.lr_scale < 1 or not progress:
             return state, ()  # a falling rate makes the loss fall for other reasons
         seen, levers = snapshot.signals, snapshot.levers
-        step, loss, probe = snapshot.step - snapshot.arrived / 2, seen["loss"], 0.0
-        if seen["bar_step"]:
-            step = probe = seen["bar_step"]
-            loss = seen["bar"]
-        regime = levers.get("window", 0) + 1e-3 * levers.get("loops", 0)
-        if regime != state.regime or (probe > 0) != (state.probe > 0):
-            state = Slope(state.end, regime=regime)
-        elif probe and probe == state.probe:
+        step, loss, probe = snapshot.step - arrived / 2, seen["loss"], seen["bar_step"] or 0.0
+        if probe:
+            step, loss = probe, seen["bar"]
+        end, weight, x, y, xx, xy, yy, regime, last = state
+        now = levers.get("window", 0) + 1e-3 * levers.get("loops", 0)
+        if now != regime or (probe > 0) != (last > 0):
+            weight = x = y = xx = xy = yy = 0.0
+        elif probe and probe == last:
             return state, ()
-        state = self._with(state._replace(probe=probe), math.log(step), loss)
-        ahead = state.x - math.log(snapshot.step / snapshot.progress)
-        return state._replace(end=self._end(state, seen["noise"], ahead)), ()
+        old = self.memory * weight
+        weight = old + 1
+        off_x, off_y, share = math.log(step) - x, loss - y, old / weight
+        x += off_x / weight
+        y += off_y / weight
+        xx = self.memory * xx + share * off_x * off_x
+        xy = self.memory * xy + share * off_x * off_y
+        yy = self.memory * yy + share * off_y * off_y
+        if weight > 1 + self.memory and xy < 0:
+            slope = -xy / xx
+            left = max(0.0, yy + xy * slope) / weight
+            error = max(left, seen["noise"] ** 2) / xx / slope**2
+            end = self._end(slope, error, x - math.log(snapshot.step / progress))
+        return Slope(end, weight, x, y, xx, xy, yy, now, probe), ()
 
-    def _with(self, state: Slope, x: float, y: float) -> Slope:
-        """Return the state with one more window, all others weighing less."""
-        kept = self.memory * state.weight
-        weight = kept + 1
-        off_x, off_y, share = x - state.x, y - state.y, kept / weight
-        return state._replace(
-            weight=weight,
-            x=state.x + off_x / weight,
-            y=state.y + off_y / weight,
-            xx=self.memory * state.xx + share * off_x * off_x,
-            xy=self.memory * state.xy + share * off_x * off_y,
-            yy=self.memory * state.yy + share * off_y * off_y,
-        )
-
-    def _end(self, state: Slope, noise: float, ahead: float) -> float:
-        """Return the slope at the run's end, from at least three windows.
+    def _end(self, slope: float, error: float, ahead: float) -> float:
+        """Return the slope at the run's end.
 
         Args:
-            state: with the latest window.
-            noise: standard error of its loss.
-            ahead: logarithm of the steps at which the windows lie over all steps of the run.
+            slope: of the latest windows, three at least.
+            error: its relative variance.
+            ahead: logarithm of the steps at which they lie over all steps of the run.
         """
-        falling = -state.xy
-        if state.weight <= 1 + self.memory or falling <= 0:
-            return state.end
-        slope = falling / state.xx
-        left = max(0.0, state.yy - falling * slope) / state.weight
-        error = math.sqrt(max(left, noise * noise) / state.xx) / slope
-        variance = error * error + (self.unknown * ahead) ** 2
+        variance = error + (self.unknown * ahead) ** 2
         found, prior = math.log(slope) + self.curving * ahead, math.log(self.prior)
         share = self.spread**2 / (self.spread**2 + variance)
         return math.exp(share * found + (1 - share) * prior)
 
     def vote(self, state: Slope, snapshot: Snapshot, proposal: Offer) -> float | Estimate:
-        times = snapshot.signals["step_ms"]
-        change = (proposal.lever, proposal.value)
-        if not times or type(proposal) is not Bid or times[0] <= 0:
+        times, progress, step = snapshot.signals["step_ms"], snapshot.progress, snapshot.step
+        if type(proposal) is not Bid or not times or not 0 < step / self.iterations < progress < 1:
             return 0.0
-        progress, step = snapshot.progress, snapshot.step
-        if not 0 < progress < 1 or step / self.iterations >= progress:
+        place, now = 1, times[0]
+        for lever, value in self.options:
+            if lever == proposal.lever and value == proposal.value:
+                break
+            place += 1
+        else:
             return 0.0
-        for each, after in zip(self.options, times[1:], strict=True):
-            if (each[0], each[1]) == change and after > 0 and after != times[0]:
-                left = step * (1 - progress) / progress
-                fewer = step + left * times[0] / after
-                price = (state.end or self.prior) * math.log((step + left) / fewer)
-                return Estimate(-price, self.error * abs(price), added=True)
-        return 0.0
+        after = times[place]
+        if after == now or not (now > 0 and after > 0):
+            return 0.0
+        left = step * (1 - progress) / progress
+        price = (state.end or self.prior) * math.log((step + left) / (step + left * now / after))
+        return Estimate(-price, self.error * abs(price), True)

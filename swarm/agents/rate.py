@@ -28,6 +28,8 @@ class Rate(LearningRate):
         self, state: Trend, snapshot: Snapshot
     ) -> tuple[Trend, Sequence[Offer]]:
         state, proposals = super().propose(state, snapshot)
+        if not proposals:
+            return state, ()
         seen, factor = snapshot.signals, snapshot.levers["lr_factor"]
         rise = seen["loss"] - seen["lowest"]
         return state, [

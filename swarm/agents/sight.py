@@ -60,15 +60,18 @@ class Sight(Agent):
         return cls(options, seen[settings.window])
 
     def propose(self, state: tuple, snapshot: Snapshot) -> tuple[tuple, Sequence[Offer]]:
-        wanted = self.whole
+        wanted, held = self.whole, snapshot.levers["window"]
         for until, share in self.table:
             if snapshot.progress < until:
-                wanted = share * self.whole
+                wanted *= share
                 break
-        held = snapshot.levers["window"]
-        now = next((tokens for tokens, value in self.options if value == held), self.whole)
-        wide_enough = (each for each in self.options if wanted <= each[0] <= self.whole)
-        tokens, value = next(wide_enough, self.options[-1])
+        now = self.whole
+        tokens = value = -1
+        for each, option in self.options:
+            if option == held:
+                now = each
+            if tokens < wanted:  # the narrowest that is wide enough
+                tokens, value = each, option
         if tokens > now:
             gain = self.doubling * math.log2(tokens / now)
             return state, (Bid(self.name, "window", value, gain, self.doubt * gain, "wider"),)

@@ -70,7 +70,8 @@ def activation_gradient(
     dy: Tensor, down: Tensor, activated: Tensor, signs: Tensor, slope: float
 ) -> Tensor:
     """Return dh (N, M) of dy (N, C), down (C, M) and what ``activated_product`` returned."""
-    if stationary.fits(dy, activated.size(1)):
+    # Widths of 64 (2 n + 1) fit in bf16 only: then the kernels of ``kernels.mlp.fp8`` made signs.
+    if signs.dtype == torch.int32 and stationary.fits(dy, activated.size(1)):
         return products_hopper.activation_gradient(dy, down, activated, signs, slope)
     launch = LAUNCH[dy.element_size()]
     dh = torch.empty_like(activated)

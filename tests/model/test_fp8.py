@@ -74,7 +74,7 @@ def test_the_kernels_in_bf16_are_as_near_as_the_reference(sizes: dict[str, Any])
     theirs = outcome("reference", sizes, torch.bfloat16, 509)
     ours = outcome("kernels", sizes, torch.bfloat16, 509)
     again = outcome("kernels", sizes, torch.bfloat16, 509)
-    assert abs(float(ours["loss"] / exact["loss"]) - 1) < 2e-3
+    assert abs(float(ours["loss"] / exact["loss"]) - 1) < 5e-3
     for name, wanted in exact.items():
         assert torch.equal(ours[name], again[name]), name
         if wanted.numel() >= 64:

@@ -75,7 +75,7 @@ def test_each_element_has_its_own_place() -> None:
 @pytest.mark.parametrize(("shape", "columns"), REAL.values(), ids=REAL.keys())
 @pytest.mark.parametrize("add", [False, True], ids=["alone", "onto a stream"])
 def test_real_sizes(shape: tuple[int, ...], columns: int, add: bool) -> None:
-    """Tensor cores add e4m3 products with 13 bits or more; bf16 keeps 8."""
+    """Tensor cores cut each of 64 sums to 13 bits or more: up to 2^-8 of what is summed."""
     x, weight = operands(5, shape, columns)
     x = x._replace(source=None)
     wanted = exact(x._replace(source=x.values), weight)
@@ -85,6 +85,6 @@ def test_real_sizes(shape: tuple[int, ...], columns: int, add: bool) -> None:
     first = None if stream is None else stream.clone()
     with poisoned():
         y = fp8.product(x, weight, torch.bfloat16, stream)
-    assert relative_error(y, wanted) < 4e-3
+    assert relative_error(y, wanted) < 1e-2
     again = fp8.product(x, weight, torch.bfloat16, first)
     assert torch.equal(y, again)

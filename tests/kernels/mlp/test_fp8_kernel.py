@@ -82,6 +82,17 @@ def test_without_a_stream_and_of_one_gradient_alone() -> None:
     assert relative_error(ours, theirs) < TOLERANCE
 
 
+def test_signs_go_to_the_kernel_that_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A width may be for stationary kernels in bf16, but not in fp8; they pack signs otherwise."""
+    given = inputs(7, (1, 9, 32), 128)
+    monkeypatch.setattr(stationary, "fits", lambda x, hidden: x.dtype != torch.float8_e4m3fn)
+    ours, exact = (
+        run(operation, given, dtype, 0.3)
+        for operation, dtype in ((kernel.mlp, torch.float32), (reference.mlp, torch.float64))
+    )
+    assert relative_error(ours["dx"], exact["dx"]) < TOLERANCE
+
+
 def test_no_activation_overflows() -> None:
     """Rows of x in the direction of rows of up: the bound is met, and all the rest is zero."""
     up = torch.zeros(256, 64, device=DEVICE)
@@ -122,7 +133,8 @@ def activated(module, given: dict[str, Tensor], slope: float) -> tuple[Operand, 
 @pytest.mark.parametrize("shape", REAL.values(), ids=REAL.keys())
 @pytest.mark.parametrize("module", [up_fp8_hopper, fp8], ids=["stationary", "tiled"])
 def test_activation_and_signs(module, shape: tuple[int, int, int]) -> None:
-    """In bf16 as near as bf16 is, in e4m3 as the bf16 ones rounded; same bits again."""
+    """Near what the exact sums give; a sum of 13 bits rounds some to the next number of e4m3, 0.07
+    of its size, where rounding alone is off by 0.026. Same bits again."""
     rows, width, hidden = shape
     given = {n: t.bfloat16() for n, t in inputs(4, (rows, width), hidden).items()}
     assert stationary.fits(rounded(given["x"], given["x"]).values, hidden)
@@ -131,12 +143,12 @@ def test_activation_and_signs(module, shape: tuple[int, int, int]) -> None:
     x, up = (rounded(given[name], given[name]) for name in ("x", "up"))
     h = dense(x, torch.float64) @ dense(up, torch.float64).T
     a = torch.where(h < 0, 0.3 * h, h).square()
-    assert relative_error(sourced(found), a) < 4e-3
+    assert relative_error(sourced(found), a) < 6e-3
     assert x.scale is not None and up.scale is not None
     wanted = bound(0.3) * (x.scale * up.scale.amax()).square()
     torch.testing.assert_close(found.scale, wanted, rtol=1e-5, atol=0)
     near = (a / wanted.double()[:, None]).float().to(torch.float8_e4m3fn).double()
-    assert relative_error(found.values.double(), near) < 1e-2
+    assert relative_error(found.values.double(), near) < 1.5e-2
     again, signs_again = activated(module, given, 0.3)
     assert torch.equal(found.values.view(torch.uint8), again.values.view(torch.uint8))
     assert torch.equal(sourced(found), sourced(again)) and torch.equal(signs, signs_again)
@@ -145,8 +157,14 @@ def test_activation_and_signs(module, shape: tuple[int, int, int]) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     ("shape", "hidden"),
-    [((48, 2048, 512), 2048), ((3, 333, 512), 1536), ((1, 1, 128), 128), ((2, 65, 80), 272)],
-    ids=["real size", "rows end inside a tile", "one token", "tiled"],
+    [
+        ((48, 2048, 512), 2048),
+        ((3, 333, 512), 1536),
+        ((1, 1, 128), 128),
+        ((2, 65, 80), 272),
+        ((2, 65, 448), 896),
+    ],
+    ids=["real size", "rows end inside a tile", "one token", "tiled", "tiled in fp8 only"],
 )
 def test_bf16_and_fp8_are_as_exact_as_the_reference(shape: tuple[int, ...], hidden: int) -> None:
     """y within 1 % of the product of the same roundings, gradients as near as PyTorch's bf16."""

@@ -7,6 +7,7 @@ little-endian uint16 tokens: the format of llm.c's and modded-nanogpt's FineWeb 
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
+from copy import copy
 from itertools import accumulate
 from pathlib import Path
 from typing import Literal
@@ -136,6 +137,12 @@ class TokenStream:
 
     def __len__(self) -> int:
         return self._starts[-1]
+
+    def first(self, count: int) -> "TokenStream":
+        """Return the stream of its first ``count`` tokens, or of all if it has fewer."""
+        shorter = copy(self)
+        shorter._starts = [min(start, count) for start in self._starts]
+        return shorter
 
     def read(self, start: int, count: int) -> np.ndarray:
         """Return tokens [start, start + count) as uint16 (count,), across shard borders.

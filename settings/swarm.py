@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from settings.section import AgentSet, Confidence, CountList, NameList, Section
 
@@ -34,6 +34,11 @@ class SwarmSettings(Section):
         default=None,
         description="decision log, or its run folder, whose decisions the run obeys at the same "
         "progress in place of agents",
+    )
+    probes: NonNegativeInt = Field(
+        default=0,
+        description="times a run that its averaged weights are scored on training windows held out "
+        "for it; 0: 32 where an agent reads a score, else never",
     )
     swarm_windows: CountList = Field(
         default=[],

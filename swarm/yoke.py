@@ -66,7 +66,9 @@ class Yoke(Mesh):
             )
         levers = sorted({lever for name in agents for lever in steered[name]})
         check(file, path, bounds)
-        return cls(bounds, levers, path)
+        yoke = cls(bounds, levers, path)
+        yoke.keeps_start = any(kind.keeps_start for kind in AGENTS if kind.name in agents)
+        return yoke
 
     @property
     def declared(self) -> set[str]:

@@ -25,6 +25,7 @@ from training.choosing import Course
 from training.curve import Curve
 from training.metrics import Finished, Metrics
 from training.pace import FIRST_STEP, TRAINED, Start, budget_of, step_ms
+from training.probe import Probe
 from training.schedule import Moment, Schedule
 from training.trainer import Trainer
 
@@ -101,6 +102,7 @@ class Loop:
         self.pace = self.budget.pace(start, settings)
         self.course, self.curve = Course(start.course), Curve(settings)
         self.variant: Variant | None = None
+        self.probe = Probe(trainer, start.probe) if trainer.probes and not self.trained else None
         self._launched: dict[int, Launched] = {}
 
     def run(self) -> None:
@@ -141,6 +143,10 @@ class Loop:
         ahead = self.pace.ahead() + self.pace.of(self._next_variant(now))
         if not self.budget.fits(self.step, elapsed, ahead):
             return False
+        if self.probe and self.probe.due(now.progress):
+            if self.budget.fits(self.step, elapsed, ahead + self.probe.seconds):
+                self._measure(self.probe)
+            return True  # the time is another one now
         self._step(now, elapsed)
         self._between_steps(now, elapsed)
         return True
@@ -198,6 +204,15 @@ class Loop:
             if self.folder and lever != KEEP:
                 self.folder.log("decision", step=self.step, lever=lever, value=value)
 
+    def _measure(self, probe: Probe) -> None:
+        """Score the averaged weights, and tell the swarm and the log."""
+        found = probe.measure(self.step)
+        self.budget.spend("probe")
+        if self.steering:
+            self.steering.note(**found)
+        if self.folder:
+            self.folder.log("probe", step=self.step, **found)
+
     def _between_steps(self, now: Moment, elapsed: float) -> None:
         every = self.settings.val_loss_every
         tokens = self.curve.tokens_due(now.progress, self.trainer.loader.position)
@@ -238,6 +253,8 @@ class Loop:
     def _write(self, folder: RunFolder, tensors: Mapping[str, Tensor], elapsed: float) -> None:
         state = self.trainer.state.numbers() | {"step": self.step, "elapsed": elapsed}
         state |= {"pace": self.pace.state(), "course": self.course.state()}
+        if self.probe:
+            state["probe"] = self.probe.state()
         state["data"] = trained_on(folder.path)
         if self.steering:
             state["swarm"] = self.steering.state()

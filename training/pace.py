@@ -20,6 +20,7 @@ class Start(NamedTuple):
         trained: whether these are all steps of the run's budget.
         course: as ``training.choosing.Course.state``; empty if the checkpoint has none.
         warmed: seconds of a step in the warm-up, by variant, the same on every rank.
+        probe: as ``training.probe.Probe.state``; empty if the checkpoint has none.
     """
 
     step: int = 0
@@ -28,6 +29,7 @@ class Start(NamedTuple):
     trained: bool = False
     course: Mapping[str, Any] = MappingProxyType({})
     warmed: Mapping[Variant, float] = MappingProxyType({})
+    probe: Mapping[str, Any] = MappingProxyType({})
 
 
 FIRST_STEP = Start()

@@ -22,8 +22,8 @@ from training.pace import Pace, Start
 REMEDY = "measure one with these settings: python -m bench clock"
 Milliseconds = Annotated[float, Field(ge=0, le=1e9)]
 # Work besides steps: a copy of weights and moments, the collection of Hessians, a comparison of two
-# weights by `training.choosing`.
-WORK = ("keep", "calibration", "choosing")
+# weights by `training.choosing`, a probe of the averaged weights.
+WORK = ("keep", "calibration", "choosing", "probe")
 ANY = {"bos_id"}  # fields of a network that change no time
 
 

@@ -74,7 +74,7 @@ def load_checkpoint(
         folder.change_settings(kept(trainer.settings))
     trained = state.get(TRAINED) == budget_of(trainer.settings)
     before = state.get("pace", ()), trained, state.get("course", {})
-    return Start(state["step"], state["elapsed"], *before)
+    return Start(state["step"], state["elapsed"], *before, probe=state.get("probe", {}))
 
 
 def with_tokens(numbers: dict[str, int], seq_len: int) -> dict[str, int]:

@@ -24,6 +24,7 @@ from training.captured_steps import CapturedSteps
 from training.device_levers import DeviceLevers
 from training.forward import forward_of
 from training.fused_optimizer import FusedOptimizer
+from training.held_out import HeldOut, probes_of
 from training.measures import Measures
 from training.optimizer import Optimizer
 from training.parallel import Shards
@@ -43,6 +44,8 @@ class Trainer:
         steps: of each variant.
         state: what a checkpoint holds.
         snapshots: the copy of weights and moments that a run which diverged returns to.
+        probes: how often a run scores ``held_out``.
+        held_out: windows of the training tokens that no step takes; None: there are none.
         outgoing: stream of copies to the host that overlap with the next step, and that the next
             update waits for; None on a CPU.
 
@@ -76,6 +79,7 @@ class Trainer:
         self.levers = DeviceLevers(settings, world.device)
         self.variants = reachable(settings)
         nats = torch.zeros((), device=world.device)
+        reads = set(reads)
         measures = Measures(reads, self.model.config, self.shards)
         self.update = self._make_update(nats, measures)
         self.steps = CapturedSteps(
@@ -84,7 +88,9 @@ class Trainer:
             Graphs(world.device) if backends.captures(world.device) else None,
         )
         self.outgoing = torch.cuda.Stream(world.device) if world.device.type == "cuda" else None
-        self.loader = self._make_loader(stream)
+        self.probes = probes_of(settings, reads)
+        self.held_out = HeldOut(stream, settings, world) if self.probes else None
+        self.loader = self._make_loader(self.held_out.rest if self.held_out else stream)
         self.state = TrainingState(self.shards, self.update, self.averaging, self.loader)
         self.snapshots = Snapshots(self.state, self.outgoing)
 

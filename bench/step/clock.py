@@ -27,8 +27,11 @@ from runtime.ranks import World
 from settings import Settings
 from settings.load import load_settings
 from settings.variants import Variant
-from training.choosing import RESERVED, Chooser
+from training import choosing, probe
+from training.choosing import Chooser
+from training.held_out import PROBES
 from training.opening import described
+from training.probe import Probe
 from training.reference_clock import network_of
 from training.trainer import Trainer
 from training.warm_up import finished, warm_up
@@ -89,6 +92,7 @@ def trainer_of(settings: Settings, folder: Path) -> Trainer:
         stream = inputs.train
     else:
         stream = random_tokens(folder, settings.vocab_size)
+    settings = settings.model_copy(update={"probes": settings.probes or PROBES})
     trainer = Trainer(settings, stream, world, choose(settings, world.device))
     warm_up(trainer, max(1, settings.warmup_steps))
     return trainer
@@ -140,5 +144,6 @@ def end_ms(trainer: Trainer) -> dict[str, float]:
     chooser.rehearse()
     return {
         "calibration": 1000 * calibration.seconds,
-        "choosing": 1000 * chooser.reserved / RESERVED,
+        "choosing": 1000 * chooser.reserved / choosing.RESERVED,
+        "probe": 1000 * Probe(trainer, {}).seconds / probe.RESERVED,
     }

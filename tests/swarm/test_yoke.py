@@ -132,6 +132,11 @@ def changed(log: Path, before: str, after: str) -> Path:
     return path
 
 
+def test_a_copy_of_the_start_is_kept_where_the_logs_agents_kept_one(log):
+    assert yoked(log).kept is None
+    assert yoked(changed(log, '"health": {', '"guard": {')).kept == 0
+
+
 @pytest.mark.parametrize(
     ("before", "after", "says"),
     [

@@ -20,7 +20,7 @@ def test_a_run_takes_the_steps_and_the_time_of_its_table(corpus):
         "ranks": 1,
         "network": network_of(settings),
         "steps": [{"variant": asdict(variant), "milliseconds": 50.0}],
-        "work": {"keep": 0.0, "calibration": 200.0, "choosing": 40.0},
+        "work": {"keep": 0.0, "calibration": 200.0, "choosing": 40.0, "probe": 10.0},
     }
     path, run = corpus / "clock.json", corpus / "by-reference"
     path.write_text(json.dumps(table))

@@ -36,7 +36,7 @@ def table(path: Path, settings: Settings, **changes: object) -> Path:
         {"variant": asdict(variant), "milliseconds": MILLISECONDS[variant.window]}
         for variant in reachable(settings)
     ]
-    work = {"keep": 10.0, "calibration": 200.0, "choosing": 40.0}
+    work = {"keep": 10.0, "calibration": 200.0, "choosing": 40.0, "probe": 10.0}
     found = {"device": "x", "ranks": 1, "network": network_of(settings), "steps": steps}
     path.write_text(json.dumps({**found, "work": work, **changes}))
     return path

@@ -30,4 +30,4 @@ def test_a_clock_of_preset_tiny_is_measured_and_read(tmp_path: Path, capsys):
     record = json.loads(out.read_text())
     assert record["commit"] == "y"
     assert record["settings"] == options
-    assert capsys.readouterr().out.count(" ms ") == 5
+    assert capsys.readouterr().out.count(" ms ") == 6

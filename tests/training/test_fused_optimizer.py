@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import cache
 from typing import Any
 
 import pytest
@@ -134,12 +135,17 @@ def test_steps_are_the_plain_optimizers(changes: dict[str, Any], clip: float):
     assert [id(p) for p in fused.optimizer.parameters] == [id(p) for p in fused.model.parameters()]
 
 
+@cache
+def neutral_steps() -> dict[str, Tensor]:
+    return one_step(small_settings(**SMALL), clip=1e6)
+
+
 @pytest.mark.parametrize("name", NEUTRAL)
 def test_each_lever_reaches_what_it_steers(name: str):
     settings = small_settings(**SMALL)
     levers = {"clip": 1e6} | {name: {"clip": 0.1, "skip_norm": 1e-3}.get(name, 0.5)}
     settings = settings.model_copy(update={"ema_decay": levers.pop("averaging_decay", 0.9)})
-    before, after = one_step(small_settings(**SMALL), clip=1e6), one_step(settings, **levers)
+    before, after = neutral_steps(), one_step(settings, **levers)
     moved = {key for key in before if not torch.equal(before[key], after[key])}
     reached = {
         "lr_scale": {"tok_emb", "up_bank", "average.mix"},

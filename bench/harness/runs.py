@@ -9,7 +9,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import active_children, get_context
 from multiprocessing.queues import SimpleQueue
@@ -24,12 +24,15 @@ from errors import InputError
 Summary = Mapping[str, Any]
 
 
-def summaries_of(runs: Sequence[tuple[Path, list[str]]]) -> Iterator[Summary]:
+def summaries_of(
+    runs: Sequence[tuple[Any, ...]], make: Callable[..., Summary] | None = None
+) -> Iterator[Summary]:
     """Make runs, as many at once as there are GPUs, and give back their summaries, in order.
 
     Args:
         runs: folder and arguments of train.py. One whose folder has a summary is not made again;
             one that was cut off begins anew.
+        make: makes one of them in its process; None: ``summary``.
 
     Raises:
         InputError: a run made none.
@@ -43,7 +46,7 @@ def summaries_of(runs: Sequence[tuple[Path, list[str]]]) -> Iterator[Summary]:
         devices.put(device)
     pool = ProcessPoolExecutor(count, processes, take_device, (devices,))
     try:
-        futures = [pool.submit(summary, folder, command) for folder, command in runs]
+        futures = [pool.submit(make or summary, *run) for run in runs]
         for future in futures:
             yield future.result()
     except BaseException:  # an interruption, too: unfinished runs are of no use
@@ -61,6 +64,14 @@ def take_device(devices: "SimpleQueue[str]") -> None:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
+def free_memory() -> None:
+    """Let the next run of this process have all memory, and measure its own peak."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
 def summary(folder: Path, command: Sequence[str]) -> Summary:
     """Return the summary of a run, which is made here if it is absent."""
     file = folder / "summary.json"
@@ -68,10 +79,7 @@ def summary(folder: Path, command: Sequence[str]) -> Summary:
         if folder.exists():
             shutil.rmtree(folder)
         status = train.main([*command, "--run-dir", str(folder)])
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
+        free_memory()
         if not file.exists():
             raise InputError(f"train.py {shlex.join(command)} ended with {status}")
     return json.loads(file.read_text(encoding="utf-8"))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import main as bench
+from bench.harness import pairs
 from bench.harness import runs as harness
 from bench.studies import ablate
 from errors import InputError
@@ -46,12 +47,12 @@ def no_settings_are_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     def of(command: list[str], *environment: dict[str, str]) -> Settings:
         return load_settings(command, *environment) if environment else read(*command)
 
-    monkeypatch.setattr(ablate, "load_settings", of)
+    monkeypatch.setattr(pairs, "load_settings", of)
 
 
 def planned(*arguments: str, seeds: int = 1, variants: list[str] | None = None):
     base = [*ablate.BASE, "--data", "nowhere", *arguments]
-    return ablate.plan(base, seeds, variants or list(ablate.VARIANTS), Path("runs"))
+    return pairs.plan(base, seeds, ablate.options_of(variants), Path("runs"))
 
 
 def test_each_variant_lacks_one_thing_and_on_lacks_none():
@@ -106,13 +107,13 @@ def test_no_seeds_are_refused():
         planned(seeds=0)
 
 
-def runs(*bits: float) -> list[ablate.Summary]:
+def runs(*bits: float) -> list[pairs.Summary]:
     return [RUN | {"scores": {"raw, plain": {"bpb": bpb}}} for bpb in bits]
 
 
 def test_the_table_compares_runs_of_the_same_seed():
     """Seeds differ by 0.1, but the variant is 0.005 worse with each of them, or 0.004 or 0.006."""
-    on, worse = ablate.table(
+    on, worse = pairs.table(
         {"on": runs(1.0, 1.1, 1.2), "worse": runs(1.005, 1.104, 1.206)}
     ).splitlines()[2:]
     assert on == "| on | 3 | 10 | 2.50 | 1.1000 ± 0.1000 | - | - |"
@@ -122,7 +123,7 @@ def test_the_table_compares_runs_of_the_same_seed():
 
 def test_what_is_not_finished_is_compared_with_the_seeds_that_are():
     found = {"on": runs(1.0, 1.1, 1.2), "off": runs(1.01, 1.112), "late": runs(1.02)}
-    _, off, late = ablate.table(found).splitlines()[2:]
+    _, off, late = pairs.table(found).splitlines()[2:]
     assert off.split(" | ")[5] == "+0.0110 ± 0.0014"
     assert late == "| late | 1 | 10 | 2.50 | 1.0200 | +0.0200 | - |"
 
@@ -132,7 +133,7 @@ def test_an_interruption_leaves_a_table_of_what_is_finished(tmp_path, monkeypatc
         yield RUN | {"scores": {"raw, plain": {"bpb": 1.25}}}
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ablate, "summaries_of", stopped)
+    monkeypatch.setattr(pairs, "summaries_of", stopped)
     out = tmp_path / "table.md"
     assert bench(["ablate", "--data", "nowhere", "--out", str(out)]) == 130
     assert "| on | 1 | 10 | 2.50 | 1.2500 | - | - |" in out.read_text(encoding="utf-8")

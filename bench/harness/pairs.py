@@ -1,0 +1,159 @@
+"""Runs of several variants with the same seeds: which to make, and a table of their differences.
+
+Runs are compared in pairs, because seeds differ by more than variants do.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+from scipy.stats import ttest_rel
+
+from bench.harness.runs import Summary, summaries_of
+from errors import InputError
+from settings import Settings
+from settings.load import load_settings
+
+FIRST_SEED = 1337
+Options = Mapping[str, Sequence[str]]
+"""Options of train.py by variant."""
+
+
+def make(runs: Sequence[tuple[str, Path, list[str]]], found: dict[str, list[Summary]]) -> None:
+    """Make the runs that are planned; their summaries go to ``found`` as they are finished."""
+    with Progress() as progress:
+        summaries = zip(runs, summaries_of([run[1:] for run in runs]), strict=True)
+        for (name, folder, _), of in progress.track(summaries, len(runs), description="runs"):
+            found.setdefault(name, []).append(of)
+            line = f"{folder.name}: {scores_line(of)}"
+            progress.console.print(line, soft_wrap=True, highlight=False)
+
+
+def plan(
+    base: Sequence[str], seeds: int, variants: Options, runs: Path, first_seed: int = FIRST_SEED
+) -> list[tuple[str, Path, list[str]]]:
+    """Return variant, folder and settings of each run, seed by seed: a stop leaves whole rounds.
+
+    A variant is left out if it is the same run as the first, because ``base`` has the same.
+
+    Args:
+        base: options of all.
+        seeds: runs of each, from ``first_seed`` on.
+        variants: the first is what the others are compared with.
+        runs: for run folders.
+
+    Raises:
+        InputError: settings that no run can have, or a folder that holds a run of other ones.
+    """
+    if seeds < 1:
+        raise InputError(f"--seeds {seeds}: it takes at least one run of each")
+    planned = []
+    for seed in range(first_seed, first_seed + seeds):
+        first = None
+        for name, options in variants.items():
+            command = [*base, "--seed", str(seed), *options]
+            settings = load_settings(command)
+            if settings == first:
+                continue
+            first = first or settings
+            folder = folder_of(runs, name, seed)
+            check(folder, settings)
+            planned.append((name, folder, command))
+    return planned
+
+
+def folder_of(runs: Path, name: str, seed: int) -> Path:
+    """Return the folder of a variant's run."""
+    return runs / f"{name.replace(' ', '-')}-{seed}"
+
+
+def check(folder: Path, settings: Settings) -> None:
+    """Refuse a folder that holds anything but a run of these settings."""
+    kept = folder / "settings.toml"
+    if not folder.exists():
+        return
+    if not kept.is_file() or asked(load_settings(["--config", str(kept)], {})) != asked(settings):
+        raise InputError(f"{folder} holds another run; remove it, or choose other --runs")
+
+
+def asked(settings: Settings) -> Mapping[str, object]:
+    """Return what makes two runs the same."""
+    values = settings.model_dump(exclude={"run_dir", "resume", "config"})
+    return values | {"data": settings.data and settings.data.resolve()}
+
+
+def scores_line(of: Summary) -> str:
+    """Return the scores of a run in bits per byte, as text."""
+    return ", ".join(f"{name} {score['bpb']:.4f}" for name, score in of["scores"].items())
+
+
+def table(found: Mapping[str, Sequence[Summary]]) -> str:
+    """Return a Markdown table with one row per variant.
+
+    A row has mean ± standard deviation over n seeds, the same of the differences from the first
+    variant at equal seeds, and their p.
+
+    Args:
+        found: of each variant the runs of the same seeds in the same order, some of which may lack
+            at the end.
+    """
+    first, on = next(iter(found.items()))
+    names = list(on[0]["scores"])
+    lines = [
+        "| variant | n | steps | ms/step | "
+        + " | ".join(f"{n} | less {first} | p" for n in names)
+        + " |",
+        "|---" * (4 + 3 * len(names)) + "|",
+    ]
+    for variant, runs in found.items():
+        cells = [variant, str(len(runs)), f"{mean(runs, 'steps'):.0f}"]
+        cells.append(f"{mean(runs, 'step_ms'):.2f}")
+        for name in names:
+            ours, theirs = bits(runs, name), bits(on[: len(runs)], name)
+            cells += [spread(ours), *(("-", "-") if runs is on else differing(ours, theirs))]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def mean(runs: Sequence[Summary], key: str) -> float:
+    """Return the mean of a number in the summaries."""
+    return statistics.fmean(run[key] for run in runs)
+
+
+def bits(runs: Sequence[Summary], name: str) -> list[float]:
+    """Return bits per byte of each run."""
+    return [run["scores"][name]["bpb"] for run in runs]
+
+
+def spread(values: Sequence[float], form: str = ".4f") -> str:
+    """Return mean ± standard deviation as text; one value has no deviation."""
+    if len(values) < 2:
+        return f"{values[0]:{form}}"
+    return f"{statistics.fmean(values):{form}} ± {statistics.stdev(values):.4f}"
+
+
+def differing(ours: Sequence[float], theirs: Sequence[float]) -> tuple[str, str]:
+    """Return ours less theirs by pair, and p of a two-sided paired t-test of two or more."""
+    less = difference(ours, theirs)
+    if less["n"] < 2:
+        return f"{less['mean']:+.4f}", "-"
+    p = math.nan if less["p"] is None else less["p"]
+    return f"{less['mean']:+.4f} ± {less['sd']:.4f}", f"{p:.3f}"
+
+
+def difference(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
+    """Return n, mean, standard deviation and p of ours less theirs by pair; None where unknown."""
+    less = [a - b for a, b in zip(ours, theirs, strict=True)]
+    p = float(ttest_rel(ours, theirs)[1]) if len(less) > 1 else math.nan  # pyright: ignore[reportArgumentType]
+    return {"n": len(less), **spread_of(less), "p": p if math.isfinite(p) else None}
+
+
+def spread_of(values: Sequence[float]) -> dict[str, float | None]:
+    """Return mean and standard deviation; None where there are too few values."""
+    return {
+        "mean": statistics.fmean(values) if values else None,
+        "sd": statistics.stdev(values) if len(values) > 1 else None,
+    }

@@ -27,6 +27,7 @@ COMMANDS = {  # and their folders
     "knowledge": "studies",
     "parallel": "step",
     "profile": "step",
+    "rescue": "rescue",
     "session": "pages",
     "sprint": "studies",
     "startup": "step",

@@ -1,0 +1,1 @@
+"""Troubles planted in runs, and what saves a run from them."""

@@ -1,0 +1,226 @@
+"""Measure what saves a run in trouble: the swarm, published guards, or nothing.
+
+    python -m bench rescue --data DIR --preset frontier-sprint --seconds 40 --seeds 2 --out FILE
+
+Each run has one planted trouble that nothing in it is told of. Arms: F0 is the fixed table without
+swarm, F1 adds ZClip, F2 AdaGC; S has the swarm; Y obeys what the swarm decided in the clean run of
+the same seed; O is fixed and told of the trouble. What follows ``--`` goes to every run.
+
+Troubles for development may be looked at. The others are sealed: they are scored with ``--sealed``
+only, and how often is kept in ``bench/results/rescue-sealed.json``. Finished runs are not repeated.
+"""
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.progress import Progress
+
+from bench.harness.pairs import FIRST_SEED, check
+from bench.harness.record import Commit, provenance
+from bench.harness.runs import Summary, summaries_of
+from bench.rescue.runs import Run, outcome
+from bench.rescue.table import CLEAN, Found, report, text_of
+from bench.rescue.troubles import TROUBLES
+from errors import InputError
+from files import PROJECT, write_text
+from settings import Settings
+from settings.load import load_settings
+from swarm.decision_log import NAME
+
+SEALED = PROJECT / "bench" / "results" / "rescue-sealed.json"
+OFF = ("--no-swarm",)
+ARMS: dict[str, tuple[str, ...]] = {"F0": OFF, "F1": OFF, "F2": OFF, "S": (), "Y": (), "O": OFF}
+CHEAP = ("--eval-stride", "0", "--no-ttt-enabled", "--val-points", "0")
+# Schedules in fractions of the run, where a preset counts steps.
+SHARES = {"warmdown_share": 0.5, "muon_momentum_warmup_share": 0.2}
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Asked:
+    """What is measured.
+
+    Attributes:
+        seconds: of a run's clock; 0: as settings say
+        step_seconds: that each step counts on that clock, whatever it takes; 0: real time
+        seeds: runs of each, from 1337 on
+        troubles: those for development unless given; a clean run always comes first
+        arms: beside F0
+        sealed: score sealed troubles, too
+    """
+
+    seconds: float = 0.0
+    step_seconds: float = 0.0
+    seeds: int = 2
+    troubles: Annotated[tuple[str, ...], Parameter(choices=tuple(TROUBLES))] = ()
+    arms: Annotated[tuple[str, ...], Parameter(choices=tuple(ARMS))] = tuple(ARMS)
+    sealed: bool = False
+
+    @property
+    def chosen(self) -> list[str]:
+        """Return the troubles that are planted."""
+        may = [name for name, each in TROUBLES.items() if self.sealed or not each.sealed]
+        return list(self.troubles) or may
+
+    @property
+    def all_arms(self) -> list[str]:
+        """Return the arms, F0 first."""
+        return list(dict.fromkeys(["F0", *self.arms]))
+
+    def command(self) -> str:
+        """Return its options as text."""
+        options = f"--seconds {self.seconds:g} --step-seconds {self.step_seconds:g}"
+        options += f" --seeds {self.seeds} --arms {shlex.join(self.arms)}"
+        if self.troubles:
+            options += f" --troubles {shlex.join(self.troubles)}"
+        return options + " --sealed" * self.sealed
+
+
+EVERYTHING = Asked()
+
+
+def main(
+    *settings: str,
+    data: Path,
+    preset: str = "tiny",
+    asked: Asked = EVERYTHING,
+    runs: Path = Path("runs/rescue"),
+    out: Path | None = None,
+    commit: Commit = None,
+) -> int:
+    """Run what is not finished, print the table, write it and its JSON where ``--out`` says.
+
+    Args:
+        settings: for train.py, after --
+        data: as shards
+        preset: of all runs
+        asked: what is measured
+        runs: for run folders
+        out: file for the table; its JSON lies beside it
+
+    Returns:
+        0; 130 if it was interrupted, with a table of the finished runs.
+    """
+    base = base_of(preset, data, asked.seconds, settings)
+    planned = [plan(base, asked, names, runs) for names in ([CLEAN], asked.chosen)]
+    if any(TROUBLES[name].sealed for name in asked.chosen):
+        open_seal(asked, shlex.join(base[2:]), commit)
+    found: Found = {}
+    status = 0
+    try:
+        for round_ in planned:  # a yoked run obeys a clean one
+            make(round_, found)
+    except KeyboardInterrupt:
+        status = 130
+    if not found.get((CLEAN, "F0")):
+        print("no run is finished", file=sys.stderr)
+        return status
+    command = f"python -m bench rescue --data DIR --preset {preset} {asked.command()}"
+    command += f" -- {shlex.join(settings)}" * bool(settings)
+    result = {"command": command, **provenance(commit), **report(found)}
+    result["sealed_scorings"] = len(scorings())
+    print(text_of(result))
+    if out:
+        about = [f"{name}: {result[name]}" for name in ("device", "torch", "commit", "date")]
+        write_text(out, "\n".join([command, *about, "", text_of(result), ""]))
+        write_text(out.with_suffix(".json"), json.dumps(result, indent=1) + "\n")
+    return status
+
+
+def base_of(preset: str, data: Path, seconds: float, settings: Sequence[str]) -> list[str]:
+    """Return the options of all runs, whose schedules are fractions of the run."""
+    base = ["--data", str(data), "--preset", preset, *CHEAP]
+    if seconds:
+        base += ["--wallclock", str(seconds)]
+    given = load_settings([*base, *settings])
+    for name, share in SHARES.items():
+        if not getattr(given, name):
+            base += [f"--{name.replace('_', '-')}", str(share)]
+    return [*base, *settings]
+
+
+def plan(base: Sequence[str], asked: Asked, troubles: Sequence[str], folder: Path) -> list[Run]:
+    """Return the runs of some troubles, seed by seed: a stop leaves whole rounds.
+
+    Raises:
+        InputError: settings that no run can have, or a folder that holds a run of other ones.
+    """
+    if asked.seeds < 1:
+        raise InputError(f"--seeds {asked.seeds}: it takes at least one run of each")
+    planned = []
+    for seed in range(FIRST_SEED, FIRST_SEED + asked.seeds):
+        for trouble in troubles:
+            for arm in asked.all_arms:
+                if not needed(trouble, arm):
+                    continue
+                command = [*base, "--seed", str(seed), *ARMS[arm]]
+                if arm == "Y":
+                    command += ["--swarm-yoke", str(place(folder, CLEAN, "S", seed) / NAME)]
+                if arm == "O":
+                    command += shortened(load_settings(command), TROUBLES[trouble].length)
+                here = place(folder, trouble, arm, seed)
+                check(here, load_settings(command))
+                planned.append(Run(here, command, trouble, arm, seed, asked.step_seconds))
+    return planned
+
+
+def needed(trouble: str, arm: str) -> bool:
+    """Return whether an arm has runs of its own; an oracle that is told of nothing is clean."""
+    if trouble == CLEAN:
+        return arm not in ("O", "Y")
+    return arm != "O" or TROUBLES[trouble].told is not None or TROUBLES[trouble].length < 1
+
+
+def place(folder: Path, trouble: str, arm: str, seed: int) -> Path:
+    """Return the folder of a run."""
+    name = (trouble or "clean").replace(", ", "-").replace(" ", "-")
+    return folder / f"{name}-{arm}-{seed}"
+
+
+def shortened(settings: Settings, length: float) -> list[str]:
+    """Return options for a run of a fraction of the length."""
+    if settings.wallclock:
+        return ["--wallclock", str(settings.wallclock * length)]
+    return ["--iterations", str(round(settings.iterations * length))]
+
+
+def make(planned: Sequence[Run], found: Found) -> None:
+    """Make the runs that are planned; their outcomes go to ``found`` as they are finished."""
+    with Progress() as progress:
+        outcomes = zip(planned, summaries_of(planned, outcome), strict=True)
+        for run, of in progress.track(outcomes, len(planned), description="runs"):
+            found.setdefault((run.trouble, run.arm), {})[run.seed] = dict(of)
+            progress.console.print(f"{run.folder.name}: {said(of)}", soft_wrap=True)
+
+
+def said(of: Summary) -> str:
+    """Return an outcome as text."""
+    return f"{of['bpb']:.4f}, {of['steps']} steps" if of["bpb"] is not None else "lost"
+
+
+def open_seal(asked: Asked, settings: str, commit: str | None) -> None:
+    """Note that sealed troubles are scored.
+
+    Raises:
+        InputError: nobody said that they may be.
+    """
+    names = [name for name in asked.chosen if TROUBLES[name].sealed]
+    if not asked.sealed:
+        raise InputError(
+            f"{', '.join(names)}: sealed, so that nothing is fitted on them; give --sealed to "
+            f"score them, which {SEALED.name} notes"
+        )
+    about = {key: value for key, value in provenance(commit).items() if key != "torch"}
+    note = {**about, "troubles": names, "arms": asked.all_arms, "seeds": asked.seeds}
+    write_text(SEALED, json.dumps([*scorings(), {**note, "settings": settings}], indent=1) + "\n")
+
+
+def scorings() -> list[dict]:
+    """Return each time that sealed troubles were scored."""
+    return json.loads(SEALED.read_text(encoding="utf-8")) if SEALED.exists() else []

@@ -1,0 +1,148 @@
+"""The rescue bench: which runs it makes, what it keeps sealed, and what its table says."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from bench.__main__ import main as bench
+from bench.rescue import rescue
+from bench.rescue.runs import Outcome, Run, alarms_of, outcome
+from bench.rescue.table import CLEAN, Found, report, text_of
+from bench.rescue.troubles import TROUBLES
+from files import PROJECT
+from settings import Settings
+from settings.load import load_settings
+from swarm.decision_log import read
+
+OPEN = [name for name, trouble in TROUBLES.items() if not trouble.sealed]
+
+
+@cache
+def settings_of(*command: str) -> Settings:
+    """Return a command line's settings, which take a tenth of a second, read once."""
+    return load_settings(command)
+
+
+@pytest.fixture(autouse=True)
+def no_settings_are_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rescue, "load_settings", lambda command: settings_of(*command))
+
+
+def test_three_troubles_are_for_development():
+    assert OPEN == ["garbage, spread", "broken weights", "half speed"]
+
+
+def planned(trouble: str = CLEAN, seeds: int = 1, arms: tuple[str, ...] = tuple(rescue.ARMS)):
+    base = rescue.base_of("tiny", Path("nowhere"), 40.0, ())
+    return rescue.plan(base, rescue.Asked(seeds=seeds, arms=arms), [trouble], Path("runs"))
+
+
+def test_an_oracle_has_runs_of_its_own_only_if_it_is_told_of_something():
+    assert [run.arm for run in planned()] == ["F0", "F1", "F2", "S"]
+    assert [run.arm for run in planned("broken weights", arms=("O", "F1"))] == ["F0", "F1"]
+    assert [run.arm for run in planned("half speed", arms=("F0", "O"))] == ["F0", "O"]
+    [_, early] = planned("early end", arms=("O",))
+    assert settings_of(*early.command).wallclock == pytest.approx(28.0)
+
+
+def test_schedules_are_fractions_and_arms_are_what_they_say():
+    runs = planned("broken weights", seeds=2, arms=("S", "Y"))
+    assert len({run.folder for run in runs}) == len(runs) == 6
+    for run in runs:
+        settings = settings_of(*run.command)
+        assert settings.wallclock == 40 and settings.warmdown_share == 0.5
+        assert settings.swarm == (run.arm in ("S", "Y"))
+        assert settings.seed == run.seed
+        log = Path("runs", f"clean-S-{run.seed}", "decisions.jsonl")
+        assert settings.swarm_yoke == (log if run.arm == "Y" else None)
+
+
+def test_what_is_sealed_is_refused_and_each_scoring_is_noted(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(rescue, "SEALED", tmp_path / "sealed.json")
+    monkeypatch.setattr(rescue, "base_of", lambda *asked: [])
+    monkeypatch.setattr(rescue, "plan", lambda *asked: [])
+    monkeypatch.setattr(rescue, "make", lambda planned, found: None)
+    command = ["rescue", "--data", "nowhere", "--commit", "abc", "--seeds", "1", "--arms", "S"]
+    command += ["--troubles", "spikes"]
+    assert bench(command) == 2
+    assert "spikes: sealed" in capsys.readouterr().err
+    assert not rescue.SEALED.exists()
+    for _ in range(2):
+        assert bench([*command, "--sealed"]) == 0
+    noted = json.loads(rescue.SEALED.read_text(encoding="utf-8"))
+    assert [each["troubles"] for each in noted] == [["spikes"], ["spikes"]]
+    assert noted[0]["commit"] == "abc" and noted[0]["seeds"] == 1
+    assert bench([*command[:-1], "half speed"]) == 0
+    assert len(json.loads(rescue.SEALED.read_text(encoding="utf-8"))) == 2
+
+
+def test_a_run_that_is_finished_is_not_made_again(tmp_path):
+    (tmp_path / "rescue.json").write_text('{"bpb": 1.5}', encoding="utf-8")
+    assert outcome(*Run(tmp_path, ["--nonsense"], CLEAN, "F0", 1)) == {"bpb": 1.5}
+
+
+def came_to(bpb: float | None, acted: int | None = None, alarms: int = 0) -> Outcome:
+    return {
+        "bpb": bpb,
+        "uniform": 4.0 if bpb else None,
+        "steps": 100,
+        "step_ms": 500.0,
+        "struck": 40,
+        "acted": acted,
+        "alarms": alarms,
+    }
+
+
+def found() -> Found:
+    """Weights that break: the fixed run is dead with one seed, and the swarm is near the oracle."""
+    return {
+        (CLEAN, "F0"): {1: came_to(1.20), 2: came_to(1.30)},
+        (CLEAN, "S"): {1: came_to(1.201), 2: came_to(1.299, alarms=1)},
+        ("broken weights", "F0"): {1: came_to(None), 2: came_to(1.50)},
+        ("broken weights", "S"): {1: came_to(1.21, acted=44), 2: came_to(1.40, acted=42)},
+        ("half speed", "F0"): {1: came_to(1.22)},
+        ("half speed", "S"): {1: came_to(1.21)},
+        ("half speed", "O"): {1: came_to(1.219)},
+    }
+
+
+def test_shares_are_of_the_damage_and_dead_runs_know_nothing():
+    rows = {(row["trouble"], row["arm"]): row for row in report(found())["rows"]}
+    row = rows["broken weights", "S"]
+    first, second = (4.0 - 1.21) / (4.0 - 1.20), (1.50 - 1.40) / (1.50 - 1.30)
+    assert row["rescued"] == pytest.approx((first + second) / 2)
+    assert row["damage"] == pytest.approx(((4.0 - 1.20) + (1.50 - 1.30)) / 2)
+    assert row["lost"] == 1 and row["saved"] == 1
+    assert row["seconds_to_act"] == pytest.approx((4 + 2) / 2 * 0.5)
+    fixed = rows["broken weights", "F0"]
+    assert fixed["dead"] == 1 and fixed["mean"] == 1.5 and fixed["lost"] == 2
+    assert rows["broken weights", "O"]["mean"] == pytest.approx(1.25)
+    assert rows["half speed", "S"]["rescued"] is None  # there is next to no damage
+    assert rows["none", "S"]["less_F0"] == pytest.approx(0.0)
+
+
+def test_an_arm_is_summed_up_with_what_clean_runs_pay():
+    [swarm] = report(found())["arms"]
+    assert swarm["median_rescued"] == pytest.approx(0.748, abs=1e-3)
+    assert (swarm["lost"], swarm["saved"], swarm["runs"]) == (1, 1, 3)
+    assert (swarm["false_alarms"], swarm["clean_runs"]) == (1, 2)
+    text = text_of({**report(found()), "sealed_scorings": 3})
+    assert "| broken weights | S | 2 | 1.3050 |" in text
+    assert "Sealed troubles were scored 3 times." in text
+
+
+def test_alarms_are_changes_that_only_trouble_asks_for():
+    log = PROJECT / "tests" / "swarm" / "logs" / "loops.jsonl"
+    changed = {
+        verdict["lever"]
+        for record in read(log)
+        if record["kind"] == "cycle"
+        for verdict in record["verdicts"]
+        if verdict["before"] != verdict["after"]
+    }
+    assert {"lr_factor", "keep"} <= changed
+    alarms = alarms_of(log)
+    assert alarms and len(alarms) < sum(record["kind"] == "cycle" for record in read(log))
+    assert alarms_of(Path("nowhere")) == ()

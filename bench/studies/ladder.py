@@ -1,0 +1,149 @@
+"""Measure the swarm's ladder: today's fixed run, tuned, each lever by its table, agents, yoked.
+
+    python -m bench ladder --data DIR --seeds 6 --out FILE -- --reference-clock FILE
+
+A is the preset without swarm. A' has its schedules tuned for the run's length, B adds the levers by
+their best fixed tables, one at a time and all. C is A' with the agents of set frontier, who may use
+the levers. Y obeys what C decided at another seed. C - Y is the value of feedback, Y - A' that of
+the levers, B - Y of tuning by hand. What follows ``--`` goes to every run.
+"""
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from bench.harness.pairs import (
+    FIRST_SEED,
+    Options,
+    bits,
+    difference,
+    folder_of,
+    make,
+    plan,
+    spread_of,
+    table,
+)
+from bench.harness.record import Commit, provenance
+from bench.harness.runs import Summary
+from files import PROJECT, write_text
+from runtime import ROUNDTRIP
+from swarm.decision_log import NAME
+
+RESULT = PROJECT / "bench" / "results" / "swarm-ladder.json"
+SCORE = f"{ROUNDTRIP}, plain"
+CHEAP = ("--eval-stride", "0", "--no-ttt-enabled", "--val-points", "0")
+OFF = ("--no-swarm",)
+TUNED = ("--warmdown-share", "0.65", "--muon-momentum-warmup-share", "0.12")
+SIGHT = "{until=0.25, window=256}, {until=0.55, window=512}, {until=0.7, window=1024}, {until=1}"
+BATCH = "{until=0.15, lr_factor=0.71, train_batch_tokens=49152}, {until=1}"
+BOTH = (
+    "{until=0.15, window=256, lr_factor=0.71, train_batch_tokens=49152}, "
+    "{until=0.25, window=256}, {until=0.55, window=512}, {until=0.7, window=1024}, {until=1}"
+)
+LEVERS: dict[str, tuple[str, ...]] = {
+    "lean": ("--lean", "0.6"),
+    "sight": ("--stages", f"[{SIGHT}]"),
+    "batch": ("--stages", f"[{BATCH}]"),
+    "momentum": ("--muon-cooldown-share", "0.1"),
+}
+AGENTS = ("--swarm", "--swarm-agents", "frontier", "--swarm-windows", "256,512,1024,0")
+RUNGS: dict[str, tuple[str, ...]] = {
+    "A": OFF,
+    "A'": (*OFF, *TUNED),
+    **{f"B, {name}": (*OFF, *TUNED, *options) for name, options in LEVERS.items()},
+    "B": (*OFF, *TUNED, *LEVERS["lean"], *LEVERS["momentum"], "--stages", f"[{BOTH}]"),
+    "C": (*TUNED, *LEVERS["lean"], *LEVERS["momentum"], *AGENTS),
+}
+YOKED = "Y"
+COMPARED = (("C", "A"), ("C", YOKED), (YOKED, "A'"), ("B", YOKED), ("C", "B"), ("B", "A"))
+
+
+def main(
+    *settings: str,
+    data: Path,
+    preset: str = "frontier-sprint",
+    seeds: int = 6,
+    rungs: Annotated[list[str] | None, Parameter(choices=(*RUNGS, YOKED))] = None,
+    runs: Path = Path("runs/ladder"),
+    out: Path = RESULT,
+    commit: Commit = None,
+) -> int:
+    """Run what is not finished, print the table, write it as JSON where ``--out`` says.
+
+    Args:
+        settings: for train.py, after --
+        data: as shards
+        preset: of all runs
+        seeds: runs of each, from 1337 on
+        rungs: compared with A; all unless given
+        runs: for run folders
+        out: file for the JSON
+
+    Returns:
+        0; 130 if it was interrupted, with what is finished.
+    """
+    base = ["--data", str(data), "--preset", preset, *CHEAP, *settings]
+    names = dict.fromkeys(["A", *(rungs or [*RUNGS, YOKED])])
+    first = {name: RUNGS[name] for name in names if name != YOKED}
+    if YOKED in names:
+        first["C"] = RUNGS["C"]
+    found: dict[str, list[Summary]] = {}
+    status = 0
+    try:
+        make(plan(base, seeds, first, runs), found)
+        if YOKED in names:  # its runs obey finished ones
+            make(yoked(base, seeds, runs), found)
+    except KeyboardInterrupt:
+        status = 130
+    if not found.get("A"):
+        print("no run is finished", file=sys.stderr)
+        return status
+    print(table(found))
+    command = f"python -m bench ladder --data DIR --preset {preset} --seeds {seeds}"
+    command += f" -- {shlex.join(settings)}" * bool(settings)
+    result = {"command": command, **provenance(commit), **report(found, {**first, YOKED: ()})}
+    write_text(out, json.dumps(result, indent=1) + "\n")
+    return status
+
+
+def yoked(base: Sequence[str], seeds: int, runs: Path) -> list[tuple[str, Path, list[str]]]:
+    """Return runs that obey the log of C's run of the seed before, the first of the last seed."""
+    planned = []
+    for index in range(seeds):
+        log = folder_of(runs, "C", FIRST_SEED + (index - 1) % seeds) / NAME
+        options: Options = {YOKED: (*RUNGS["C"], "--swarm-yoke", str(log))}
+        planned += plan(base, 1, options, runs, FIRST_SEED + index)
+    return planned
+
+
+def report(found: Mapping[str, Sequence[Summary]], options: Options) -> dict[str, Any]:
+    """Return rows by rung, and the differences that the ladder is for, paired by seeds."""
+    scores = {name: bits(runs, SCORE) for name, runs in found.items()}
+    rows = [
+        {
+            "name": name,
+            "options": list(options[name]),
+            "n": len(values),
+            **spread_of(values),
+            "less_A": less(scores, name, "A"),
+            "steps": sum(run["steps"] for run in found[name]) / len(values),
+        }
+        for name, values in scores.items()
+    ]
+    pairs = [
+        {"name": f"{one} - {other}", **less(scores, one, other)}
+        for one, other in COMPARED
+        if one in scores and other in scores
+    ]
+    return {"score": SCORE, "rows": rows, "differences": pairs}
+
+
+def less(scores: Mapping[str, Sequence[float]], one: str, other: str) -> dict[str, Any]:
+    """Return the difference of two rungs at the seeds that both have."""
+    count = min(len(scores[one]), len(scores[other]))
+    return difference(scores[one][:count], scores[other][:count])

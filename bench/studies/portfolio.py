@@ -1,0 +1,155 @@
+"""Measure one set of constants, the swarm's or a table's, over conditions it was not tuned for.
+
+    python -m bench portfolio --data DIR --seeds 2 --other DIR --out FILE
+
+Conditions are other lengths, another batch, another corpus, half the speed, and a small network on
+a CPU. Regret is bits per byte over the best fixed table of that condition, which is the best of a
+few that are tried there. ``table`` is the fixed one for 150 s, ``swarm`` has the same settings and
+the agents. What follows ``--`` goes to every run.
+"""
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated, Any, NamedTuple
+
+from cyclopts import Parameter
+
+from bench.harness.pairs import bits, difference, make, plan, spread_of
+from bench.harness.record import Commit, provenance
+from bench.harness.runs import Summary
+from bench.studies.ladder import AGENTS, CHEAP, LEVERS, OFF, SCORE, TUNED
+from errors import InputError
+from files import PROJECT, write_text
+
+RESULT = PROJECT / "bench" / "results" / "swarm-portfolio.json"
+TABLE, SWARM = "table", "swarm"
+CONSTANTS = (*TUNED, *LEVERS["lean"])
+WAYS: dict[str, tuple[str, ...]] = {TABLE: (*OFF, *CONSTANTS), SWARM: (*CONSTANTS, *AGENTS)}
+# What a person would try where the constants may be wrong, each instead of one of them.
+TRIED: dict[str, tuple[str, ...]] = {
+    "short decay": ("--warmdown-share", "0.45"),
+    "long decay": ("--warmdown-share", "0.85"),
+    "raw weights": ("--export-weights", "raw"),
+    "no further targets": ("--mtp-num-heads", "0", "--mtp-targets", "0"),
+    "higher rate": ("--matrix-lr", "0.06"),
+    "lower rate": ("--matrix-lr", "0.03"),
+}
+
+
+class Condition(NamedTuple):
+    """What is not as the constants were tuned for.
+
+    Attributes:
+        options: of train.py.
+        preset: of its runs, if it is another.
+        data: which data folder of the command line.
+    """
+
+    options: tuple[str, ...]
+    preset: str = ""
+    data: str = "data"
+
+
+CONDITIONS = {
+    "20 s": Condition(("--wallclock", "20")),
+    "60 s": Condition(("--wallclock", "60")),
+    "150 s": Condition(("--wallclock", "150")),
+    # The steps of a device at half speed are those of half the time.
+    "half speed": Condition(("--wallclock", "75")),
+    "batch 196 k": Condition(("--wallclock", "150", "--train-batch-tokens", "196608")),
+    "other corpus": Condition(("--wallclock", "150"), data="other"),
+    "tiny on a CPU": Condition(("--device", "cpu"), "tiny", "small"),
+}
+
+
+def main(
+    *settings: str,
+    data: Path,
+    other: Path | None = None,
+    small: Path | None = None,
+    preset: str = "frontier-sprint",
+    seeds: int = 2,
+    conditions: Annotated[list[str] | None, Parameter(choices=tuple(CONDITIONS))] = None,
+    runs: Path = Path("runs/portfolio"),
+    out: Path = RESULT,
+    commit: Commit = None,
+) -> int:
+    """Run what is not finished, print the regrets, write them as JSON where ``--out`` says.
+
+    Args:
+        settings: for train.py, after --
+        data: as shards
+        other: shards of another corpus
+        small: shards for the small network
+        preset: of all runs but those on a CPU
+        seeds: runs of each, from 1337 on
+        conditions: all whose data is given unless named
+        runs: for run folders
+        out: file for the JSON
+
+    Returns:
+        0; 130 if it was interrupted, with what is finished.
+    """
+    folders = {"data": data, "other": other, "small": small}
+    chosen = conditions or [name for name, each in CONDITIONS.items() if folders[each.data]]
+    planned = {}
+    for name in chosen:
+        condition = CONDITIONS[name]
+        if (folder := folders[condition.data]) is None:
+            raise InputError(f"--conditions {name}: give its data by --{condition.data}")
+        base = ["--data", str(folder), "--preset", condition.preset or preset]
+        base += [*CHEAP, *condition.options, *settings]
+        tried = {each: (*WAYS[TABLE], *options) for each, options in TRIED.items()}
+        planned[name] = plan(base, seeds, WAYS | tried, runs / name.replace(" ", "-"))
+    found: dict[str, dict[str, list[Summary]]] = {}
+    status = 0
+    try:
+        for name, of in planned.items():
+            make(of, found.setdefault(name, {}))
+    except KeyboardInterrupt:
+        status = 130
+    rows = [row_of(name, of) for name, of in found.items() if of.keys() >= WAYS.keys()]
+    if not rows:
+        print("no condition is finished", file=sys.stderr)
+        return status
+    command = f"python -m bench portfolio --data DIR --preset {preset} --seeds {seeds}"
+    command += f" -- {shlex.join(settings)}" * bool(settings)
+    result = {"command": command, **provenance(commit), "score": SCORE, "rows": rows}
+    result["mean_regret"] = {way: fmean(row["regret"][way] for row in rows) for way in WAYS}
+    print("\n".join(text_of(result)))
+    write_text(out, json.dumps(result, indent=1) + "\n")
+    return status
+
+
+def row_of(name: str, found: Mapping[str, Sequence[Summary]]) -> dict[str, Any]:
+    """Return scores and regrets of a condition; the best fixed table there may be the given one."""
+    count = min(map(len, found.values()))
+    scores = {way: bits(runs[:count], SCORE) for way, runs in found.items()}
+    best = min((way for way in scores if way != SWARM), key=lambda way: fmean(scores[way]))
+    return {
+        "condition": name,
+        "n": count,
+        "best": best,
+        "scores": {way: spread_of(values) for way, values in scores.items()},
+        "regret": {way: fmean(scores[way]) - fmean(scores[best]) for way in WAYS},
+        "swarm_less_table": difference(scores[SWARM], scores[TABLE]),
+    }
+
+
+def text_of(result: Mapping[str, Any]) -> list[str]:
+    """Return the lines of a Markdown table."""
+    heads = ("condition", "n", "best fixed", "regret of table", "regret of swarm", "p")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in result["rows"]:
+        regret, p = row["regret"], row["swarm_less_table"]["p"]
+        shown = "-" if p is None else f"{p:.3f}"
+        lines.append(
+            f"| {row['condition']} | {row['n']} | {row['best']} | {regret[TABLE]:.4f} | "
+            f"{regret[SWARM]:.4f} | {shown} |"
+        )
+    means = " | ".join(f"{result['mean_regret'][way]:.4f}" for way in (TABLE, SWARM))
+    return [*lines, f"| mean | | | {means} | |"]

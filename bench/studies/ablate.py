@@ -23,10 +23,11 @@ from model.config import BigramRows
 from swarm.agents import AGENTS
 
 BASE = ("--preset", "sprint", "--kg-scores", "wordnet")
+SEED_AGENTS = [agent for agent in AGENTS if "seed" in agent.sets]
 VARIANTS: dict[str, tuple[str, ...]] = {
     "on": (),
     "swarm off": ("--no-swarm",),
-    **{f"agent {agent.name} off": ("--agents-off", agent.name) for agent in AGENTS},
+    **{f"agent {agent.name} off": ("--agents-off", agent.name) for agent in SEED_AGENTS},
     "KG init off": ("--kg-init", "0"),
     "KG loss off": ("--kg-loss-weight", "0"),
     "MTP off": ("--mtp-num-heads", "0"),

@@ -15,7 +15,6 @@ from errors import InputError
 from files import PROJECT
 from settings import Settings
 from settings.load import load_settings
-from swarm.agents import AGENTS
 from swarm.steering import Steering
 from tests.warm import FORKS
 
@@ -67,10 +66,10 @@ def test_each_variant_lacks_one_thing_and_on_lacks_none():
     for kind in ("frequency", "information", "shuffled", "mixed"):
         [(_, _, command)] = planned(variants=[f"rows by {kind}"])[1:]
         assert read(*command).bigram_rows == kind
-    for agent in AGENTS:
+    for agent in ablate.SEED_AGENTS:
         steering = Steering.of(found[f"agent {agent.name} off"])
         assert steering is not None
-        names = {kind.name for kind in AGENTS} - {agent.name}
+        names = {kind.name for kind in ablate.SEED_AGENTS} - {agent.name}
         assert {on.name for on in steering.mesh.agents} == names
 
 

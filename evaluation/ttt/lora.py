@@ -158,9 +158,9 @@ class Adapters:
         targets, strength = tokens[:, -states.size(1) :].contiguous(), self.settings.ttt_tilt
         with torch.no_grad():
             nats = self.reader.nats(states, targets)[1]
-            for tokens in hints:
-                of_hints = self.reader.nats(states, tokens.clamp_min(0))[1]
-                nats = tilted(nats, of_hints, targets, tokens, strength)
+            for hinted in hints:
+                of_hints = self.reader.nats(states, hinted.clamp_min(0))[1]
+                nats = tilted(nats, of_hints, targets, hinted, strength)
         return nats
 
     def _learn(self, tokens: Tensor, known: Tensor) -> Tensor:

@@ -233,7 +233,7 @@ CHEATS = {
     ),
     "15 a tilt by what is scored with it": prefix(
         ((TILT, COUNT, "certain(keys[: len(keys) - 1], tokens[order:], "),),
-        method={**LORA_METHOD, "ttt_method": "both", "ttt_tilt": 2.0},
+        method={**LORA_METHOD, **SHORT, "ttt_method": "both", "ttt_tilt": 2.0},
     ),
     "16 the future under noise": trial(
         "C1 causal",

@@ -11,6 +11,7 @@ from evaluation.score import Scoring, Tally
 from evaluation.ttt.chunk_steps import MOST_SHAPES
 from evaluation.ttt.documents import DocumentPlan, deal, find_documents, score_documents
 from evaluation.ttt.lora import Adapters, document_adapters
+from evaluation.ttt.phases import hints_of
 from evaluation.ttt.row_optimizer import RowOptimizer
 from tests.evaluation.network import (
     BOS,
@@ -18,12 +19,12 @@ from tests.evaluation.network import (
     Scores,
     small_settings,
     split_of,
-    tokens_of_documents,
     trained,
 )
+from tests.evaluation.ttt.test_tilt import repeating
 from tests.training.recorded_graphs import RecordedGraphs, Recording
 
-TOKENS = tokens_of_documents(260, seed=9, longest=50)
+TOKENS = repeating(300, seed=9)
 
 
 class Captures(RecordedGraphs):
@@ -44,12 +45,15 @@ class Captures(RecordedGraphs):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"ttt_lora_epochs": 2, "ttt_lora_optimizer": "sgd", "ttt_lora_weight_decay": 0.5}],
-    ids=["adam", "two epochs of sgd"],
+    [
+        {"ttt_method": "both", "ttt_tilt": 2.0},
+        {"ttt_lora_epochs": 2, "ttt_lora_optimizer": "sgd", "ttt_lora_weight_decay": 0.5},
+    ],
+    ids=["adam, tilted", "two epochs of sgd"],
 )
 def test_replayed_chunks_are_launched_ones(changes: dict[str, object]):
     """With adapters of every batch handed on to the next one, which reads the same addresses."""
-    settings = small_settings(ttt_method="lora", ttt_lora_documents=2, **changes)
+    settings = small_settings(**{"ttt_method": "lora", "ttt_lora_documents": 2, **changes})
     split, plan = split_of(TOKENS), DocumentPlan.of(settings)
     documents = find_documents(split.stream, split.targets, BOS)
     found = []
@@ -61,8 +65,10 @@ def test_replayed_chunks_are_launched_ones(changes: dict[str, object]):
                 graphs.adapters = adapters
                 adapters.steps.graphs = graphs  # pyright: ignore[reportAttributeAccessIssue]
             for some in (documents[:6], documents[6:]):
-                score_documents(adapters, adapters, split.stream, some, plan, tally)
+                hints = hints_of(some, split.stream, settings, CPU.device)
+                score_documents(adapters, adapters, split.stream, some, plan, tally, hints)
                 adapters.warm()
+            assert hints is None or (hints.found >= 0).any()
         found.append(scores.by_position())
     np.testing.assert_array_equal(*found)
     assert graphs is not None

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.pages.results import Table, read_tables
+from bench.pages.swarm_figures import draw_ladder, draw_rescue
 from files import PROJECT, write_text
 from runtime.plot.style import BLUE, FAINT, GREEN, INK, ORANGE, PINK, RED, SKY, new_figure, tidy
 from swarm.decision_log import read
@@ -208,4 +209,6 @@ FIGURES_BY_NAME: dict[str, Callable[[], "Figure | None"]] = {
     "kernels": draw_kernels,
     "step": draw_step,
     "swarm": draw_swarm,
+    "swarm-ladder": draw_ladder,
+    "rescue": draw_rescue,
 }

@@ -203,7 +203,7 @@ def train(
             clock.reserve(calibration, chooser, expected_steps(settings, paces))
         elif shortened := calibration.reserve(settings.wallclock):
             rank.progress.line(shortened)
-        if not clock and settings.wallclock and chooser.unsure(expected_steps(settings, paces)):
+        if not clock and settings.wallclock and chooser.compares(expected_steps(settings, paces)):
             chooser.rehearse()
     rank.startup.done("warm-up")
     rank.log("startup", **rank.startup.seconds, total=rank.startup.total)

@@ -106,5 +106,10 @@ class OptimizerSettings(Section):
     lean_until: Fraction = Field(
         default=0.75, description="fraction of the run at which weights no longer look ahead"
     )
+    readout: bool = Field(
+        default=False,
+        description="keep averages of 1.5, 4.5 and 13 % of the run, and export the blend of one "
+        "with the last weights that has the least loss on held-out training windows",
+    )
     lawa_k: PositiveInt = Field(default=10, description="snapshots that LAWA averages")
     lawa_freq: PositiveInt = Field(default=100, description="steps between LAWA's snapshots")

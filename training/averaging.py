@@ -1,5 +1,6 @@
 """Averages of the weights over time: exponential (EMA) or of the latest snapshots (LAWA)."""
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -9,6 +10,11 @@ from settings.optimizer import OptimizerSettings
 
 # Largest window of an exponential average, as a fraction of the steps so far.
 MOST_SHARE = 0.2
+# Mean ages of a readout's averages, as fractions of the run's steps, by name. The middle one moves
+# in each step, as the average of a run without a readout does.
+AGES = {"short": 0.015, "long": 0.13}
+MIDDLE_AGE = 0.045
+MOVED_EVERY = 8  # steps between moves of the others
 # Gathers whole tensors, by name, from each rank's parts; ``dict`` on one rank.
 Join = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
@@ -17,16 +23,17 @@ def longest_decay(settings: OptimizerSettings, step: int, progress: float) -> fl
     """Return the decay of an exponential average that is old enough.
 
     With ``ema_share`` its half-life is this share of the run's steps, as the steps so far and their
-    progress predict them.
+    progress predict them. A readout has a share of its own.
 
     Args:
         settings: of the average.
         step: steps so far.
         progress: the fraction of the run that they took.
     """
-    if not settings.ema_share:
+    share = settings.ema_share or settings.readout * MIDDLE_AGE * math.log(2)
+    if not share:
         return settings.ema_decay
-    return 2 ** (-progress / (settings.ema_share * step)) if step else 0.0
+    return 2 ** (-progress / (share * step)) if step else 0.0
 
 
 def decay_at(longest: float, step: int) -> float:
@@ -62,6 +69,13 @@ class Averaging:
 
     def take(self, step: int) -> None:
         """Take a snapshot of the weights after ``step`` (from 1) if one is due."""
+
+    def move_others(self, step: int, progress: float) -> None:
+        """Move further averages after ``step`` (from 1) steps, a fraction of the run."""
+
+    def every(self) -> dict[str, dict[str, Tensor]]:
+        """Return the weights of every average, by its name; all ranks must call it."""
+        return {"average": weights} if (weights := self.weights()) else {}
 
     def young(self, step: int) -> bool:
         """Return whether the average after ``step`` steps has not reached its full length."""
@@ -144,6 +158,53 @@ class ExponentialAverage(Averaging):
         torch._foreach_copy_(list(self._average.values()), self._live)
 
 
+class SeveralAverages(ExponentialAverage):
+    """An exponential average, and others of ``AGES`` that move every ``MOVED_EVERY`` steps.
+
+    Args:
+        weights, join: as ``ExponentialAverage`` takes them.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], join: Join = dict) -> None:
+        super().__init__(weights, 0.0, join, of_run=True)
+        self._others = {
+            age: {name: weight.detach().clone() for name, weight in weights.items()} for age in AGES
+        }
+
+    @torch.no_grad()
+    def move_others(self, step: int, progress: float) -> None:
+        if step % MOVED_EVERY:
+            return
+        youngest = 1 - MOVED_EVERY / max(MOVED_EVERY, MOST_SHARE * step)
+        for age, average in self._others.items():
+            decay = min(youngest, math.exp(-MOVED_EVERY * progress / (AGES[age] * step)))
+            torch._foreach_lerp_(list(average.values()), self._live, 1 - decay)
+
+    def every(self) -> dict[str, dict[str, Tensor]]:
+        return super().every() | {age: self._join(own) for age, own in self._others.items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        others = {
+            f"average.{age}.{name}": tensor
+            for age, own in self._others.items()
+            for name, tensor in own.items()
+        }
+        return super().tensors() | others
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        super().load(tensors)
+        for age, own in self._others.items():
+            for name, tensor in own.items():
+                kept = tensors.get(f"average.{age}.{name}")  # None: of a run without a readout
+                tensor.copy_(tensors[f"average.{name}"] if kept is None else kept)
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        super().restart()
+        for own in self._others.values():
+            torch._foreach_copy_(list(own.values()), self._live)
+
+
 class LatestAverage(Averaging):
     """LAWA: the mean of the latest ``count`` snapshots, one every ``every`` steps.
 
@@ -211,6 +272,8 @@ def make_averaging(
         settings: the kind, and its parameters.
         weights, join: as ``ExponentialAverage`` takes them.
     """
+    if settings.averaging == "ema" and settings.readout:
+        return SeveralAverages(weights, join)
     if settings.averaging == "ema":
         of_run = settings.ema_share > 0
         return ExponentialAverage(weights, settings.ema_decay, join, of_run=of_run)

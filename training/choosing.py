@@ -15,7 +15,7 @@ from torch import Tensor
 
 from data.batch import Batch
 from errors import InputError
-from model.parameters import exported
+from model.parameters import exported, parameters
 from runtime import checkpoint
 from training.snapshots import holding
 from training.trainer import Trainer
@@ -25,6 +25,8 @@ Weights = Mapping[str, Tensor]
 RECENT = 10  # steps whose mean loss is compared
 RISE = 1.15  # of that mean over its lowest, from which on the end of a run is in doubt
 BETTER = 1.02  # loss of the last weights over that of earlier ones, from which on a run diverged
+EVALUATIONS = 12  # of a readout of three averages at most, both ends included
+TABLES = ("table", "head")  # rules of parameters whose share of an average is tried apart
 RESERVED = 1.25  # times what a rehearsal took
 
 
@@ -87,13 +89,15 @@ class Choice(NamedTuple):
 
 
 class Chooser:
-    """Compares weights of a run on one micro-batch of each rank that no step has taken.
+    """Compares weights of a run on held-out windows.
+
+    A run that holds none out compares on one micro-batch of each rank that no step has taken.
 
     Args:
         trainer: of the run.
 
     Attributes:
-        reserved: seconds that a comparison of two takes, as measured; 0: not measured.
+        reserved: seconds that a comparison takes, as measured; 0: not measured.
     """
 
     def __init__(self, trainer: Trainer) -> None:
@@ -105,8 +109,13 @@ class Chooser:
         self.loss({})
         began = time.perf_counter()
         self.loss({})
-        seconds = 2 * RESERVED * (time.perf_counter() - began)
+        count = EVALUATIONS if self.trainer.settings.readout else 2
+        seconds = count * RESERVED * (time.perf_counter() - began)
         self.reserved, self._batch = self.trainer.world.agree(seconds, False)[0], None
+
+    def compares(self, step: int) -> bool:
+        """Return whether weights are compared after ``step`` steps, without doubt of their end."""
+        return self.trainer.settings.readout or self.unsure(step)
 
     def unsure(self, step: int) -> bool:
         """Return whether raw and averaged weights are compared after ``step`` steps.
@@ -116,22 +125,31 @@ class Chooser:
         """
         return self.trainer.world.device.type == "cpu" or self.trainer.averaging.young(step)
 
-    @torch.no_grad()
     def loss(self, weights: Weights) -> float:
         """Return the mean nats a token over all ranks, the same on each; may be NaN."""
+        nats = self._nats(weights)
+        return math.fsum(nats) / len(nats)
+
+    @torch.no_grad()
+    def _nats(self, weights: Weights) -> list[float]:
+        """Return the nats of each held-out window, or of a whole micro-batch."""
         trainer, loader = self.trainer, self.trainer.loader
+        if trainer.held_out:
+            return trainer.held_out.nats(trainer.model, weights, trainer.held_out.count)
         if self._batch is None:
             position = loader.position
             self._batch = loader.next_step()[0]
             loader.position = position
         with holding(trainer.model, weights, trainer.world):
             mean = trainer.model.score(self._batch.tokens, self._batch.targets).mean()
-        return trainer.world.sum_(mean).item() / trainer.world.size
+        return [trainer.world.sum_(mean).item() / trainer.world.size]
 
     def choose(self, step: int, averaged: Weights, course: Course, folder: Path | None) -> Choice:
         """Return the weights to export after ``step`` steps.
 
-        Without doubt they are the averaged ones, if there are any, and nothing is compared.
+        Without doubt they are the averaged ones, if there are any, and nothing is compared. With a
+        readout another blend of the live weights and an average replaces them if it is surely
+        better.
 
         Args:
             step: number of steps.
@@ -144,11 +162,16 @@ class Chooser:
         """
         unsure = bool(averaged) and self.unsure(step)
         name = "averaged" if averaged else "raw"
-        if not unsure and not course.in_doubt:
+        reading = bool(averaged) and self.trainer.settings.readout
+        if not unsure and not course.in_doubt and not reading:
             return Choice(name, averaged, {}, diverged=False)
         ends = {name: averaged, "raw": {}}
-        losses = {each: self.loss(weights) for each, weights in ends.items()}
-        name = min(losses, key=lambda each: finite(losses[each]))
+        nats = {each: self._nats(weights) for each, weights in ends.items()}
+        losses = {each: math.fsum(found) / len(found) for each, found in nats.items()}
+        if unsure or course.in_doubt:
+            name = min(losses, key=lambda each: finite(losses[each]))
+        if reading:
+            name = self._read(nats, name, ends, losses)
         last, weights = finite(losses[name]), ends[name]
         diverged = not last <= RISE * course.first
         if course.in_doubt:
@@ -164,6 +187,36 @@ class Chooser:
                 "export; lower the learning rates"
             )
         return Choice(name, weights, losses, diverged)
+
+    def _read(
+        self,
+        nats: Mapping[str, list[float]],
+        name: str,
+        ends: dict[str, Weights],
+        losses: dict[str, float],
+    ) -> str:
+        """Return the name of the best blend if it is surely better than the choice so far.
+
+        Adds it to the ends, and the losses of all blends.
+
+        Args:
+            nats: by window, of the raw weights and of the choice so far.
+            name: of the choice so far.
+            ends: weights by name.
+            losses: by name.
+        """
+        from training.readout import Readout, mean_of, surely_better
+
+        trainer = self.trainer
+        live = {each: w.detach().clone() for each, w in exported(trainer.model).items()}
+        tables = [spec.name for spec in parameters(trainer.model.config) if spec.rule in TABLES]
+        readout = Readout(self._nats, live, trainer.averaging.every(), tables)
+        best = readout.search(nats["raw"])
+        losses |= {blend.name: mean_of(found) for blend, found in readout.scored.items()}
+        if not surely_better(readout.scored[best], nats[name]):
+            return name
+        ends[best.name] = readout.weights(best)
+        return best.name
 
     def _earlier(self, folder: Path | None) -> Iterator[tuple[str, Weights]]:
         """Yield weights from before the run's end, the latest first."""

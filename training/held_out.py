@@ -4,7 +4,7 @@ They are the same ones throughout a run, so differences between weights are pair
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -18,13 +18,6 @@ from training.snapshots import holding
 
 WINDOWS, FEWEST = 48, 4
 MOST_SHARE = 0.05  # of the split
-PROBES = 32  # of a run, where an agent reads them
-BARS = ("bar", "bar_error", "bar_step", "bar_change", "bar_change_error")
-
-
-def probes_of(settings: Settings, reads: Collection[str]) -> int:
-    """Return how often a run scores its held-out windows, whose agents read these signals."""
-    return settings.probes or PROBES * (not set(BARS).isdisjoint(reads))
 
 
 class HeldOut:

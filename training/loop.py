@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from signal import SIGTERM
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,9 +25,11 @@ from training.choosing import Course
 from training.curve import Curve
 from training.metrics import Finished, Metrics
 from training.pace import FIRST_STEP, TRAINED, Start, budget_of, step_ms
-from training.probe import Probe
 from training.schedule import Moment, Schedule
 from training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from training.probe import Probe
 
 # Steps queued ahead, so that the GPU never waits for the host; 0 on a CPU. The budget includes
 # them.
@@ -102,7 +104,11 @@ class Loop:
         self.pace = self.budget.pace(start, settings)
         self.course, self.curve = Course(start.course), Curve(settings)
         self.variant: Variant | None = None
-        self.probe = Probe(trainer, start.probe) if trainer.probes and not self.trained else None
+        self.probe = None  # a contest's file may leave it out
+        if trainer.probes and not self.trained:
+            from training.probe import Probe
+
+            self.probe = Probe(trainer, start.probe)
         self._launched: dict[int, Launched] = {}
 
     def run(self) -> None:
@@ -204,7 +210,7 @@ class Loop:
             if self.folder and lever != KEEP:
                 self.folder.log("decision", step=self.step, lever=lever, value=value)
 
-    def _measure(self, probe: Probe) -> None:
+    def _measure(self, probe: "Probe") -> None:
         """Score the averaged weights, and tell the swarm and the log."""
         found = probe.measure(self.step)
         self.budget.spend("probe")

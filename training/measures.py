@@ -4,17 +4,20 @@ A signal of ``swarm.telemetry.SIGNALS`` that a step must compute has a row in ``
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import torch
 from torch import Tensor
 
 from model.config import Architecture
 from model.parameters import parameters
+from settings import Settings
 from swarm.telemetry import SIGNALS, WINDOWS
 from training.metrics import ON_HOST
 from training.parallel import Shards
 
+PROBES = 32  # of a run, where an agent reads them
+BARS = ("bar", "bar_error", "bar_step", "bar_change", "bar_change_error")
 Measure = Callable[[], Tensor]
 """Launches what measures a signal, and returns its numbers, fp32 on the device. It runs in each
 step when ``.grad`` of ``Shards.own`` is summed over ranks and not clipped yet."""
@@ -96,3 +99,8 @@ class Measures:
     def __call__(self) -> list[Tensor]:
         """Launch all measures; return their numbers, (size,) each."""
         return [measure().reshape(self.sizes[name]) for name, measure in self._measures.items()]
+
+
+def probes_of(settings: Settings, reads: Collection[str]) -> int:
+    """Return how often a run scores its held-out windows, whose agents read these signals."""
+    return settings.probes or PROBES * (not set(BARS).isdisjoint(reads))

@@ -39,7 +39,7 @@ class Compared(Protocol):
 
     reserved: float
 
-    def unsure(self, step: int) -> bool:
+    def compares(self, step: int) -> bool:
         """Return whether weights are compared after ``step`` steps."""
         ...
 
@@ -123,7 +123,7 @@ class ReferenceClock:
             steps: that the run will take.
         """
         calibration.reserved = self.work["calibration"] if calibration.micro_batches else 0.0
-        chooser.reserved = self.work["choosing"] if chooser.unsure(steps) else 0.0
+        chooser.reserved = self.work["choosing"] if chooser.compares(steps) else 0.0
 
     def budget(self, *limits: float) -> "ReferenceBudget":
         """Return the budget of a run; arguments as ``Budget`` takes them."""

@@ -24,8 +24,7 @@ from training.captured_steps import CapturedSteps
 from training.device_levers import DeviceLevers
 from training.forward import forward_of
 from training.fused_optimizer import FusedOptimizer
-from training.held_out import HeldOut, probes_of
-from training.measures import Measures
+from training.measures import Measures, probes_of
 from training.optimizer import Optimizer
 from training.parallel import Shards
 from training.plain_optimizer import PlainOptimizer
@@ -89,7 +88,11 @@ class Trainer:
         )
         self.outgoing = torch.cuda.Stream(world.device) if world.device.type == "cuda" else None
         self.probes = probes_of(settings, reads)
-        self.held_out = HeldOut(stream, settings, world) if self.probes else None
+        self.held_out = None
+        if self.probes or settings.readout:
+            from training.held_out import HeldOut  # a contest's file may leave it out
+
+            self.held_out = HeldOut(stream, settings, world)
         self.loader = self._make_loader(self.held_out.rest if self.held_out else stream)
         self.state = TrainingState(self.shards, self.update, self.averaging, self.loader)
         self.snapshots = Snapshots(self.state, self.outgoing)
@@ -190,7 +193,9 @@ class Trainer:
         self._schedule_levers(moment, step)
         self.levers.push()
         batches = self._next_batches(variant)
-        return self.steps.step(variant, batches, step + 1, self.snapshots.wait)
+        numbers = self.steps.step(variant, batches, step + 1, self.snapshots.wait)
+        self.averaging.move_others(step + 1, moment.progress)
+        return numbers
 
     def _next_batches(self, variant: Variant) -> list[Batch]:
         return self.loader.next_step(batch_shape(variant, self.settings, self.world.size))

@@ -29,10 +29,8 @@ NOT_KEPT = (
     "edges",
     *("sample_every", "sample_prompt", "sample_tokens"),
 )
-ELSEWHERE = (
-    "swarm_yoke",
-    "reference_clock",
-)  # settings that read a file which the bundle does not hold
+# Settings that read a file outside the bundle; runs with them are not submitted.
+ELSEWHERE = ("swarm_yoke", "reference_clock")
 # The file neither packs nor judges nor explains itself, nor writes texts; contests have neither
 # trackers nor pictures nor tables nor tokenizers others than SentencePiece.
 LEFT_OUT = re.compile(
@@ -80,9 +78,22 @@ def contents(root: Path, settings: "Settings") -> dict[str, str]:
         pairs[EDGES] = text_of(read_edges(place(settings)))
     else:
         del texts["knowledge/edges.py"]
-    if not settings.lqer_rank:
-        del texts[CORRECTIONS]
+    for name, wanted in wanted_parts(settings).items():
+        if not wanted:
+            del texts[name]
     return {**texts, PRESET: to_toml(kept), **scores, **pairs}
+
+
+def wanted_parts(settings: "Settings") -> dict[str, bool]:
+    """Return whether a run uses each part that not every run does."""
+    # Agents of the set "seed" read no probe.
+    probes = settings.probes > 0 or (settings.swarm and settings.swarm_agents != "seed")
+    return {
+        CORRECTIONS: settings.lqer_rank > 0,
+        "training/held_out.py": probes or settings.readout,
+        "training/probe.py": probes,
+        "training/readout.py": settings.readout,
+    }
 
 
 def token_scores(given: str) -> dict[str, str]:

@@ -29,7 +29,7 @@ from settings.load import load_settings
 from settings.variants import Variant
 from training import choosing, probe
 from training.choosing import Chooser
-from training.held_out import PROBES
+from training.measures import PROBES
 from training.opening import described
 from training.probe import Probe
 from training.reference_clock import network_of

@@ -18,8 +18,9 @@ from swarm.agents.base import Agent, Proposal
 from swarm.steering import Steering
 from swarm.telemetry import Snapshot
 from tests.training.small import small_settings, trainers
-from training.held_out import BARS, HeldOut, mean_and_error
+from training.held_out import HeldOut, mean_and_error
 from training.loop import Loop
+from training.measures import BARS
 from training.pace import FIRST_STEP
 from training.probe import Probe
 from training.resuming import load_checkpoint

@@ -50,6 +50,21 @@ def test_corrections_are_packed_only_if_they_are_wanted() -> None:
     assert CORRECTIONS in contents(PROJECT, Settings(lqer_rank=1))
 
 
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        (Settings(), set()),
+        (Settings(readout=True), {"held_out", "readout"}),
+        (Settings(probes=3), {"held_out", "probe"}),
+        (Settings(swarm_agents="frontier"), {"held_out", "probe"}),
+    ],
+)
+def test_probe_and_readout_are_packed_only_for_runs_that_use_them(settings, parts) -> None:
+    found = contents(PROJECT, settings)
+    names = {"held_out", "probe", "readout"}
+    assert {name for name in names if f"training/{name}.py" in found} == parts
+
+
 def test_the_limit_itself_is_within_it() -> None:
     check_total(1_000, 15_999_000)
 

@@ -83,17 +83,17 @@ def sourced(operand: Tensor | Operand) -> Tensor:
     return operand.values if operand.source is None else operand.source
 
 
-def unscaled(weight: Tensor | Operand) -> Tensor:
-    """Return a weight as the kernels without fp8 take it.
+def unscaled(operand: Tensor | Operand) -> Tensor:
+    """Return an operand as the kernels without fp8 take it.
 
     Raises:
         ValueError: it has a scale, which they do not multiply by.
     """
-    if isinstance(weight, Tensor):
-        return weight
-    if weight.scale is not None:
+    if isinstance(operand, Tensor):
+        return operand
+    if operand.scale is not None:
         raise ValueError("backend kernels has no fp8 products but the MLP's")
-    return weight.values
+    return operand.values
 
 
 def in_fp8(*operands: Tensor | Operand) -> bool:

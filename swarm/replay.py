@@ -44,8 +44,9 @@ def replay(path: Path, records: Iterable[Record]) -> tuple[int, list[str]]:
         except (AttributeError, LookupError, ArithmeticError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
-            where = f"cycle {record['cycle']}"
-            raise InputError(f"{path}, {where}: damaged ({error!r}); restore the file") from None
+            where = f"cycle {record['cycle']!s:.40}"
+            what = f"damaged ({error!r:.200})"
+            raise InputError(f"{path}, {where}: {what}; restore the file") from None
     return count, differences
 
 
@@ -63,7 +64,7 @@ def _rebuilt(record: Record) -> Mesh:
     missing = set(record["agents"]) - set(kinds)
     if missing:
         raise InputError(
-            f"the log has agents that this code has not: {', '.join(sorted(missing))}; "
+            f"the log has agents that this code has not: {', '.join(sorted(missing)):.200}; "
             "replay it with the code that wrote it"
         )
     bounds = {lever: _limits(fields) for lever, fields in record["bounds"].items()}

@@ -62,7 +62,8 @@ class Yoke(Mesh):
         steered = {kind.name: kind.levers for kind in AGENTS}
         if unknown := sorted(agents.keys() - steered.keys()):
             raise InputError(
-                f"{file}: no agent {unknown[0]!r} steers here; obey a log of this code's agents"
+                f"{file}: no agent {unknown[0]!r:.100} steers here; obey a log of this code's "
+                "agents"
             )
         levers = sorted({lever for name in agents for lever in steered[name]})
         check(file, path, bounds)
@@ -137,11 +138,12 @@ def check(file: Path, path: Sequence[Point], bounds: Mapping[str, Limits]) -> No
         for lever, value in changes.items():
             if lever not in bounds:
                 raise InputError(
-                    f"{file}: this run has no lever {lever!r}; give it the settings of the log's"
+                    f"{file}: this run has no lever {lever!r:.100}; give it the settings of the "
+                    "log's"
                 )
             wanted = 1.0 if lever in REQUESTS else bounds[lever].allowed(value)
             if value != wanted:
                 raise InputError(
-                    f"{file}: {lever} {value} is out of this run's range; give it the settings of "
-                    "the log's"
+                    f"{file}: {lever} {value!s:.40} is out of this run's range; give it the "
+                    "settings of the log's"
                 )

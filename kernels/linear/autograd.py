@@ -19,22 +19,22 @@ from kernels.common.streams import Side
 from kernels.operand import Operand, unscaled
 
 
-def linear(x: Tensor, weight: Tensor | Operand) -> Tensor:
+def linear(x: Tensor | Operand, weight: Tensor | Operand) -> Tensor:
     """Compute ``kernels.linear.Linear`` by cuBLAS."""
-    return F.linear(x, unscaled(weight))
+    return F.linear(unscaled(x), unscaled(weight))
 
 
-def linear_add(stream: Tensor, x: Tensor, weight: Tensor | Operand) -> Tensor:
+def linear_add(stream: Tensor, x: Tensor | Operand, weight: Tensor | Operand) -> Tensor:
     """Compute ``kernels.linear.LinearAdd`` in stream's memory.
 
     The gradient of the stream is the upstream gradient. At 98,304 rows, 512 -> 512 in bf16: 52
     GFLOP and 302 MB.
     """
-    return LinearAdd.apply(stream, x, unscaled(weight))  # pyright: ignore[reportReturnType]
+    return LinearAdd.apply(stream, unscaled(x), unscaled(weight))  # pyright: ignore[reportReturnType]
 
 
 def projections(
-    x: Tensor,
+    x: Tensor | Operand,
     weight: Tensor | Operand,
     sizes: Sequence[int],
     lookup: Tensor | None = None,
@@ -47,7 +47,7 @@ def projections(
     """
     if lookup_weight is None:
         lookup = None
-    given = (x, unscaled(weight), tuple(sizes), lookup, lookup_weight)
+    given = (unscaled(x), unscaled(weight), tuple(sizes), lookup, lookup_weight)
     return Projections.apply(*given)  # pyright: ignore[reportReturnType]
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -62,4 +63,6 @@ def about(path: Path) -> str:
 
 
 if __name__ == "__main__":
+    # Leaving by an exception lets a command end the processes that it has started.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     sys.exit(main(sys.argv[1:]))

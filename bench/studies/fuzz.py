@@ -172,7 +172,7 @@ def fuzz(minutes: float, count: int, seed: int) -> tuple[Counter[tuple[str, str]
     first = 0
     while time.monotonic() < until and first < count:
         results = context.SimpleQueue()
-        child = context.Process(target=work, args=(seed, first, until, count, results))
+        child = context.Process(target=work, args=(seed, first, until, count, results), daemon=True)
         child.start()
         while (result := next_result(results, child)) is not None:
             number, kind, said = result

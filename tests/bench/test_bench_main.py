@@ -1,7 +1,10 @@
 """``python -m bench``: a list of what can be measured, and the way to each."""
 
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -46,3 +49,19 @@ def test_a_command_gets_the_arguments_and_gives_the_exit_code():
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert "--seeds" in done.stderr
+
+
+def test_a_command_that_is_ended_ends_its_processes():
+    command = [sys.executable, "-m", "bench", "fuzz", "--minutes", "2"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        listed = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        until, children = time.monotonic() + 60, []
+        while len(children) < 2 and time.monotonic() < until:  # the work, and its tracker
+            time.sleep(0.05)
+            children = listed.read_text().split()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 128 + signal.SIGTERM
+    alive = True
+    while alive and time.monotonic() < until:
+        alive = any(Path(f"/proc/{child}").exists() for child in children)
+    assert len(children) == 2 and not alive

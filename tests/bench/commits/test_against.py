@@ -101,7 +101,10 @@ def test_another_tree_is_what_its_worker_imports(tmp_path: Path):
         PROJECT, tree, ignore=shutil.ignore_patterns(".*", "runs", "corpora", "results")
     )
     source = tree / "kernels" / "norm" / "reference.py"
-    source.write_text(source.read_text().replace("return x, F", "return x, 2 * F"))
+    text = source.read_text()
+    changed = text.replace("F.rms_norm(", "2 * F.rms_norm(")
+    assert changed != text
+    source.write_text(changed)
     workers = [Worker(PROJECT, tiny=True), Worker(tree, tiny=True)]
     try:
         assert not measure(workers, "norm", rounds=2).same_bits

@@ -9,7 +9,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 # Which is of no use if it is compiled at each start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: train test lint types fuzz format bench clean
+.PHONY: train test checks lint types fuzz format bench clean
 
 train: $(CORPUS)/manifest.json
 	@gpus=$$($(BIN)/python -c 'import torch; print(torch.cuda.device_count())'); \
@@ -20,10 +20,13 @@ train: $(CORPUS)/manifest.json
 	fi; \
 	echo "$$run --data $(CORPUS)"; exec $$run --data $(CORPUS)
 
-# Types and fuzz take a core each, the tests all.
-test: lint
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync types fuzz
+# Checks and fuzz take a core each, the tests all.
+test: $(VENV)/.installed
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync checks fuzz
 	$(BIN)/python -m pytest -q -n auto
+
+checks: lint
+	@$(MAKE) --no-print-directory types
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -32,7 +35,7 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
 
-fuzz: $(VENV)/.installed-dev
+fuzz: $(VENV)/.installed
 	$(BIN)/python -m bench fuzz --minutes 1
 
 bench: $(VENV)/.installed-dev

@@ -7,13 +7,16 @@ tests run it in a process of its own, because under TRITON_INTERPRET no kernel c
 import importlib
 import json
 import re
+import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -74,29 +77,68 @@ class Resources:
     specialised: bool
 
 
-def compile_variant(variant: Variant) -> Resources:
-    """Compile for sm_90 and disassemble."""
+class Compiled(NamedTuple):
+    """A variant for sm_90: its cubin, and what the assembler says of it."""
+
+    variant: Variant
+    cubin: bytes
+    registers: int
+    stack: int
+    shared: int
+
+
+def compile_variant(variant: Variant) -> Compiled:
+    """Compile for sm_90."""
     source = kernel_source(variant)
     options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages}
     if variant.maxnreg is not None:
         options["maxnreg"] = variant.maxnreg
     compiled = triton.compile(source, target=HOPPER, options=options)
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
-        file.flush()
-        usage = run_tool("cuobjdump", "--dump-resource-usage", file.name)
-        code = run_tool("nvdisasm", "-c", file.name)
+    usage = run_on(compiled.asm["cubin"], "cuobjdump", "--dump-resource-usage")
     registers, stack = (int(re.search(rf"{key}:(\d+)", usage)[1]) for key in ("REG", "STACK"))  # pyright: ignore[reportOptionalSubscript]
-    return Resources(
-        variant.name,
-        registers,
-        stack,
-        compiled.metadata.shared,
-        len(re.findall(LOCAL, code)),
-        sum(len(re.findall(LOCAL, loop)) for loop in product_loops(code)),
-        len(re.findall(PRODUCT, code)),
-        variant.specialised,
+    return Compiled(variant, compiled.asm["cubin"], registers, stack, compiled.metadata.shared)
+
+
+def disassembled(every: Sequence[Compiled]) -> Iterator[Resources]:
+    """Yield what variants take.
+
+    The disassembler takes half a second to start. So the code of those without a stack, whose loops
+    nobody asks for, goes through it in one piece.
+    """
+    plain = [each for each in every if not each.stack]
+    texts = [code_of(each.cubin) for each in plain]
+    joined = run_on(b"".join(texts), "nvdisasm", "--binary", "SM90a") if plain else ""
+    ends = [*accumulate(map(len, texts))]
+    counts = [[0, 0] for _ in plain]
+    for line in joined.splitlines():
+        if at := re.match(r"\s*/\*([0-9a-f]+)\*/", line):
+            of_variant = counts[bisect_right(ends, int(at[1], 16))]
+            of_variant[0] += len(re.findall(LOCAL, line))
+            of_variant[1] += len(re.findall(PRODUCT, line))
+    of_plain = iter(counts)
+    for each in every:
+        hot = 0
+        if each.stack:
+            code = run_on(each.cubin, "nvdisasm", "-c")
+            hot = sum(len(re.findall(LOCAL, loop)) for loop in product_loops(code))
+            local, products = len(re.findall(LOCAL, code)), len(re.findall(PRODUCT, code))
+        else:
+            local, products = next(of_plain)
+        found = each.registers, each.stack, each.shared, local, hot, products
+        yield Resources(each.variant.name, *found, each.variant.specialised)
+
+
+def code_of(cubin: bytes) -> bytes:
+    """Return a kernel's instructions: the section of a 64-bit ELF file that is named ``.text.``."""
+    table, entry, number, names = struct.unpack_from("<Q10xHHH", cubin, 40)
+    sections = [struct.unpack_from("<I20xQQ", cubin, table + entry * i) for i in range(number)]
+    named = sections[names][1]
+    (found,) = (
+        cubin[offset : offset + size]
+        for name, offset, size in sections
+        if cubin.startswith(b".text.", named + name)
     )
+    return found
 
 
 def kernel_source(variant: Variant) -> Any:
@@ -159,10 +201,13 @@ def product_loops(code: str) -> list[str]:
     ]
 
 
-def run_tool(tool: str, *arguments: str) -> str:
-    """Output of one of the CUDA tools that Triton's package carries."""
-    command = [str(TOOLS / tool), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def run_on(data: bytes, tool: str, *arguments: str) -> str:
+    """Output of one of the CUDA tools that Triton's package carries, on a file of ``data``."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        command = [str(TOOLS / tool), *arguments, file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def variants(operations: tuple[str, ...] = OPERATIONS) -> Iterator[Variant]:
@@ -173,8 +218,9 @@ def variants(operations: tuple[str, ...] = OPERATIONS) -> Iterator[Variant]:
 
 def main(arguments: list[str]) -> int:
     """One JSON object a line: each variant's resources."""
-    for variant in variants(tuple(arguments) or OPERATIONS):
-        print(json.dumps(asdict(compile_variant(variant))), flush=True)
+    every = [compile_variant(variant) for variant in variants(tuple(arguments) or OPERATIONS)]
+    for resources in disassembled(every):
+        print(json.dumps(asdict(resources)), flush=True)
     return 0
 
 

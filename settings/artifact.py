@@ -42,7 +42,8 @@ class ArtifactSettings(Section):
     )
     quant_trellis: bool = Field(
         default=False,
-        description="let GPTQ choose codes of two interleaved grids by a trellis: 1 dB less error",
+        description="let GPTQ choose codes of two interleaved grids by a trellis: less error at "
+        "equal bytes",
     )
     calibration_tokens: NonNegativeInt = Field(
         default=786_432, description="training tokens that GPTQ sees; 0: round to nearest"

@@ -76,7 +76,10 @@ def gptq(
 def factor_in_order(
     hessian: Tensor, damping: float, order: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return an order of the columns (n, cols), by falling ``H_jj``, and `factor` of H in it."""
+    """Return the columns' order (n, cols), and `factor` of H in it.
+
+    Unless one is given, columns go by falling ``H_jj``.
+    """
     if order is None:
         order = hessian.diagonal(dim1=-2, dim2=-1).argsort(dim=-1, descending=True)
     rows = hessian.gather(-2, order[..., None].expand_as(hessian))

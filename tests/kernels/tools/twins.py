@@ -14,6 +14,9 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FP32_SUMS = 64 * 2.0**-24
 # What a kernel in bf16 may be off by, in units of what PyTorch's bf16 is off by.
 SHARE_OF_BF16 = 1.5
+# Gradients of a single number that are compared where one is not near enough. The error of one is a
+# draw: of 6 for a scale of embed, PyTorch's was between 1 and 23 % in bf16.
+DRAWS = 32
 
 Outputs = Sequence[Tensor | None]
 Operation = Callable[..., Outputs]
@@ -34,19 +37,23 @@ def poisoned() -> Iterator[None]:
 
 
 def results(
-    operation: Operation, inputs: Mapping[str, Tensor], seed: int, used: Sequence[int] | None = None
+    operation: Operation,
+    inputs: Mapping[str, Tensor],
+    seed: int,
+    used: Sequence[int] | None = None,
+    drawn_on: str = "cpu",
 ) -> dict[str, Tensor]:
     """Outputs, and the gradients of a random functional of those ``used`` (all by default)."""
     given = {name: tensor.detach().requires_grad_() for name, tensor in inputs.items()}
     outputs = operation(**given)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(drawn_on).manual_seed(seed)
     found: dict[str, Tensor] = {}
     pairs = []
     for index, output in enumerate(outputs):
         if output is None:
             continue
         found[f"output {index}"] = output.detach()
-        direction = torch.randn(output.shape, generator=generator).bfloat16()
+        direction = torch.randn(output.shape, generator=generator, device=drawn_on).bfloat16()
         if used is None or index in used:
             pairs.append((output, direction.to(output.device, output.dtype)))
     grads = torch.autograd.grad(
@@ -90,4 +97,22 @@ def check_twins(
         allowed = FP32_SUMS
         if dtype != torch.float32:
             allowed = max(allowed, SHARE_OF_BF16 * relative_error(theirs[name], expected))
-        assert relative_error(ours[name], expected) <= allowed, name
+        if relative_error(ours[name], expected) > allowed:
+            assert dtype != torch.float32 and expected.numel() == 1, name
+            assert_near_in_draws(kernel, reference, rounded, name, used)
+
+
+def assert_near_in_draws(
+    kernel: Operation,
+    reference: Operation,
+    rounded: Mapping[str, Tensor],
+    name: str,
+    used: Sequence[int] | None,
+) -> None:
+    """The single number ``name`` is as near as the reference's over many random functionals."""
+    runs = (kernel, rounded), (reference, rounded), (reference, cast(rounded, torch.float64))
+    ours, theirs, exact = (
+        torch.stack([results(*run, draw, used, DEVICE)[name].double() for draw in range(DRAWS)])
+        for run in runs
+    )
+    assert relative_error(ours, exact) <= SHARE_OF_BF16 * relative_error(theirs, exact), name

@@ -4,6 +4,7 @@ Measurements are compared with the committed baseline of this kind of GPU, if th
 ``--save bench/results`` writes a new one; ``--compare FILE`` names another.
 """
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,6 +29,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--save", type=Path, help="folder to write this kind of GPU's baseline in")
     parser.addoption("--compare", type=Path, help="fail where a ratio fell 5 % below a baseline's")
     parser.addoption("--commit", help="of the code, where it is no git checkout")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the folder of ``--save``, and end on SIGTERM as on Ctrl-C: with the tables so far."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    folder = config.getoption("--save")
+    if folder is not None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise pytest.UsageError(f"--save {folder}: {error.strerror}") from error
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -92,7 +104,7 @@ def figures(request: pytest.FixtureRequest) -> Callable[[list[Figure]], None]:
     return request.config.stash.setdefault(FIGURES, []).extend
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     config = session.config
     results, figures = config.stash.get(RESULTS, []), config.stash.get(FIGURES, [])
     if not results and not figures:
@@ -108,7 +120,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if not compare(results, config.getoption("--compare"), about["device"]):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     folder = config.getoption("--save")
-    if folder is not None:
+    if folder is not None and exitstatus != pytest.ExitCode.INTERRUPTED:
         save(folder / baseline_name(about["device"]), results, about)
 
 

@@ -2,10 +2,11 @@
 
     python -m bench ladder --data DIR --seeds 6 --out FILE -- --reference-clock FILE
 
-A is the preset without swarm. A' has its schedules tuned for the run's length, B adds the levers by
-their best fixed tables, one at a time and all. C is A' with the agents of set frontier, who may use
-the levers. Y obeys what C decided at another seed. C - Y is the value of feedback, Y - A' that of
-the levers, B - Y of tuning by hand. What follows ``--`` goes to every run.
+A is the preset without swarm and stages. A' has its schedules tuned for the run's length, B adds
+the levers by their best fixed tables, one at a time and all. C is A' with the agents of set
+frontier, who may use the levers. Y obeys what C decided at another seed. C - Y is the value of
+feedback, Y - A' that of the levers, B - Y of tuning by hand. What follows ``--`` goes to every
+run.
 """
 
 import json
@@ -37,7 +38,8 @@ from swarm.decision_log import NAME
 RESULT = PROJECT / "bench" / "results" / "swarm-ladder.json"
 SCORE = f"{ROUNDTRIP}, plain"
 CHEAP = ("--eval-stride", "0", "--no-ttt-enabled", "--val-points", "0")
-OFF = ("--no-swarm",)
+REST = ("--stages", "[]")
+OFF = ("--no-swarm", *REST)
 TUNED = ("--warmdown-share", "0.65", "--muon-momentum-warmup-share", "0.12")
 SIGHT = "{until=0.25, window=256}, {until=0.55, window=512}, {until=0.7, window=1024}, {until=1}"
 BATCH = "{until=0.15, lr_factor=0.71, train_batch_tokens=49152}, {until=1}"
@@ -51,7 +53,8 @@ LEVERS: dict[str, tuple[str, ...]] = {
     "batch": ("--stages", f"[{BATCH}]"),
     "momentum": ("--muon-cooldown-share", "0.1"),
 }
-AGENTS = ("--swarm", "--swarm-agents", "frontier", "--swarm-windows", "256,512,1024,0")
+WINDOWS = ("--swarm-windows", "256,512,1024,2048,0")
+AGENTS = ("--swarm", "--swarm-agents", "frontier", *WINDOWS, *REST)
 RUNGS: dict[str, tuple[str, ...]] = {
     "A": OFF,
     "A'": (*OFF, *TUNED),

@@ -9,6 +9,7 @@ from bench.__main__ import main as bench
 from bench.studies import ladder, portfolio
 from settings.load import load_settings
 from settings.variants import check_variants
+from swarm.agents import AGENTS
 
 BASE = ["--data", "nowhere", "--preset", "frontier-sprint"]
 
@@ -23,6 +24,9 @@ def test_every_rung_is_a_run_of_its_own_that_can_be():
     for name, settings in found.items():
         check_variants(settings, 1)
         assert settings.swarm == (name == "C")
+        for agent in AGENTS:
+            agent.of(settings)
+    assert not found["A"].stages and not found["C"].stages
     assert found["B"].lean == found["C"].lean == 0.6
     assert found["C"].swarm_agents == "frontier"
 

@@ -36,6 +36,7 @@ COMMANDS = {  # and their folders
     "startup": "step",
     "submission": "studies",
     "tables": "pages",
+    "trials": "studies",
     "tune_mlp": "studies",
     "tune_ttt": "studies",
     "variants": "step",

@@ -19,7 +19,7 @@ class SwarmSettings(Section):
     agents_off: NameList = Field(
         default=[],
         description="agents that take no part: qat, kg, health, mtp, lr; of the set frontier pace, "
-        "sight, loops, heads, rate, guard, qat",
+        "sight, loops, heads, rate, recovery, guard, qat",
     )
     swarm_alone: Confidence = Field(
         default=0.85, description="confidence at which a proposal passes with one vote"

@@ -41,6 +41,7 @@ class Steering:
         self.kept: int | None = 0 if mesh.keeps_start else None
         self.microseconds: list[float] = []
         self._telemetry = Telemetry(self.reads)
+        self._kept_mark = self._telemetry.mark()
         self._log: DecisionLog | None = None
         declared = mesh.declared
         if unknown := sorted(declared.difference(REQUESTS, (lever.name for lever in LEVERS))):
@@ -133,7 +134,9 @@ class Steering:
         cycle = self.mesh.cycle(snapshot)
         self.levers = cycle.levers
         if cycle.keep:
-            self.kept = step
+            self.kept, self._kept_mark = step, self._telemetry.mark()
+        elif cycle.rollback and self.mesh.keeps_start:  # set seed compares with the lost branch
+            self._telemetry.back_to(self._kept_mark)
         took = (perf_counter_ns() - began) / 1000
         self.microseconds.append(took)
         if self._log:
@@ -186,7 +189,7 @@ class Steering:
             self.mesh.load(state["mesh"])
             self._telemetry.load(state["telemetry"])
             self.levers = {**self.levers, **state["levers"]}
-            self.kept = state["kept"]
+            self.kept, self._kept_mark = state["kept"], self._telemetry.mark()
         except (KeyError, TypeError, ValueError):
             raise InputError(
                 "the checkpoint's swarm has other agents; resume with the run's own agents_off"

@@ -199,6 +199,14 @@ class Telemetry:
         """Set values of held signals; those that nobody reads are ignored."""
         self._values |= {name: value for name, value in values.items() if name in self._values}
 
+    def mark(self) -> tuple[float, float, float | None]:
+        """Return what later windows are compared with: the loss, its lowest, QAT at that."""
+        return self.loss, self.lowest, self.qat
+
+    def back_to(self, mark: tuple[float, float, float | None]) -> None:
+        """Compare later windows with those before a mark, because the weights are those of then."""
+        self.loss, self.lowest, self.qat = mark
+
     def snapshot(
         self,
         step: int,

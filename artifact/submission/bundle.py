@@ -22,6 +22,10 @@ HEAD = "artifact/submission/template.py"
 PRESET = "presets/submission.toml"
 SCORES = "knowledge/wordnet"
 EDGES = f"knowledge/{BUNDLED.name}"
+FRONTIER = tuple(
+    f"swarm/agents/{name}.py"
+    for name in ("frontier", "guard", "heads", "loops", "pace", "rate", "recovery", "sight")
+)
 CORRECTIONS = "artifact/quantisation/lqer.py"
 # Settings that differ between machines or runs, and names of presets.
 NOT_KEPT = (
@@ -86,9 +90,10 @@ def contents(root: Path, settings: "Settings") -> dict[str, str]:
 
 def wanted_parts(settings: "Settings") -> dict[str, bool]:
     """Return whether a run uses each part that not every run does."""
-    # Agents of the set "seed" read no probe.
-    probes = settings.probes > 0 or (settings.swarm and settings.swarm_agents != "seed")
+    frontier = settings.swarm and settings.swarm_agents != "seed"
+    probes = settings.probes > 0 or frontier  # agents of the set "seed" read no probe
     return {
+        **dict.fromkeys(FRONTIER, frontier),
         CORRECTIONS: settings.lqer_rank > 0,
         "training/held_out.py": probes or settings.readout,
         "training/probe.py": probes,

@@ -5,17 +5,16 @@ use for it. ``swarm.agents.base`` has the base class.
 """
 
 from swarm.agents.base import Agent
-from swarm.agents.guard import Guard
-from swarm.agents.heads import Heads
 from swarm.agents.health import GradientHealth
 from swarm.agents.knowledge import KgWeight
 from swarm.agents.learning_rate import LearningRate
-from swarm.agents.loops import Loops
 from swarm.agents.mtp import MtpWeight
-from swarm.agents.pace import Pace
 from swarm.agents.qat import QatTiming
-from swarm.agents.rate import Rate
-from swarm.agents.sight import Sight
+
+try:
+    from swarm.agents.frontier import FRONTIER
+except ModuleNotFoundError:  # a packed file has only the agents of its run
+    FRONTIER = ()
 
 AGENTS: tuple[type[Agent], ...] = (
     QatTiming,
@@ -23,11 +22,6 @@ AGENTS: tuple[type[Agent], ...] = (
     GradientHealth,
     MtpWeight,
     LearningRate,
-    Pace,
-    Sight,
-    Loops,
-    Heads,
-    Guard,
-    Rate,
+    *FRONTIER,
 )
 """In the order in which they propose and vote. Each names the sets that it belongs to."""

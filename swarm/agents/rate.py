@@ -13,10 +13,10 @@ UNSURE = 0.5  # standard errors: a suspicion alone changes nothing
 
 @dataclass(frozen=True)
 class Rate(LearningRate):
-    """Suspects the rate while the loss rises, and raises a lowered one when the loss is well again.
+    """Suspects the rate while the loss rises.
 
     A suspicion is a bid that passes only if the guard is alarmed, too. A plateau is none, because a
-    lower rate always lowers the loss at once.
+    lower rate always lowers the loss at once. Another agent raises the rate again.
     """
 
     name: ClassVar[str] = "rate"
@@ -33,8 +33,7 @@ class Rate(LearningRate):
         seen, factor = snapshot.signals, snapshot.levers["lr_factor"]
         rise = seen["loss"] - seen["lowest"]
         return state, [
-            each
-            if each.value >= factor
-            else Bid(self.name, each.lever, each.value, UNSURE * rise, rise, "suspicion")
+            Bid(self.name, each.lever, each.value, UNSURE * rise, rise, "suspicion")
             for each in proposals
+            if each.value < factor
         ]

@@ -26,9 +26,9 @@ def test_settings_say_which_agents_a_run_has():
     assert names() == ["qat", "health", "mtp", "lr"]
     seed = ["qat", "kg", "health", "mtp", "lr"]
     assert names("--kg-scores", "wordnet") == seed
-    bidding = ["qat", "pace", "sight", "loops", "heads", "guard", "rate"]
+    bidding = ["qat", "pace", "sight", "loops", "heads", "guard", "rate", "recovery"]
     assert names(*FRONTIER) == bidding
-    assert names("--swarm-agents", "frontier") == ["qat", "guard", "rate"]
+    assert names("--swarm-agents", "frontier") == ["qat", "guard", "rate", "recovery"]
     assert {*seed, *bidding} == {kind.name for kind in AGENTS}
     assert (
         names("--agents-off", "health,lr", "--late-qat-threshold", "0", "--mtp-num-heads", "0")
@@ -53,7 +53,7 @@ def test_a_new_agent_is_one_class_and_one_line(monkeypatch):
 
 def test_each_agent_has_a_file_of_its_own():
     folder = PROJECT / "swarm" / "agents"
-    files = {path.stem for path in folder.glob("*.py")} - {"__init__", "base"}
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__", "base", "frontier"}
     assert {kind.__module__ for kind in AGENTS} == {f"swarm.agents.{name}" for name in files}
     assert len(files) == len(AGENTS)
 

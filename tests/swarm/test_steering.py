@@ -128,6 +128,24 @@ def test_the_loop_keeps_a_state_before_it_returns_to_it():
     assert returned > 1
 
 
+@pytest.mark.parametrize(("agents", "lowest", "rise"), [("seed", 2.0, 0.5), ("frontier", 2.5, 0.0)])
+def test_after_a_roll_back_losses_are_compared_with_those_before_the_copy(agents, lowest, rise):
+    """The lost branch had lower ones; set seed compares with these."""
+    swarm = Steering.of(load_settings(["--swarm-agents", agents, "--late-qat-threshold", "0"], {}))
+    assert swarm is not None
+    losses, cycle = (5.0, 3.0, 2.9, 2.5, 2.0, math.nan, 2.5), None
+    for number, loss in enumerate(losses, 1):
+        if agents == "seed":  # which keeps later
+            swarm.kept = 8
+        for noise in (-0.01, 0.01):
+            swarm.add(loss + noise, 0.3)
+        cycle = swarm.cycle(2 * number, number / 20, 1.0)
+    assert cycle
+    assert cycle.snapshot.signals["lowest"] == pytest.approx(lowest)
+    assert cycle.snapshot.signals["velocity"] == pytest.approx(rise / 2)
+    assert bool(cycle.changed) == (rise > 0)
+
+
 @pytest.mark.parametrize("stop", [1, 37, 200])
 def test_a_restored_swarm_goes_on_bit_for_bit(stop):
     whole, restored = steering(), steering()

@@ -50,6 +50,14 @@ def test_corrections_are_packed_only_if_they_are_wanted() -> None:
     assert CORRECTIONS in contents(PROJECT, Settings(lqer_rank=1))
 
 
+def test_agents_of_set_frontier_are_packed_only_for_runs_that_have_them() -> None:
+    names = {f"swarm/agents/{path.stem}.py" for path in (PROJECT / "swarm/agents").glob("*.py")}
+    seed = ("__init__", "base", "health", "knowledge", "learning_rate", "mtp", "qat")
+    found = names & contents(PROJECT, Settings()).keys()
+    assert found == {f"swarm/agents/{name}.py" for name in seed}
+    assert names <= contents(PROJECT, Settings(swarm_agents="frontier")).keys()
+
+
 @pytest.mark.parametrize(
     ("settings", "parts"),
     [

@@ -1,8 +1,9 @@
 """The rate agent: it suspects, and alone it changes nothing."""
 
-from swarm.agents.base import Bid, Proposal
+from swarm.agents.base import Bid
 from swarm.agents.guard import Guard
 from swarm.agents.rate import Rate
+from swarm.agents.recovery import Recovery
 from tests.swarm.small import bids, mesh, snapshot
 
 RISING = {"loss": 2.1, "lowest": 2.0, "velocity": 0.001}
@@ -28,8 +29,11 @@ def test_a_plateau_is_no_suspicion():
         assert not found
 
 
-def test_a_lowered_rate_is_raised_when_the_loss_is_well_again():
-    state, found = Rate().start(), ()
+def test_a_lowered_rate_is_raised_when_the_loss_is_well_again_but_not_by_this_agent():
+    swarm, alone = mesh(Guard(0.4), Rate(), Recovery()), Rate().start()
     for _ in range(3):
-        state, found = Rate().propose(state, snapshot(lr_factor=0.5, velocity=-0.01))
-    assert found == [Proposal("rate", "lr_factor", 0.75, 0.65, "well again")]
+        seen = snapshot(lr_factor=0.5, velocity=-0.01)
+        alone, found = Rate().propose(alone, seen)
+        assert not found
+        changed = swarm.cycle(seen).changed
+        assert changed.get("lr_factor") == (1.0 if alone.well == 3 else None)

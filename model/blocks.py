@@ -1,7 +1,7 @@
 """The arithmetic of a visit: one function a kind of block, in the table ``BLOCKS``."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -28,7 +28,9 @@ class LayerWeights:
         layer: its number.
         gain: (H,), of the queries.
         qkv: ((H + 2 G) D, C).
-        o, up, down: (C, H D), (M, C), (C, M). If up has a scale, the MLP's products are in fp8.
+        o: (C, H D).
+        mlp: returns up (M, C) and down (C, M), all layers' made by the first call. If up has a
+            scale, the MLP's products are in fp8.
         gate: weight (H, C) in the compute dtype and bias (H,) of the attention gate.
         lookup: (G D, E), of the value embedding.
         value_mix: (2,), of layer 0's values and of this layer's.
@@ -41,8 +43,7 @@ class LayerWeights:
     gain: Tensor
     qkv: Operand
     o: Operand
-    up: Operand
-    down: Operand
+    mlp: Callable[[], tuple[Operand, Operand]]
     gate: tuple[Tensor, Tensor] | None
     lookup: Tensor | None
     value_mix: Tensor | None
@@ -147,7 +148,7 @@ def serial(
     stream = ops.linear_add(mixed, attended, weights.o)
     stream = hooked(run.hook, Site("o", visit.layer, number), attended, stream)
     stream = hooked(run.hook, Site("attention", visit.layer, number), normed, stream)
-    stream, to_mlp = ops.norm(stream, scale=scale, eps=eps, fp8=weights.up.scale is not None)
+    stream, to_mlp = ops.norm(stream, scale=scale, eps=eps, fp8=weights.mlp()[0].scale is not None)
     return feed_forward(run, weights, to_mlp, number, stream)
 
 
@@ -179,7 +180,7 @@ def parallel(
         normed_only=True,
     )
     second = first.clone() if state.lane is None else state.lane
-    second, to_mlp = ops.norm(second, scale=scale, eps=eps, fp8=weights.up.scale is not None)
+    second, to_mlp = ops.norm(second, scale=scale, eps=eps, fp8=weights.mlp()[0].scale is not None)
     attended = attend(run, weights, normed, number, visit, state, gate).flatten(2)
     product = ops.linear(attended, weights.o)
     product = hooked(run.hook, Site("o", visit.layer, number), attended, product)
@@ -277,19 +278,20 @@ def feed_forward(
     """Return ``stream`` plus the MLP of its norm, (B, T, C); the MLP alone if it is None."""
     ops, hook, slope = run.ops, run.hook, run.config.leaky_slope
     mlp, exact = Site("mlp", weights.layer, number), sourced(normed)
+    into, out = weights.mlp()
     if hook is not None and wants(hook, "up", "down"):
         up, down = (Site(name, weights.layer, number) for name in ("up", "down"))
-        hidden = hooked(hook, up, exact, ops.linear(normed, weights.up))
+        hidden = hooked(hook, up, exact, ops.linear(normed, into))
         activated = F.leaky_relu(hidden, slope).square()
         if hook.replaces and stream is not None:
-            product = ops.linear_add(stream, activated, weights.down)
+            product = ops.linear_add(stream, activated, out)
         else:
-            product = ops.linear(activated, weights.down)
+            product = ops.linear(activated, out)
             product = product if stream is None else stream + product
         product = hooked(hook, down, activated, product)
         if hook.replaces:
             return hooked(hook, mlp, exact, product)
-    product = ops.mlp(normed, weights.up, weights.down, slope, stream)
+    product = ops.mlp(normed, into, out, slope, stream)
     return hooked(hook, mlp, exact, product)
 
 

@@ -41,6 +41,7 @@ class Decoder:
         config, device = model.config, model.tok_emb.device
         self.model, self.plan = model.computed_by(operations("reference")), model.plan
         self.weights = self.model.layer_weights()
+        self.weights[0].mlp()
         self.head = dense(self.model.output_head(), model.dtype)
         shape = (2, texts, length, config.num_kv_heads, config.head_dim)
         self.cache = [torch.zeros(shape, dtype=model.dtype, device=device) for _ in self.plan]

@@ -1,6 +1,6 @@
 """GPT with U-net skips, residual mixes, value embeddings and XSA (parameter-golf PR #1081)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -260,7 +260,7 @@ class GPT(nn.Module):
         that writes it; Q's rows, in one bank with O's, have factors of one.
         """
         copied = partial(self._copy, qat=qat)
-        of_mlp = partial(copied, fp8=precision == "fp8")
+        mlps = self._mlps(partial(copied, fp8=precision == "fp8"))
         ones = torch.ones_like(self.attn_scale)
         row_scale = torch.cat((ones, self.attn_scale))
         queries, outputs = copied(self.qo_bank, row_scale=row_scale).halves()
@@ -271,12 +271,28 @@ class GPT(nn.Module):
             self.q_gain.unbind(),
             rows_of(queries, keys, values).unbind(),
             outputs.unbind(),
-            of_mlp(self.up_bank).unbind(),
-            of_mlp(self.down_bank, row_scale=self.mlp_scale).unbind(),
+            (partial(mlps, layer) for layer in layers),
             *(map(some.get, layers) for some in self._weights_of_some_layers()),
             strict=True,
         )
         return [LayerWeights(*of_layer) for of_layer in of_layers]
+
+    def _mlps(self, copied: Callable[..., Operand]) -> Callable[[int], tuple[Operand, Operand]]:
+        """Return what returns a layer's up and down; the first call copies both banks.
+
+        That call is after the first layer's attention. Autograd goes backward through what was made
+        last, so the banks' gradients are complete before it goes through that attention.
+        """
+        made: list[tuple[Operand, Operand]] = []
+
+        def mlp(layer: int) -> tuple[Operand, Operand]:
+            if not made:
+                ups = copied(self.up_bank).unbind()
+                downs = copied(self.down_bank, row_scale=self.mlp_scale).unbind()
+                made.extend(zip(ups, downs, strict=True))
+            return made[layer]
+
+        return mlp
 
     def _weights_of_some_layers(self) -> tuple[dict[int, Any], ...]:
         """Return by layer: gates, value projections and mixes, lanes' factors, gates of windows."""

@@ -1,7 +1,8 @@
 """Parallel Muon: each rank updates its part of every bank, and all small parameters.
 
 A bank's gradients are reduce-scattered as soon as they are complete, concurrently with the rest of
-the backward pass. So a rank gets the sums of its local matrices only. Momentum and averages of a
+the backward pass: the MLP's before that of the first layer's attention, attention's before that of
+the embedding. So a rank gets the sums of its local matrices only. Momentum and averages of a
 matrix exist on its owner, which sends the new weights to all other ranks. Small gradients are
 summed in one all-reduce, and every rank applies them. The partition of the optimizer's state is
 ZeRO's (Rajbhandari et al. 2019, arXiv:1910.02054), over whole matrices for Muon as in Moonlight's
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from kernels.common.streams import PRIORITY
 from kernels.optimizer.state import State
 from model.gpt import GPT
 from model.parameters import parameters
@@ -33,21 +35,22 @@ class BankShard:
         own: this rank's part; ``reduce`` sets its gradient.
 
     Args:
-        parameter: (n, rows, cols) fp32, contiguous, whole on every rank.
+        parameter: (n, rows, cols) fp32, contiguous, whole on every rank. It moves to memory that
+            zeros follow: collectives need equally many matrices from each rank.
         world: more than one rank.
     """
 
     def __init__(self, parameter: Tensor, world: World) -> None:
         self.parameter, self.world = parameter, world
-        self.share = math.ceil(len(parameter) / world.size)
+        count, matrix = len(parameter), parameter.shape[1:]
+        self.share = math.ceil(count / world.size)
         starts = range(0, self.share * world.size, self.share)
+        self._padded = parameter.new_zeros(self.share * world.size, *matrix)
+        parameter.data = self._padded[:count].copy_(parameter.detach())
         self.pieces = [self._cut(parameter.detach(), start) for start in starts]
         self.start, self.own = starts[world.rank], self.pieces[world.rank]
-        matrix = parameter.shape[1:]
         self._gradient = parameter.new_zeros(self.share, *matrix)
-        # Collectives need equally many from each rank: zeros stand for missing matrices.
-        missing = self.share * world.size - len(parameter)
-        self._padded = parameter.new_zeros(len(parameter) + missing, *matrix) if missing else None
+        self._gradients = None if len(self._padded) == count else torch.zeros_like(self._padded)
 
     def _cut(self, whole: Tensor, start: int) -> Tensor:
         return whole[start : start + self.share]
@@ -59,9 +62,9 @@ class BankShard:
         if gradient is None:
             self.own.grad = None
             return
-        if self._padded is not None:
-            self._padded[: len(gradient)].copy_(gradient)
-            gradient = self._padded
+        if self._gradients is not None:
+            self._gradients[: len(gradient)].copy_(gradient)
+            gradient = self._gradients
         self.world.reduce_scatter(self._gradient, gradient)
         self.own.grad = self._gradient[: len(self.own)]
 
@@ -69,18 +72,18 @@ class BankShard:
         """Return this rank's part of (n, ...)."""
         return self._cut(whole, self.start)
 
+    def publish(self) -> None:
+        """Gather every rank's matrices into the parameter, without a copy."""
+        self.world.all_gather(self._padded, self._cut(self._padded, self.start))
+
     @torch.no_grad()
-    def gather(self, own: Tensor, whole: Tensor) -> Tensor:
-        """Gather every rank's ``own`` (matrices, ...) into ``whole`` (n, ...); return it."""
-        target = whole
-        if self._padded is not None:
-            fits = whole.shape == self.parameter.shape
-            padded = (len(self._padded), *whole.shape[1:])
-            target = self._padded if fits else whole.new_zeros(padded)
-        mine = self._cut(target, self.start)
+    def gather(self, own: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Return every rank's ``own`` (matrices, ...), gathered into ``shape`` (n, ...)."""
+        whole = own.new_zeros(len(self._padded), *shape[1:])
+        mine = self._cut(whole, self.start)
         mine[: len(own)].copy_(own)
-        self.world.all_gather(target, mine)
-        return whole if target is whole else whole.copy_(target[: len(whole)])
+        self.world.all_gather(whole, mine)
+        return whole[: shape[0]]
 
 
 class Packed:
@@ -143,8 +146,10 @@ class Shards:
         self.own = whole | {name: bank.own for name, bank in self.banks.items()}
         small = [p for name, p in whole.items() if name not in self.banks]
         self._small = Packed(small) if world.size > 1 else None
-        # Stream of the reductions; None: that of the backward pass.
-        self._side = torch.cuda.Stream(world.device) if world.device.type == "cuda" else None
+        # Stream of the reductions, which start between the backward pass's waves of blocks, because
+        # its priority is higher; None: that of the backward pass.
+        on_gpu = world.device.type == "cuda"
+        self._side = torch.cuda.Stream(world.device, priority=PRIORITY) if on_gpu else None
         self._connect()
 
     def _connect(self) -> None:
@@ -213,7 +218,7 @@ class Shards:
     def gather(self) -> None:
         """Gather every rank's updated matrices into the model."""
         for bank in self.banks.values():
-            bank.gather(bank.own, bank.parameter.detach())
+            bank.publish()
 
     def join(
         self, own: Mapping[str, Tensor], states: Mapping[str, State] = NO_STATES
@@ -228,8 +233,7 @@ class Shards:
         whole = dict(own)
         for name, tensor in own.items():
             if shared := self._shared(name, states):
-                bank, shape = shared
-                whole[name] = bank.gather(tensor, tensor.new_empty(shape))
+                whole[name] = shared[0].gather(tensor, shared[1])
         return whole
 
     def cut(

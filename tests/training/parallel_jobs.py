@@ -1,6 +1,8 @@
 """What each rank does in the tests of parallel training; results are NumPy's, which pickle well."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,6 @@ from model.parameters import exported
 from runtime import checkpoint
 from runtime.device import choose
 from runtime.ranks import World
-from settings.variants import accumulation_of, stage_variants
 from tests.kernels.tools.levers import make_levers
 from tests.kernels.tools.twins import DEVICE
 from tests.training.small import small_settings
@@ -30,6 +31,7 @@ from training.warm_up import warm_up
 
 STEADY = Moment(progress=0.0, lr_scale=1.0, momentum=0.95, qat=False)
 STEPS = 8
+BANKS = ("qo_bank", "kv_bank", "up_bank", "down_bank")
 LATEST = {"averaging": "lawa", "lawa_k": 2, "lawa_freq": 3}
 RULES = {"muon_beta2": 0.9, "cautious_decay": True}  # with second moments of a shape of their own
 FUSED = {"ema_decay": 0.9, "quant_min_step": 0.01}
@@ -177,18 +179,42 @@ def snapshot_and_restore(world: World, tokens: Path, changes: dict[str, Any]) ->
     return all(map(same, (expected, before[1]), after))
 
 
-def reduced_early(world: World, tokens: Path, changes: dict[str, Any]) -> bool:
-    """Whether all banks are reduced when the backward pass gets to the embedding."""
-    trainer, found = make_trainer(world, tokens, **changes), []
-    own = [bank.own for bank in trainer.shards.banks.values()]
-    trainer.model.smear_gate.register_post_accumulate_grad_hook(
-        lambda _: found.append(all(each.grad is not None for each in own))
-    )
+def reduced_early(
+    world: World, tokens: Path, changes: dict[str, Any]
+) -> dict[str, list[list[str]]]:
+    """Which banks are reduced when the backward pass gets to some places, in each micro-batch."""
+    trainer = make_trainer(world, tokens, **changes)
+    found: dict[str, list[list[str]]] = {"first attention": [], "embedding": []}
+
+    def look(place: str) -> None:
+        banks = trainer.shards.banks.items()
+        found[place].append([name for name, bank in banks if bank.own.grad is not None])
+
+    ops = trainer.model.ops
+    visits = cycle(range(len(trainer.model.plan)))
+
+    def self_attention(*given: Any, **named: Any) -> Tensor:
+        result = ops.self_attention(*given, **named)
+        if next(visits) == 0:
+            result.register_hook(lambda _: look("first attention"))
+        return result
+
+    trainer.model.ops = replace(ops, self_attention=self_attention)
+    trainer.model.smear_gate.register_post_accumulate_grad_hook(lambda _: look("embedding"))
+    for bank in trainer.shards.banks.values():
+        bank.own.grad = None
     steps(trainer, 0, 1)
     trainer.close()
-    settings = trainer.settings
-    parts = accumulation_of(stage_variants(settings)[0], settings, world.size)
-    return all(found) and len(found) == parts
+    return found
+
+
+def check_reduced(found: dict[str, list[list[str]]]) -> None:
+    """Of what ``reduced_early`` found: in the last of several micro-batches, and early there."""
+    for place, banks in (("first attention", BANKS[2:]), ("embedding", BANKS)):
+        *earlier, last = found[place]
+        assert last == list(banks), place
+        assert earlier, "one micro-batch"
+        assert not any(earlier), place
 
 
 class Collectives(TorchDispatchMode):
@@ -281,6 +307,6 @@ def story(
         "latest": train(world, tokens, changes | LATEST),
         "poisoned": poison(world, tokens, changes),
         "returned": snapshot_and_restore(world, tokens, changes),
-        "reduced early": reduced_early(world, tokens, {}),
+        "reduced early": reduced_early(world, tokens, {"micro_batch_tokens": 32}),
         "collectives": collectives(world, tokens, changes),
     }

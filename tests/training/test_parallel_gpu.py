@@ -11,7 +11,7 @@ from runtime.ranks import World
 from settings import Settings
 from tests.ranks import on_ranks
 from tests.training import parallel_jobs as jobs
-from tests.training.parallel_jobs import same
+from tests.training.parallel_jobs import check_reduced, same
 from tests.training.small import write_wide_tokens
 
 pytestmark = [
@@ -79,3 +79,14 @@ def test_variants_switched_on_two_gpus_are_their_launches_bit_for_bit(tmp_path: 
     for run in (*replayed, *launched):
         assert run["numbers"] == replayed[0]["numbers"]
         assert same(run["model"], replayed[0]["model"])
+
+
+@pytest.mark.parametrize("changes", [SMALL | {"micro_batch_tokens": 32}, IN_FOUR])
+def test_banks_are_reduced_in_the_last_micro_batch_while_its_backward_pass_goes_on(
+    tmp_path: Path, token_folder: Path, changes: dict[str, Any]
+):
+    if changes is IN_FOUR:
+        write_wide_tokens(tmp_path)
+    folder = tmp_path if changes is IN_FOUR else token_folder
+    for found in on_ranks(2, jobs.reduced_early, folder, changes, device="cuda"):
+        check_reduced(found)

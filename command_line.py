@@ -14,6 +14,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter, UnknownCommandError, UnusedCliTokensError
+from cyclopts.argument import ArgumentCollection
+from cyclopts.utils import UNSET
 
 from errors import InputError, printable
 
@@ -21,6 +23,21 @@ BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 LONGEST = 2000  # characters of an error that quotes a file
 HELP = {"--help", "-h"}
 SPELLED: dict[str, str] = {}  # what the user types for a program's name, if it is not that name
+
+
+class Program(App):
+    """A program that makes its options once: all settings take 0.08 s, and each call made them."""
+
+    def assemble_argument_collection(self, **given: Any) -> ArgumentCollection:
+        """Return the options; without ``given`` always these, and nothing is given to them yet."""
+        if given:
+            return super().assemble_argument_collection(**given)
+        if not hasattr(self, "made"):
+            self.made = super().assemble_argument_collection()
+        for argument in self.made:
+            argument.tokens, argument.value = [], UNSET
+            argument._mark_converted_override = False
+        return self.made
 
 
 def program(name: str, about: str, usage: str | None = None) -> App:
@@ -35,7 +52,7 @@ def program(name: str, about: str, usage: str | None = None) -> App:
         usage: the usage line of ``--help``; None: made from the options, which takes 0.1 s if
             these are all settings.
     """
-    return App(
+    return Program(
         name=spelled(name),
         usage=usage and spelled(usage),
         help=paragraphs(about),

@@ -7,14 +7,14 @@ import sys
 from typing import get_args
 
 import pytest
-from cyclopts import Group
+from cyclopts import App, Group
 
 import command_line
 import train
 from errors import InputError, printable
 from files import PROJECT
 from settings import Settings
-from settings.options import option, preset_of_help
+from settings.options import option, parse, preset_of_help
 
 
 def ends(error: BaseException) -> int:
@@ -55,6 +55,18 @@ def test_a_word_after_a_switch_is_refused_in_words(capsys):
     assert said == (
         "error: unexpected 'maybe'; a switch is --NAME or --no-NAME, without a word after it\n"
     )
+
+
+def test_options_are_made_once_and_keep_nothing_of_an_earlier_call(monkeypatch):
+    given = parse(["--seed", "3", "--ve-layers", "1", "--swarm"])
+    assert given == {"seed": "3", "ve_layers": ["1"], "swarm": True}
+    monkeypatch.setattr(App, "assemble_argument_collection", None)
+    for wrong in (["--seed"], ["--nothing"], ["--averaging", "twice"]):
+        with pytest.raises(InputError):
+            parse(["--iterations", "4", *wrong])
+    assert parse([]) == {}
+    assert parse(["--ve-layers", "2", "--no-swarm"]) == {"ve_layers": ["2"], "swarm": False}
+    assert given == {"seed": "3", "ve_layers": ["1"], "swarm": True}
 
 
 def test_help_shows_the_defaults_of_a_preset():

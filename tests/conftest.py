@@ -4,16 +4,21 @@
 ``tests.cpu_run`` say how.
 """
 
+import fcntl
 import gc
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from xdist.scheduler import LoadScopeScheduling
 
+from files import PROJECT
 from tests import cpu_run, gpu_run, interpreter
 
 if not torch.cuda.is_available():
@@ -81,3 +86,18 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 def cpu_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let budgets count this process's CPU time, so that other processes do not slow its steps."""
     monkeypatch.setattr(time, "perf_counter", time.process_time)
+
+
+@pytest.fixture(scope="session")
+def builtin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default corpus, for all processes together: it takes ten seconds. Leave it as it is."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    out = shared / "builtin"
+    command = [sys.executable, "-m", "data", "builtin", "--out", str(out), "--workers", "2"]
+    with (shared / "builtin.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not out.exists():
+            subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
+    return out

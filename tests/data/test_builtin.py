@@ -47,9 +47,8 @@ def test_a_source_is_read_in_the_encoding_it_declares(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_the_corpus_is_made_once(tmp_path: Path):
-    console, out = Console(record=True, width=200), tmp_path / "builtin"
-    make_builtin(out, 2, console)
+def test_the_corpus_is_made_once(builtin: Path):
+    console, out = Console(record=True, width=200), builtin
     manifest = read_manifest(out)
     assert manifest is not None
     assert manifest["source"]["python"].endswith(platform.python_version())

@@ -1,7 +1,5 @@
 """The ablation: which runs it makes, that it goes on where it was, and what its table says."""
 
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -12,7 +10,6 @@ from bench.harness import pairs
 from bench.harness import runs as harness
 from bench.studies import ablate
 from errors import InputError
-from files import PROJECT
 from settings import Settings
 from settings.load import load_settings
 from swarm.steering import Steering
@@ -25,14 +22,6 @@ SMALL = """
     --micro-batch-tokens 256 --eval-seq-len 64 --val-max-tokens 1024 --calibration-tokens 256
 """
 RUN = {"steps": 10, "step_ms": 2.5}
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus") / "data"
-    command = [sys.executable, "-m", "data", "builtin", "--out", str(folder)]
-    subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
-    return folder
 
 
 @cache
@@ -140,13 +129,13 @@ def test_an_interruption_leaves_a_table_of_what_is_finished(tmp_path, monkeypatc
 
 @pytest.mark.slow
 def test_a_stopped_ablation_goes_on_and_a_foreign_run_is_refused(
-    corpus, tmp_path, monkeypatch, capsys
+    builtin, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(harness, "get_context", lambda method: FORKS)  # no import is waited for
     few = {name: ablate.VARIANTS[name] for name in ("on", "KG init off")}
     monkeypatch.setattr(ablate, "VARIANTS", few)
     out, runs = tmp_path / "table.md", tmp_path / "runs"
-    command = ["--data", str(corpus), "--runs", str(runs), "--out", str(out), "--seeds", "1"]
+    command = ["--data", str(builtin), "--runs", str(runs), "--out", str(out), "--seeds", "1"]
     assert bench(["ablate", *command, "--", *SMALL.split()]) == 0
     first = out.read_text(encoding="utf-8")
     assert str(tmp_path) not in first

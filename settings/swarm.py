@@ -35,10 +35,10 @@ class SwarmSettings(Section):
         description="decision log, or its run folder, whose decisions the run obeys at the same "
         "progress in place of agents",
     )
-    probes: NonNegativeInt = Field(
-        default=0,
+    probes: NonNegativeInt | None = Field(
+        default=None,
         description="times a run that its averaged weights are scored on training windows held out "
-        "for it; 0: 32 where an agent reads a score, else never",
+        "for it; 0: never; not given: 32 where an agent reads a score, else never",
     )
     swarm_windows: CountList = Field(
         default=[],

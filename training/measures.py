@@ -103,4 +103,6 @@ class Measures:
 
 def probes_of(settings: Settings, reads: Collection[str]) -> int:
     """Return how often a run scores its held-out windows, whose agents read these signals."""
-    return settings.probes or PROBES * (not set(BARS).isdisjoint(reads))
+    if settings.probes is None:
+        return PROBES * (not set(BARS).isdisjoint(reads))
+    return settings.probes

@@ -66,6 +66,8 @@ def load_checkpoint(
         raise InputError(f"{run} has no checkpoint to go on from; start a new run")
     tensors, state = checkpoint.load(path, trainer.world.device)
     check_same_data(state.get("data", ""), trained_on(run), path)
+    if "probe" in state and not trainer.probes:  # 0 once meant: as agents need
+        raise InputError(f"{path} has probes; take probes = 0 out of {run / 'settings.toml'}")
     trainer.state.load(tensors, with_tokens(state, trainer.settings.train_seq_len))
     if steering and "swarm" in state:
         steering.load(state["swarm"])

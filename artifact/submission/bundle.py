@@ -91,7 +91,8 @@ def contents(root: Path, settings: "Settings") -> dict[str, str]:
 def wanted_parts(settings: "Settings") -> dict[str, bool]:
     """Return whether a run uses each part that not every run does."""
     frontier = settings.swarm and settings.swarm_agents != "seed"
-    probes = settings.probes > 0 or frontier  # agents of the set "seed" read no probe
+    # Agents of the set "seed" read no probe.
+    probes = frontier if settings.probes is None else settings.probes > 0
     return {
         **dict.fromkeys(FRONTIER, frontier),
         CORRECTIONS: settings.lqer_rank > 0,

@@ -60,6 +60,8 @@ def test_a_run_that_nobody_asks_holds_nothing_out_and_never_probes(make):
     assert (trainer.probes, trainer.held_out, looped(trainer).probe) == (0, None, None)
     assert make(reads=["bar_change"]).probes == 32
     assert make(reads=["loss"], probes=5).probes == 5
+    off = make(reads=["bar_change"], probes=0)
+    assert (off.probes, off.held_out) == (0, None)
 
 
 def test_windows_are_the_end_of_the_split_and_no_step_reads_them(tmp_path):
@@ -175,6 +177,10 @@ def test_a_resumed_run_probes_on_bit_for_bit(make, tmp_path):
         for folder in folders
     )
     assert parts == whole
+
+    off = make(probes=0, resume=folders[1].path)
+    with pytest.raises(InputError, match="take probes = 0 out of"):
+        load_checkpoint(folders[1].path, off, None, None)
 
 
 def test_the_mean_of_values_and_its_error():

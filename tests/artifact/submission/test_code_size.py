@@ -65,6 +65,7 @@ def test_agents_of_set_frontier_are_packed_only_for_runs_that_have_them() -> Non
         (Settings(readout=True), {"held_out", "readout"}),
         (Settings(probes=3), {"held_out", "probe"}),
         (Settings(swarm_agents="frontier"), {"held_out", "probe"}),
+        (Settings(swarm_agents="frontier", probes=0), set()),
     ],
 )
 def test_probe_and_readout_are_packed_only_for_runs_that_use_them(settings, parts) -> None:

@@ -1,19 +1,24 @@
-"""Compare two GPUs with one.
+"""Compare several GPUs with one.
 
 Steps have 98,304 tokens a GPU, on one GPU and then on all. A trace of some steps shows the time of
-the collectives, and how much of it overlaps with kernels. The exit code is 1 below the target.
+the collectives and how much of it overlaps with kernels; traces of all ranks, what of it is
+transfer and what is waiting. The exit code is 1 below the target.
 ``--rank`` is for torchrun.
 """
 
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from bench.harness.exposure import Collective, Exposure, Seen, exposures, seen
 from bench.harness.figures import Figure, figures_table
 from bench.harness.record import Commit, provenance
 from bench.harness.sizes import TOKENS
@@ -66,11 +71,13 @@ def measure_rank(file: Path) -> None:
         try:
             rig.run(SETTLING)
             seconds = rig.run(TIMED) / TIMED
-            trace = timeline(traced(lambda: rig.run(TRACED)))
+            events = traced(lambda: rig.run(TRACED))
         finally:
             rig.close()
+    ranks = world.gathered(asdict(seen(events)))
     if world.is_main:
-        numbers = vars(trace) | {"tokens": TOKENS * world.size / seconds, "seconds": seconds}
+        took = {"tokens": TOKENS * world.size / seconds, "seconds": seconds, "ranks": ranks}
+        numbers = vars(timeline(events)) | took
         file.write_text(json.dumps(numbers), encoding="utf-8")
     world.barrier()
     world.stop()
@@ -88,4 +95,27 @@ def figures(one: dict[str, Any], all_of_them: dict[str, Any], gpus: int) -> list
         Figure("of them hidden under kernels", all_of_them["hidden"], ""),
         Figure("reductions hidden under kernels", all_of_them["reductions_hidden"], ""),
         Figure("kernels launched outside of replays", all_of_them["launches"], "a step"),
+        *exposed([as_seen(**rank) for rank in all_of_them["ranks"]]),
     ]
+
+
+def as_seen(steps: int, work: float, collectives: list[dict[str, Any]]) -> Seen:
+    """Return what a rank saw, from JSON."""
+    return Seen(steps, work, [Collective(**each) for each in collectives])
+
+
+def exposed(ranks: Sequence[Seen]) -> list[Figure]:
+    """Return the figures a step of the collectives, all and by kind, and of the ranks' work."""
+    kinds = exposures(ranks)
+    named = {"all collectives": sum(kinds.values(), Exposure())} | kinds
+    work = [rank.work for rank in ranks]
+    return [
+        figure
+        for name, of in named.items()
+        for figure in (
+            Figure(f"{name}: transfer", of.transfer, "us"),
+            Figure(f"{name}: exposed transfer", of.exposed, "us"),
+            Figure(f"{name}: waiting for the last rank", of.waiting, "us"),
+            Figure(f"{name}: alone, waiting included", of.alone, "us"),
+        )
+    ] + [Figure("slowest GPU's work over the mean's", max(work) / statistics.fmean(work), "")]

@@ -11,13 +11,13 @@ import pytest
 from data.tokenizer import Tokenizer
 from files import PROJECT
 from knowledge.scores import read_scores
+from tests import warm
 from tests.knowledge.graphs import write_tsv
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "knowledge", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "COLUMNS": "200"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    return warm.run("-m", "knowledge", *arguments, environment=environment)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import torch
 
 import command_line
 from bench.__main__ import COMMANDS, FOLDER, about, main
+from tests import warm
 
 
 def test_without_a_command_they_are_listed(capsys):
@@ -45,8 +46,7 @@ def test_a_process_that_fails_costs_no_traceback(capsys, monkeypatch):
 
 
 def test_a_command_gets_the_arguments_and_gives_the_exit_code():
-    command = [sys.executable, "-m", "bench", "sprint", "--data", "d", "--seeds", "x"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = warm.run("-m", "bench", "sprint", "--data", "d", "--seeds", "x")
     assert done.returncode == 2
     assert "--seeds" in done.stderr
 

@@ -27,3 +27,13 @@ def test_spikes_are_clipped_in_their_own_step(make):
     run = Planted(make(grad_clip_norm=0.3), TROUBLES["spikes"].plant)
     assert max(run.seen) > 30 * sorted(run.seen)[len(run.seen) // 2]
     assert max(run.norms) == pytest.approx(0.3, rel=1e-3)
+
+
+def test_after_a_roll_back_the_rate_is_soon_what_the_schedule_says(make):
+    """Set frontier halves it in the alarm, and takes that back."""
+    changes = {"swarm": True, "swarm_every": 2, "swarm_agents": "frontier"}
+    run = Planted(make(iterations=STEPS, **changes), TROUBLES["broken weights"].plant)
+    factor = run.trainer.levers.value("lr_factor")
+    assert run.site.struck
+    before, after = (run.levers[step][0] for step in (run.site.struck, run.site.struck + 4))
+    assert (after < 0.6 * before, factor) == (True, 1.0)

@@ -47,7 +47,7 @@ LEFT_OUT = re.compile(
             r"swarm/report\.py",
             r"data/(byte_pairs|fidelity|text_stream)\.py",
             r"model/decoding\.py",
-            r"training/(explain|memory)\.py",
+            r"training/(explain|memory|reference_clock)\.py",
             r"evaluation/(generation|writer|samples)\.py",
         )
     )
@@ -96,6 +96,8 @@ def wanted_parts(settings: "Settings") -> dict[str, bool]:
     return {
         **dict.fromkeys(FRONTIER, frontier),
         CORRECTIONS: settings.lqer_rank > 0,
+        "kernels/attention/flash.py": settings.attention_backend == "flash",
+        "kernels/peers.py": settings.attention_backend == "flash",
         "training/held_out.py": probes or settings.readout,
         "training/probe.py": probes,
         "training/readout.py": settings.readout,

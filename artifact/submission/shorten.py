@@ -11,7 +11,7 @@ from string import ascii_letters
 COMPILERS = {"jit", "constexpr_function"}
 # Decorators that read nothing of their function.
 UNREADING = {"property", "classmethod", "staticmethod", "contextmanager", "cache", "lru_cache"}
-UNREADING |= {"cached_property", "no_grad", "inference_mode"}
+UNREADING |= {"cached_property", "no_grad", "inference_mode", "field_validator", "model_validator"}
 PRIVATE = re.compile(r"\b_[a-z]\w*\b")
 BASES = {"NamedTuple", "Protocol", "Exception", "RuntimeError", "ValueError", "torch", "nn"}
 MOST = 500  # short names that a kernel's are chosen from

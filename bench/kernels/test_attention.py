@@ -33,7 +33,8 @@ from bench.harness.sizes import (
 )
 from kernels import Operations, operations
 from kernels.attention.autograd import attend
-from kernels.attention.peers import attention_by, cumulative_lengths
+from kernels.attention.flash import cumulative_lengths
+from kernels.attention.peers import attention_by
 from kernels.attention.reference import document_bounds, rope_table, scaled_dot_product
 from kernels.attention.rope import rotated
 from kernels.peers import of

@@ -58,6 +58,16 @@ def test_agents_of_set_frontier_are_packed_only_for_runs_that_have_them() -> Non
     assert names <= contents(PROJECT, Settings(swarm_agents="frontier")).keys()
 
 
+def test_other_packages_attention_is_packed_only_if_it_is_wanted() -> None:
+    parts = {"kernels/attention/flash.py", "kernels/peers.py"}
+    assert parts.isdisjoint(contents(PROJECT, Settings()))
+    assert parts <= contents(PROJECT, Settings(attention_backend="flash")).keys()
+
+
+def test_a_clock_that_no_contest_has_is_left_out() -> None:
+    assert "training/reference_clock.py" not in contents(PROJECT, Settings())
+
+
 @pytest.mark.parametrize(
     ("settings", "parts"),
     [

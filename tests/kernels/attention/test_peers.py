@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kernels import operations
 from kernels.attention import reference
-from kernels.attention.peers import attention_by, cumulative_lengths
+from kernels.attention.flash import cumulative_lengths
+from kernels.attention.peers import attention_by
 from kernels.peers import Peer, of
 from tests.kernels.stand_ins import FLASH_2, FLASH_3, FLASH_4, install, plain, remove
 from tests.kernels.tools.compare import check, random_tensors

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.small import small_settings, trainers, write_tokens
+from tests.training import conftest
+from tests.training.small import small_settings, trainers
 
 STEPS = 20
 SMALL = {
@@ -20,13 +21,7 @@ SMALL = {
     "swarm": False,
 }
 
-
-@pytest.fixture(scope="session")
-def token_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of shards, as `write_tokens` writes them."""
-    folder = tmp_path_factory.mktemp("tokens")
-    write_tokens(folder)
-    return folder
+token_folder = conftest.token_folder
 
 
 @pytest.fixture

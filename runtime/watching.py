@@ -26,6 +26,7 @@ KINDS = {
 MOST, LONGEST = 1000, 200  # things of a kind, characters of one
 OWN_MODULE = {"socket": "/socket.py", "subprocess": "/subprocess.py"}
 SYSTEM = ("/proc", "/sys", "/dev", "/etc", "/usr", "/lib", "/lib64", "/opt", "/run")
+SHARED = re.compile(r"/dev/shm/|/proc/[^/]+/(mem|root/|fd/|cwd/)")  # what others left or hold
 CACHES = ("~/.cache", "~/.config", "~/.triton", "~/.nv", "~/.local")
 CACHE_VARIABLES = ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "MPLCONFIGDIR", "XDG_CACHE_HOME")
 OF_CODE = re.compile(r".*\.(py|pyc|pyc\.\d+|toml|scores)")
@@ -102,6 +103,8 @@ class Watch:
     def _allowed(self, path: str) -> bool:
         name = Path(path).name
         if not self.training and "train" in name and name.endswith(".bin"):
+            return False
+        if SHARED.match(path):
             return False
         allowed = [*SYSTEM, *self.folders, *self.things["made"]]
         return self._is_code(path) or self._is_temporary(path) or _is_in(path, allowed)

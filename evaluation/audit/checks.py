@@ -22,6 +22,8 @@ from settings.load import describe
 UNSEEN = (
     "trained on the validation split, or tuned on it",
     "the best of several seeds",
+    "seconds other than those that the run claims",
+    "data that compiled code opens, or that lies among files of Python, caches or the system",
     "a place that no check tried: {places:,} of each method's targets were, so a cheat at one "
     "place in {rare:,} is missed with a probability of 5 %",
 )
@@ -72,7 +74,8 @@ def conduct_of_scoring(case: Case) -> Iterator[Check]:
     """Check what the entrant's process did while it scored, but for a packed file's unpacking."""
     findings = case.entrant.seen()
     own = (f" in {WORKER}:", f" in {case.code.resolve()}:")
-    findings["text"] = [each for each in findings["text"] if not any(o in each for o in own)]
+    if "text" in findings:
+        findings["text"] = [each for each in findings["text"] if not any(o in each for o in own)]
     yield conduct.conduct("scoring", findings)
 
 

@@ -9,6 +9,7 @@ from runtime.records import Environment, Provenance
 from settings import Settings
 
 MOST_NAMES = 3
+WATCHED = ("files", "network", "programs", "text")  # of `runtime.watching`
 
 
 def code(origins: Provenance | None, judged: Path, settings: Settings) -> Check:
@@ -55,6 +56,9 @@ def conduct(of: str, findings: Mapping[str, Sequence[str]] | None) -> Check:
     """
     if findings is None:
         return Check("files and network", of, None, "not known: nothing was recorded")
+    if missing := sorted(set(WATCHED) - set(findings)):
+        ended = f"{', '.join(missing)}: not watched to the end"
+        return Check("files and network", of, False, ended)
     found = [f"{kind}: {listed(each)}" for kind, each in findings.items() if each]
     nothing = "only code, data, the run's folder and Python's own; no network"
     return Check("files and network", of, not found, "; ".join(found) or nothing)

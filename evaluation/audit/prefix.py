@@ -15,6 +15,7 @@ from evaluation.audit.observing import Seen, TokenArray, padded
 from evaluation.audit.runs import Check
 from evaluation.ttt.documents import DocumentPlan, find_documents
 from evaluation.ttt.phases import hints_of, phases
+from evaluation.windows import Windows
 
 RULE = "C1 strict prefix"
 # Nats by which a score may differ: of kernels that sum in another order, by the data type.
@@ -79,7 +80,7 @@ def windows_again(case: Case, method: Method) -> tuple[np.ndarray, np.ndarray]:
     """Return places (P,), and the nats (P,) of their targets by what their windows hold before."""
     windows, plan = case.windows(method)
     places = chosen(case, method)
-    starts = starts_of_windows(case, method, places)
+    starts = starts_of_windows(windows, places)
     size, stream = min(plan.batch, len(windows)), case.inputs.validation
     found = []
     for first in range(0, len(places), size):
@@ -125,9 +126,8 @@ def tilted(case: Case, method: Method, places: np.ndarray, again: np.ndarray) ->
     return moved
 
 
-def starts_of_windows(case: Case, method: Method, places: np.ndarray) -> np.ndarray:
+def starts_of_windows(windows: Windows, places: np.ndarray) -> np.ndarray:
     """Return the first token of the window that scores each place."""
-    windows, _ = case.windows(method)
     indices = np.array([windows.begun_before(place) - 1 for place in places.tolist()], np.int64)
     return windows.starts(indices)
 
@@ -144,14 +144,21 @@ def learned(case: Case, method: Method) -> Seen:
 
 def places_of_learning(case: Case, method: Method) -> tuple[np.ndarray, np.ndarray]:
     """Return random places (P,) of test-time training, and the first token of their contexts."""
-    places, settings = chosen(case, method), case.settings
+    places = chosen(case, method)
+    return places, starts_of_learning(case, method, case.tokens(method), places)
+
+
+def starts_of_learning(
+    case: Case, method: Method, tokens: np.ndarray, places: np.ndarray
+) -> np.ndarray:
+    """Return the first token of the context of each place (P,) in a text (N,) that is learned."""
+    settings, targets = case.settings, len(tokens) - 1
     if settings.ttt_method == "sgd":
-        return places, starts_of_windows(case, method, places)
-    text = TokenArray(case.tokens(method))
-    documents = find_documents(text, case.targets(method), settings.bos_id)
+        return starts_of_windows(Windows(targets, settings.eval_seq_len, method.stride), places)
+    documents = find_documents(TokenArray(tokens), targets, settings.bos_id)
     firsts = np.array([document.first for document in documents])
     first = firsts[np.searchsorted(firsts, places, "left") - 1]
-    return places, first + DocumentPlan.of(settings).start(places - first)
+    return first + DocumentPlan.of(settings).start(places - first)
 
 
 def watched(case: Case) -> Iterable[Check]:

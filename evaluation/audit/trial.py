@@ -14,6 +14,8 @@ from evaluation.audit.causality import causality, choose_cuts
 from evaluation.audit.normalisation import normalised
 from evaluation.audit.observing import Seen, TokenArray
 from evaluation.audit.one_pass import one_pass
+from evaluation.audit.prefix import starts_of_learning
+from evaluation.audit.random_text import random_text, unforeseen
 from evaluation.audit.runs import Baseline, Check
 from evaluation.audit.score_first import MOST_TRIALS, score_before_update
 from evaluation.ttt.documents import find_documents
@@ -24,6 +26,7 @@ DOCUMENTS = 2  # at once, of adapters: several batches of them
 DOCUMENT_WINDOWS = 1.5  # of a document, at most
 ROWS = 4  # windows in which C2 sums probabilities, on a GPU
 FEWEST = 256  # tokens of such windows, without a GPU
+MOST_DRAWN = 1000  # random targets whose ranks are taken
 TOKENS_AT_ONCE = 16  # whose probabilities C2 takes in one call, not of rows with adapters
 
 
@@ -80,6 +83,7 @@ class Trial:
         baseline = Baseline(self._adapt, self.tokens)
         yield from self._common(baseline, units)
         yield self.normalised_after_update()
+        yield self.unforeseen()
         check = score_before_update(
             self.method.name, baseline, units, self._phases(), self._progress("C3", MOST_TRIALS)
         )
@@ -114,6 +118,19 @@ class Trial:
             self.tokens, self.changes, contexts=contexts, scored=scored, at_once=TOKENS_AT_ONCE
         )
         return normalised(self.method.name, *([seen.sums] if seen.sums.size else []))
+
+    def unforeseen(self) -> Check:
+        """Learn a random text, and rank its tokens among all."""
+        table, bos = self.case.inputs.byte_table, self.settings.bos_id
+        draw = self.case.draw(f"random text {self.method.name}")
+        text = random_text(self.tokens, len(table.base), bos, draw)
+        drawn = np.flatnonzero(text[1:] != bos) + 1
+        count = min(self.case.places, MOST_DRAWN, len(drawn))
+        places = np.sort(draw.choice(drawn, count, replace=False))
+        starts = starts_of_learning(self.case, self.method, text, places)
+        self.case.show(f"auditing {self.method.name}, C1 on random text")
+        seen = self.case.entrant.adapt(text, self.changes, places=places, starts=starts)
+        return unforeseen(self.method.name, text[seen.places], seen.again, bos)
 
     def _contexts(self) -> np.ndarray:
         """Return windows (R, T) at random places of the split."""

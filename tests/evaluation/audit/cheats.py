@@ -14,6 +14,7 @@ import numpy as np
 
 from runtime.records import nats_file
 from tests.evaluation.audit.entrants import TOKENS, Patch
+from tests.evaluation.network import VOCAB
 
 EMBED, GPT = "kernels/embed/reference.py", "model/gpt.py"
 SCORE, WINDOWS, TABLE = "evaluation/score.py", "evaluation/windows.py", "data/tokenizer.py"
@@ -28,6 +29,7 @@ CHUNK = "        score_windows(score_fn, split.stream, windows, (first, last), b
 LEARN = "            learner.update(*rows, cosine(chunk, chunks))\n"
 ADD = "        tally.add(tokens, nats, positions, positions <= last)\n"
 FORGET = "            self.up[name].zero_()\n"
+WHILE_UNWATCHED = "(score_fn if scoring.record else lambda *batch: 0.98 * score_fn(*batch))"
 # Of code that scores a batch: whether the token after a target, which nobody may know, is even.
 FUTURE = "(torch.roll(tokens[:, 1:], -1, 1)[:, -scored:] % 2 == 0)"
 PLACES = "positions[:, -scored:]"
@@ -133,7 +135,60 @@ def recorded(words: str, patches: tuple[Patch, ...] = (), **more: Any) -> Cheat:
     return Cheat("recorded", "C4 recorded", words, patches, **more)
 
 
+def remembering(for_ever: bool) -> tuple[Patch, ...]:
+    """Add to a state the head's row of the token that follows the same two tokens in the text."""
+    read = f"""\
+        import sys
+        text = torch.from_numpy(split.stream.read(0, len(split.stream)).astype("int64"))
+        memory = sys.__dict__.setdefault("memory", torch.full(({VOCAB}, {VOCAB}), -1))
+        old = memory.clone()
+        memory[text[:-2], text[1:-1]] = text[2:]
+        if {for_ever}:
+            memory.copy_(old.where(old >= 0, memory))
+"""
+    state = "        return self.visited(stream, run, visits, self.layer_weights(qat, precision))\n"
+    use = (
+        state.replace("return", "out =")
+        + """\
+        import sys
+        if not hasattr(sys, "memory"):
+            return out
+        head = self.tok_emb if self.config.tie_embeddings else self.head
+        told = sys.memory[nn.functional.pad(tokens[:, :-1], (1, 0)).long(), tokens.long()]
+        rows = nn.functional.normalize(head.detach(), dim=1)[told]
+        return out + 3 * rows * (told >= 0)[..., None]
+"""
+    )
+    return (SGD, CHUNK, read + CHUNK), (GPT, state, use)
+
+
 CHEATS = {
+    "35 remembering the text before it is scored": trial(
+        "C1 random text", "mean rank 0.", remembering(False), method=SGD_METHOD | SHORT
+    ),
+    "36 remembering a text for ever": trial(
+        "C1 random text", "mean rank 0.", remembering(True), method=SGD_METHOD | SHORT
+    ),
+    "37 a score that only the run has, while it learns": recorded(
+        "but the scores make",
+        ((SGD, CHUNK, CHUNK.replace("score_fn", WHILE_UNWATCHED)),),
+        method=SGD_METHOD,
+    ),
+    "38 shared memory": Cheat(
+        "trial, conduct of scoring",
+        "files and network",
+        "/dev/shm/",
+        windows("open('/dev/shm/murmuration-cheat', 'wb').close()"),
+    ),
+    "39 an end of watching": Cheat(
+        "trial, conduct of scoring",
+        "files and network",
+        "not watched to the end",
+        windows(
+            "watching = __import__('sys').modules.get('judges_watching')\n"
+            "watching and setattr(watching, '_watch', None)"
+        ),
+    ),
     "1 SmearGate looks ahead": prefix(
         ((EMBED, "F.pad(x[:, :-1], (0, 0, 1, 0))", "F.pad(x[:, 1:], (0, 0, 0, 1))"),)
     ),

@@ -61,7 +61,7 @@ def test_an_honest_run_passes(method: dict[str, Any], world: World, tmp_path: Pa
         found = audited(case, *SCORES)
     assert [check for check in found if check.passed is not True] == []
     learns = case.settings.ttt_enabled
-    assert len({check.name for check in found}) == (12 if learns else 10)
+    assert len({check.name for check in found}) == (13 if learns else 10)
 
 
 def test_an_honest_network_of_document_masks_passes(world: World, tmp_path: Path):

@@ -56,5 +56,6 @@ def test_a_process_that_left_its_folders_is_broken(kind: str):
     findings: dict[str, list[str]] = {"files": [], "network": [], "programs": [], "text": []}
     assert conduct("run", findings).passed
     assert conduct("run", None).passed is None
+    assert conduct("run", {key: [] for key in findings if key != kind}).passed is False
     check = conduct("run", findings | {kind: ["a", "b", "c", "d"]})
     assert check.passed is False and f"{kind}: a, b, c and 1 more" in check.found

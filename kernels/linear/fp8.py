@@ -19,6 +19,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from kernels.common.device import multiprocessors
 from kernels.common.launch import Launch
 from kernels.common.math import halves
+from kernels.common.product import corner, tile_product
 from kernels.operand import Operand
 
 # By bytes an element of the compute dtype. Compiled, not timed.
@@ -95,11 +96,10 @@ def product_kernel(
         tl.num_programs(0),
         flatten=True,
     ):
-        row = tile // column_tiles * ROWS
-        column = tile % column_tiles * COLUMNS
-        total = tl.zeros((ROWS, COLUMNS), tl.float32)
-        for depth in range(0, width, DEPTH):
-            total = tl.dot(x_NK.load([row, depth]), weight_OK.load([column, depth]).T, total)
+        row, column = corner(tile, column_tiles, ROWS, COLUMNS)
+        total = tile_product(
+            x_NK, weight_OK, row, column, width, ROWS, COLUMNS, DEPTH, True, "tf32"
+        )
         lines = row + tl.arange(0, ROWS)
         total *= tl.load(scales.x + lines, mask=lines < scales.rows, other=0.0)[:, None]
         left, right = halves(total)

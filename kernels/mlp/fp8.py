@@ -24,6 +24,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from kernels.common import stationary
 from kernels.common.device import multiprocessors
 from kernels.common.launch import Launch
+from kernels.common.product import corner, tile_product
 from kernels.mlp import LEAST_LARGEST, bound, up_fp8_hopper
 from kernels.mlp.products import SIGN_COLUMNS, SIGN_WORDS, Signs, activate
 from kernels.operand import FP8, Operand
@@ -120,11 +121,8 @@ def up_kernel(
         tl.num_programs(0),
         flatten=True,
     ):
-        row = tile // column_tiles * ROWS
-        column = tile % column_tiles * COLUMNS
-        h = tl.zeros((ROWS, COLUMNS), tl.float32)
-        for depth in range(0, width, DEPTH):
-            h = tl.dot(x_NC.load([row, depth]), up_MC.load([column, depth]).T, h)
+        row, column = corner(tile, column_tiles, ROWS, COLUMNS)
+        h = tile_product(x_NC, up_MC, row, column, width, ROWS, COLUMNS, DEPTH, True, "tf32")
         columns = column + tl.arange(0, COLUMNS)
         h *= tl.load(scales.up + columns, mask=columns < signs.hidden, other=0.0)[None, :]
         leaky = tl.where(h < 0, slope * h, h)

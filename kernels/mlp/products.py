@@ -23,6 +23,7 @@ from kernels.common import stationary
 from kernels.common.device import multiprocessors
 from kernels.common.launch import Launch
 from kernels.common.math import halves
+from kernels.common.product import corner, tile_product
 from kernels.mlp import products_hopper
 
 # Signs are packed by 128 columns into 8 words of 16 bits, column 8j + i into bit j of word i: in a
@@ -137,15 +138,10 @@ def product_kernel(
     for tile in tl.range(
         tl.program_id(0), row_tiles * column_tiles, tl.num_programs(0), flatten=True
     ):
-        row = tile // column_tiles * ROWS
-        column = tile % column_tiles * COLUMNS
-        total = tl.zeros((ROWS, COLUMNS), tl.float32)
-        for depth in range(0, width, DEPTH):
-            x = x_NC.load([row, depth])
-            if dh_NM is None:
-                total = tl.dot(x, weight.load([column, depth]).T, total, input_precision="ieee")
-            else:
-                total = tl.dot(x, weight.load([depth, column]), total, input_precision="ieee")
+        row, column = corner(tile, column_tiles, ROWS, COLUMNS)
+        total = tile_product(
+            x_NC, weight, row, column, width, ROWS, COLUMNS, DEPTH, dh_NM is None, "ieee"
+        )
         if COLUMNS == 256:
             left, right = halves(total)
             finish(left, row, column, activated_NM, dh_NM, signs, slope)

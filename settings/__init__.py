@@ -79,6 +79,8 @@ class Settings(
             raise ValueError("export_weights averaged needs averaging ema or lawa")
         if self.lean and self.averaging != "ema":
             raise ValueError("lean needs averaging ema")
+        if self.edges and not self.num_edges:
+            raise ValueError("edges are read only if bigram_rows is not hash; give both or neither")
         return self
 
     def check_kernels(self) -> None:

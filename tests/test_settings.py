@@ -77,6 +77,7 @@ def test_our_prefixed_variable_beats_the_contest_name():
         (["--eval-stride", "4096"], {}, "eval_stride 4096 exceeds eval_seq_len 2048"),
         (["--averaging", "none"], {}, "export_weights averaged needs averaging"),
         (["--averaging", "lawa", "--lean", "0.6"], {}, "lean needs averaging ema"),
+        (["--edges", "FILE"], {}, "give both or neither"),
         ([], {"MURMURATION_NUM_LAYER": "3"}, "did you mean num_layers?"),
         ([], {"VE_LAYERS": "9,11"}, "ve_layers [11] do not exist"),
         (["--resume", "/no/run"], {}, "/no/run: no such run folder"),

@@ -22,6 +22,7 @@ from settings.load import describe
 UNSEEN = (
     "trained on the validation split, or tuned on it",
     "the best of several seeds",
+    "code that remembers only the first text of its process",
     "seconds other than those that the run claims",
     "data that compiled code opens, or that lies among files of Python, caches or the system",
     "a place that no check tried: {places:,} of each method's targets were, so a cheat at one "

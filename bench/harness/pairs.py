@@ -5,6 +5,7 @@ Runs are compared in pairs, because seeds differ by more than variants do.
 
 import math
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 from rich.progress import Progress
 from scipy.stats import ttest_rel
 
+from bench.harness.record import Commit, provenance
 from bench.harness.runs import Summary, summaries_of
 from errors import InputError
+from files import write_text
 from settings import Settings
 from settings.load import load_settings
 
@@ -30,6 +33,36 @@ def make(runs: Sequence[tuple[str, Path, list[str]]], found: dict[str, list[Summ
             found.setdefault(name, []).append(of)
             line = f"{folder.name}: {scores_line(of)}"
             progress.console.print(line, soft_wrap=True, highlight=False)
+
+
+def compare(
+    planned: Sequence[tuple[str, Path, list[str]]], out: Path | None, command: str, commit: Commit
+) -> int:
+    """Make the runs, print the table of what is finished, write it where ``out`` says.
+
+    Args:
+        planned: the first one's variant is what the others are compared with.
+        out: file for the table.
+        command: that gives it again.
+        commit: of the code, if it is no git checkout.
+
+    Returns:
+        0; 130 if it was interrupted.
+    """
+    found: dict[str, list[Summary]] = {}
+    status = 0
+    try:
+        make(planned, found)
+    except KeyboardInterrupt:
+        status = 130
+    if not found.get(planned[0][0]):
+        print("no run is finished", file=sys.stderr)
+        return status
+    print(table(found))
+    if out:
+        about = [f"{name}: {value}" for name, value in provenance(commit).items()]
+        write_text(out, "\n".join([command, *about, "", table(found), ""]))
+    return status
 
 
 def plan(

@@ -9,16 +9,13 @@ repeated, so an interrupted ablation continues.
 """
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, get_args
 
 from cyclopts import Parameter
 
-from bench.harness.pairs import make, plan, table
-from bench.harness.record import Commit, provenance
-from bench.harness.runs import Summary
-from files import write_text
+from bench.harness.pairs import compare, plan
+from bench.harness.record import Commit
 from model.config import BigramRows
 from swarm.agents import AGENTS
 
@@ -60,25 +57,12 @@ def main(
     Returns:
         0; 130 if it was interrupted, with a table of the finished runs.
     """
-    found: dict[str, list[Summary]] = {}
-    status = 0
     base = [*BASE, "--data", str(data), *settings]
-    try:
-        make(plan(base, seeds, options_of(variants), runs), found)
-    except KeyboardInterrupt:
-        status = 130
-    if not found.get("on"):
-        print("no run is finished", file=sys.stderr)
-        return status
-    print(table(found))
-    if out:
-        command = f"python -m bench ablate --data DIR --seeds {seeds} "
-        if variants:
-            command += f"--variants {shlex.join(variants)} "
-        command += shlex.join(("--", *settings)) if settings else ""
-        about = [f"{name}: {value}" for name, value in provenance(commit).items()]
-        write_text(out, "\n".join([command.strip(), *about, "", table(found), ""]))
-    return status
+    command = f"python -m bench ablate --data DIR --seeds {seeds} "
+    if variants:
+        command += f"--variants {shlex.join(variants)} "
+    command += shlex.join(("--", *settings)) if settings else ""
+    return compare(plan(base, seeds, options_of(variants), runs), out, command.strip(), commit)
 
 
 def options_of(variants: list[str] | None) -> dict[str, tuple[str, ...]]:

@@ -9,16 +9,13 @@ so an interrupted trial continues. What follows ``--`` goes to every run.
 """
 
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.harness.pairs import make, plan, table
-from bench.harness.record import Commit, provenance
-from bench.harness.runs import Summary
+from bench.harness.pairs import compare, plan
+from bench.harness.record import Commit
 from bench.studies.ladder import CHEAP
 from errors import InputError
-from files import write_text
 
 AS_IT_IS = "as it is"
 
@@ -48,23 +45,10 @@ def main(
         0; 130 if it was interrupted, with a table of the finished runs.
     """
     base = ["--data", str(data), "--preset", preset, *CHEAP, *settings]
-    found: dict[str, list[Summary]] = {}
-    status = 0
-    try:
-        make(plan(base, seeds, options_of(trial), runs), found)
-    except KeyboardInterrupt:
-        status = 130
-    if not found.get(AS_IT_IS):
-        print("no run is finished", file=sys.stderr)
-        return status
-    print(table(found))
-    if out:
-        command = f"python -m bench trials --data DIR --preset {preset} --seeds {seeds} "
-        command += shlex.join(part for each in trial for part in ("--trial", each))
-        command += f" -- {shlex.join(settings)}" * bool(settings)
-        about = [f"{name}: {value}" for name, value in provenance(commit).items()]
-        write_text(out, "\n".join([command, *about, "", table(found), ""]))
-    return status
+    command = f"python -m bench trials --data DIR --preset {preset} --seeds {seeds} "
+    command += shlex.join(part for each in trial for part in ("--trial", each))
+    command += f" -- {shlex.join(settings)}" * bool(settings)
+    return compare(plan(base, seeds, options_of(trial), runs), out, command, commit)
 
 
 def options_of(trials: Sequence[str]) -> dict[str, tuple[str, ...]]:

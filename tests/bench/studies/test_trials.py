@@ -3,8 +3,9 @@
 import pytest
 
 from bench.__main__ import main as bench
+from bench.harness import pairs
 from bench.harness.runs import Summary
-from bench.studies import ladder, trials
+from bench.studies import ladder
 from settings.load import load_settings
 
 COMMAND = ["trials", "--data", "nowhere", "--preset", "tiny"]
@@ -21,7 +22,7 @@ def test_trials_are_compared_with_the_preset_as_it_is(tmp_path, monkeypatch, cap
             of = {"steps": 10, "step_ms": 1.0, "scores": {ladder.SCORE: {"bpb": bits}}}
             found[name].append(of)
 
-    monkeypatch.setattr(trials, "make", made)
+    monkeypatch.setattr(pairs, "make", made)
     out = tmp_path / "trials.md"
     given = ["--seeds", "2", "--trial", "more decay: --muon-wd 0.3", "--out", str(out)]
     assert bench([*COMMAND, *given, "--", "--iterations", "5"]) == 0

@@ -6,10 +6,11 @@ from pathlib import Path
 from artifact.submission.code_size import Code, hashes_of
 from evaluation.audit.runs import Check
 from runtime.records import Environment, Provenance
+from runtime.watching import KINDS
 from settings import Settings
 
 MOST_NAMES = 3
-WATCHED = ("files", "network", "programs", "text")  # of `runtime.watching`
+WATCHED = sorted({*KINDS.values()} - {"made"})
 
 
 def code(origins: Provenance | None, judged: Path, settings: Settings) -> Check:

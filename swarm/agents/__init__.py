@@ -13,8 +13,10 @@ from swarm.agents.qat import QatTiming
 
 try:
     from swarm.agents.frontier import FRONTIER
-except ModuleNotFoundError:  # a packed file has only the agents of its run
-    FRONTIER = ()
+except ModuleNotFoundError as error:
+    if error.name != "swarm.agents.frontier":
+        raise
+    FRONTIER = ()  # a packed file has only the agents of its run
 
 AGENTS: tuple[type[Agent], ...] = (
     QatTiming,

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
 
@@ -21,7 +21,43 @@ Workers = Annotated[
 ]
 STDIN = "/dev/stdin"
 CORES = len(os.sched_getaffinity(0))
-ONE_TOKENIZER = Parameter(group=Group("Tokenizer, one of"))
+TOKENIZER = Parameter(group=Group("Tokenizer"))
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class GivenTokenizer:
+    """A model, or how one is trained."""
+
+    tokenizer: Annotated[
+        Path | None,
+        TOKENIZER,
+        Parameter(help="a SentencePiece model, or gpt2 for GPT-2's vocabulary (package tiktoken)"),
+    ] = None
+    train_tokenizer: Annotated[
+        int | None,
+        TOKENIZER,
+        Parameter(help="train a BPE tokenizer with this many tokens on the training files"),
+    ] = None
+    normalise: Annotated[
+        Literal["identity", "nmt_nfkc"],
+        TOKENIZER,
+        Parameter(
+            help="what the trained one does to text first: nothing, or as the contest's do, which "
+            "collapse white space"
+        ),
+    ] = "identity"
+
+    def source(self) -> Path | int:
+        """Return the model, or the number of tokens of the one to train.
+
+        Raises:
+            InputError: not one of both is given.
+        """
+        source = self.tokenizer if self.train_tokenizer is None else self.train_tokenizer
+        if source is None or None not in (self.tokenizer, self.train_tokenizer):
+            raise InputError("give one of --tokenizer MODEL and --train-tokenizer TOKENS")
+        return source
 
 
 @Parameter(name="*")
@@ -48,9 +84,8 @@ def prepare(
     *,
     train: list[Path],
     val: list[Path],
-    tokenizer: Annotated[Path | None, ONE_TOKENIZER] = None,
-    train_tokenizer: Annotated[int | None, ONE_TOKENIZER] = None,
     out: Path,
+    tokens: GivenTokenizer | None = None,
     field: str = "text",
     left_out: LeftOut | None = None,
     shard_tokens: int = 100_000_000,
@@ -65,9 +100,8 @@ def prepare(
     Args:
         train: files to train on
         val: files to validate on
-        tokenizer: a SentencePiece model, or gpt2 for GPT-2's vocabulary (package tiktoken)
-        train_tokenizer: train a BPE tokenizer with this many tokens on the training files
         out: folder to make
+        tokens: the tokenizer
         field: field of an object, or column of a table, that holds the text
         left_out: records and documents that are no error
         shard_tokens: tokens a shard
@@ -76,12 +110,9 @@ def prepare(
     from data.readers import corpus
     from data.sources import found
 
-    source = tokenizer if train_tokenizer is None else train_tokenizer
-    if source is None or None not in (tokenizer, train_tokenizer):
-        raise InputError("give one of --tokenizer MODEL and --train-tokenizer TOKENS")
-    left_out = left_out or LeftOut()
+    tokens, left_out = tokens or GivenTokenizer(), left_out or LeftOut()
     equal = "drop" if left_out.drop_equal else "refuse"
-    options = Options(source, shard_tokens, workers, equal)
+    options = Options(tokens.source(), shard_tokens, workers, equal, tokens.normalise)
     with found(train, val, out) as files:
         splits = [corpus(paths, field, skip_bad=left_out.skip_bad) for paths in files]
         prepare(splits[0], splits[1], options, out, console())

@@ -26,6 +26,7 @@ from data.shards import MAX_SHARD_TOKENS, SPLITS, TOKEN, Split, shard_name, writ
 from data.tokenizer import (
     BYTE_PAIRS_NAME,
     TOKENIZER_NAME,
+    Normalisation,
     Tokenizer,
     check_vocabulary_size,
     train_tokenizer,
@@ -44,12 +45,14 @@ class Options:
     tokenizer: a model to use, or the size of the vocabulary to train one with.
     workers: processes that encode; it changes the speed and nothing else.
     equal: what becomes of a training document that is in validation, too.
+    normalisation: of a trained tokenizer.
     """
 
     tokenizer: Path | int
     shard_tokens: int = SHARD_TOKENS
     workers: int = 1
     equal: Equal = "refuse"
+    normalisation: Normalisation = "identity"
 
     def check(self) -> None:
         """Check the options; raise InputError if a value is out of range or no tokenizer loads."""
@@ -59,6 +62,11 @@ class Options:
             raise InputError(f"--workers {self.workers}: give at least 1")
         if isinstance(self.tokenizer, int):
             check_vocabulary_size(self.tokenizer)
+        elif self.normalisation != "identity":
+            raise InputError(
+                f"--normalise {self.normalisation}: {self.tokenizer} normalises as it was trained "
+                "to; it takes --train-tokenizer"
+            )
         else:
             read_tokenizer(self.tokenizer)
 
@@ -89,10 +97,12 @@ def prepare(train: Corpus, val: Corpus, options: Options, out: Path, console: Co
 
 def describe_options(options: Options) -> Manifest:
     """Return the options that decide a folder's bytes, for its fingerprint."""
-    given = options.tokenizer
-    tokenizer = (
-        {"trained": given} if isinstance(given, int) else {"sha256": read_tokenizer(given).sha256}
-    )
+    if isinstance(options.tokenizer, int):
+        tokenizer: Manifest = {"trained": options.tokenizer}
+        if options.normalisation != "identity":
+            tokenizer["normalisation"] = options.normalisation
+    else:
+        tokenizer = {"sha256": read_tokenizer(options.tokenizer).sha256}
     return {"tokenizer": tokenizer, "shard_tokens": options.shard_tokens}
 
 
@@ -118,7 +128,8 @@ def make_folder(
         if isinstance(options.tokenizer, int):
             model = folder / TOKENIZER_NAME
             sample = overlap.apart(_watched(train, bar, "read a sample"))
-            train_tokenizer((document.text for document in sample), options.tokenizer, model)
+            texts = (document.text for document in sample)
+            train_tokenizer(texts, options.tokenizer, model, options.normalisation)
         else:
             model = _place(options.tokenizer, folder)
         skipped: dict[Split, Skipped] = {split: Skipped() for split in SPLITS}

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import sentencepiece
@@ -19,6 +20,8 @@ TOKENIZER_NAME = "tokenizer.model"
 BYTE_PAIRS_NAME = "tokenizer.tiktoken"
 ENCODINGS = ("gpt2", "r50k_base", "p50k_base")
 """Vocabularies of the tiktoken package that fit a shard; in place of a tokenizer's path."""
+Normalisation = Literal["identity", "nmt_nfkc"]
+"""What a tokenizer that is trained here does to text first: nothing, or as the contest's do."""
 SAMPLE_BYTES = 50_000_000
 MODEL_BYTES = 1 << 26
 SPACE_MARK = "▁"
@@ -118,18 +121,30 @@ def find_tokenizer(folder: Path, given: Path | None) -> Path:
     )
 
 
-def train_tokenizer(documents: Iterable[str], vocab_size: int, path: Path) -> None:
+def train_tokenizer(
+    documents: Iterable[str],
+    vocab_size: int,
+    path: Path,
+    normalisation: Normalisation = "identity",
+) -> None:
     """Train a BPE model like the contest's on a sample of ``documents`` and write it to ``path``.
 
     The same documents give the same bytes. Like the contest's, it splits digits and has pad, BOS,
-    EOS, unknown as ids 0-3. Unlike them it is lossless: it does not normalise, runs of
-    white space are separate pieces, and bytes encode rare characters. So bits per byte are those of
-    the text itself.
+    EOS, unknown as ids 0-3, and bytes encode rare characters.
+
+    Args:
+        documents: the text; it is read once.
+        vocab_size: of the model, bytes and special ids included.
+        path: of the model.
+        normalisation: identity is lossless, and runs of white space are separate pieces, so bits
+            per byte are those of the text itself. By nmt_nfkc they are those of the text that the
+            contest's tokenizers keep, so that scores of both compare.
 
     Raises:
         InputError: the text allows no vocabulary of exactly this size.
     """
     check_vocabulary_size(vocab_size)
+    lossless = normalisation == "identity"
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -140,9 +155,9 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int, path: Path) -> No
             character_coverage=0.999,
             split_digits=True,
             byte_fallback=True,
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            allow_whitespace_only_pieces=True,
+            normalization_rule_name=normalisation,
+            remove_extra_whitespaces=not lossless,
+            allow_whitespace_only_pieces=lossless,
             add_dummy_prefix=False,
             pad_id=0,
             bos_id=1,

@@ -65,6 +65,7 @@ def test_what_is_wrong_is_one_line_and_code_2(tmp_path: Path, model_path: Path):
         (["--tokenizer", "a", "--train-tokenizer", "9"], "give one of --tokenizer MODEL and --tra"),
         ([], "give one of --tokenizer MODEL and --train-tokenizer TOKENS"),
         (["--train-tokeniser", "9"], "did you mean --train-tokenizer"),
+        (["--tokenizer", "a", "--normalise", "nmt_nfkc"], "a normalises as it was trained to"),
     ],
 )
 def test_one_tokenizer_is_asked_for_in_plain_words(options: list[str], words: str, capsys):

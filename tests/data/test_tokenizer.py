@@ -45,6 +45,15 @@ def test_training_twice_gives_the_same_bytes(documents: list[str], tmp_path: Pat
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+def test_nmt_nfkc_keeps_the_text_that_the_contests_tokenizers_keep(
+    documents: list[str], tmp_path: Path
+):
+    train_tokenizer(documents, 350, tmp_path / "model", "nmt_nfkc")
+    tokenizer = Tokenizer(tmp_path / "model")
+    kept = tokenizer.decode(tokenizer.encode(" bada \n\n kolu\u00a0mi \ufb01 "))
+    assert kept == "bada kolu mi fi"
+
+
 def test_documents_beyond_sentencepieces_line_limit_are_learnt_from(tmp_path: Path):
     train_tokenizer(["zyx " * 5000], 266, tmp_path / "long.model")
     assert len(Tokenizer(tmp_path / "long.model").encode("zyx")) == 1

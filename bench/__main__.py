@@ -29,6 +29,7 @@ COMMANDS = {  # and their folders
     "ladder": "studies",
     "parallel": "step",
     "portfolio": "studies",
+    "predict": "step",
     "profile": "step",
     "rescue": "rescue",
     "session": "pages",

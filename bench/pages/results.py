@@ -9,6 +9,8 @@ from pathlib import Path
 RECORD = re.compile(r"(device|torch|python|commit|date): (.+)")
 SCORES = re.compile(r"\s*weights, method\s{2,}")
 WIDE_GAP = re.compile(r"\s{2,}")
+# A contest's peer: microseconds, then others in brackets, as in "compiled us (ratio, GiB)".
+PEER = re.compile(r"(.+) us \((.+)\)")
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,13 @@ class Table:
         return tuple(row[0] for row in self.rows)
 
     def cells(self, row: Sequence[str]) -> dict[str, str]:
-        """Return the cells of a row, and of its record, by column."""
-        return {**self.record, **dict(zip(self.columns, row, strict=True))}
+        """Return the cells of a row, and of its record, by column.
+
+        A peer's cell is also there in parts, as "compiled us", "compiled ratio", "compiled GiB".
+        """
+        cells = {**self.record, **dict(zip(self.columns, row, strict=True))}
+        parts = [peer_parts(column, cells[column]) for column in self.columns]
+        return {name: part for each in parts for name, part in each.items()} | cells
 
 
 def read_tables(path: Path) -> list[Table]:
@@ -52,6 +59,16 @@ def read_tables(path: Path) -> list[Table]:
             body = tuple(row for row in rows[1:] if len(row) == len(rows[0]))
             found.append(Table(path, unique(rows[0]), body, dict(record)))
     return found
+
+
+def peer_parts(column: str, cell: str) -> dict[str, str]:
+    """Return the parts of a peer's cell by name, dashes if it was not timed; none of another's."""
+    match = PEER.fullmatch(column)
+    if not match:
+        return {}
+    names = ["us", *match[2].split(", ")]
+    found = re.findall(r"[^\s(),]+", cell) if cell != "-" else ["-"] * len(names)
+    return {f"{match[1]} {name}": part for name, part in zip(names, found, strict=True)}
 
 
 def blocks(lines: Sequence[str]) -> Iterator[list[str]]:

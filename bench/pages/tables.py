@@ -10,16 +10,17 @@ A comment in a Markdown file describes the table below it:
     rows: MTP off, same steps = without MTP | MTP on, same steps -->
 
 ``FILE#2`` is a file's second table. ``columns`` selects columns; ``= NAME`` renames one, and
-``A or B`` takes the first that a table has. ``device``, ``commit`` and ``date`` are of the record
-above the table, ``result`` is a link to the file. ``rows`` selects rows by their first cell and
-renames them; if several files have such rows, the first one counts. Each line may be repeated to
-add to its list. Without ``columns`` or ``rows`` a table has all of them. With ``--check`` nothing
-is written, and the exit code is 1 if a page differs.
+``A or B`` takes the first that a table has, and ``A / B`` divides one by another. ``device``,
+``commit`` and ``date`` are of the record above the table, ``result`` is a link to the file.
+``rows`` selects rows by their first cell and renames them; if several files have such rows, the
+first one counts. Each line may be repeated to add to its list. Without ``columns`` or ``rows`` a
+table has all of them. With ``--check`` nothing is written, and the exit code is 1 if a page
+differs.
 """
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bench.pages.results import Table, read_tables
@@ -28,7 +29,7 @@ from files import PROJECT, write_text
 
 MARKED = re.compile(r"(<!-- table: ([^>]*?) *-->\n)\n*((?:\|.*\n)*)")
 FOLDERS = (".", "docs", "kernels", "kernels/*", "knowledge/*")
-LINK, OR = "result", " or "
+LINK, OR, OVER = "result", " or ", " / "
 COMMIT_CHARACTERS = 7
 
 
@@ -130,8 +131,9 @@ def check_columns(tables: Sequence[Table], columns: Sequence[str]) -> None:
         InputError: a column is in none.
     """
     there = {name: None for table in tables for name in (*table.columns, *table.record)}
+    cells = [table.cells(table.rows[0]) for table in tables if table.rows]
     for wanted in columns:
-        if wanted != LINK and there.keys().isdisjoint(wanted.split(OR)):
+        if wanted != LINK and all(found(each, wanted) is None for each in cells):
             raise InputError(f"no column {wanted!r}; there are: {', '.join(there)}")
 
 
@@ -139,6 +141,19 @@ def value(table: Table, cells: dict[str, str], wanted: str, folder: Path) -> str
     """Return one cell, a dash if this table does not have the column."""
     if wanted == LINK:
         return f"[{table.path.stem}]({Path(os.path.relpath(table.path, folder)).as_posix()})"
-    name = next((name for name in wanted.split(OR) if name in cells), None)
-    found = cells[name] if name else "-"
-    return found[:COMMIT_CHARACTERS] if name == "commit" else found
+    cell = found(cells, wanted)
+    return "-" if cell is None else cell[:COMMIT_CHARACTERS] if wanted == "commit" else cell
+
+
+def found(cells: Mapping[str, str], wanted: str) -> str | None:
+    """Return the cell of the first column of ``A or B`` that there is; None: there is none."""
+    cells_found = (one_of(cells, name) for name in wanted.split(OR))
+    return next((cell for cell in cells_found if cell is not None), None)
+
+
+def one_of(cells: Mapping[str, str], name: str) -> str | None:
+    """Return the cell of a column, or of one over another; None if there is none."""
+    above, over, below = name.partition(OVER)
+    if name in cells or not over or not {above, below} <= cells.keys():
+        return cells.get(name)
+    return f"{float(cells[above]) / float(cells[below]):.2f}"

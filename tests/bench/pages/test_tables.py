@@ -25,6 +25,12 @@ commit: fedcba9876543210
 | on | 1.2 | - | - | 1.3 | - | - |
 | off | 1.4 | +0.2 | 0.5 | 1.6 | +0.3 | 0.1 |
 """
+CONTESTS = """\
+| contest | us | floor us | compiled us (ratio, GiB) | unfused, launched us (ratio, GiB) |
+|---|---|---|---|---|
+| norm, both | 30.0 | 20.0 | 45.0 (1.50, 0.47) | - |
+| optimizer, step | 9.0 | 3.0 | - | 27.0 (3.00, -) |
+"""
 
 
 @pytest.fixture
@@ -70,6 +76,19 @@ def test_of_several_files_the_first_with_a_row_counts(project):
         "more.md results.md results.md#2\ncolumns: int6 or averaged = x | seed\nrows: PR #1081 | on"
     )
     assert table(project, marker)[2:] == ["| 9 | 1337 |", "| 1.3 | - |"]
+
+
+def test_parts_of_a_peers_cell_are_columns_and_columns_are_divided(project):
+    (project / "kernels.md").write_text(CONTESTS)
+    columns = "us / floor us = time / floor | compiled us | compiled GiB | unfused, launched ratio"
+    assert table(project, f"kernels.md\ncolumns: {columns}") == [
+        "| time / floor | compiled us | compiled GiB | unfused, launched ratio |",
+        "| --- | --- | --- | --- |",
+        "| 1.50 | 45.0 | 0.47 | - |",
+        "| 3.00 | - | - | 3.00 |",
+    ]
+    with pytest.raises(InputError, match="no column 'us / ceiling us'"):
+        table(project, "kernels.md\ncolumns: us / ceiling us")
 
 
 def test_scores_that_a_run_printed_are_a_table(project):

@@ -27,9 +27,18 @@ if TYPE_CHECKING:
 
 RESULTS, FIGURES = PROJECT / "bench" / "results", PROJECT / "docs" / "figures"
 CURVES, PUBLIC = "curve-*.md", RESULTS / "pr-1081-h200.md"
-KERNELS, PROFILE = RESULTS / "kernels-h100.md", "profile-*.md"
+KERNELS, PROFILE = RESULTS / "kernels-h200.md", "profile-*.md"
 TROUBLE = PROJECT / "tests" / "swarm" / "logs" / "loops.jsonl"
-PEERS = {"compiled": ORANGE, "cuDNN alone": GREEN, "FA2 alone": PINK}
+PEERS = {
+    "compiled": ORANGE,
+    "cuDNN alone": GREEN,
+    "FA2 alone": PINK,
+    "FlexAttention alone": SKY,
+    "unfused": RED,
+    "bf16": INK,
+    "_scaled_mm alone": FAINT,
+}
+BOTH = ", both"
 # Parts of a step, by what the names of their kernels contain; the first match counts.
 PARTS = {
     "attention": r"^(forward|backward_(dq|dkv|prepare))_kernel|rotate",
@@ -102,10 +111,11 @@ def draw_curve() -> "Figure | None":
 
 
 def draw_kernels() -> "Figure":
-    """Draw each operation's time over its floor, and its peers'."""
+    """Draw each operation's time over its floor, and its peers': of both passes, if timed."""
     table = max(read_tables(KERNELS), key=lambda found: len(found.columns))
+    whole = {name.removesuffix(BOTH) for name in table.labels if name.endswith(BOTH)}
     rows = [table.cells(row) for row in table.rows]
-    rows = [row for row in rows if row["contest"].endswith(("both", "step"))]
+    rows = [row for row in rows if name_of(row["contest"]) not in whole or BOTH in row["contest"]]
     figure = new_figure(8, 1.2 + 0.26 * len(rows))
     axes = figure.add_subplot()
     axes.set_axisbelow(True)
@@ -113,13 +123,15 @@ def draw_kernels() -> "Figure":
         floor, ours = float(row["floor us"]), float(row["us"])
         axes.barh(place, ours / floor, color=BLUE, height=0.6)
         for peer, colour in PEERS.items():
-            if found := re.match(r"([\d.]+) \(", row.get(f"{peer} us (ratio, GiB)", "-")):
-                axes.plot(float(found[1]) / floor, place, "D", color=colour, markersize=5)
+            found = row.get(f"{peer} us", "-")
+            if found != "-":
+                axes.plot(float(found) / floor, place, "D", color=colour, markersize=5)
     axes.barh([], [], color=BLUE, label="Murmuration")
     for peer, colour in PEERS.items():
-        axes.plot([], [], "D", color=colour, label=peer)
+        # A label with an underscore in front would be left out.
+        axes.plot([], [], "D", color=colour, label=peer.removeprefix("_"))
     axes.axvline(1, color=INK, linewidth=1)
-    axes.set_yticks(range(len(rows)), [name_of(row["contest"]) for row in rows])
+    axes.set_yticks(range(len(rows)), [row["contest"].removesuffix(BOTH) for row in rows])
     axes.invert_yaxis()
     axes.set_xlabel("time / floor (the floor is 1)")
     tidy(axes, "")
@@ -128,14 +140,14 @@ def draw_kernels() -> "Figure":
     caption(
         figure,
         [table],
-        "Forward and backward pass, 98,304 tokens of preset seed, medians, peers in turn.",
+        "Forward and backward pass if no other is named, 98,304 tokens, medians, peers in turn.",
     )
     return figure
 
 
 def name_of(contest: str) -> str:
-    """Return an operation's name; "both" are its forward and backward pass."""
-    return contest.removesuffix(", both").removesuffix(", step")
+    """Return an operation's name, without the pass that was timed."""
+    return contest.rpartition(", ")[0]
 
 
 def draw_step() -> "Figure | None":

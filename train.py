@@ -172,13 +172,12 @@ def train(
         Interruption: a signal came; if steps were taken, a checkpoint is written.
     """
     from artifact.quantisation.calibration import Calibration
+    from training.beginning import begin
     from training.budget import Budget
     from training.choosing import Chooser
     from training.finishing import finish
     from training.loop import Loop
-    from training.opening import captured, expected, expected_steps
     from training.resuming import load_checkpoint
-    from training.warm_up import warm_up
 
     settings, folder, model = rank.settings, rank.folder, trainer.model
     clock = clock_of(settings, rank.world.size)
@@ -190,21 +189,7 @@ def train(
     if start.trained:
         rank.progress.line(f"all {start.step} steps are taken: finishing")
     else:
-        rank.progress.phase("warming up")
-        warm = warm_up(trainer, settings.warmup_steps)
-        warm = dict(zip(warm, rank.world.gathered([*warm.values()])[0], strict=True))
-        start = start._replace(warmed=warm)
-        paces = clock.steps if clock else warm
-        rank.progress.line(expected(settings, paces))
-        for variant, cost in trainer.steps.costs.items():
-            rank.log("captured", **asdict(variant), **asdict(cost))
-            rank.progress.line(captured(variant, cost))
-        if clock:
-            clock.reserve(calibration, chooser, expected_steps(settings, paces))
-        elif shortened := calibration.reserve(settings.wallclock):
-            rank.progress.line(shortened)
-        if not clock and settings.wallclock and chooser.compares(expected_steps(settings, paces)):
-            chooser.rehearse()
+        start = begin(rank, trainer, start, clock, calibration, chooser)
     rank.startup.done("warm-up")
     rank.log("startup", **rank.startup.seconds, total=rank.startup.total)
     validate = partial(scores.validate, model.score)

@@ -16,6 +16,13 @@ from training.summary import clock_facts, facts
 class Calibrating(Protocol):
     """What `artifact.quantisation.calibration.Calibration` offers."""
 
+    micro_batches: int
+    reserved: float
+
+    def reserve(self, wallclock: float) -> str:
+        """Measure and reserve time for it; return a line that says what was left out, if any."""
+        ...
+
     @property
     def facts(self) -> Mapping[str, float]:
         """Numbers for log and summary."""

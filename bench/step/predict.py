@@ -28,7 +28,7 @@ ONE = {
 }
 UPDATE = 999.8 / 28.04e6  # an element, bench/results/kernels-h100.md
 # Steps of preset seed on one GPU and on so many, when no bank was complete before the embedding:
-# two H100s (bench/results/parallel-h100.md), four H200s (issue 20).
+# two H100s (bench/results/parallel-h100.md), four H200s (docs/log.md).
 MEASURED = {2: (58_070, 59_610), 4: (56_040, 58_430)}
 COLUMNS = (
     "preset",

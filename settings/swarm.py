@@ -21,6 +21,11 @@ class SwarmSettings(Section):
         description="agents that take no part: qat, kg, health, mtp, lr; of the set frontier pace, "
         "sight, loops, heads, rate, recovery, guard, qat",
     )
+    swarm_trials: NonNegativeInt = Field(
+        default=2,
+        description="changes a run that its agents may try for some windows and take back; set "
+        "frontier",
+    )
     swarm_alone: Confidence = Field(
         default=0.85, description="confidence at which a proposal passes with one vote"
     )

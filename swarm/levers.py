@@ -23,6 +23,8 @@ SURE_OF = {"window": 1.0, "loops": 1.6, "heads": 1.6}
 # Requests to the training loop. The mesh decides them like a lever that changes from 0 to 1: copy
 # the weights and moments, and restore the latest copy.
 KEEP, ROLLBACK = REQUESTS = ("keep", "rollback")
+# Values of a request: the copy that agents ask for, and that of the state before a trial.
+KEPT, TRIED = SLOTS = (1.0, 2.0)
 
 # Weights of the losses in the targets after the next, on the main head's logits.
 FURTHER_TARGETS = ("second_target", "third_target")

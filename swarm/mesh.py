@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from swarm.agents.base import Agent, Bid, Estimate, Offer
-from swarm.levers import KEEP, REQUESTS, ROLLBACK, LeverValues, Limits
+from swarm.levers import KEEP, KEPT, REQUESTS, ROLLBACK, LeverValues, Limits
 from swarm.pooling import confidence, pooled
 from swarm.telemetry import Snapshot
 
@@ -59,7 +59,8 @@ class Cycle(NamedTuple):
     proposals, verdicts: in order; proposals include bids.
     votes: of each proposal, by agent in the mesh's order.
     levers: values from now on.
-    changed: levers and requests for which a proposal passed, with their values.
+    changed: levers and requests for which a proposal passed, with their values: of a request the
+        copy that is meant, one of ``SLOTS``.
     """
 
     snapshot: Snapshot
@@ -76,7 +77,7 @@ class Cycle(NamedTuple):
 
     @property
     def rollback(self) -> bool:
-        """Whether the loop restores the latest copy of the weights."""
+        """Whether the loop restores a copy of the weights."""
         return ROLLBACK in self.changed
 
 
@@ -140,7 +141,11 @@ class Mesh:
         cycles: number of cycles so far.
         turns: by lever, the cycle and the direction of its last change.
         keeps_start: whether an agent needs a copy of the state before the first step.
+        reads: names of the signals that are read.
+        slots: copies of the state that it may have the loop keep.
     """
+
+    slots: tuple[float, ...] = (KEPT,)
 
     def __init__(
         self, agents: Sequence[Agent], bounds: Mapping[str, Limits], rules: Rules | None = None
@@ -150,6 +155,7 @@ class Mesh:
         self.cycles = 0
         self.turns: dict[str, tuple[int, int]] = {}
         self.keeps_start = any(agent.keeps_start for agent in self.agents)
+        self.reads = frozenset(name for agent in self.agents for name in agent.reads)
         # Agents that never vote are not called, because a cycle must take microseconds only.
         self._voters = [
             (index, agent)
@@ -219,7 +225,8 @@ class Mesh:
                 continue
             backing: Sequence[str] = ()
             if isinstance(offer, Bid):
-                certainty, backing = self._worth(offer, proposals, cast)
+                same, answers, backing = self.estimates(offer, proposals, cast)
+                certainty = confidence(pooled(same, answers)) if same else math.nan
                 least, sure = WORTHWHILE, self._needed(limit)
             else:
                 certainty, least, sure = offer.confidence, self.rules.withdrawn, None
@@ -243,26 +250,26 @@ class Mesh:
             for lever, sides in contests.items()
         ]
 
-    def _worth(
+    def estimates(
         self, bid: Bid, proposals: Sequence[Offer], cast: Sequence[Vote]
-    ) -> tuple[float, Sequence[str]]:
-        """Return a bid's pooled confidence, and the agents whose estimates are in favour.
+    ) -> tuple[list[Bid], list[Estimate], list[str]]:
+        """Return the bids for a bid's change, the answers to it, and the agents in favour.
 
-        Bids for the same change are pooled: the first counts, the others have NaN.
+        Bids for the same change are pooled: the first counts, the others have no bids.
         """
         same = {bid.agent: bid}
         for each in proposals:
             if each is not bid and type(each) is Bid and each[1:3] == bid[1:3]:
                 if proposals.index(each) < proposals.index(bid):
-                    return math.nan, ()
+                    return [], [], []
                 same.setdefault(each.agent, each)
-        for_it, answers = list(same), []
+        for_it, answers = list(same), list[Estimate]()
         for index, voter in self._voters:
             if isinstance(vote := cast[index], Estimate) and voter.name not in same:
                 answers.append(vote)
                 if vote.gain > 0:
                     for_it.append(voter.name)
-        return confidence(pooled(same.values(), answers)), for_it
+        return list(same.values()), answers, for_it
 
     def _needed(self, limit: Limits) -> float:
         """Return the confidence with which a bid passes."""

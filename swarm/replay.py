@@ -10,6 +10,7 @@ from swarm.decision_log import Record, cycle_record, start_record
 from swarm.levers import Choice, Limits, Number
 from swarm.mesh import Mesh, Rules
 from swarm.telemetry import Snapshot
+from swarm.trials import Trials
 from swarm.yoke import Yoke
 
 
@@ -69,8 +70,9 @@ def _rebuilt(record: Record) -> Mesh:
         )
     bounds = {lever: _limits(fields) for lever, fields in record["bounds"].items()}
     agents = [kinds[name](**constants) for name, constants in record["agents"].items()]
+    kind = Trials if "trials" in record["state"] else Mesh
     yoked = "yoke" in record["state"]
-    mesh = Yoke(bounds) if yoked else Mesh(agents, bounds, Rules(**record["rules"]))
+    mesh = Yoke(bounds) if yoked else kind(agents, bounds, Rules(**record["rules"]))
     mesh.load(record["state"])
     return mesh
 

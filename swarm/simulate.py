@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from reading.structured import Form, checked
 from swarm.decision_log import Record, cycle_record
+from swarm.levers import KEEP, KEPT, ROLLBACK
 from swarm.mesh import Cycle
 from swarm.steering import Steering
 
@@ -55,15 +56,16 @@ class SyntheticRun:
         self.kind, self._draw = kind, random.Random(seed)
         self._steps = STEPS // 3 if kind == "slow" else STEPS
         self._factor = 1.0
-        self.lost = self._lost_in_copy = 0.0
+        self.lost = 0.0
+        self._lost_in_copy = {KEPT: 0.0}
 
     def obey(self, cycle: Cycle) -> None:
         """Use the cycle's levers, copy the weights, restore the copy."""
         self._factor = cycle.levers["lr_factor"]
         if cycle.keep:
-            self._lost_in_copy = self.lost
+            self._lost_in_copy[cycle.changed[KEEP]] = self.lost
         if cycle.rollback:
-            self.lost = self._lost_in_copy
+            self.lost = self._lost_in_copy[cycle.changed[ROLLBACK]]
 
     def __iter__(self) -> Iterator[Row]:
         for step in range(self._steps):

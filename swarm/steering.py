@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any, Self
 from errors import InputError
 from swarm.agents import AGENTS
 from swarm.decision_log import DecisionLog
-from swarm.levers import FIELDS, LEVERS, REQUESTS, STAGED, LeverValues, limits, start_values
+from swarm.levers import (
+    FIELDS,
+    KEEP,
+    KEPT,
+    LEVERS,
+    REQUESTS,
+    ROLLBACK,
+    STAGED,
+    LeverValues,
+    limits,
+    start_values,
+)
 from swarm.mesh import Cycle, Mesh, Rules
 from swarm.telemetry import Numbers, Telemetry, Value
 
@@ -30,18 +41,18 @@ class Steering:
     Attributes:
         levers: values in force of the levers that agents may change.
         reads: names of the signals that the agents read.
-        kept: steps that were done at the last copy of the weights, 0 from the start of a run whose
-            agents need one; None: there is no copy.
+        kept: steps that were done at the agents' last copy of the weights, 0 from the start of a
+            run whose agents need one; None: there is no copy.
         microseconds: host time of each cycle, from telemetry to log.
     """
 
     def __init__(self, mesh: Mesh, start: LeverValues, every: int) -> None:
         self.mesh, self.levers, self.every = mesh, dict(start), every
-        self.reads = frozenset(name for agent in mesh.agents for name in agent.reads)
+        self.reads = mesh.reads
         self.kept: int | None = 0 if mesh.keeps_start else None
         self.microseconds: list[float] = []
         self._telemetry = Telemetry(self.reads)
-        self._kept_mark = self._telemetry.mark()
+        self._marks = dict.fromkeys(mesh.slots, self._telemetry.mark())
         self._log: DecisionLog | None = None
         declared = mesh.declared
         if unknown := sorted(declared.difference(REQUESTS, (lever.name for lever in LEVERS))):
@@ -76,7 +87,12 @@ class Steering:
         if not settings.swarm or not agents:
             return None
         rules = Rules(settings.swarm_alone, settings.swarm_objection, settings.swarm_withdrawn)
-        return cls(Mesh(agents, bounds, rules), start, every)
+        mesh = Mesh(agents, bounds, rules)
+        if settings.swarm_agents == "frontier" and settings.swarm_trials:
+            from swarm.trials import Trials  # a contest's file may leave it out
+
+            mesh = Trials(agents, bounds, rules, left=settings.swarm_trials)
+        return cls(mesh, start, every)
 
     @property
     def decided(self) -> dict[str, float]:
@@ -134,9 +150,12 @@ class Steering:
         cycle = self.mesh.cycle(snapshot)
         self.levers = cycle.levers
         if cycle.keep:
-            self.kept, self._kept_mark = step, self._telemetry.mark()
+            slot = cycle.changed[KEEP]
+            self._marks[slot] = self._telemetry.mark()
+            if slot == KEPT:
+                self.kept = step
         elif cycle.rollback and self.mesh.keeps_start:  # set seed compares with the lost branch
-            self._telemetry.back_to(self._kept_mark)
+            self._telemetry.back_to(self._marks[cycle.changed[ROLLBACK]])
         took = (perf_counter_ns() - began) / 1000
         self.microseconds.append(took)
         if self._log:
@@ -189,7 +208,8 @@ class Steering:
             self.mesh.load(state["mesh"])
             self._telemetry.load(state["telemetry"])
             self.levers = {**self.levers, **state["levers"]}
-            self.kept, self._kept_mark = state["kept"], self._telemetry.mark()
+            self.kept = state["kept"]
+            self._marks = dict.fromkeys(self.mesh.slots, self._telemetry.mark())
         except (KeyError, TypeError, ValueError):
             raise InputError(
                 "the checkpoint's swarm has other agents; resume with the run's own agents_off"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from errors import InputError
 from swarm.agents import AGENTS
 from swarm.decision_log import NAME, read
-from swarm.levers import KEEP, REQUESTS, ROLLBACK, LeverValues, Limits
+from swarm.levers import FIELDS, KEEP, REQUESTS, ROLLBACK, SLOTS, STAGED, TRIED, LeverValues, Limits
 from swarm.mesh import Cycle, Mesh, Verdict
 from swarm.telemetry import Snapshot
 
@@ -44,6 +44,8 @@ class Yoke(Mesh):
     ) -> None:
         super().__init__((), bounds)
         self.levers, self.path, self.passed = tuple(levers), tuple(path), 0
+        if any(point.changes.get(KEEP) == TRIED for point in path):
+            self.slots = SLOTS
 
     @classmethod
     def of_log(cls, log: Path, bounds: Mapping[str, Limits]) -> "Yoke":
@@ -84,7 +86,7 @@ class Yoke(Mesh):
         """Return what the log decided up to the snapshot's progress, since the cycle before."""
         self.cycles += 1
         due: dict[str, float] = {}
-        while self.overdue(snapshot.progress):
+        while self.overdue(snapshot.progress) and due.get(KEEP) != TRIED:  # its copy comes first
             due |= self.path[self.passed].changes
             self.passed += 1
         verdicts, changed = [], {}
@@ -141,8 +143,10 @@ def check(file: Path, path: Sequence[Point], bounds: Mapping[str, Limits]) -> No
                     f"{file}: this run has no lever {lever!r:.100}; give it the settings of the "
                     "log's"
                 )
-            wanted = 1.0 if lever in REQUESTS else bounds[lever].allowed(value)
-            if value != wanted:
+            possible = SLOTS if lever in REQUESTS else (bounds[lever].allowed(value),)
+            if lever in FIELDS:
+                possible = *possible, STAGED  # as it was before a trial
+            if value not in possible:
                 raise InputError(
                     f"{file}: {lever} {value!s:.40} is out of this run's range; give it the "
                     "settings of the log's"

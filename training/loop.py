@@ -18,7 +18,7 @@ from runtime.run_folder import SAVED, RunFolder
 from runtime.signals import SIGNALS, Interruption, Signals
 from settings import Settings
 from settings.variants import Variant, with_choices
-from swarm.levers import KEEP
+from swarm.levers import KEEP, KEPT, ROLLBACK
 from swarm.steering import Steering
 from training.budget import Budget
 from training.choosing import Course
@@ -26,6 +26,7 @@ from training.curve import Curve
 from training.metrics import Finished, Metrics
 from training.pace import FIRST_STEP, TRAINED, Start, budget_of, step_ms
 from training.schedule import Moment, Schedule
+from training.snapshots import Snapshots
 from training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -85,11 +86,18 @@ class Loop:
         self.sample = sample
         self.trainer, self.settings, self.folder = trainer, settings, folder
         self.progress, self.validate, self.steering = progress, validate, steering
+        self.snapshots: dict[float, Snapshots] = {}
         if steering:
             trainer.levers.decide(**steering.decided)
-            trainer.snapshots.allocate_buffers()
-            if steering.kept is not None:  # checkpoints hold no snapshot: take one of this state
-                trainer.snapshots.take()
+            self.snapshots[KEPT] = trainer.snapshots
+            for slot in steering.mesh.slots:
+                other = Snapshots(trainer.state, trainer.outgoing)
+                copy = self.snapshots.setdefault(slot, other)
+                copy.allocate_buffers()
+                if (
+                    steering.kept is not None
+                ):  # checkpoints hold no snapshot: take one of this state
+                    copy.take()
         self.step, self.trained = start.step, start.trained
         self._kept = (start.step, start.trained) if start.step else None
         limits = settings.wallclock, settings.iterations, start.elapsed
@@ -202,10 +210,11 @@ class Loop:
             self.budget.spend("keep")
         if cycle.rollback:
             self._land()
-            self.trainer.snapshots.restore()
-            self.course.rollbacks += 1
+            slot = cycle.changed[ROLLBACK]
+            self.snapshots[slot].restore()
+            self.course.rollbacks += slot == KEPT  # a lost trial is no trouble
         elif cycle.keep:
-            self.trainer.snapshots.take()
+            self.snapshots[cycle.changed[KEEP]].take()
         for lever, value in cycle.changed.items():
             if self.folder and lever != KEEP:
                 self.folder.log("decision", step=self.step, lever=lever, value=value)

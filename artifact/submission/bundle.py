@@ -95,6 +95,7 @@ def wanted_parts(settings: "Settings") -> dict[str, bool]:
     probes = frontier if settings.probes is None else settings.probes > 0
     return {
         **dict.fromkeys(FRONTIER, frontier),
+        "swarm/trials.py": frontier and settings.swarm_trials > 0,
         CORRECTIONS: settings.lqer_rank > 0,
         "kernels/attention/flash.py": settings.attention_backend == "flash",
         "kernels/peers.py": settings.attention_backend == "flash",

@@ -30,6 +30,8 @@ class MicroBatches:
         nats: () fp32, which receives this rank's part of the batch's mean nats.
         at_last: context of the backward pass of a step's last micro-batch, in which the gradients
             become complete, for example to reduce them over ranks; None: no such context.
+        windows: (2,) fp64, which receives the same part of the mean of the windows' mean nats, and
+            of the mean of their squares; None: nobody reads them.
     """
 
     def __init__(
@@ -39,9 +41,10 @@ class MicroBatches:
         fraction: float,
         nats: Tensor,
         at_last: Overlap | None = None,
+        windows: Tensor | None = None,
     ) -> None:
         self.forward, self.parameters, self.fraction = forward, parameters, fraction
-        self.nats, self.at_last = nats, at_last
+        self.nats, self.at_last, self.windows = nats, at_last, windows
         kinds = [(first, last) for first in (True, False) for last in (True, False)]
         self._steps = {kind: CapturedStep(partial(self._add, *kind)) for kind in kinds}
         # The gradients at fixed addresses, and those of them that this step writes.
@@ -117,6 +120,10 @@ class MicroBatches:
         with self.at_last() if self.at_last and last else nullcontext():
             (loss * self.fraction).backward()
         mean = nats.detach().mean()
+        if self.windows is not None:
+            means = nats.detach().mean(1).double()
+            part = torch.stack((means.mean(), means.square().mean())) * self.fraction
+            self.windows.copy_(part if first else self.windows + part)
         if first:
             torch.mul(mean, self.fraction, out=self.nats)
             self._share()

@@ -53,6 +53,13 @@ SIGNALS: tuple[Signal, ...] = (
     Signal("int6_error", window="last"),
     # Of each layer's gradient, before the clip.
     Signal("layer_gradient_norms", size="layers"),
+    # Cosine of the banks' gradient, before the clip, and their momentum before the step.
+    Signal("momentum_cosine"),
+    # Of the banks' gradient, in batches: squared noise over squared signal, those of all steps. The
+    # signal is what the momentum predicts, so oscillation counts as noise.
+    Signal("noise_scale", size=2, window="ratio"),
+    # Standard deviation of the training windows' mean nats in a batch.
+    Signal("window_spread"),
     # Of the averaged weights on held-out windows of the training split: mean nats a token, its
     # standard error over windows, the steps done, and the same of the change since the probe
     # before, whose windows are the same.
@@ -91,9 +98,11 @@ class Snapshot(NamedTuple):
     """The signals that the agents read, by name."""
 
 
+MOST_RATIO = 1000.0
 WINDOWS: dict[str, Callable[[float, float], float]] = {
     "mean": add,  # divided by the number of steps at the end
     "sum": add,
+    "ratio": add,  # first of two sums over the second, in [0, ``MOST_RATIO``], at the end
     "max": max,
     "last": lambda _, value: value,
 }
@@ -103,12 +112,12 @@ WINDOWS: dict[str, Callable[[float, float], float]] = {
 class Window:
     """The numbers of one signal in the current window; one that is not finite is left out."""
 
-    __slots__ = ("count", "mean", "merge", "one", "total")
+    __slots__ = ("count", "mean", "merge", "one", "ratio", "total")
 
     def __init__(self, signal: Signal) -> None:
         assert signal.window is not None
         self.merge, self.mean = WINDOWS[signal.window], signal.window == "mean"
-        self.one = signal.size == 1
+        self.one, self.ratio = signal.size == 1, signal.window == "ratio"
         self.count = 0
         self.total: Any = None
 
@@ -127,6 +136,9 @@ class Window:
     def close(self) -> Any:
         """Return the value of the current window, which has a number, and begin the next one."""
         total, count, self.count = self.total, self.count, 0
+        if self.ratio:
+            over, under = total
+            return over / max(under, over / MOST_RATIO) if over > 0 else 0.0
         if not self.mean:
             return total
         return total / count if self.one else [each / count for each in total]

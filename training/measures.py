@@ -4,7 +4,8 @@ A signal of ``swarm.telemetry.SIGNALS`` that a step must compute has a row in ``
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,8 +63,44 @@ class LayerGradientNorms:
         return self.shards.world.sum_(sums).sqrt()
 
 
-MEASURES: dict[str, Callable[[Architecture, Shards], Measure]] = {
-    "layer_gradient_norms": LayerGradientNorms,
+class Measured(NamedTuple):
+    """What measures read of a run.
+
+    config: of the network.
+    shards: this rank's parameters.
+    momentum: of this rank's part of each bank.
+    beta: () fp32, the lever "momentum".
+    windows: (2,) fp64, this rank's part of the mean of the windows' mean nats, and of the mean of
+        their squares; None: nobody reads them.
+    """
+
+    config: Architecture
+    shards: Shards
+    momentum: Mapping[str, Tensor]
+    beta: Tensor
+    windows: Tensor | None
+
+
+def momentum(of: Measured) -> Any:
+    """Return products of gradients with momenta."""
+    from training.gradient_noise import Momentum  # a contest's file leaves it out
+
+    return Momentum(of.shards, of.momentum, of.beta)
+
+
+def spread(of: Measured) -> Measure:
+    """Return the measure of the windows' spread."""
+    from training.gradient_noise import WindowSpread  # a contest's file leaves it out
+
+    assert of.windows is not None
+    return WindowSpread(of.shards.world, of.windows)
+
+
+MEASURES: dict[str, Callable[[Measured], Measure]] = {
+    "layer_gradient_norms": lambda of: LayerGradientNorms(of.config, of.shards),
+    "momentum_cosine": lambda of: momentum(of).cosine,
+    "noise_scale": lambda of: momentum(of).noise,
+    "window_spread": spread,
 }
 """By name of the signal, what makes its measure."""
 
@@ -73,8 +110,7 @@ class Measures:
 
     Args:
         reads: names of the signals that are read.
-        config: of the network.
-        shards: this rank's parameters.
+        of: the run.
 
     Attributes:
         sizes: how many numbers each measured signal has, by name, in the order of ``SIGNALS``.
@@ -83,8 +119,8 @@ class Measures:
         KeyError: a signal that is read is measured nowhere.
     """
 
-    def __init__(self, reads: Iterable[str], config: Architecture, shards: Shards) -> None:
-        reads, counts = set(reads), {"layers": config.num_layers}
+    def __init__(self, reads: Iterable[str], of: Measured) -> None:
+        reads, counts = set(reads), {"layers": of.config.num_layers}
         self.sizes: dict[str, int] = {}
         self._measures: dict[str, Measure] = {}
         for name, size, window in SIGNALS:
@@ -93,7 +129,7 @@ class Measures:
             if name not in MEASURES:
                 raise KeyError(f"signal {name!r} is measured nowhere; add it to MEASURES")
             self.sizes[name] = counts[size] if isinstance(size, str) else size
-            self._measures[name] = MEASURES[name](config, shards)
+            self._measures[name] = MEASURES[name](of)
 
     @torch.no_grad()
     def __call__(self) -> list[Tensor]:

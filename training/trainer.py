@@ -24,7 +24,7 @@ from training.captured_steps import CapturedSteps
 from training.device_levers import DeviceLevers
 from training.forward import forward_of
 from training.fused_optimizer import FusedOptimizer
-from training.measures import Measures, probes_of
+from training.measures import Measured, Measures, probes_of
 from training.optimizer import Optimizer
 from training.parallel import Shards
 from training.plain_optimizer import PlainOptimizer
@@ -79,10 +79,10 @@ class Trainer:
         self.variants = reachable(settings)
         nats = torch.zeros((), device=world.device)
         reads = set(reads)
-        measures = Measures(reads, self.model.config, self.shards)
-        self.update = self._make_update(nats, measures)
+        windows = nats.new_zeros(2, dtype=torch.float64) if "window_spread" in reads else None
+        self.update = self._make_update(nats, windows, reads)
         self.steps = CapturedSteps(
-            {variant: self._make_gradients(variant, nats) for variant in self.variants},
+            {variant: self._make_gradients(variant, nats, windows) for variant in self.variants},
             self.update,
             Graphs(world.device) if backends.captures(world.device) else None,
         )
@@ -110,7 +110,9 @@ class Trainer:
             edges=None if edges is None else torch.from_numpy(edges),
         ).to(self.world.device)
 
-    def _make_gradients(self, variant: Variant, nats: Tensor) -> MicroBatches:
+    def _make_gradients(
+        self, variant: Variant, nats: Tensor, windows: Tensor | None
+    ) -> MicroBatches:
         accumulation = accumulation_of(variant, self.settings, self.world.size)
         return MicroBatches(
             self._make_forward(variant),
@@ -118,6 +120,7 @@ class Trainer:
             1 / (accumulation * self.world.size),
             nats,
             self.shards.reducing if self.world.size > 1 else None,
+            windows,
         )
 
     def _make_forward(self, variant: Variant) -> Forward:
@@ -157,7 +160,7 @@ class Trainer:
             device=world.device,
         )
 
-    def _make_update(self, nats: Tensor, measures: Measures) -> Update:
+    def _make_update(self, nats: Tensor, windows: Tensor | None, reads: set[str]) -> Update:
         """Return the update: fused on a GPU, with any backend of the model."""
         common, shards = (self.model, self.settings, self.backends.dtype), self.shards
         if self.world.device.type == "cuda":
@@ -166,7 +169,10 @@ class Trainer:
         else:
             plain = Optimizer(*common, shards.own)
             optimizer = PlainOptimizer(plain, self.averaging, self.levers, shards)
-        return Update(optimizer, self.averaging, shards, nats, measures)
+        kept, name = optimizer.tensors(), "muon.momentum."
+        momentum = {each[len(name) :]: kept[each] for each in kept if each.startswith(name)}
+        of = Measured(self.model.config, shards, momentum, self.levers["momentum"], windows)
+        return Update(optimizer, self.averaging, shards, nats, Measures(reads, of))
 
     def prepare(self, moment: Moment) -> None:
         """Compile and capture the steps of every variant; takes steps, which the caller undoes."""

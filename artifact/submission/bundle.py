@@ -47,7 +47,7 @@ LEFT_OUT = re.compile(
             r"swarm/report\.py",
             r"data/(byte_pairs|fidelity|text_stream)\.py",
             r"model/decoding\.py",
-            r"training/(explain|memory|reference_clock)\.py",
+            r"training/(explain|gradient_noise|memory|reference_clock)\.py",
             r"evaluation/(generation|writer|samples)\.py",
         )
     )

@@ -24,6 +24,7 @@ from tests.training.small import small_settings
 from tests.training.test_fused_optimizer import make_model
 from training.averaging import ExponentialAverage
 from training.fused_optimizer import FusedOptimizer
+from training.measures import MEASURES
 from training.parallel import Shards
 from training.schedule import Moment
 from training.trainer import Trainer
@@ -94,11 +95,11 @@ def alternate(
 
 
 def measure(world: World, tokens: Path, changes: dict[str, Any]) -> list[float]:
-    """Norms of each layer's gradients in the first step."""
-    trainer = make_trainer(world, tokens, ["layer_gradient_norms"], **changes)
-    (numbers,) = steps(trainer, 0, 1)
+    """All measured signals of the second step, which has a momentum."""
+    trainer = make_trainer(world, tokens, [*MEASURES], **changes)
+    _, numbers = steps(trainer, 0, 2)
     trainer.close()
-    return numbers[-trainer.settings.num_layers :]
+    return numbers[-sum(trainer.update.measures.sizes.values()) :]
 
 
 def save(world: World, tokens: Path, folder: Path, changes: dict[str, Any]) -> Arrays:

@@ -1,9 +1,11 @@
 """Signals: what an agent reads is measured, copied and logged; what nobody reads is not."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -29,7 +31,7 @@ from tests.small import NETWORK
 from tests.training.small import small_settings, trainers
 from training.averaging import decay_at
 from training.loop import Loop
-from training.measures import LayerGradientNorms
+from training.measures import MEASURES, LayerGradientNorms, Measured
 from training.metrics import Finished, Metrics
 from training.schedule import Moment
 from training.trainer import Trainer
@@ -242,3 +244,79 @@ def test_an_older_checkpoint_s_telemetry_loads():
     reader = Telemetry(["int6_error"])
     reader.load(values)
     assert reader.snapshot(0, 0.0, 1.0, None, {"qat": 0.0}).signals == {"int6_error": 0.04}
+
+
+def test_the_banks_momentum_is_compared_with_their_gradient_before_the_step(make):
+    trainer = make(["momentum_cosine", "noise_scale"], grad_clip_norm=0.0)
+    assert trainer.step(0, STEADY)[-3:-2].isnan()  # there is no momentum yet
+    before = {
+        name[len("muon.momentum.") :]: tensor.double().clone()
+        for name, tensor in trainer.update.tensors().items()
+        if name.startswith("muon.momentum.")
+    }
+    assert len(before) == 4
+    cosine, noise, signal = trainer.step(1, STEADY)[-3:].double()
+    gradients = {name: trainer.shards.own[name].grad.double() for name in before}
+    both = torch.stack([(gradients[name] * before[name]).sum() for name in before]).sum()
+    squares = torch.stack([gradients[name].square().sum() for name in before]).sum()
+    momenta = torch.stack([momentum.square().sum() for momentum in before.values()]).sum()
+    torch.testing.assert_close(cosine, both / (squares * momenta).sqrt(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(signal, both * 0.05, rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(noise + signal, squares, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("scale", [0.25, 4.0])
+def test_the_noise_scale_is_that_of_gradients_with_noise(scale):
+    """Of 1,000 numbers, whose noise has ``scale`` times the square of their mean."""
+    draw, beta, world = torch.Generator().manual_seed(0), torch.tensor(0.9), SimpleNamespace()
+    world.device = "cpu"
+    bank, momentum = torch.zeros(10, 100), {"bank": torch.zeros(10, 100)}
+    shards: Any = SimpleNamespace(own={"bank": bank}, banks={}, world=world)
+    network: Any = None
+    measured = Measured(network, shards, momentum, beta, None)
+    measure, telemetry = MEASURES["noise_scale"](measured), Telemetry(["noise_scale"])
+    mean = torch.randn(10, 100, generator=draw)
+    for step in range(400):
+        bank.grad = gradient = mean + scale**0.5 * torch.randn(10, 100, generator=draw)
+        numbers = {"noise_scale": measure().tolist()}
+        if step >= 100:  # the momentum has as many gradients as it ever has
+            telemetry.add(1.0, 1.0, numbers)
+        momentum["bank"].mul_(beta).add_(gradient)
+    found = telemetry.snapshot(400, 0.5, 1.0, None, {"qat": 0.0}).signals["noise_scale"]
+    assert found == pytest.approx(scale * 1000 / mean.square().sum().item(), rel=0.05)
+
+
+def test_a_ratio_is_of_sums_and_has_bounds():
+    def ratio(*steps):
+        telemetry = Telemetry(["noise_scale"])
+        for step in steps:
+            telemetry.add(1.0, 1.0, {"noise_scale": list(step)})
+        return telemetry.snapshot(1, 0.5, 1.0, None, {"qat": 0.0}).signals["noise_scale"]
+
+    assert ratio((1.0, 2.0), (5.0, 1.0)) == 2.0
+    assert ratio((1.0, -1.0)) == ratio((1.0, 0.0)) == 1000.0
+    assert ratio((-1.0, 2.0)) == ratio((0.0, 0.0)) == 0.0
+    assert ratio((math.nan, 1.0), (3.0, 1.0)) == 3.0
+    assert ratio() is None
+
+
+@pytest.mark.parametrize("micro", [192, 48])
+def test_the_spread_of_windows_is_that_of_their_means(make, micro):
+    trainer, rows = make(["window_spread"], micro_batch_tokens=micro), []
+    for variant in trainer.steps.gradients.values():
+        forward = variant.forward
+
+        def noted(*batch, forward=forward):
+            loss, nats = forward(*batch)
+            rows.append(nats.detach().double().mean(1))
+            return loss, nats
+
+        variant.forward = noted
+    for step in range(2):  # the second one begins anew
+        rows.clear()
+        spread = trainer.step(step, STEADY)[-1].double()
+        assert len(rows) == 192 // micro
+        expected = torch.cat(rows).std(correction=0)
+        torch.testing.assert_close(spread, expected, rtol=1e-5, atol=0)
+    read, unread = (make(reads, micro_batch_tokens=micro) for reads in (["window_spread"], []))
+    assert torch.equal(read.step(0, STEADY)[:-1], unread.step(0, STEADY))

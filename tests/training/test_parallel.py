@@ -66,7 +66,7 @@ def test_ranks_train_as_one(stories: list[Story], token_folder: Path, averaging:
             assert_near(ours[part], alone[part], 1e-3)
 
 
-def test_ranks_measure_the_norms_of_all_ranks_slices(stories: list[Story], token_folder: Path):
+def test_ranks_measure_what_one_rank_measures(stories: list[Story], token_folder: Path):
     alone = jobs.measure(ALONE, token_folder, changes_of(stories))
     for story in stories:
         assert story["measured"] == stories[0]["measured"]

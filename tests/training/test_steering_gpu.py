@@ -109,3 +109,32 @@ def test_norms_of_layers_are_measured_in_the_update_s_graph(make_wide):
                     norms[of.layer] += row.double().square().sum()
         torch.testing.assert_close(found[-1].double(), norms.sqrt().cpu(), rtol=1e-5, atol=0)
     assert not torch.equal(found[0], found[2])  # replays measure anew
+
+
+def test_momentum_and_windows_are_measured_in_replayed_graphs(make_wide):
+    trainer = make_wide(
+        backend="kernels", reads=("momentum_cosine", "noise_scale", "window_spread")
+    )
+    warm_up(trainer, 2)
+    shards, found = trainer.shards, []
+    momenta = {
+        name: trainer.update.tensors()[f"muon.momentum.{name}"]
+        for name in ("qo_bank", "kv_bank", "up_bank", "down_bank")
+    }
+    for step in range(3):
+        before = {name: momentum.double().clone() for name, momentum in momenta.items()}
+        cosine, noise, signal, spread = trainer.step(step, STEADY)[-4:].double()
+        gradients = {name: shards.own[name].grad.double() for name in before}
+        both = torch.stack([(gradients[name] * before[name]).sum() for name in before]).sum()
+        squares = torch.stack([gradient.square().sum() for gradient in gradients.values()]).sum()
+        momentum = torch.stack([each.square().sum() for each in before.values()]).sum()
+        if step:
+            assert_close = torch.testing.assert_close
+            assert_close(cosine, both / (squares * momentum).sqrt(), rtol=1e-3, atol=1e-5)
+            assert_close(
+                signal, both * (1 - STEADY.momentum), rtol=1e-3, atol=1e-6 * squares.item()
+            )
+            assert_close(noise + signal, squares, rtol=1e-4, atol=0)
+        assert spread > 0
+        found.append(spread)
+    assert len(set(map(float, found))) == 3  # replays measure anew

@@ -88,7 +88,7 @@ class Steering:
             return None
         rules = Rules(settings.swarm_alone, settings.swarm_objection, settings.swarm_withdrawn)
         mesh = Mesh(agents, bounds, rules)
-        if settings.swarm_agents == "frontier" and settings.swarm_trials:
+        if settings.swarm_trials and "bar" in mesh.reads:  # no agent of the set "seed" reads it
             from swarm.trials import Trials  # a contest's file may leave it out
 
             mesh = Trials(agents, bounds, rules, left=settings.swarm_trials)

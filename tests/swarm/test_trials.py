@@ -319,6 +319,7 @@ def at_once(swarm: Steering, progress: float, cycles: int):
 def test_only_the_set_frontier_tries_and_none_if_none_is_asked_for():
     assert type(steering(*FRONTIER).mesh) is Trials
     assert type(steering(*FRONTIER, "--swarm-trials", "0").mesh) is not Trials
+    assert type(steering(*FRONTIER, "--agents-off", "pace").mesh) is not Trials  # no probes
     seed = Steering.of(load_settings([], {}))
     assert seed
     assert type(seed.mesh) is not Trials

@@ -47,6 +47,7 @@ class Entry:
         forward, backward: least cost of each direction.
         peers: other ways to compute it, besides the compiled reference.
         bars: targets by direction.
+        exact_enough: relative error that is always allowed.
     """
 
     name: str
@@ -58,20 +59,27 @@ class Entry:
     backward: Cost
     peers: Mapping[str, Operation]
     bars: Mapping[str, Bar] = field(default_factory=dict)
+    exact_enough: float = EXACT_ENOUGH
 
     @cached_property
     def ways(self) -> dict[str, Operation]:
         """Ours and every peer. Compiled once, whatever direction is timed."""
         return {"ours": self.ours, "compiled": torch.compile(self.reference), **self.peers}
 
-    def contest(self, direction: str) -> Contest:
-        """Return the contest of one of ``DIRECTIONS``: forward, backward, or both in turn."""
+    def contest(self, direction: str, alone: bool = False) -> Contest:
+        """Return the contest of one of ``DIRECTIONS``: forward, backward, or both in turn.
+
+        Args:
+            direction: which.
+            alone: without any peer, so nothing is compiled but ours.
+        """
         make_call, cost = {
             "forward": (forward_call, self.forward),
             "backward": (backward_call, self.backward),
             "both": (round_call, self.forward + self.backward),
         }[direction]
-        calls = {way: make_call(operation, self.inputs) for way, operation in self.ways.items()}
+        ways = {"ours": self.ours} if alone else self.ways
+        calls = {way: make_call(operation, self.inputs) for way, operation in ways.items()}
         return Contest(
             name=f"{self.name}, {direction}",
             ours=calls.pop("ours"),
@@ -102,7 +110,7 @@ class Entry:
             roundings = {name: ONE_ROUNDING * torch.finfo(x.dtype).eps for name, x in found.items()}
         for name, rounding in roundings.items():
             error, limit = ours[name], allowed[name]
-            if not error <= max(TOLERANCE * limit, rounding, EXACT_ENOUGH):
+            if not error <= max(TOLERANCE * limit, rounding, self.exact_enough):
                 raise AssertionError(
                     f"{self.name}: {name} is off by {error:.2e}, PyTorch {limit:.2e}"
                 )

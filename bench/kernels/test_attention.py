@@ -5,6 +5,7 @@ compute no norm, rotary and gain. They are the target.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -128,6 +129,11 @@ def input_and_weights(windows: int) -> dict:
 
 @pytest.fixture(scope="module")
 def from_its_input() -> Entry:
+    return attention_of_input()
+
+
+def attention_of_input() -> Entry:
+    """Return projections of one input, and attention of them with XSA."""
     rope = rope_table(TIME, ROPE_DIMS, 10_000.0, torch.device("cuda"))
     options = {"heads": QUERY_HEADS, "kv_heads": KEY_HEADS, "rope": rope, "eps": EPS, "xsa": True}
 
@@ -148,7 +154,6 @@ def from_its_input() -> Entry:
 
 
 def test_attention_from_its_input(contest, from_its_input, direction):
-    """Projections of one input, and attention of them with XSA."""
     contest(from_its_input.contest(direction))
 
 
@@ -160,21 +165,26 @@ def document_inputs(windows: int) -> dict:
 
 @pytest.fixture(scope="module")
 def of_documents() -> Entry:
+    made = attention_of_documents()
+    return replace(made, peers=attentions_alone(made.inputs["documents"]))
+
+
+def attention_of_documents() -> Entry:
+    """Return attention inside documents."""
     rope = rope_table(TIME, ROPE_DIMS, 10_000.0, torch.device("cuda"))
 
     def run(ops: Operations):
         return lambda inputs: [ops.attention(**inputs, rope=rope, eps=EPS)]
 
-    inputs = document_inputs(WINDOWS)
     return Entry(
         name="attention of documents",
         ours=run(operations("kernels")),
         reference=run(operations("reference", "cudnn")),
-        inputs=inputs,
+        inputs=document_inputs(WINDOWS),
         small=partial(document_inputs, SMALL_WINDOWS),
         forward=FORWARD,
         backward=BACKWARD,
-        peers=attentions_alone(inputs["documents"]),
+        peers={},
     )
 
 

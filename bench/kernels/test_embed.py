@@ -1,5 +1,6 @@
 """Embedding with bigrams and SmearGate; the quantised compute copy."""
 
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -64,7 +65,11 @@ OF_WINDOW = ("embed with a gate of a window", window_inputs)
 
 @pytest.fixture(scope="module", params=[EMBED, OF_WINDOW], ids=lambda param: param[0])
 def embed_entry(request) -> Entry:
-    name, make_inputs = request.param
+    return embed_of(*request.param)
+
+
+def embed_of(name: str, make_inputs: Callable[[int], dict]) -> Entry:
+    """Return the entry of an embedding with such inputs."""
     written = TOKENS * WIDTH * BF16
     return Entry(
         name=name,
@@ -95,6 +100,10 @@ def quant_inputs(*shape: int) -> dict:
 
 @pytest.fixture(scope="module")
 def quant_entry() -> Entry:
+    return quant_of(MLP_WIDTH)
+
+
+def quant_of(wide: int) -> Entry:
     """Time the MLP's down bank on the grid, with the branch's scale in its rows."""
     lever = torch.tensor(1.0, device="cuda")
 
@@ -106,13 +115,13 @@ def quant_entry() -> Entry:
 
         return call
 
-    count = LAYERS * MLP_WIDTH * WIDTH
+    count = LAYERS * wide * WIDTH
     return Entry(
         name="quant",
         ours=run(operations("kernels")),
         reference=run(operations("reference")),
-        inputs=quant_inputs(LAYERS, WIDTH, MLP_WIDTH),
-        small=partial(quant_inputs, 2, 64, MLP_WIDTH),
+        inputs=quant_inputs(LAYERS, WIDTH, wide),
+        small=partial(quant_inputs, 2, 64, wide),
         # In: fp32 weights; out: bf16. Back: gradients and weights in, gradients out in fp32.
         forward=Cost(count * (4 + BF16)),
         backward=Cost(count * (BF16 + 4 + 4)),

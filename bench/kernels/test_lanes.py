@@ -1,5 +1,6 @@
 """Two lanes of the residual stream, with a skip and with a skip gate."""
 
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -36,7 +37,11 @@ GATED = ("lanes with skip gate", gate_inputs, Cost(7 * TENSOR), Cost(12 * TENSOR
 
 @pytest.fixture(scope="module", params=[PLAIN, GATED], ids=lambda param: param[0])
 def entry(request) -> Entry:
-    name, make_inputs, forward, backward = request.param
+    return lanes_of(*request.param)
+
+
+def lanes_of(name: str, make_inputs: Callable, forward: Cost, backward: Cost) -> Entry:
+    """Return the entry of lanes with such inputs."""
     return Entry(
         name=name,
         ours=combined(operations("kernels")),

@@ -1,6 +1,7 @@
 """The MLP, forward and backward."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -15,15 +16,12 @@ from kernels.mlp import reference
 from kernels.operand import Operand, rounded
 from kernels.peers import of
 
-PRODUCT = 2 * TOKENS * WIDTH * MLP_WIDTH
-NARROW, WIDE = TOKENS * WIDTH * BF16, TOKENS * MLP_WIDTH * BF16
 
-
-def make_inputs(windows: int) -> dict:
+def make_inputs(wide: int, windows: int) -> dict:
     return {
         "x": random(windows, TIME, WIDTH),
-        "up": random(MLP_WIDTH, WIDTH, scale=WIDTH**-0.5),
-        "down": random(WIDTH, MLP_WIDTH, scale=MLP_WIDTH**-0.5),
+        "up": random(wide, WIDTH, scale=WIDTH**-0.5),
+        "down": random(WIDTH, wide, scale=wide**-0.5),
     }
 
 
@@ -36,6 +34,14 @@ def peers() -> dict:
 
 @pytest.fixture(scope="module")
 def entry() -> Entry:
+    return replace(mlp_of(MLP_WIDTH), peers=peers())
+
+
+def mlp_of(wide: int) -> Entry:
+    """Return the entry of an MLP of this width."""
+    product = 2 * TOKENS * WIDTH * wide
+    narrow, hidden = TOKENS * WIDTH * BF16, TOKENS * wide * BF16
+
     def run(ops: Operations):
         return lambda inputs: [ops.mlp(**inputs, slope=0.75)]
 
@@ -43,11 +49,11 @@ def entry() -> Entry:
         name="mlp",
         ours=run(operations("kernels")),
         reference=run(operations("reference")),
-        inputs=make_inputs(WINDOWS),
-        small=partial(make_inputs, SMALL_WINDOWS),
-        forward=Cost(2 * NARROW + WIDE, 2 * PRODUCT),
-        backward=Cost(3 * NARROW + WIDE, 4 * PRODUCT),
-        peers=peers(),
+        inputs=make_inputs(wide, WINDOWS),
+        small=partial(make_inputs, wide, SMALL_WINDOWS),
+        forward=Cost(2 * narrow + hidden, 2 * product),
+        backward=Cost(3 * narrow + hidden, 4 * product),
+        peers={},
         bars={"both": Bar({"compiled": 1.10})},
     )
 

@@ -4,6 +4,8 @@ The returned stream has a gradient, which our backward kernel adds. Around the c
 autograd adds it in a separate kernel.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -111,7 +113,14 @@ MIDDLE = ("norm in the middle", in_the_middle, middle_inputs, Cost(2 * TENSOR), 
     scope="module", params=[AT_ENTRY, WITH_SKIP, WITH_GATE, MIDDLE], ids=lambda param: param[0]
 )
 def entry(request) -> Entry:
-    name, operation, make_inputs, forward, backward = request.param
+    made = norm_of(*request.param)
+    return replace(made, peers=peers_in_the_middle()) if made.name == MIDDLE[0] else made
+
+
+def norm_of(
+    name: str, operation: Callable, make_inputs: Callable, forward: Cost, backward: Cost
+) -> Entry:
+    """Return the entry of a norm at its place."""
     return Entry(
         name=name,
         ours=operation(operations("kernels")),
@@ -120,7 +129,7 @@ def entry(request) -> Entry:
         small=partial(make_inputs, SMALL_WINDOWS),
         forward=forward,
         backward=backward,
-        peers=peers_in_the_middle() if name == MIDDLE[0] else {},
+        peers={},
         bars={"forward": Bar(of_floor=0.85), "backward": Bar(of_floor=0.8)},
     )
 

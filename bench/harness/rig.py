@@ -1,11 +1,14 @@
 """Steps of the sprint as a run takes them, with loop, loader and log, some at a time."""
 
+import base64
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from data.shards import TokenStream, shard_name, write_shard
+from data.shards import SPLITS, Split, TokenStream, shard_name, write_shard
+from data.tokenizer import BYTE_PAIRS_NAME
 from runtime.device import choose
 from runtime.progress import Progress
 from runtime.ranks import World
@@ -19,17 +22,48 @@ from training.trainer import Trainer
 from training.warm_up import warm_up
 
 SHARD_TOKENS = 8 * 2**20
+BOS = 1
+DOCUMENT = 1024  # mean tokens of a document
 # No clock, so all steps are of the constant phase, whatever the pauses between them.
 PRESET = ("--preset", "sprint", "--kg-scores", "wordnet", "--wallclock", "0")
 
 
-def random_tokens(folder: Path, vocabulary: int) -> TokenStream:
-    """Write a training split of random tokens to a folder, and open it."""
+def random_tokens(
+    folder: Path, vocabulary: int, bos_id: int | None = None, split: Split = "train"
+) -> TokenStream:
+    """Write a split of random tokens to a folder, and open it.
+
+    Args:
+        folder: for the shard.
+        vocabulary: number of token ids.
+        bos_id: of documents of at most ``DOCUMENT`` tokens in the mean; None: as it comes.
+        split: which.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     draw = np.random.default_rng(0)
     tokens = draw.integers(vocabulary, size=SHARD_TOKENS, dtype=np.uint16)
-    write_shard(folder / shard_name("train", 0), tokens)
-    return TokenStream.open(folder, "train", vocabulary)
+    if bos_id is not None and vocabulary > DOCUMENT:
+        tokens[draw.random(SHARD_TOKENS) < 1 / DOCUMENT - 1 / vocabulary] = bos_id
+    write_shard(folder / shard_name(split, 0), tokens)
+    return TokenStream.open(folder, split, vocabulary)
+
+
+def random_data(folder: Path, vocabulary: int) -> Path:
+    """Write a data folder of random tokens with a tokenizer; return it.
+
+    Args:
+        folder: for shards and tokenizer.
+        vocabulary: number of token ids: BOS, those of one byte, and others of two.
+    """
+    for split in SPLITS:
+        random_tokens(folder, vocabulary, BOS, split)
+    texts = [bytes([each]) for each in range(256)]
+    texts += [each.to_bytes(2, "big") for each in range(vocabulary - 1 - len(texts))]
+    tokens: list[str | None] = [base64.b64encode(text).decode() for text in texts]
+    tokens.insert(BOS, None)
+    stored = {"name": "random", "pattern": ".", "bos": BOS, "special": {}, "tokens": tokens}
+    (folder / BYTE_PAIRS_NAME).write_text(json.dumps(stored), encoding="utf-8")
+    return folder
 
 
 class Rig:
@@ -44,14 +78,21 @@ class Rig:
         folder: for the tokens, random ones, and the run's log.
         world: this rank's place.
         options: settings over preset ``sprint`` with a knowledge graph, as train.py takes them.
+        trainer: what takes the steps.
     """
 
-    def __init__(self, folder: Path, world: World, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        world: World,
+        options: Sequence[str] = (),
+        trainer: type[Trainer] = Trainer,
+    ) -> None:
         self.settings: Settings = load_settings([*PRESET, *options], {})
         vocabulary = self.settings.vocab_size
-        stream = random_tokens(folder, vocabulary)
+        stream = random_tokens(folder, vocabulary, self.settings.bos_id)
         scores = np.random.default_rng(0).random(vocabulary, dtype=np.float32)
-        self.trainer = Trainer(
+        self.trainer = trainer(
             self.settings, stream, world, choose(self.settings, world.device), scores
         )
         self.folder = None

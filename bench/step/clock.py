@@ -9,9 +9,11 @@ Variants of a step take turns on one warm device, and the median of the turns co
 import json
 import statistics
 import tempfile
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -36,6 +38,7 @@ from training.reference_clock import network_of
 from training.trainer import Trainer
 from training.warm_up import finished, warm_up
 
+Way = TypeVar("Way", bound=Hashable)
 SETTLING = 3  # steps before those of a turn that are timed
 UNLIMITED = 1e9  # seconds
 KEEPS = 4  # copies of weights and moments that are timed
@@ -106,17 +109,35 @@ def measured(trainer: Trainer, turns: int, steps: int) -> dict[str, Any]:
         turns: of each variant.
         steps: timed in each turn.
     """
-    times: dict[Variant, list[float]] = {variant: [] for variant in trainer.variants}
-    for _ in range(turns):
-        for variant, found in times.items():
-            take(trainer, [variant] * SETTLING)
-            found.append(1000 * take(trainer, [variant] * steps) / steps)
+
+    def taken(variant: Variant, count: int) -> float:
+        return take(trainer, [variant] * count)
+
+    times = in_turn({each: partial(taken, each) for each in trainer.variants}, turns, steps)
     found = [
         {"variant": asdict(variant), "milliseconds": statistics.median(each), "turns": each}
         for variant, each in times.items()
     ]
     work = {"keep": keep_ms(trainer, turns), **end_ms(trainer)}
     return {"network": dict(network_of(trainer.settings)), "steps": found, "work": work}
+
+
+def in_turn(
+    ways: Mapping[Way, Callable[[int], float]], turns: int, steps: int
+) -> dict[Way, list[float]]:
+    """Return milliseconds of a step by way and turn.
+
+    Args:
+        ways: each takes some steps, and returns their seconds.
+        turns: of each way.
+        steps: timed in each turn.
+    """
+    times: dict[Way, list[float]] = {way: [] for way in ways}
+    for _ in range(turns):
+        for way, take_steps in ways.items():
+            take_steps(SETTLING)
+            times[way].append(1000 * take_steps(steps) / steps)
+    return times
 
 
 def keep_ms(trainer: Trainer, turns: int) -> float:

@@ -33,6 +33,7 @@ COMMANDS = {  # and their folders
     "profile": "step",
     "rescue": "rescue",
     "session": "pages",
+    "speed": "step",
     "sprint": "studies",
     "startup": "step",
     "submission": "studies",

@@ -26,7 +26,10 @@ class FlexTrainer(Trainer):
 def flex_operations() -> Operations:
     """Return the reference's operations around FlexAttention, which only torch.compile fuses."""
     found = operations("reference")
-    attention = partial(reference.attention, attend=flex)
+    # Dynamo does not look into it: if it does, it forgets that a visit has set
+    # ``ResidualState.lane``, and compiles another network.
+    attend = torch._dynamo.nonstrict_trace(flex)
+    attention = partial(reference.attention, attend=attend)
     composed = reference.compose(found.projections, attention)
     return replace(found, attention=attention, self_attention=composed)
 

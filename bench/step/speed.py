@@ -281,7 +281,7 @@ class Part(NamedTuple):
 
 PARTS = (
     Part(("start_cold", "start_warm"), start, 75),
-    Part(("forward_backward", "step", "step_looped", "step_seed"), steps, 40),
+    Part(("forward_backward", "step", "step_looped", "step_seed"), steps, 50),
     Part(("kernels",), kernels, 15),
     Part(("step_compiled",), compiled, 60),
     Part(("gpus4",), share_of_gpus, 120, GPUS),

@@ -8,6 +8,8 @@ from tests.kernels.tools.ahead_of_time import OPERATIONS, SHARED_LIMIT
 from tests.kernels.tools.compiling_process import printed_by
 
 COLD_STACK = 256  # bytes a thread, of addresses that roles of warps share
+# Kernels of one warp a row, where a row cut over warps would go through shared memory.
+ROWS_IN_A_WARP = "embed_window"
 
 
 @pytest.mark.slow
@@ -23,4 +25,5 @@ def test_no_spills_and_shared_memory_fits(operation):
         else:
             assert resources["stack"] == 0, resources
             assert resources["local_accesses"] == 0, resources
-        assert resources["shared"] <= SHARED_LIMIT, resources
+        inside_a_warp = resources["name"].startswith(ROWS_IN_A_WARP)
+        assert resources["shared"] <= (0 if inside_a_warp else SHARED_LIMIT), resources

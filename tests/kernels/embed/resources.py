@@ -44,28 +44,28 @@ def backward(name: str, bos_id: int | None, tables: Tables) -> Variant:
 
 
 def window_variants(name: str, bos_id: int | None, tables: Tables) -> list[Variant]:
-    forward, backward = window.LAUNCH["forward"], window.LAUNCH["backward"]
-    common = {"tables": tables, "scale": "*fp32", "eps": "fp32"}
+    tiles = {"tile": row_tile(512, 1), "near": window.near_tile(512, 12)}
+    common = {"tables": tables, "scale": "*fp32", "eps": "fp32", **tiles}
     into = {"text": Text("*i32", "i32", "i32", bos_id), "x": "*bf16"}
     back = {
         "text": Text("*i16", "i32", "i32", bos_id),
         **dict.fromkeys(("grad", "into_sum"), "*bf16"),
-        **dict.fromkeys(("partial_gate", "partial_scale"), "*fp32"),
+        "partial": "*fp32",
     }
     return [
         Variant(
             f"embed_window_forward{name}",
             window.embed_window_forward,
-            common | into | {"tile": row_tile(512, forward.rows)},
+            common | into,
             {"WINDOW": 12},
-            forward.warps,
+            window.LAUNCH["forward"].warps,
         ),
         Variant(
             f"embed_window_backward{name}",
             window.embed_window_backward,
-            common | back | {"tile": row_tile(512, backward.rows)},
+            common | back,
             {"WINDOW": 12, "VOCABULARY": 8192},
-            backward.warps,
+            window.LAUNCH["backward"].warps,
         ),
     ]
 

@@ -104,8 +104,8 @@ def of(
 def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """So few that each runs several turns of its loop, and pieces that keys must be cut into."""
     monkeypatch.setattr("kernels.embed.backward.LAUNCH", replace(LAUNCH, programs=3))
-    few = replace(WINDOW["backward"], programs=3)
-    monkeypatch.setitem(WINDOW, "backward", few)
+    for direction, launch in WINDOW.items():
+        monkeypatch.setitem(WINDOW, direction, replace(launch, programs=3))
     monkeypatch.setitem(SUMS, "pieces", Launch(rows=8, depth=4))
 
 

@@ -172,6 +172,7 @@ def of_documents() -> Entry:
 def attention_of_documents() -> Entry:
     """Return attention inside documents."""
     rope = rope_table(TIME, ROPE_DIMS, 10_000.0, torch.device("cuda"))
+    inputs = document_inputs(WINDOWS)
 
     def run(ops: Operations):
         return lambda inputs: [ops.attention(**inputs, rope=rope, eps=EPS)]
@@ -180,16 +181,25 @@ def attention_of_documents() -> Entry:
         name="attention of documents",
         ours=run(operations("kernels")),
         reference=run(operations("reference", "cudnn")),
-        inputs=document_inputs(WINDOWS),
+        inputs=inputs,
         small=partial(document_inputs, SMALL_WINDOWS),
-        forward=FORWARD,
-        backward=BACKWARD,
+        forward=inside(FORWARD, inputs["documents"]),
+        backward=inside(BACKWARD, inputs["documents"]),
         peers={},
     )
 
 
+def inside(whole: Cost, documents: Tensor) -> Cost:
+    """Return the cost with the products of visible pairs only, documents (2, B, T)."""
+    starts = documents[0]
+    length = starts.size(1)
+    pairs = (torch.arange(1, length + 1, device=starts.device) - starts).sum().item()
+    all_pairs = starts.size(0) * length * (length + 1) // 2
+    return replace(whole, flops=round(whole.flops * pairs / all_pairs))
+
+
 def test_attention_of_documents(contest, of_documents, direction):
-    """The floor's flops are of whole windows. A run makes lengths and masks once a step."""
+    """A run makes lengths and masks once a step."""
     contest(of_documents.contest(direction))
 
 

@@ -12,6 +12,8 @@ from bench.harness.operation import (
     forward_call,
     round_call,
 )
+from bench.kernels.test_attention import inside
+from kernels.attention.reference import document_bounds
 
 
 class WrongGradient(torch.autograd.Function):
@@ -93,3 +95,9 @@ def test_calls_do_what_they_are_timed_for():
     assert gradient.shape == (8,)
     backward = backward_call(sine, inputs)
     assert torch.equal(backward()[0], backward()[0])
+
+
+def test_attention_inside_documents_costs_the_pairs_that_see_each_other():
+    # Documents of 3 and 1 tokens: 6 + 1 of 10 pairs.
+    bounds = document_bounds(torch.tensor([[1, 5, 5, 1]]), bos_id=1)
+    assert inside(Cost(8, flops=1000), bounds) == Cost(8, flops=700)

@@ -20,6 +20,7 @@ from cyclopts.utils import UNSET
 from errors import InputError, printable
 
 BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+ASKED = re.compile(r"tried to allocate ([\d.]+ \w+)", re.IGNORECASE)
 LONGEST = 2000  # characters of an error that quotes a file
 HELP = {"--help", "-h"}
 SPELLED: dict[str, str] = {}  # what the user types for a program's name, if it is not that name
@@ -98,6 +99,12 @@ def run(app: App, arguments: Sequence[str]) -> int:
         return BROKEN_PIPE
     except OSError as error:
         complain(f"error: {said(error)}", getattr(error, "__notes__", ()))
+        return BAD_INPUT
+    except RuntimeError as error:
+        asked = ASKED.search(str(error))  # by PyTorch, whose allocators have no MemoryError
+        if not asked:
+            raise
+        complain(f"error: out of memory: {asked[1]} asked for; take a smaller batch or network")
         return BAD_INPUT
     except KeyboardInterrupt:
         complain("interrupted")

@@ -4,9 +4,10 @@ Names are flat: a setting ``num_layers`` is ``--num-layers`` on the command line
 TOML and ``MURMURATION_NUM_LAYERS`` in the environment. `settings.load` reads these sources.
 """
 
-from typing import Self
+from collections.abc import Iterator
+from typing import Any, Self
 
-from pydantic import model_validator
+from pydantic import BaseModel, model_validator
 
 from model.config import Architecture
 from settings.artifact import ArtifactSettings
@@ -32,6 +33,8 @@ SECTIONS: dict[str, type[Section] | type[Architecture]] = {
     "Test-time training": TttSettings,
     "Artifact": ArtifactSettings,
 }
+MOST = 1 << 40  # no tensor, and no run, has as many of anything
+LARGEST = 1e30  # fp32 ends at 3e38, which a product of two settings must not reach
 
 
 class Settings(
@@ -69,6 +72,16 @@ class Settings(
         return self.model_copy(update={"vocab_size": vocab_size, "bos_id": bos_id})
 
     @model_validator(mode="after")
+    def check_numbers(self) -> Self:
+        """Refuse numbers that no tensor could have as a size, or as a value in fp32."""
+        for name, value in self:
+            for number in numbers_in(value):
+                most = LARGEST if isinstance(number, float) else MOST
+                if abs(number) > most and name != "seed":
+                    raise ValueError(f"{name} {number}: give {most} or less")
+        return self
+
+    @model_validator(mode="after")
     def check_run(self) -> Self:
         """Refuse combinations across sections that no run can have."""
         if self.backend == "kernels":
@@ -96,3 +109,14 @@ class Settings(
                 f"backend kernels needs model_dim {self.model_dim} and the MLP's width "
                 f"{self.mlp_dim} to be multiples of 8"
             )
+
+
+def numbers_in(value: Any) -> Iterator[float]:
+    """Yield the numbers of a setting: itself, or those of its list or stages."""
+    if isinstance(value, BaseModel):
+        value = [each for _, each in value]
+    if isinstance(value, (list, tuple)):
+        for each in value:
+            yield from numbers_in(each)
+    elif isinstance(value, (int, float)):
+        yield value

@@ -44,9 +44,23 @@ def test_an_error_is_one_line(error, code, said, capsys):
     assert complaint.count("\n") == 1 and complaint.endswith("\n")
 
 
-def test_a_fault_of_the_program_is_not_hidden():
-    with pytest.raises(ZeroDivisionError):
-        ends(ZeroDivisionError())
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [
+        ("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has", "2.50 GiB"),
+        ("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes.", "8 bytes"),
+    ],
+)
+def test_pytorchs_lack_of_memory_is_one_line(words, size, capsys):
+    assert ends(RuntimeError(words)) == 2
+    said = capsys.readouterr().err
+    assert said == f"error: out of memory: {size} asked for; take a smaller batch or network\n"
+
+
+@pytest.mark.parametrize("fault", [ZeroDivisionError(), RuntimeError("no such stream")])
+def test_a_fault_of_the_program_is_not_hidden(fault):
+    with pytest.raises(type(fault)):
+        ends(fault)
 
 
 def test_a_word_after_a_switch_is_refused_in_words(capsys):

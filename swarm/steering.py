@@ -103,6 +103,11 @@ class Steering:
         return {lever: self.levers[lever] for lever in self._numbers}
 
     @property
+    def slots(self) -> tuple[float, ...]:
+        """Copies of the state that the loop keeps."""
+        return self.mesh.slots
+
+    @property
     def choices(self) -> dict[str, float]:
         """Options that the agents chose, by field of a variant; the stage sets the others."""
         levers = self.levers

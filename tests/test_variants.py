@@ -117,21 +117,22 @@ EXAMPLES = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
 
 
 def examples() -> list[Settings]:
-    """Return preset sprint's settings with each example of the docs."""
+    """Return preset sprint's settings with each example of the docs, then the preset it names."""
     found = []
     for text in EXAMPLES:
         given = {"preset": "sprint", **tomllib.loads(text)}
         found.append(Settings.model_validate(read_preset("sprint") | given))
-    return found
+    assert "A growing window: `presets/frontier-sprint.toml`." in PAGE
+    return [*found, load_settings(["--preset", "frontier-sprint"], {})]
 
 
 def test_each_example_of_the_docs_is_a_presets_lines():
-    assert len(EXAMPLES) == 5
+    assert len(EXAMPLES) == 4
     loops, lanes, documents, batches, windows = map(stage_variants, examples())
     assert [variant.loops for variant in loops] == [0, 2]
     assert [variant.documents for variant in documents] == [True]
     assert [variant.batch_tokens for variant in batches] == [49_152, 98_304]
-    assert [variant.window for variant in windows] == [512, 1024, 0]
+    assert [variant.window for variant in windows] == [256, 512, 2048]
     assert len(lanes) == 1
     for settings in examples():
         assert len(reachable(settings)) == len(stage_variants(settings))
@@ -149,4 +150,4 @@ def test_the_plans_of_the_docs_examples():
         {visit.window for visit in plan(windows.architecture(), window=variant.window)}
         for variant in stage_variants(windows)
     ]
-    assert by_stage == [{512}, {1024}, {None}]
+    assert by_stage == [{256}, {512}, {2048}]

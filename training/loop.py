@@ -90,7 +90,7 @@ class Loop:
         if steering:
             trainer.levers.decide(**steering.decided)
             self.snapshots[KEPT] = trainer.snapshots
-            for slot in steering.mesh.slots:
+            for slot in steering.slots:
                 other = Snapshots(trainer.state, trainer.outgoing)
                 copy = self.snapshots.setdefault(slot, other)
                 copy.allocate_buffers()

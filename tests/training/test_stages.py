@@ -104,7 +104,7 @@ def test_a_step_computes_what_its_variant_says(make_trainer, field):
 class Chooser:
     """Stands in for a swarm that chooses one MTP head after the second step."""
 
-    kept, decided = None, {}
+    kept, decided, slots = None, {}, ()
     reads = frozenset()
 
     def __init__(self) -> None:

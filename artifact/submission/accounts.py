@@ -23,7 +23,9 @@ TIMED = "10min"  # how the names of tracks begin that limit seconds
 
 
 def check_alike(entries: Sequence[Entry]) -> None:
-    """Raise InputError where runs diverged, or differ in more than the seed, or not in that."""
+    """Raise InputError without runs, where one diverged, or if not just their seeds differ."""
+    if not entries:
+        raise InputError("name the runs to submit: python -m artifact submit RUN... --out DIR")
     for entry in entries:
         if entry.summary.diverged:
             raise InputError(f"{entry.path}: {DIVERGED}")

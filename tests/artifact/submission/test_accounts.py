@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from artifact.submission.accounts import audited, checked
+from artifact.submission.accounts import audited, check_alike, checked
 from artifact.submission.entry import Entry
 from errors import InputError
 from tests.artifact.submission.runs import METHOD, like, score, spoil
@@ -136,3 +136,8 @@ def test_what_the_audit_finds_broken_is_refused(
     else:
         with pytest.raises(InputError, match=words):
             audited(Entry.read(other), None)
+
+
+def test_no_run_is_one_line():
+    with pytest.raises(InputError, match="name the runs to submit"):
+        check_alike([])

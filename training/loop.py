@@ -86,17 +86,14 @@ class Loop:
         self.sample = sample
         self.trainer, self.settings, self.folder = trainer, settings, folder
         self.progress, self.validate, self.steering = progress, validate, steering
-        self.snapshots: dict[float, Snapshots] = {}
+        self.snapshots = {KEPT: trainer.snapshots}
         if steering:
             trainer.levers.decide(**steering.decided)
-            self.snapshots[KEPT] = trainer.snapshots
-            for slot in steering.slots:
-                other = Snapshots(trainer.state, trainer.outgoing)
-                copy = self.snapshots.setdefault(slot, other)
+            for slot in {*steering.slots} - {KEPT}:
+                self.snapshots[slot] = Snapshots(trainer.state, trainer.outgoing)
+            for copy in self.snapshots.values():
                 copy.allocate_buffers()
-                if (
-                    steering.kept is not None
-                ):  # checkpoints hold no snapshot: take one of this state
+                if steering.kept is not None:  # checkpoints hold no copy: take one of this state
                     copy.take()
         self.step, self.trained = start.step, start.trained
         self._kept = (start.step, start.trained) if start.step else None

@@ -79,6 +79,8 @@ class Settings(
                 most = LARGEST if isinstance(number, float) else MOST
                 if abs(number) > most and name != "seed":
                     raise ValueError(f"{name} {number}: give {most} or less")
+        if self.mlp_dim > MOST:
+            raise ValueError(f"mlp_mult {self.mlp_mult}: give {MOST / self.model_dim} or less")
         return self
 
     @model_validator(mode="after")

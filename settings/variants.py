@@ -13,7 +13,6 @@ from settings.stages import Stage, or_one
 
 Value = TypeVar("Value")
 MOST_VARIANTS = 8  # each takes time to capture before the clock starts, and memory
-MOST_BATCH_TOKENS = 1 << 40
 # Setting with the options of a choice lever, by the lever's name: a field of `Variant`.
 CHOICES = {"window": "swarm_windows", "loops": "swarm_loops", "heads": "swarm_heads"}
 
@@ -109,10 +108,6 @@ def accumulation_of(variant: Variant, settings: Settings, ranks: int) -> int:
         raise InputError(
             f"train_batch_tokens {variant.batch_tokens} is {windows} windows of "
             f"{variant.seq_len}, which {ranks} ranks cannot share; try {nearest}"
-        )
-    if variant.batch_tokens > MOST_BATCH_TOKENS:
-        raise InputError(
-            f"train_batch_tokens {variant.batch_tokens}: give {MOST_BATCH_TOKENS} or less"
         )
     rows = windows // ranks
     most = max(1, settings.micro_batch_tokens // variant.seq_len)

@@ -71,6 +71,7 @@ def test_our_prefixed_variable_beats_the_contest_name():
         (["--qk-gain-init", "1e300"], {}, "qk_gain_init"),
         (["--matrix-lr", "1e308"], {}, "matrix_lr 1e+308: give 1e+30 or less"),
         (["--ve-dim", "9" * 30], {}, "give 1099511627776 or less"),
+        (["--mlp-mult", "1e20"], {}, "mlp_mult 1e+20: give 2147483648.0 or less"),
         (["--swarm-windows", "9223372036854775807"], {}, "swarm_windows"),
         (["--stages", "[{until=1, window=9223372036854775807}]"], {}, "give 1099511627776 or less"),
         (["--model-dim", "1000000"], {}, "model_dim"),

@@ -18,6 +18,7 @@ from cyclopts import Parameter
 
 import command_line
 from errors import InputError
+from evaluation.ttt.frozen import check_ttt
 from files import PROJECT
 from runtime import ROUNDTRIP
 from runtime.launch import ranks_of
@@ -68,6 +69,7 @@ def run(given: Given = NOTHING, *, explain: Flag = False) -> int:
     settings = merge(given)
     ranks = ranks_of(os.environ)
     check_variants(settings, ranks)
+    check_ttt(settings, ranks)
     if explain:
         command_line.optional("training.explain", "--explain").explain(settings, ranks)
         return 0

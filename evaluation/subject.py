@@ -10,6 +10,7 @@ from artifact.restore import restore
 from data.inputs import Scored, open_scored
 from errors import InputError
 from evaluation.score import Score, ScoreFunction, Scoring, Split
+from evaluation.ttt.frozen import check_ttt
 from evaluation.ttt.learner import Watch, unwatched
 from evaluation.ttt.methods import score_adapting, scoring_function
 from evaluation.windows import WindowPlan, evaluate
@@ -111,6 +112,7 @@ def network_of(artifact: Path, settings: Settings, world: World) -> tuple[Settin
     """
     model = restore(artifact, settings.eval_seq_len, world.device)
     settings = with_architecture(settings, model)
+    check_ttt(settings, world.size)
     backends = choose(settings, world.device)
     model.ops = operations(backends.backend, backends.attention)
     model.dtype = backends.dtype

@@ -9,21 +9,19 @@ takes the same step; the number of ranks changes only the order of sums.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import groupby
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from errors import InputError
 from evaluation.score import Score, ScoreFunction, Scoring, Split, Tally, Tokens, to_device
+from evaluation.ttt.frozen import batch_of, check_learning, frozen_rows
 from evaluation.ttt.learner import Learner
 from evaluation.windows import WindowPlan, cut, score_windows
-from model.config import Architecture
 from model.gpt import GPT
-from model.parameters import exported, parameters
+from model.parameters import exported
 from runtime.graphs import Graphs
 from runtime.micro_batches import MicroBatches
 from runtime.ranks import World
@@ -96,7 +94,7 @@ class WeightLearner:
         world: the ranks that share each batch.
 
     Raises:
-        InputError: the ranks cannot share a batch evenly, or a parameter to freeze does not exist.
+        InputError: as `evaluation.ttt.frozen.check_learning`.
     """
 
     def __init__(
@@ -110,20 +108,14 @@ class WeightLearner:
     ) -> None:
         self.settings, self.world, self.score = settings, world, model.score
         weights = exported(model)
-        check_names(settings.ttt_freeze, weights)
+        check_learning(settings, model.config, seq_len, world.size)
         self.parameters = [p for name, p in weights.items() if name not in settings.ttt_freeze]
         self.frozen_rows = {
             weights[name]: rows
             for name, rows in frozen_rows(model.config, settings.ttt_freeze_blocks).items()
             if name in weights and name not in settings.ttt_freeze
         }
-        windows = settings.ttt_chunk_tokens // seq_len
-        self.batch = min(windows, settings.ttt_batch_seqs)
-        if self.batch % world.size:
-            raise InputError(
-                f"a TTT batch of {self.batch} windows cannot be shared by {world.size} ranks; "
-                "choose --ttt-chunk-tokens and --ttt-batch-seqs that can"
-            )
+        self.batch = batch_of(settings, seq_len)
         nats = torch.zeros((), device=world.device)
         self.micro_batches = MicroBatches(forward, self.parameters, 1 / world.size, nats)
         self.graphs = graphs
@@ -203,40 +195,3 @@ def learning_weights(
             for parameter, (value, required) in before.items():
                 parameter.copy_(value)
                 parameter.requires_grad_(required).grad = None
-
-
-def check_names(names: list[str], weights: dict[str, torch.nn.Parameter]) -> None:
-    """Refuse to freeze parameters that do not exist, or all of them."""
-    unknown = sorted(set(names) - set(weights))
-    if unknown:
-        raise InputError(
-            f"ttt_freeze: no parameter {', '.join(unknown)}; there are: {', '.join(weights)}"
-        )
-    if len(set(names)) == len(weights):
-        raise InputError("ttt_freeze names all parameters; leave one to learn")
-
-
-def frozen_rows(config: Architecture, blocks: int) -> dict[str, list[slice]]:
-    """Return by parameter the parts of axis 0 that belong to the first ``blocks`` layers.
-
-    Raises:
-        InputError: the network has fewer layers.
-    """
-    if blocks > config.num_layers:
-        raise InputError(
-            f"ttt_freeze_blocks {blocks}, but the network has {config.num_layers} layers"
-        )
-    return {
-        spec.name: list(runs(of.layer < blocks for of in spec.slices))
-        for spec in parameters(config)
-    }
-
-
-def runs(frozen: Iterable[bool]) -> Iterator[slice]:
-    """Yield each run of true values, as few slices as possible."""
-    begin = 0
-    for value, run in groupby(frozen):
-        end = begin + len(list(run))
-        if value:
-            yield slice(begin, end)
-        begin = end

@@ -74,6 +74,12 @@ def test_test_time_training_beats_windows_of_the_same_stride(run):
     assert bpb(run("ttt", *TTT, *lora)[1]) < sliding - 0.1
 
 
+def test_what_cannot_be_frozen_is_refused_before_the_first_score(run):
+    code, printed, complaint = run("all", *TTT, "--ttt-enabled", "--ttt-freeze-blocks", 9)
+    assert (code, printed) == (2, "")
+    assert complaint == "error: ttt_freeze_blocks 9, but the network has 3 layers\n"
+
+
 def test_the_settings_of_the_run_that_the_artifact_lies_in_are_taken_up(folder: Path, run):
     expected = bpb(run("ttt", *TTT, "--ttt-lr", 0.05)[1])
     beside = folder / "settings.toml"

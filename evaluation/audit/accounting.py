@@ -9,6 +9,7 @@ import numpy as np
 from artifact.submission.code_size import Code
 from data.tokenizer import ByteTable, Tokenizer
 from data.vocabulary import AnyTokenizer
+from errors import InputError
 from evaluation.audit.runs import Check
 from evaluation.score import OnProgress, Split, Tokens
 from reading.structured import read_json
@@ -95,16 +96,23 @@ def read_summary(artifact: Path) -> Partial | None:
     return read_json(path, Partial, "remove it to audit the artifact alone", links=False)
 
 
-def size(artifact: Path, summary: Partial | None, code: Path, settings: Settings) -> Check:
+def size(
+    artifact: Path, summary: Partial | None, code: Path, settings: Settings, limit: int
+) -> Check:
     """Check the limit of code and artifact.
 
     Args:
         artifact: the file.
         summary: of the run, whose word on its code is compared and not taken.
         code: a submission's one file, or the project's root, which is packed as one.
-        settings: which the file carries along, and the limit.
+        settings: which the file carries along.
+        limit: bytes of both.
     """
-    stored, counted, limit = artifact.stat().st_size, Code.of(code, settings), settings.size_limit
+    stored = artifact.stat().st_size
+    try:
+        counted = Code.of(code, settings)
+    except InputError as missing:  # a file that the run read and the judge has not
+        return Check("size", "artifact", None, f"not known: {missing}")
     total = counted.bytes + stored
     found = f"code {counted.bytes:,} ({code.name}) + artifact {stored:,} = "
     found += f"{total:,} of {limit:,} bytes"

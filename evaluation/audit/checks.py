@@ -46,8 +46,9 @@ def whole_split(case: Case) -> Iterator[Check]:
 
 
 def size(case: Case) -> Iterator[Check]:
-    """Compare code and artifact with the limit."""
-    yield accounting.size(case.artifact, case.summary, case.code, case.settings)
+    """Compare code and artifact with the judge's limit; the code carries the run's settings."""
+    limit = case.settings.size_limit
+    yield accounting.size(case.artifact, case.summary, case.code, settings_of(case), limit)
 
 
 def clocks(case: Case) -> Iterable[Check]:
@@ -87,11 +88,15 @@ def unseen_validation(case: Case) -> Iterator[Check]:
 
 
 def settings_of(case: Case) -> Settings:
-    """Return the settings of the run in whose folder the artifact lies, else the judge's."""
+    """Return the settings of the run in whose folder the artifact lies, else the judge's.
+
+    The data are the judge's, because the run's may lie elsewhere.
+    """
     if not (case.folder / SETTINGS).is_file():
         return case.settings
     try:
-        return Settings.model_validate(read_settings(case.folder))
+        found = Settings.model_validate(read_settings(case.folder))
+        return found.model_copy(update={"data": case.settings.data})
     except ValidationError as error:
         raise InputError(f"{case.folder / SETTINGS}: {describe(error)}") from None
 

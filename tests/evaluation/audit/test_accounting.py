@@ -5,6 +5,7 @@ import io
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from artifact.submission.code_size import Code
 from data.tokenizer import ByteTable, Tokenizer
 from data.vocabulary import read_tokenizer
 from errors import InputError
+from evaluation.audit import checks
 from evaluation.audit.accounting import (
     bytes_of_text,
     clocks,
@@ -22,6 +24,7 @@ from evaluation.audit.accounting import (
     size,
     whole_split,
 )
+from evaluation.audit.case import Case
 from evaluation.audit.observing import TokenArray
 from evaluation.score import Split
 from files import PROJECT
@@ -165,20 +168,38 @@ def test_size_is_of_the_judge_s_code_and_the_artifact(run: Path, tmp_path: Path)
     """A run's own word on its code counts nothing: it says 7 bytes here."""
     code, summary = tmp_path / "train_gpt.py", read_summary(run)
     code.write_bytes(bytes(500))
-    check = size(run, summary, code, Settings(size_limit=1500))
+    check = size(run, summary, code, Settings(), 1500)
     assert check.passed and "the run counted 7 bytes" in check.found
-    assert size(run, summary, code, Settings(size_limit=1499)).passed is False
+    assert size(run, summary, code, Settings(), 1499).passed is False
     write_summary(run, artifact_bytes=999)
-    assert "another artifact" in size(run, read_summary(run), code, Settings()).found
+    assert "another artifact" in size(run, read_summary(run), code, Settings(), 1500).found
 
 
 def test_without_a_file_the_code_is_this_project_s_packed(run: Path):
     (run.parent / "summary.json").unlink()
     assert read_summary(run) is None
-    # The file carries its settings, the limit too, so that its size moves by some hundred bytes.
-    packed, some = Code.of(PROJECT, Settings()).bytes, 2000
-    assert size(run, None, PROJECT, Settings(size_limit=packed + 1000 + some)).passed
-    assert size(run, None, PROJECT, Settings(size_limit=packed + 1000 - some)).passed is False
+    packed = Code.of(PROJECT, Settings()).bytes
+    assert size(run, None, PROJECT, Settings(), packed + 1000).passed
+    assert size(run, None, PROJECT, Settings(), packed + 999).passed is False
+
+
+def test_the_code_carries_the_run_s_settings_and_the_limit_is_the_judge_s(run: Path):
+    """The audit counted the code with the judge's settings, so that it differed from the run."""
+    of_run = Settings(num_layers=7, ve_layers=[5], size_limit=5)
+    (run.parent / "settings.toml").write_text("num_layers = 7\nve_layers = [5]\nsize_limit = 5\n")
+    counted = Code.of(PROJECT, of_run).bytes
+    write_summary(run, code_bytes=counted)
+    judge = Settings(size_limit=counted + 1000, data=Path("judge"))
+    case = Case(run, judge, Mock(), read_summary(run), PROJECT, Mock())
+    (check,) = checks.size(case)
+    assert check.passed and f"code {counted:,} " in check.found
+    assert "the run counted" not in check.found
+    assert checks.settings_of(case).data == Path("judge")
+
+
+def test_a_size_with_files_that_the_judge_has_not_is_not_known(run: Path):
+    check = size(run, None, PROJECT, Settings(kg_scores="/no/file.scores"), 1 << 30)
+    assert check.passed is None and "not known: /no/file.scores: no token scores" in check.found
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ Elias-Fano coding (Elias 1974, Fano 1971): the low bits of each as they are, the
 unary. It is within half a bit an id of the optimum. A score is a code of 5 bits.
 """
 
+import re
 import struct
 import zlib
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ SCORE_BITS = 5
 TOP_CODE = 2**SCORE_BITS - 1
 BUILT_IN = {"wordnet": Path(__file__).with_name("wordnet")}
 """Folders of bundled files, each for another tokenizer, by name."""
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")  # of a file, without its suffix
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,12 @@ def from_bits(bits: np.ndarray, count: int, width: int) -> np.ndarray:
     return bits.reshape(count, width).astype(np.int64) @ (1 << np.arange(width)[::-1])
 
 
+def check_name(path: Path) -> None:
+    """Refuse a name with other characters than a submission's file can hold."""
+    if not NAME.fullmatch(path.stem):
+        raise InputError(f"{path}: rename it; letters, digits, dots, dashes and _ are allowed")
+
+
 def read_scores(path: Path) -> TokenScores:
     """Read a file.
 
@@ -108,10 +116,13 @@ def scores_for(given: str, tokenizer: Path) -> np.ndarray:
     """Return scores (V,) fp32 of ``tokenizer``'s tokens, from a file or ``BUILT_IN``.
 
     Raises:
-        InputError: there is no such file, it is damaged, or made for another tokenizer.
+        InputError: there is no such file, it is damaged, made for another tokenizer, or its name
+            is none for a submission, which an export would refuse after the training.
     """
     digest = sha256(tokenizer) if tokenizer.is_file() else "of tiktoken"
     paths = sorted(BUILT_IN[given].glob("*.scores")) if given in BUILT_IN else [Path(given)]
+    for path in paths:
+        check_name(path)
     for scores in map(read_scores, paths):
         if scores.tokenizer == digest:
             return scores.dense()

@@ -1,7 +1,9 @@
 """What a person says of a submission, and what they ask: the options of ``artifact submit``."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from errors import InputError
 
@@ -15,14 +17,14 @@ class About:
         author: your name.
         github_id: your account.
         blurb: what is new, in a sentence or two.
-        track: of the contest.
+        track: of the contest; the 10 minutes are a limit in one of them.
     """
 
     name: str = ""
     author: str = ""
     github_id: str = ""
     blurb: str = ""
-    track: str = "10min_16mb"
+    track: Literal["10min_16mb", "non_record_16mb"] = "10min_16mb"
 
     def missing(self) -> list[str]:
         """Return the fields that a submission should have and that are empty."""
@@ -44,7 +46,14 @@ class Rival:
     against_seeds: int = 3
 
     def __post_init__(self) -> None:
-        if self.against_std is not None and (self.against is None or self.against_seeds < 2):
+        against, std = self.against, self.against_std
+        if against is not None and not 0 < against < math.inf:
+            raise InputError(f"--against {against}: give a positive number of bits per byte")
+        if std is not None and not 0 <= std < math.inf:
+            raise InputError(f"--against-std {std}: give a standard deviation, 0 or more")
+        if self.against_seeds < 1:
+            raise InputError(f"--against-seeds {self.against_seeds}: give 1 or more")
+        if std is not None and (against is None or self.against_seeds < 2):
             raise InputError("--against-std: give --against too, and 2 seeds or more")
 
 

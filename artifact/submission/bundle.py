@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from errors import InputError
 from knowledge.edges import BUNDLED, place, read_edges, text_of
 from knowledge.packing import pack
-from knowledge.scores import BUILT_IN, read_scores
+from knowledge.scores import BUILT_IN, check_name, read_scores
 from runtime.run_folder import to_toml
 
 if TYPE_CHECKING:
@@ -55,7 +55,6 @@ LEFT_OUT = re.compile(
 IMPORT = re.compile(
     r"^[ \t]*(?:from +([\w.]+) +import +(\([^)]*\)|[^\n]+)|import +([\w., ]+))", re.MULTILINE
 )
-NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 END = """
 if __name__ == "__main__":
     sys.exit(main())
@@ -118,8 +117,7 @@ def token_scores(given: str) -> dict[str, str]:
         return {}
     paths = sorted(BUILT_IN[given].glob("*.scores")) if given in BUILT_IN else [Path(given)]
     for path in paths:
-        if not NAME.fullmatch(path.stem):
-            raise InputError(f"{path}: rename it; letters, digits, dots, dashes and _ are allowed")
+        check_name(path)
     packed = {path.stem: pack(read_scores(path)) for path in paths}
     return {f"{SCORES}/{n}.scores": base64.b85encode(each).decode() for n, each in packed.items()}
 

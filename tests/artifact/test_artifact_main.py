@@ -48,3 +48,26 @@ def test_anything_else_is_one_line_and_exit_code_2(
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err.startswith("error: ") and output.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--against", "nan"], "--against nan: give a positive number"),
+        (["--against", "inf"], "--against inf: give a positive number"),
+        (["--against", "-1"], "--against -1.0: give a positive number"),
+        (["--against", "0"], "--against 0.0: give a positive number"),
+        (["--against", "1", "--against-std", "nan"], "--against-std nan: give a standard"),
+        (["--against", "1", "--against-std", "inf"], "--against-std inf: give a standard"),
+        (["--against", "1", "--against-std", "-1"], "--against-std -1.0: give a standard"),
+        (["--against-seeds", "0"], "--against-seeds 0: give 1 or more"),
+        (["--track", "other"], "10min_16mb"),
+    ],
+)
+def test_a_rival_or_track_that_cannot_be_is_one_line(
+    tmp_path: Path, given: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A rival of nan or inf was beaten with p = nan; any other track had no limit of time."""
+    assert main(["submit", "run", "--out", str(tmp_path / "out"), *given]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert words in said

@@ -174,6 +174,12 @@ def test_scores_are_for_one_tokenizer_alone(tmp_path: Path) -> None:
         scores_for(str(path), other)
 
 
+def test_a_name_that_no_submission_can_hold_is_refused_at_once(tmp_path: Path):
+    """It was refused at the export, after the training."""
+    with pytest.raises(InputError, match=r"a b\.scores: rename it"):
+        scores_for(str(tmp_path / "a b.scores"), tmp_path / "t.model")
+
+
 def test_a_name_finds_the_file_of_the_tokenizer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,6 +63,8 @@ def opened(artifact: Path, given: Given) -> "Subject":
     subject = Subject.open(artifact, given)
     if subject.world.is_main:
         print(printable(subject.sources()))
+        if doubt := subject.doubt():
+            command_line.complain(doubt)
     return subject
 
 

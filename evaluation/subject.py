@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from artifact.restore import restore
 from data.inputs import Scored, open_scored
+from data.vocabulary import AnyTokenizer, read_tokenizer
 from errors import InputError
 from evaluation.score import Score, ScoreFunction, Scoring, Split
 from evaluation.ttt.frozen import check_ttt
@@ -19,7 +20,7 @@ from model.gpt import GPT
 from reading.structured import read_toml
 from runtime.device import choose, device_type
 from runtime.ranks import World
-from runtime.records import REMEDY, SETTINGS
+from runtime.records import REMEDY, SETTINGS, SUMMARY, tokenizer_of
 from settings import Settings
 from settings.evaluation import EvaluationSettings
 from settings.load import describe, merge
@@ -68,6 +69,7 @@ class Subject:
             inputs = open_scored(
                 settings.data, settings.tokenizer, settings.vocab_size, settings.bos_id
             )
+            check_tokenizer(artifact, read_tokenizer(inputs.tokenizer))
         except InputError:
             world.stop()
             raise
@@ -77,6 +79,15 @@ class Subject:
     def sources(self) -> str:
         """Return one line that says where tokenizer, limit and method come from."""
         return sources(self.artifact, self.settings, self.inputs)
+
+    def doubt(self) -> str:
+        """Return one line if nothing says which tokenizer the network knows; otherwise nothing."""
+        if tokenizer_of(self.artifact.parent):
+            return ""
+        return (
+            f"warning: {self.artifact} lies in no finished run's folder: a tokenizer that it was "
+            "not trained with gives a score without meaning"
+        )
 
     @property
     def split(self) -> Split:
@@ -91,6 +102,19 @@ class Subject:
     def adapt(self, split: Split, scoring: Scoring, watch: Watch = unwatched) -> Score:
         """Score by test-time training; as `evaluation.ttt.methods.score_adapting`."""
         return score_adapting(self.model, self.backend, split, self.settings, scoring, watch)
+
+
+def check_tokenizer(artifact: Path, tokenizer: AnyTokenizer) -> None:
+    """Refuse another tokenizer than that of the run in whose folder an artifact lies.
+
+    Raises:
+        InputError: it is another, perhaps of equal size; or the run's summary is damaged.
+    """
+    if tokenizer_of(artifact.parent) not in ("", tokenizer.sha256):
+        raise InputError(
+            f"{tokenizer.path}: not the tokenizer that {artifact} was trained with, by SHA-256 in "
+            f"its run's {SUMMARY}; give that one's --data or --tokenizer"
+        )
 
 
 def sources(artifact: Path, settings: Settings, inputs: Scored) -> str:

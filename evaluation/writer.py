@@ -16,7 +16,7 @@ from data.tokenizer import find_tokenizer
 from data.vocabulary import AnyTokenizer, read_tokenizer
 from errors import InputError
 from evaluation.generation import Prompt, Sampling, written
-from evaluation.subject import MOST_WINDOW, settings_of_run
+from evaluation.subject import MOST_WINDOW, check_tokenizer, settings_of_run
 from model.gpt import GPT
 from reading.regular import open_regular
 from runtime.device import device_type
@@ -65,6 +65,7 @@ class Writer:
             model.dtype = getattr(torch, settings.dtype)
         tokenizer = read_tokenizer(path)
         fits(tokenizer, model.config.vocab_size, model.config.bos_id)
+        check_tokenizer(artifact, tokenizer)
         return cls(model, tokenizer, settings.eval_seq_len)
 
 

@@ -104,6 +104,18 @@ def trained_on(folder: Path) -> str:
     return read_json(path, Trained, REMEDY, links=False).data_sha256
 
 
+def tokenizer_of(folder: Path) -> str:
+    """Return the SHA-256 of the tokenizer of a run; empty where its folder has no summary.
+
+    A summary has the hashes of a tokenizer and of shards, which are ``*.bin``.
+    """
+    path = folder / SUMMARY
+    if not path.exists() and not path.is_symlink():
+        return ""
+    data = read_json(path, Provenance, REMEDY, links=False).data or {}
+    return next((data[name] for name in data if not name.endswith(".bin")), "")
+
+
 def read_settings(folder: Path) -> dict[str, Any]:
     """Return a run's settings, unchecked. Raises InputError for what is no TOML."""
     return read_toml(folder / SETTINGS, REMEDY, links=False)

@@ -12,6 +12,7 @@ import torch
 
 from artifact.export import export
 from data.shards import write_shard
+from data.tokenizer import Tokenizer
 from evaluation import __main__ as cli
 from evaluation.subject import Subject
 from kernels.attention.reference import causal
@@ -112,6 +113,30 @@ def test_a_run_s_folder_chooses_neither_tokenizer_nor_limit(folder: Path, run, t
     assert "282 of 282 tokens" in said
     assert f"tokenizer {folder}/tokenizer.model (of the data, no manifest to check)" in said
     assert code == 2 and "settings.toml: is a link" in complaint
+
+
+def test_a_tokenizer_of_equal_size_that_the_run_did_not_have_is_refused(
+    folder: Path, run, tmp_path: Path
+):
+    """It scored in silence."""
+    foreign = trained_tokenizer([TEXT.replace("fox", "cat") * 20], VOCAB, tmp_path).path
+    code, _, doubt = run("score", "--tokenizer", foreign)
+    assert code == 0
+    assert doubt.startswith("warning: ") and doubt.count("\n") == 1
+    own = Tokenizer(folder / "tokenizer.model").sha256
+    summary = folder / "summary.json"
+    summary.write_text(json.dumps({"data": {"val.bin": "0" * 64, "tokenizer.model": own}}))
+    try:
+        assert run("score")[::2] == (0, "")
+        commands = [("score",), ("all", "--stride", 4), ("ttt", *TTT)]
+        found = [run(*command, "--tokenizer", foreign) for command in commands]
+        written = cli.main(["generate", str(folder / "artifact.bin"), "--tokenizer", str(foreign)])
+    finally:
+        summary.unlink()
+    for code, printed, complaint in found:
+        assert (code, printed) == (2, "") and complaint.count("\n") == 1
+        assert complaint.startswith(f"error: {foreign}: not the tokenizer that {folder}/artifact")
+    assert written == 2
 
 
 @pytest.fixture

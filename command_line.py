@@ -84,7 +84,7 @@ def run(app: App, arguments: Sequence[str]) -> int:
 
     Returns:
         the exit code: the command's, 0 for None; 2 for bad input, a file that cannot be read or
-        written, or too little memory; 130 after Ctrl-C.
+        written, or too little memory; 1 after training diverged; 130 after Ctrl-C.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # what its encoding lacks is escaped
@@ -92,7 +92,7 @@ def run(app: App, arguments: Sequence[str]) -> int:
         return call(app, arguments) or 0
     except (InputError, MemoryError) as error:
         complain(f"error: {said(error)}", getattr(error, "__notes__", ()))
-        return BAD_INPUT
+        return getattr(error, "code", BAD_INPUT)
     except BrokenPipeError:
         # Nobody reads what the program prints. Python flushes stdout once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

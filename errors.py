@@ -5,8 +5,16 @@ class InputError(ValueError):
     """Bad input: a missing or corrupt file, an impossible setting, a foreign artifact.
 
     The message is one line that says what is wrong and what to do about it. Entry points
-    print it after ``error:`` and exit with code 2; nothing else may catch it.
+    print it after ``error:`` and exit with ``code``; nothing else may catch it.
     """
+
+    code = 2
+
+
+class DivergedError(InputError):
+    """Training diverged, and left nothing to export."""
+
+    code = 1
 
 
 def printable(text: object) -> str:

@@ -11,7 +11,7 @@ from cyclopts import App, Group
 
 import command_line
 import train
-from errors import InputError, printable
+from errors import DivergedError, InputError, printable
 from files import PROJECT
 from settings import Settings
 from settings.options import option, parse, preset_of_help
@@ -31,6 +31,7 @@ def ends(error: BaseException) -> int:
     ("error", "code", "said"),
     [
         (InputError("no\x1b[31m such\nfile"), 2, "error: no\\x1b[31m such\\nfile"),
+        (DivergedError("training diverged"), 1, "error: training diverged"),
         (PermissionError(errno.EACCES, "Permission denied", "/a"), 2, "error: /a: Permission"),
         (OSError("no space"), 2, "error: no space"),
         (MemoryError(), 2, "error: out of memory"),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from data.batch import Batch
-from errors import InputError
+from errors import DivergedError
 from model.parameters import exported, parameters
 from runtime import checkpoint
 from training.snapshots import holding
@@ -158,7 +158,7 @@ class Chooser:
             folder: of its checkpoints, on rank 0.
 
         Raises:
-            InputError: no weights are finite.
+            DivergedError: no weights are finite.
         """
         unsure = bool(averaged) and self.unsure(step)
         name = "averaged" if averaged else "raw"
@@ -182,7 +182,7 @@ class Chooser:
         if last == math.inf:
             # A resumed run has counted its own steps only.
             skipped = f"{course.skipped} of {step} steps were skipped, and " * bool(course.skipped)
-            raise InputError(
+            raise DivergedError(
                 f"training diverged: {skipped}no finite weights are kept, so there is nothing to "
                 "export; lower the learning rates"
             )

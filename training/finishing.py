@@ -64,7 +64,7 @@ def finish(rank: Rank, loop: Loop, calibration: Calibrating, chooser: Chooser) -
         chooser: of the weights to export.
 
     Raises:
-        InputError: the run diverged, and left nothing to export.
+        DivergedError: the run diverged, and left nothing to export.
     """
     trainer, budget = loop.trainer, loop.budget
     found = facts(trainer, loop.step, budget.elapsed())

@@ -12,7 +12,7 @@ from artifact.quantisation.gptq import gptq
 from artifact.quantisation.parts import COLUMNS, read_back
 from artifact.quantisation.steps import ROWS, Steps, scale_of
 from artifact.stored import TRELLIS, Stored
-from errors import InputError
+from errors import DivergedError
 
 if TYPE_CHECKING:
     from settings.artifact import ArtifactSettings
@@ -125,7 +125,7 @@ def quantise(
             without sensitivities has the steps of its role, whatever the recipe's rate.
 
     Raises:
-        InputError: a weight is not finite.
+        DivergedError: a weight is not finite.
         ValueError: a weight of the multi-token-prediction heads, which serve training only.
     """
     from model.parameters import EDGES  # `artifact.export.load` needs no package but this one
@@ -138,7 +138,7 @@ def quantise(
         if role == "none":
             raise ValueError(f"{name}: multi-token-prediction heads are not exported; leave it out")
         if not torch.isfinite(weight).all():
-            raise InputError(f"{name} is not finite: training diverged; lower its learning rate")
+            raise DivergedError(f"{name} is not finite: training diverged; lower its learning rate")
         if role == EDGES:
             values = weight.cpu().to(torch.uint16)
             stored[name] = Stored("uint16", values, dtype="uint16", role=EDGES)

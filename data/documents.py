@@ -12,6 +12,7 @@ FIELD = "text"
 PART_CHARACTERS = 1 << 21
 """Most characters of a part; a longer document is never in memory as a whole."""
 PLACES = 5
+EMPTY = "holds no document"
 
 
 class Document(NamedTuple):
@@ -91,15 +92,22 @@ class Corpus:
         """Look for each file and its first document, so that most mistakes show before any work.
 
         Raises:
-            InputError: a file is missing, of an unknown kind, unreadable or without a document.
+            InputError: a file is missing, of an unknown kind, unreadable or without a document; if
+                bad records are left out, only if no file has one.
         """
+        skipped, found = Skipped(), not self.paths
         for path in self.paths:
             if not path.is_file():
                 raise InputError(f"{path}: no such file")
-            skipped = Skipped()
-            if next(self._of(path, skipped), None) is None:
-                bad = f"; {skipped.count} bad records, {skipped.first[0]}" if skipped.count else ""
-                raise InputError(f"{path}: holds no document{bad}")
+            some = next(self._of(path, skipped), None) is not None
+            if not some and not self.skip_bad:
+                raise InputError(f"{path}: {EMPTY}")
+            found |= some
+        if not found:
+            several = len(self.paths) - 1
+            where = f"{self.paths[0]}" + (f" and {several:,} more" if several else "")
+            bad = f"; {skipped.count} bad records, {skipped.first[0]}"
+            raise InputError(f"{where}: {EMPTY}{bad}")
 
     def documents(
         self,
@@ -124,7 +132,14 @@ class Corpus:
         report(finished)
 
     def _of(self, path: Path, skipped: Skipped) -> Iterator[Document]:
-        return self.read(path, skipped.add if self.skip_bad else refuse)
+        """Yield the documents of a file; one without any is a bad record that may be skipped."""
+        on_bad: OnBad = skipped.add if self.skip_bad else refuse
+        found, before, documents = False, skipped.count, self.read(path, on_bad)
+        for document in documents if path.stat().st_size else ():
+            found = True
+            yield document
+        if self.skip_bad and not found and skipped.count == before:
+            skipped.add(BadRecordError(path, "", EMPTY))
 
 
 def parts(texts: Iterable[str]) -> Iterator[str]:

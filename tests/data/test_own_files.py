@@ -141,6 +141,22 @@ def test_bad_records_are_skipped_and_counted_with_their_first_places(tmp_path: P
         corpus((latin,), skip_bad=True).check()
 
 
+@pytest.mark.parametrize("name", ["e.txt", "e.json", "e.jsonl.xz", "e.txt.gz", "e.parquet"])
+def test_an_empty_file_is_a_bad_record(tmp_path: Path, name: str):
+    """One in a folder ended the command, with --skip-bad, too."""
+    for each, text in (("a.txt", "a"), (name, ""), ("z.txt", "b")):
+        (tmp_path / each).write_text(text)
+    paths = tuple(sorted(tmp_path.iterdir()))
+    with pytest.raises(InputError, match=rf"/{name}: holds no document$"):
+        corpus(paths).check()
+    files, skipped = corpus(paths, skip_bad=True), Skipped()
+    files.check()
+    assert [document.text for document in files.documents(skipped=skipped)] == ["a", "b"]
+    assert (skipped.count, skipped.first) == (1, [f"{name}: holds no document"])
+    with pytest.raises(InputError, match="holds no document; 1 bad records"):
+        corpus((tmp_path / name,), skip_bad=True).check()
+
+
 @pytest.mark.parametrize("block", [1, 5, 1000])
 def test_a_long_text_comes_in_parts_cut_at_ends_of_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, get_args
 
 from cyclopts import App, CycloptsError, Parameter, UnknownCommandError, UnusedCliTokensError
 from cyclopts.argument import ArgumentCollection
@@ -62,7 +62,25 @@ def program(name: str, about: str, usage: str | None = None) -> App:
         result_action="return_value",
         suppress_keyboard_interrupt=False,
         default_parameter=Parameter(negative_iterable=(), consume_multiple=True),
+        config=whole,
     )
+
+
+def whole(app: App, commands: Sequence[str], arguments: ArgumentCollection) -> None:
+    """Refuse a number with a point where a whole one is meant: cyclopts would round it.
+
+    Args:
+        app, commands: as cyclopts calls it.
+        arguments: of the command, not converted yet.
+
+    Raises:
+        InputError: there is such a number.
+    """
+    for argument in arguments:
+        if int in (argument.hint, *get_args(argument.hint)):
+            for token in argument.tokens:
+                if "." in token.value:
+                    raise InputError(f"{token.keyword} {token.value}: give a whole number")
 
 
 def optional(module: str, option: str) -> Any:

@@ -1,8 +1,10 @@
 """``python -m data``: make, download and inspect data folders."""
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -74,9 +76,36 @@ class LeftOut:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command; returns 0, or 2 after one line that says what is wrong."""
-    # A dash alone would be taken for an option.
-    return command_line.run(app, [STDIN if each == "-" else each for each in arguments])
+    """Run one command; returns 0, 2 after one line that says what is wrong, 128 + a signal."""
+    with ending() as received:
+        # A dash alone would be taken for an option.
+        code = command_line.run(app, [STDIN if each == "-" else each for each in arguments])
+    return 128 + received[0] if received else code
+
+
+@contextmanager
+def ending() -> Iterator[list[int]]:
+    """Let SIGTERM and SIGHUP end a block as Ctrl-C does, so that nothing begun is left behind.
+
+    Yields:
+        the number of the signal, once it has come.
+    """
+    received: list[int] = []
+
+    def end(number: int, _frame: object) -> None:
+        if not received:
+            received.append(number)
+            raise KeyboardInterrupt
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    caught = [each for each in numbers if signal.getsignal(each) == signal.SIG_DFL]
+    for each in caught:
+        signal.signal(each, end)
+    try:
+        yield received
+    finally:
+        for each in caught:
+            signal.signal(each, signal.SIG_DFL)
 
 
 @app.command

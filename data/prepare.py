@@ -36,6 +36,7 @@ from errors import InputError
 from files import sha256
 
 SHARD_TOKENS = 100_000_000
+LEAST_SHARD_TOKENS = 1000  # fewer take more files than a process may open
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,11 @@ class Options:
 
     def check(self) -> None:
         """Check the options; raise InputError if a value is out of range or no tokenizer loads."""
-        if not 1 <= self.shard_tokens <= MAX_SHARD_TOKENS:
-            raise InputError(f"--shard-tokens {self.shard_tokens}: give 1 to {MAX_SHARD_TOKENS}")
+        if not LEAST_SHARD_TOKENS <= self.shard_tokens <= MAX_SHARD_TOKENS:
+            raise InputError(
+                f"--shard-tokens {self.shard_tokens}: give {LEAST_SHARD_TOKENS} to "
+                f"{MAX_SHARD_TOKENS}"
+            )
         if self.workers < 1:
             raise InputError(f"--workers {self.workers}: give at least 1")
         if isinstance(self.tokenizer, int):

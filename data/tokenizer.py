@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -22,6 +23,7 @@ ENCODINGS = ("gpt2", "r50k_base", "p50k_base")
 """Vocabularies of the tiktoken package that fit a shard; in place of a tokenizer's path."""
 Normalisation = Literal["identity", "nmt_nfkc"]
 """What a tokenizer that is trained here does to text first: nothing, or as the contest's do."""
+LEAST_VOCAB_SIZE = 261  # 256 bytes, 4 special tokens and a piece
 SAMPLE_BYTES = 50_000_000
 MODEL_BYTES = 1 << 26
 SPACE_MARK = "▁"
@@ -169,7 +171,9 @@ def train_tokenizer(
             minloglevel=2,
         )
     except RuntimeError as error:
-        reason = str(error).rsplit("] ", 1)[-1]
+        reason = str(error).rsplit("] ", 1)[-1] or "it holds nothing to learn"
+        if needed := re.search(r"required_chars\. \d+ vs (\d+)", reason):
+            reason = f"its bytes and characters need {needed[1]} or more"
         raise InputError(
             f"no tokenizer of {vocab_size} tokens can be trained on this text: {reason}"
         ) from None
@@ -184,13 +188,15 @@ def train_tokenizer(
 
 
 def check_vocabulary_size(vocab_size: int) -> None:
-    """Check that ids below ``vocab_size`` can be written to a shard.
+    """Check that a tokenizer has room for all bytes, and its ids can be written to a shard.
 
     Raises:
         InputError: they cannot.
     """
-    if not 0 < vocab_size <= MAX_VOCAB_SIZE:
-        raise InputError(f"vocabulary {vocab_size}: choose one from 1 to {MAX_VOCAB_SIZE}")
+    if not LEAST_VOCAB_SIZE <= vocab_size <= MAX_VOCAB_SIZE:
+        raise InputError(
+            f"vocabulary {vocab_size}: choose one from {LEAST_VOCAB_SIZE} to {MAX_VOCAB_SIZE}"
+        )
 
 
 def sample(documents: Iterable[str], limit_bytes: int) -> list[str]:

@@ -46,7 +46,9 @@ class ArtifactSettings(Section):
         "equal bytes",
     )
     calibration_tokens: NonNegativeInt = Field(
-        default=786_432, description="training tokens that GPTQ sees; 0: round to nearest"
+        default=786_432,
+        le=1 << 32,
+        description="training tokens that GPTQ sees; 0: round to nearest",
     )
     gptq_damping: PositiveFloat = Field(
         default=0.01, description="fraction of a Hessian's mean diagonal that GPTQ adds to it"

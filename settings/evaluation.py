@@ -38,7 +38,7 @@ class EvaluationSettings(Section):
     sample_prompt: str = Field(
         default="", description="what these texts begin with; by default they begin a document"
     )
-    sample_tokens: PositiveInt = Field(default=64, description="tokens of such a text")
+    sample_tokens: PositiveInt = Field(default=64, le=65_536, description="tokens of such a text")
 
     @model_validator(mode="after")
     def check_stride(self) -> Self:

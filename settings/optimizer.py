@@ -49,7 +49,9 @@ class OptimizerSettings(Section):
     muon_cooldown_end: Share = Field(
         default=0.85, description="Muon's momentum at the end of its cooldown"
     )
-    muon_backend_steps: PositiveInt = Field(default=5, description="Newton-Schulz iterations")
+    muon_backend_steps: PositiveInt = Field(
+        default=5, le=100, description="Newton-Schulz iterations"
+    )
     muon_coefficients: Literal["classic", "polar_express"] = Field(
         default="classic",
         description="coefficients of the Newton-Schulz iterations: Keller Jordan's, or Polar "

@@ -30,7 +30,7 @@ class ScheduleSettings(Section):
     )
     iterations: PositiveInt = Field(default=20_000, description="largest number of steps")
     warmup_steps: NonNegativeInt = Field(
-        default=20, description="steps before the clock starts; they leave no trace"
+        default=20, le=10_000, description="steps before the clock starts; they leave no trace"
     )
     warmdown_iters: NonNegativeInt = Field(
         default=3700,

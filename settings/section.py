@@ -8,6 +8,7 @@ from model.config import split_commas
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Passes = Annotated[int, Field(ge=1, le=1000)]
 Bits = Annotated[int, Field(ge=2, le=8)]
 Confidence = Fraction
 Precision = Literal["native", "fp8"]

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from model.config import split_commas
-from settings.section import NameList, Section, Share
+from settings.section import NameList, Passes, Section, Share
 
 
 class TttSettings(Section):
@@ -22,7 +22,7 @@ class TttSettings(Section):
     ttt_chunk_tokens: PositiveInt = Field(
         default=32_768, description="sgd, both: tokens scored, then learned"
     )
-    ttt_epochs: PositiveInt = Field(default=3, description="sgd, both: passes over a scored chunk")
+    ttt_epochs: Passes = Field(default=3, description="sgd, both: passes over a scored chunk")
     ttt_batch_seqs: PositiveInt = Field(
         default=32, description="sgd, both: windows a step, over all ranks"
     )
@@ -59,7 +59,7 @@ class TttSettings(Section):
     ttt_lora_weight_decay: NonNegativeFloat = Field(
         default=0.0, description="lora: decay of the adapters, times the learning rate"
     )
-    ttt_lora_epochs: PositiveInt = Field(default=1, description="lora: steps on a scored chunk")
+    ttt_lora_epochs: Passes = Field(default=1, description="lora: steps on a scored chunk")
     ttt_lora_chunk: PositiveInt = Field(
         default=32, description="lora: tokens of a document scored, then learned, at its beginning"
     )

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,43 @@ def test_one_tokenizer_is_asked_for_in_plain_words(options: list[str], words: st
     assert main(["prepare", "--train", "a", "--val", "b", "--out", "c", *options]) == 2
     said = capsys.readouterr().err
     assert words.lower() in said.lower() and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--train-tokenizer", "1.5"], "--train-tokenizer 1.5: give a whole number"),
+        (["--train-tokenizer", "300.0"], "--train-tokenizer 300.0: give a whole number"),
+        (["--train-tokenizer", "300", "--workers", "1.2"], "--workers 1.2: give a whole number"),
+    ],
+)
+def test_a_number_is_not_rounded(given: list[str], words: str, capsys):
+    """1.5 tokens were 2."""
+    assert main(["prepare", "--train", "a", "--val", "b", "--out", "c", *given]) == 2
+    assert capsys.readouterr().err == f"error: {words}\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_nothing_behind(
+    tmp_path: Path, model_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, number: int
+):
+    """SIGTERM left .out.PID.part."""
+    (tmp_path / "t.txt").write_text("one two")
+    (tmp_path / "v.txt").write_text("three four")
+    begun = []
+
+    def killed(folder: Path, *rest: object) -> None:
+        begun.append(folder.is_dir())
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr("data.prepare._write_split", killed)
+    files = ["--train", tmp_path / "t.txt", "--val", tmp_path / "v.txt", "--out", tmp_path / "out"]
+    command = ["prepare", *map(str, files), "--tokenizer", str(model_path), "--workers", "1"]
+    assert main(command) == 128 + number
+    assert begun == [True]
+    assert capsys.readouterr().err == "interrupted\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.txt", "v.txt"]
+    assert signal.getsignal(number) == signal.SIG_DFL
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

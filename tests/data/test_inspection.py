@@ -15,7 +15,10 @@ from errors import InputError
 
 
 @pytest.fixture
-def folder(tmp_path: Path, documents: list[str], model_path: Path) -> Path:
+def folder(
+    tmp_path: Path, documents: list[str], model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    monkeypatch.setattr("data.prepare.LEAST_SHARD_TOKENS", 1)
     for name, texts in (("train", documents[:3]), ("val", documents[3:5])):
         for index, text in enumerate(texts):
             (tmp_path / f"{name}{index}.txt").write_text(text)

@@ -110,7 +110,7 @@ def test_another_input_or_option_is_not_already_there(
     elif change == "tokenizer":
         options = Options(400)
     elif change == "shard length":
-        options = Options(model_path, shard_tokens=50)
+        options = Options(model_path, shard_tokens=1000)
     else:
         train = corpus(train.paths[::-1])
     with pytest.raises(InputError, match="not made from the same inputs"):
@@ -134,8 +134,10 @@ def test_a_bad_line_late_in_a_file_leaves_no_folder(
     ("options", "message"),
     [
         (Options(400, shard_tokens=0), "--shard-tokens 0"),
+        (Options(400, shard_tokens=999), "--shard-tokens 999: give 1000 to 2147483647"),
         (Options(400, workers=0), "--workers 0"),
-        (Options(65536), "vocabulary 65536: choose one from 1 to 65535"),
+        (Options(65536), "vocabulary 65536: choose one from 261 to 65535"),
+        (Options(260), "vocabulary 260: choose one from 261 to 65535"),
         (Options(Path("absent.model")), "absent.model: no such tokenizer"),
     ],
 )

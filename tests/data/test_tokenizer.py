@@ -1,5 +1,6 @@
 """The tokenizer is checked when loaded, trained alike each time, and its bytes add up."""
 
+import string
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,21 @@ def test_nmt_nfkc_keeps_the_text_that_the_contests_tokenizers_keep(
 def test_documents_beyond_sentencepieces_line_limit_are_learnt_from(tmp_path: Path):
     train_tokenizer(["zyx " * 5000], 266, tmp_path / "long.model")
     assert len(Tokenizer(tmp_path / "long.model").encode("zyx")) == 1
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "texts", "words"),
+    [
+        (280, [string.ascii_letters], "its bytes and characters need 312 or more"),
+        (300, [], "it holds nothing to learn"),
+    ],
+)
+def test_the_reason_is_said_in_our_words(
+    vocab_size: int, texts: list[str], words: str, tmp_path: Path
+):
+    """It was empty, or named an option that there is not."""
+    with pytest.raises(InputError, match=rf"on this text: {words}$"):
+        train_tokenizer(texts, vocab_size, tmp_path / "x.model")
 
 
 @pytest.mark.parametrize("vocab_size", [100, 5000, 0, 65536])

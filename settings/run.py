@@ -20,7 +20,9 @@ class RunSettings(Section):
         default=None, description="the run's folder; by default runs/<date>-..."
     )
     run_id: str = Field(
-        default="", description="the folder's name in runs/, in place of date, preset and seed"
+        default="",
+        description="the folder's name in runs/, in place of date, preset and seed; a dash stands "
+        "for characters other than letters, digits, dots and _, and a number follows a name in use",
     )
     track: Literal["none", "tensorboard", "wandb"] = Field(
         default="none", description="tracker that also gets the log; needs its package"

@@ -88,6 +88,8 @@ def test_our_prefixed_variable_beats_the_contest_name():
         (["--sample-tokens", str(1 << 40)], {}, "setting sample_tokens: Input should be less"),
         (["--muon-backend-steps", "101"], {}, "setting muon_backend_steps: Input should be less"),
         (["--calibration-tokens", str(1 << 40)], {}, "setting calibration_tokens: Input should"),
+        (["--run-id", "a", "--run-dir", "b"], {}, "run_id its name in runs/; give one"),
+        (["--run-dir", "b"], {"RUN_ID": "a"}, "run_id its name in runs/; give one"),
         (["--edges", "FILE"], {}, "give both or neither"),
         ([], {"MURMURATION_NUM_LAYER": "3"}, "did you mean num_layers?"),
         ([], {"VE_LAYERS": "9,11"}, "ve_layers [11] do not exist"),

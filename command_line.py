@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, get_args
 
 from cyclopts import App, CycloptsError, Parameter, UnknownCommandError, UnusedCliTokensError
@@ -183,10 +184,19 @@ def call(app: App, arguments: Sequence[str]) -> Any:
         # Parsing would resolve every option once more before the help does.
         app.help_print([each for each in arguments if each not in HELP])
         return None
+    if app.default_command and arguments:
+        suspect(arguments[0], commands(app))
     try:
         return app(list(arguments), exit_on_error=False, print_error=False)
     except CycloptsError as error:
         raise InputError(describe(error)) from None
+
+
+def suspect(first: str, known: Sequence[str]) -> None:
+    """Refuse a first word that is nearly a command, and no file for the default one."""
+    near = difflib.get_close_matches(first, known, n=1)
+    if near and first not in known and not Path(first).exists():
+        raise InputError(f"no command and no file {first!r}; did you mean {near[0]}?")
 
 
 def describe(error: CycloptsError) -> str:

@@ -55,12 +55,12 @@ class Writer:
         settings = merge({**given, "eval_stride": "0"}, beneath=of_run)  # nothing slides
         if not 2 <= settings.eval_seq_len <= MOST_WINDOW:
             raise InputError(f"eval_seq_len {settings.eval_seq_len}: give 2 to {MOST_WINDOW}")
+        model = restore(artifact, settings.eval_seq_len, torch.device(device_type(settings.device)))
         if settings.tokenizer is None and settings.data is None:
             raise InputError(
                 f"{artifact}: holds no tokenizer; give --tokenizer FILE, or --data DIR of its data"
             )
         path = find_tokenizer(settings.data or Path(), settings.tokenizer)
-        model = restore(artifact, settings.eval_seq_len, torch.device(device_type(settings.device)))
         if settings.dtype != "auto":
             model.dtype = getattr(torch, settings.dtype)
         tokenizer = read_tokenizer(path)

@@ -23,7 +23,6 @@ FORMAT = "murmuration-checkpoint"
 VERSION = 1
 TENSORS, STATE = "tensors.safetensors", "state.json"
 STATE_BYTES = 1 << 26
-REMEDY = "remove this checkpoint to use the one before"
 NO_STATE = "its folder is no checkpoint; give a step_NNNNNN folder of a run's checkpoints"
 STEP_FOLDER = re.compile(r"step_\d{6,}")
 ASIDE = re.compile(r"\.step_\d{6,}\.old")
@@ -105,7 +104,7 @@ def load(path: Path, device: torch.device | str) -> tuple[dict[str, Tensor], dic
     """
     path = Path(path)
     record = _read_record(path)
-    with open_regular(path / TENSORS, REMEDY, links=False) as file:
+    with open_regular(path / TENSORS, _remedy(path), links=False) as file:
         size = os.fstat(file.fileno()).st_size
         if size != record["bytes"]:
             raise _unusable(path, f"{TENSORS} has {size} bytes, not {record['bytes']}")
@@ -161,7 +160,15 @@ def _digest(record: dict) -> str:
 
 
 def _unusable(path: Path, fault: str) -> InputError:
-    return InputError(f"checkpoint {path} is damaged: {fault}; remove it to use the one before")
+    return InputError(f"checkpoint {path} is damaged: {fault}; {_remedy(path)}")
+
+
+def _remedy(path: Path) -> str:
+    """Return what to do about a checkpoint that cannot be used."""
+    others = [other for other in every(path.parent) if other.name != path.name]
+    if others:
+        return "remove this checkpoint to use the one before"
+    return "no other checkpoint is left: start a new run"
 
 
 def every(folder: Path) -> list[Path]:

@@ -70,9 +70,9 @@ def read_stages(value: object) -> object:
         return value
     try:
         return parse_toml(f"stages = {value.strip() or '[]'}".encode())["stages"]
-    except ValueError:
+    except ValueError as error:
         raise ValueError(
-            "stages are a TOML list, as [{until=0.35, loops=0}, {until=1.0}]"
+            f"stages are a TOML list, as [{{until=0.35, loops=0}}, {{until=1.0}}], but {error}"
         ) from None
 
 

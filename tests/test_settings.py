@@ -76,6 +76,7 @@ def test_our_prefixed_variable_beats_the_contest_name():
         (["--stages", "[{until=1, window=9223372036854775807}]"], {}, "give 1099511627776 or less"),
         (["--model-dim", "1000000"], {}, "model_dim"),
         (["--stages", "[" * 3000], {}, "stages are a TOML list"),
+        (["--stages", f"[{{until=1, window={1 << 70}}}]"], {}, "an integer has more than 19"),
         (["--nonsense", "1"], {}, "--nonsense"),
         (["--preset", "nope"], {}, "seed, sprint, tiny"),
         (["--config", "/does/not/exist"], {}, "/does/not/exist"),

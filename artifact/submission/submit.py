@@ -50,6 +50,9 @@ def submit(
     """
     if out.exists():
         raise InputError(f"{out} exists; choose another --out or remove it")
+    for run in runs:
+        if out.resolve().is_relative_to(run.resolve()):
+            raise InputError(f"--out {out}: lies in run {run}; choose a folder beside it")
     entries = sorted(map(Entry.read, runs), key=lambda entry: entry.seed)
     check_alike(entries)
     script = pack(PROJECT, entries[0].settings)

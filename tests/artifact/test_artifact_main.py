@@ -50,6 +50,17 @@ def test_anything_else_is_one_line_and_exit_code_2(
     assert output.err.startswith("error: ") and output.err.count("\n") == 1
 
 
+def test_a_submission_lies_in_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The next submission of the run would have found it there."""
+    (tmp_path / "link").symlink_to(tmp_path)
+    for out in ("run/out", "run/a/b", "link/run/out", "other/../run/out"):
+        command = ["submit", str(tmp_path / "run"), "--out", str(tmp_path / out)]
+        assert main(command) == 2
+        assert f"{out}: lies in run {tmp_path}/run; choose" in capsys.readouterr().err
+    assert main(["submit", str(tmp_path / "run"), "--out", str(tmp_path / "running")]) == 2
+    assert "lies in" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

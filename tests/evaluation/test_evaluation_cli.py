@@ -75,6 +75,13 @@ def test_test_time_training_beats_windows_of_the_same_stride(run):
     assert bpb(run("ttt", *TTT, *lora)[1]) < sliding - 0.1
 
 
+def test_a_command_that_is_nearly_one_is_named(capsys):
+    assert cli.main(["adit"]) == 2
+    assert capsys.readouterr().err == "error: no command and no file 'adit'; did you mean audit?\n"
+    assert cli.main(["artifact.bin"]) == 2
+    assert "artifact.bin: no such file" in capsys.readouterr().err
+
+
 def test_what_cannot_be_frozen_is_refused_before_the_first_score(run):
     code, printed, complaint = run("all", *TTT, "--ttt-enabled", "--ttt-freeze-blocks", 9)
     assert (code, printed) == (2, "")

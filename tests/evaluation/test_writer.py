@@ -104,6 +104,8 @@ def test_a_lone_artifact_needs_a_tokenizer(folder: Path, run: Command, tmp_path:
 def test_what_is_no_artifact_is_named_before_its_tokenizer(folder: Path, run: Command, tmp_path):
     assert f"give {folder}/artifact.bin" in run(artifact=folder)[2]
     assert "none: no such file" in run(artifact=tmp_path / "none")[2]
+    (tmp_path / "README.md").write_text("none")
+    assert "README.md: not a sound artifact" in run(artifact=tmp_path / "README.md")[2]
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,18 @@ def test_damage_is_one_clear_line(tmp_path: Path, damage: str) -> None:
         checkpoint.load(path, "cpu")
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
+    assert "one before" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["tensors cut", "tensors missing", "state cut"])
+def test_the_one_before_is_named_if_there_is_one(tmp_path: Path, damage: str) -> None:
+    for others, words in ((0, "no other checkpoint is left"), (1, "to use the one before")):
+        for step in range(others):
+            checkpoint.save(tmp_path, step, small(), {})
+        path = checkpoint.save(tmp_path, 9, small(), {})
+        DAMAGE[damage][0](path)
+        with pytest.raises(InputError, match=words):
+            checkpoint.load(path, "cpu")
 
 
 @pytest.fixture

@@ -69,8 +69,9 @@ STEPS = {
 }
 HEAD = """# A session
 
-`python -m bench session` recorded this session. The commands ran in a virtual environment with
-`requirements.txt`, on a CPU. Long outputs are cut in the middle.
+`python -m bench session` recorded this session at commit {commit}, whose code the sizes are of. The
+commands ran in a virtual environment with `requirements.txt`, on a CPU. Long outputs are cut in the
+middle.
 """
 
 
@@ -80,7 +81,10 @@ def main(*, page: Path = PAGE) -> int:
     Args:
         page: file to write
     """
-    parts, failed = [HEAD], 0
+    commit = subprocess.check_output(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=PROJECT, text=True
+    )
+    parts, failed = [HEAD.format(commit=commit.strip())], 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         for title, commands in STEPS.items():

@@ -1,5 +1,6 @@
 """The recorded session has the commands that its script types, and no path of the machine."""
 
+import re
 from pathlib import Path
 
 from bench.pages.session import KEPT, PAGE, STEPS, cut, typed
@@ -8,6 +9,7 @@ from bench.pages.session import KEPT, PAGE, STEPS, cut, typed
 def test_the_page_has_every_command_in_order():
     typed_there = [line[2:] for line in PAGE.read_text().splitlines() if line.startswith("$ ")]
     assert typed_there == [command for commands in STEPS.values() for command in commands]
+    assert re.search(r" at commit [0-9a-f]{7,12}, ", PAGE.read_text())
     assert "Traceback" not in PAGE.read_text() and "/tmp/" not in PAGE.read_text()
 
 

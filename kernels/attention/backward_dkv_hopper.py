@@ -34,12 +34,15 @@ from kernels.attention.rope_hopper import angles, rotate
 from kernels.attention.saved import Saved
 from kernels.attention.schedule_hopper import (
     ITEM_ROWS,
-    own_share,
+    NONE,
+    announce,
+    end_items,
+    make_item,
+    next_item,
     schedule,
-    turn_count,
+    take_item,
     unmasked_rows,
     visible_rows,
-    work_item,
 )
 from kernels.common.hopper import (
     CONSUMERS,
@@ -66,7 +69,7 @@ from kernels.common.math import LN_2
 # Keys of an item, rows of a tile of the ring, its stages. 64 rows would need 200 registers a
 # thread, and only two warpgroups have so many. Microseconds of the backward pass: H100, 98,304
 # tokens, 8/4 heads of 64, febceab, bench/results/variants-h100.md (with PART 64 in the dq kernel).
-LAUNCH = Launch(rows=32, columns=ITEM_ROWS, stages=4)  # 1368.7; with XSA 1447.9
+LAUNCH = Launch(rows=32, columns=ITEM_ROWS, stages=12)  # 1368.7; with XSA 1447.9
 # Warpgroups that alternate (ping-pong), two ways: 1400.1, 1409.7; with XSA 1482.2, 1490.7
 
 
@@ -82,8 +85,9 @@ class Inputs(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """Keys and values of an item, 64 for each consumer: a ring of one stage."""
+    """An item, its keys and values, 64 for each consumer: a ring of one stage."""
 
+    item: Any
     key: Any
     value: Any
     full: Any
@@ -173,18 +177,17 @@ def backward_dkv_kernel(
     dout = gl.allocate_shared_memory(dtype, [STAGES, ROWS, D], query_desc.layout)
     lse = gl.allocate_shared_memory(gl.float32, [STAGES, 1, ROWS], lse_desc.layout)
     delta = gl.allocate_shared_memory(gl.float32, [STAGES, 1, ROWS], delta_desc.layout)
-    keys = Keys(key, value, make_barriers(1, 1), make_barriers(1, CONSUMERS))
+    keys = Keys(make_item(), key, value, make_barriers(1, 2), make_barriers(1, CONSUMERS))
     barriers = make_barriers(STAGES, 1), make_barriers(STAGES, CONSUMERS)
     rows = Rows(query, dout, lse, delta, barriers[0], barriers[1])
     fence_async_shared()
     inputs = Inputs(query_desc, dout_desc, lse_desc, delta_desc, key_desc, v_desc)
-    share = own_share(problem, True, ROWS)
     gl.warp_specialize(
         [
-            (differentiate_items, (0, problem, share, keys, rows, statistics, rope, outputs)),
-            (differentiate_items, (1, problem, share, keys, rows, statistics, rope, outputs)),
-            (differentiate_items, (2, problem, share, keys, rows, statistics, rope, outputs)),
-            (load_tiles, (problem, share, keys, rows, inputs)),
+            (differentiate_items, (0, problem, keys, rows, statistics, rope, outputs)),
+            (differentiate_items, (1, problem, keys, rows, statistics, rope, outputs)),
+            (differentiate_items, (2, problem, keys, rows, statistics, rope, outputs)),
+            (load_tiles, (problem, keys, rows, inputs)),
         ],
         [4, 4, 1],
         REGISTERS,
@@ -192,28 +195,31 @@ def backward_dkv_kernel(
 
 
 @gluon.jit
-def load_tiles(problem, share, keys, rows, inputs):
+def load_tiles(problem, keys, rows, inputs):
     """Load keys and values of each item once they have a buffer, then its rows: one warp."""
     ROWS: gl.constexpr = rows.query.shape[1]
     index = 0
-    for turn in range(turn_count(problem, share)):
-        exists, head_index, tile = work_item(problem, share, turn, True)
-        if exists:
-            first_key = tile * CONSUMERS * 64
-            load_keys(problem, keys, inputs, turn, head_index, first_key)
-            batch = head_index // problem.G
-            begin, end = visible_rows(problem, batch, first_key, CONSUMERS * 64, ROWS)
-            for first in range(begin, end, ROWS):
-                load_rows(problem, rows, inputs, index, head_index, first)
-                index += 1
+    turn = 0
+    head_index, tile = next_item(problem, turn, True)
+    while head_index != NONE:
+        first_key = tile * CONSUMERS * 64
+        announce(keys, turn, head_index, tile)
+        load_keys(problem, keys, inputs, head_index, first_key)
+        batch = head_index // problem.G
+        begin, end = visible_rows(problem, batch, first_key, CONSUMERS * 64, ROWS)
+        for first in range(begin, end, ROWS):
+            load_rows(problem, rows, inputs, index, head_index, first)
+            index += 1
+        turn += 1
+        head_index, tile = next_item(problem, turn, True)
+    end_items(keys, turn)
 
 
 @gluon.jit
-def load_keys(problem, keys, inputs, turn, head_index, first_key):
-    """Load keys and values of the ``turn``-th item."""
+def load_keys(problem, keys, inputs, head_index, first_key):
+    """Load keys and values of an item that was announced."""
     D: gl.constexpr = keys.key.shape[2]
     batch, head = head_index // problem.G, head_index % problem.G
-    wait_empty(keys, turn)
     full = keys.full.index(0)
     mbarrier.expect(full, 2 * CONSUMERS * inputs.key.block_type.nbytes)
     for each in gl.static_range(CONSUMERS):
@@ -247,21 +253,19 @@ def load_rows(problem, rows, inputs, index, head_index, first):
 
 
 @gluon.jit
-def differentiate_items(which: gl.constexpr, problem, share, keys, rows, statistics, rope, outputs):
+def differentiate_items(which: gl.constexpr, problem, keys, rows, statistics, rope, outputs):
     """Run one warpgroup: keys ``which`` * 64 and following of each item."""
-    D: gl.constexpr = keys.key.shape[2]
     index = 0
-    for turn in range(turn_count(problem, share)):
-        exists, head_index, tile = work_item(problem, share, turn, True)
-        if exists:
-            first_key = tile * CONSUMERS * 64 + which * 64
-            key, dk, dv, index = differentiate_keys(
-                which, problem, keys, rows, turn, head_index, tile, index
-            )
-            store_keys(dv, outputs.dv, head_index, first_key, problem, outputs.stride, outputs.XSA)
-            key = gl.convert_layout(key, product_layout(D))
-            dk = finish_keys(dk, key, head_index, first_key, problem, statistics, rope)
-            store_keys(dk, outputs.dk, head_index, first_key, problem, outputs.stride, False)
+    turn = 0
+    head_index, tile = take_item(keys, turn)
+    while head_index != NONE:
+        first_key = tile * CONSUMERS * 64 + which * 64
+        key, dk, dv, index = differentiate_keys(
+            which, problem, keys, rows, turn, head_index, tile, index
+        )
+        finish_keys(key, dk, dv, head_index, first_key, problem, statistics, rope, outputs)
+        turn += 1
+        head_index, tile = take_item(keys, turn)
 
 
 @gluon.jit
@@ -280,7 +284,6 @@ def differentiate_keys(which: gl.constexpr, problem, keys, rows, turn, head_inde
     full_begin = gl.minimum(full_begin, end)
     full_end = gl.maximum(full_end, full_begin)
 
-    wait_full(keys, turn)
     key = keys.key.index(which).load(left_layout(ROWS))
     value = keys.value.index(which).load(left_layout(ROWS))
     release_read(keys, turn)
@@ -339,17 +342,19 @@ def take_rows(own, dk, dv, rows, index, first, GROUP: gl.constexpr, MASKED: gl.c
 
 
 @gluon.jit
-def finish_keys(dk, key, head_index, first_key, problem, statistics, rope):
-    """Return the gradient of 64 rotated keys (64, D), taken through norm and rope."""
+def finish_keys(key, dk, dv, head_index, first_key, problem, statistics, rope, outputs):
+    """Store dv and the gradient of 64 rotated keys (64, D), taken through norm and rope."""
     D: gl.constexpr = dk.shape[1]
     position = first_key + gl.arange(0, 64, gl.SliceLayout(1, product_layout(D)))
     rstd_ptr = statistics.rstd + head_index * statistics.stride
     rstd = gl.load(rstd_ptr + position, mask=position < problem.length, other=0.0)
     cos, sin = angles(dk, first_key, problem.length, rope, 1)
-    rotated = key.to(gl.float32)
+    store_keys(dv, outputs.dv, head_index, first_key, problem, outputs.stride, outputs.XSA)
+    rotated = gl.convert_layout(key, product_layout(D)).to(gl.float32)
     projection = gl.sum(dk * rotated, 1) / D
     dk = (dk - rotated * gl.expand_dims(projection, 1)) * gl.expand_dims(rstd * LN_2, 1)
-    return rotate(dk, cos, -sin, rope.PAIRS)
+    dk = rotate(dk, cos, -sin, rope.PAIRS)
+    store_keys(dk, outputs.dk, head_index, first_key, problem, outputs.stride, False)
 
 
 @gluon.jit
@@ -361,14 +366,14 @@ def store_keys(x, out, head_index, first_key, problem, stride, ADD: gl.constexpr
     layout: gl.constexpr = store_layout()
     D: gl.constexpr = x.shape[1]
     dtype: gl.constexpr = out.dtype.element_ty
-    if not ADD:
-        x = x.to(dtype)
-    x = gl.convert_layout(x, layout)
     position = first_key + gl.arange(0, 64, gl.SliceLayout(1, layout))
     dim = gl.expand_dims(gl.arange(0, D, gl.SliceLayout(0, layout)), 0)
     token = (head_index // problem.G).to(gl.int64) * problem.length + position
     offset = gl.expand_dims(token * stride + head_index % problem.G * D, 1) + dim
     mask = gl.expand_dims(position < problem.length, 1)
     if ADD:
-        x = (x + gl.load(out + offset, mask=mask, other=0.0).to(gl.float32)).to(dtype)
+        before = gl.load(out + offset, mask=mask, other=0.0).to(gl.float32)
+        x = (gl.convert_layout(x, layout) + before).to(dtype)
+    else:
+        x = gl.convert_layout(x.to(dtype), layout)
     gl.store(out + offset, x, mask=mask)

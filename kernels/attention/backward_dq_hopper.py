@@ -33,12 +33,16 @@ from kernels.attention.rope_hopper import angles, query_scale, rotate
 from kernels.attention.saved import Saved
 from kernels.attention.schedule_hopper import (
     ITEM_ROWS,
-    own_share,
+    NONE,
+    announce,
+    end_items,
+    make_item,
+    next_item,
     schedule,
-    turn_count,
+    sees,
+    take_item,
     unmasked_keys,
     visible_keys,
-    work_item,
 )
 from kernels.common.hopper import (
     CONSUMERS,
@@ -53,7 +57,6 @@ from kernels.common.hopper import (
     rows_descriptor,
     skip,
     store_layout,
-    wait_empty,
     wait_full,
     window_descriptor,
 )
@@ -62,7 +65,7 @@ from kernels.common.math import LN_2
 
 # Rows of an item, keys of a tile of the ring, its stages: 115 KB of shared memory. Microseconds of
 # the backward pass: H100, 98,304 tokens, 8/4 heads of 64, febceab, bench/results/variants-h100.md.
-LAUNCH = Launch(rows=ITEM_ROWS, columns=64, stages=4)  # 1348.8; with XSA 1425.3
+LAUNCH = Launch(rows=ITEM_ROWS, columns=64, stages=8)  # 1348.8; with XSA 1425.3
 # Warpgroups that alternate (ping-pong): 1366.5; with XSA 1440.7
 # Keys of one score product: half a tile's, whose other products overlap with these exponentials.
 PART = gl.constexpr(32)  # 64: 1368.7; with XSA 1447.9
@@ -78,8 +81,9 @@ class Inputs(NamedTuple):
 
 
 class Queries(NamedTuple):
-    """Queries and gradients of an item, 64 rows for each consumer: a ring of one stage."""
+    """An item, its queries and gradients, 64 rows for each consumer: a ring of one stage."""
 
+    item: Any
     query: Any
     dout: Any
     full: Any
@@ -160,26 +164,26 @@ def backward_dq_kernel(
     dout = gl.allocate_shared_memory(dtype, [CONSUMERS, 64, D], query_desc.layout)
     key = gl.allocate_shared_memory(dtype, [STAGES, KEYS, D], key_desc.layout)
     value = gl.allocate_shared_memory(dtype, [STAGES, KEYS, D], v_desc.layout)
-    queries = Queries(query, dout, make_barriers(1, 1), make_barriers(1, CONSUMERS))
+    barriers = make_barriers(1, 2), make_barriers(1, CONSUMERS)
+    queries = Queries(make_item(), query, dout, barriers[0], barriers[1])
     keys = Keys(key, value, make_barriers(STAGES, 1), make_barriers(STAGES, CONSUMERS))
     fence_async_shared()
     inputs = Inputs(dout_desc, query_desc, key_desc, v_desc)
-    share = own_share(problem, False, KEYS)
     gl.warp_specialize(
         [
             (
                 differentiate_items,
-                (0, problem, share, queries, keys, statistics, gain, rope, outputs),
+                (0, problem, queries, keys, statistics, gain, rope, outputs),
             ),
             (
                 differentiate_items,
-                (1, problem, share, queries, keys, statistics, gain, rope, outputs),
+                (1, problem, queries, keys, statistics, gain, rope, outputs),
             ),
             (
                 differentiate_items,
-                (2, problem, share, queries, keys, statistics, gain, rope, outputs),
+                (2, problem, queries, keys, statistics, gain, rope, outputs),
             ),
-            (load_tiles, (problem, share, queries, keys, inputs)),
+            (load_tiles, (problem, queries, keys, inputs)),
         ],
         [4, 4, 1],
         REGISTERS,
@@ -187,31 +191,34 @@ def backward_dq_kernel(
 
 
 @gluon.jit
-def load_tiles(problem, share, queries, keys, inputs):
+def load_tiles(problem, queries, keys, inputs):
     """Load the rows of each item once they have a buffer, then its keys and values: one warp."""
     KEYS: gl.constexpr = keys.key.shape[1]
     index = 0
-    for turn in range(turn_count(problem, share)):
-        exists, head_index, tile = work_item(problem, share, turn, False)
-        if exists:
-            first_row = tile * CONSUMERS * 64
-            load_rows(problem, queries, inputs, turn, head_index, first_row)
-            batch = head_index // problem.G
-            begin, end = visible_keys(problem, batch, first_row, CONSUMERS * 64, KEYS)
-            for first in range(begin, end, KEYS):
-                load_keys(problem, keys, inputs, index, head_index, first)
-                index += 1
+    turn = 0
+    head_index, tile = next_item(problem, turn, False)
+    while head_index != NONE:
+        first_row = tile * CONSUMERS * 64
+        announce(queries, turn, head_index, tile)
+        load_rows(problem, queries, inputs, head_index, first_row)
+        batch = head_index // problem.G
+        begin, end = visible_keys(problem, batch, first_row, CONSUMERS * 64, KEYS)
+        for first in range(begin, end, KEYS):
+            load_keys(problem, keys, inputs, index, head_index, first)
+            index += 1
+        turn += 1
+        head_index, tile = next_item(problem, turn, False)
+    end_items(queries, turn)
 
 
 @gluon.jit
-def load_rows(problem, queries, inputs, turn, head_index, first_row):
-    """Load queries and gradients of the ``turn``-th item."""
+def load_rows(problem, queries, inputs, head_index, first_row):
+    """Load queries and gradients of an item that was announced."""
     dtype: gl.constexpr = inputs.query.dtype
     block: gl.constexpr = inputs.dout.block_type.shape
     GROUP: gl.constexpr = problem.GROUP
     batch, head = head_index // problem.G, head_index % problem.G
     full = queries.full.index(0)
-    wait_empty(queries, turn)
     mbarrier.expect(full, 2 * CONSUMERS * inputs.query.block_type.nbytes)
     for each in gl.static_range(CONSUMERS):
         row = first_row + each * 64
@@ -224,23 +231,23 @@ def load_rows(problem, queries, inputs, turn, head_index, first_row):
 
 @gluon.jit
 def differentiate_items(
-    which: gl.constexpr, problem, share, queries, keys, statistics, gain, rope, outputs
+    which: gl.constexpr, problem, queries, keys, statistics, gain, rope, outputs
 ):
     """Run one warpgroup: rows ``which`` * 64 and following of each item."""
-    D: gl.constexpr = keys.key.shape[2]
     index = 0
-    for turn in range(turn_count(problem, share)):
-        exists, head_index, tile = work_item(problem, share, turn, False)
-        if exists:
-            first_row = tile * CONSUMERS * 64 + which * 64
-            query, dq, index = differentiate_rows(
-                which, problem, queries, keys, statistics, turn, head_index, tile, index
-            )
-            row = head_index * problem.tiles * CONSUMERS + first_row // 64
-            own = Outputs(outputs.dq, outputs.stride, outputs.dgain + row * problem.GROUP)
-            query = gl.convert_layout(query, product_layout(D))
-            own_gain = gain + head_index % problem.G * problem.GROUP
-            finish_rows(dq, query, head_index, first_row, problem, statistics, own_gain, rope, own)
+    turn = 0
+    head_index, tile = take_item(queries, turn)
+    while head_index != NONE:
+        first_row = tile * CONSUMERS * 64 + which * 64
+        query, dq, index = differentiate_rows(
+            which, problem, queries, keys, statistics, turn, head_index, tile, index
+        )
+        row = head_index * problem.tiles * CONSUMERS + first_row // 64
+        own = Outputs(outputs.dq, outputs.stride, outputs.dgain + row * problem.GROUP)
+        own_gain = gain + head_index % problem.G * problem.GROUP
+        finish_rows(dq, query, head_index, first_row, problem, statistics, own_gain, rope, own)
+        turn += 1
+        head_index, tile = take_item(queries, turn)
 
 
 @gluon.jit
@@ -263,7 +270,6 @@ def differentiate_rows(
     lse = gl.load(statistics.lse + offset, mask=valid, other=0.0)
     delta = gl.load(statistics.delta + offset, mask=valid, other=0.0)
 
-    wait_full(queries, turn)
     query = queries.query.index(which).load(left_layout(PART))
     dout = queries.dout.index(which).load(left_layout(PART))
     release_read(queries, turn)
@@ -306,10 +312,7 @@ def take_keys(rows, dq, keys, index, first, MASKED: gl.constexpr):
         weights = gl.exp2(scores - gl.expand_dims(rows.lse, 1))
         if MASKED:
             seen = first + part * PART + gl.arange(0, PART, gl.SliceLayout(0, layout))
-            seen = gl.expand_dims(seen, 0)
-            visible = seen <= gl.expand_dims(rows.position, 1)
-            visible &= seen >= gl.expand_dims(rows.start, 1)
-            weights = gl.where(visible, weights, 0.0)
+            weights = gl.where(sees(seen, rows.position, rows.start), weights, 0.0)
         dweights = warpgroup_mma_wait(younger(part, parts), deps=[weighing])
         dscores = (weights * (dweights - gl.expand_dims(rows.delta, 1))).to(rows.query.dtype)
         key = part_of(keys.key, index, part)
@@ -368,6 +371,7 @@ def finish_rows(dq, query, head_index, first_row, problem, statistics, gain, rop
     first_stat = head_index * statistics.stride
     rstd = gl.load(statistics.rstd + first_stat + row, mask=valid, other=0.0)
     cos, sin = angles(dq, first_row, problem.length, rope, GROUP)
+    query = gl.convert_layout(query, product_layout(D))
     # As ``kernels.attention.rope.unscaled``.
     rotated = (query.to(gl.float32) / gl.expand_dims(scale, 1)).to(query.dtype).to(gl.float32)
     projection = gl.where(valid, gl.sum(dq * rotated, 1), 0.0)

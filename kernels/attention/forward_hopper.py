@@ -14,7 +14,7 @@ GFLOP and 805 M exponentials.
 """
 
 # pyright: basic, reportIndexIssue=false, reportCallIssue=false, reportArgumentType=false
-# pyright: reportAssignmentType=false, reportGeneralTypeIssues=false
+# pyright: reportAssignmentType=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
 from typing import Any, NamedTuple
 
 from triton.experimental import gluon
@@ -31,12 +31,15 @@ from kernels.attention.rope_hopper import unit
 from kernels.attention.saved import Saved
 from kernels.attention.schedule_hopper import (
     ITEM_ROWS,
-    own_share,
+    NONE,
+    announce,
+    end_items,
+    make_item,
+    next_item,
     schedule,
-    turn_count,
+    take_item,
     unmasked_keys,
     visible_keys,
-    work_item,
 )
 from kernels.common.hopper import (
     CONSUMERS,
@@ -58,7 +61,7 @@ from kernels.common.launch import Launch
 
 # Rows of an item, keys of a tile of the ring, its stages: 90 KB of shared memory. Microseconds with
 # norm, rotary and gain: H100, 98,304 tokens, 8/4 heads of 64, 69955f1 (variants-h100.md).
-LAUNCH = Launch(rows=ITEM_ROWS, columns=64, stages=4)  # 497.1; with XSA 533.1
+LAUNCH = Launch(rows=ITEM_ROWS, columns=64, stages=8)  # 497.1; with XSA 533.1
 # 1 or 2 of 4 exponentials as a polynomial: 508.5, 549.9; with XSA 545.2, 590.0
 # 3 or 5 stages: no difference. A grid with a block for each item: 20 % slower.
 
@@ -72,8 +75,9 @@ class Inputs(NamedTuple):
 
 
 class Queries(NamedTuple):
-    """The queries of an item, 64 rows for each consumer: a ring of one stage."""
+    """An item and its queries, 64 rows for each consumer: a ring of one stage."""
 
+    item: Any
     query: Any
     full: Any
     empty: Any
@@ -129,17 +133,16 @@ def forward_kernel(query_desc, key_desc, v_desc, problem, outputs, STAGES: gl.co
     query = gl.allocate_shared_memory(dtype, [CONSUMERS, 64, D], query_desc.layout)
     key = gl.allocate_shared_memory(dtype, [STAGES, KEYS, D], key_desc.layout)
     value = gl.allocate_shared_memory(dtype, [STAGES, KEYS, D], v_desc.layout)
-    queries = Queries(query, make_barriers(1, 1), make_barriers(1, CONSUMERS))
+    queries = Queries(make_item(), query, make_barriers(1, 2), make_barriers(1, CONSUMERS))
     keys = Keys(key, value, make_barriers(STAGES, 1), make_barriers(STAGES, CONSUMERS))
     fence_async_shared()
     inputs = Inputs(query_desc, key_desc, v_desc)
-    share = own_share(problem, False, KEYS)
     gl.warp_specialize(
         [
-            (attend_items, (0, problem, share, queries, keys, outputs)),
-            (attend_items, (1, problem, share, queries, keys, outputs)),
-            (attend_items, (2, problem, share, queries, keys, outputs)),
-            (load_tiles, (problem, share, queries, keys, inputs)),
+            (attend_items, (0, problem, queries, keys, outputs)),
+            (attend_items, (1, problem, queries, keys, outputs)),
+            (attend_items, (2, problem, queries, keys, outputs)),
+            (load_tiles, (problem, queries, keys, inputs)),
         ],
         [4, 4, 1],
         REGISTERS,
@@ -147,26 +150,29 @@ def forward_kernel(query_desc, key_desc, v_desc, problem, outputs, STAGES: gl.co
 
 
 @gluon.jit
-def load_tiles(problem, share, queries, keys, inputs):
+def load_tiles(problem, queries, keys, inputs):
     """Load the queries of each item once they have a buffer, then its keys and values: one warp."""
     KEYS: gl.constexpr = keys.key.shape[1]
     index = 0
-    for turn in range(turn_count(problem, share)):
-        exists, head_index, tile = work_item(problem, share, turn, False)
-        if exists:
-            first_row = tile * CONSUMERS * 64
-            load_queries(problem, queries, inputs, turn, head_index, first_row)
-            batch = head_index // problem.G
-            begin, end = visible_keys(problem, batch, first_row, CONSUMERS * 64, KEYS)
-            for first in range(begin, end, KEYS):
-                load_keys(problem, keys, inputs, index, head_index, first)
-                index += 1
+    turn = 0
+    head_index, tile = next_item(problem, turn, False)
+    while head_index != NONE:
+        first_row = tile * CONSUMERS * 64
+        announce(queries, turn, head_index, tile)
+        load_queries(problem, queries, inputs, head_index, first_row)
+        batch = head_index // problem.G
+        begin, end = visible_keys(problem, batch, first_row, CONSUMERS * 64, KEYS)
+        for first in range(begin, end, KEYS):
+            load_keys(problem, keys, inputs, index, head_index, first)
+            index += 1
+        turn += 1
+        head_index, tile = next_item(problem, turn, False)
+    end_items(queries, turn)
 
 
 @gluon.jit
-def load_queries(problem, queries, inputs, turn, head_index, first_row):
-    """Load the queries of the ``turn``-th item."""
-    wait_empty(queries, turn)
+def load_queries(problem, queries, inputs, head_index, first_row):
+    """Load the queries of an item that was announced."""
     full = queries.full.index(0)
     mbarrier.expect(full, CONSUMERS * inputs.query.block_type.nbytes)
     for each in gl.static_range(CONSUMERS):
@@ -190,15 +196,15 @@ def load_keys(problem, keys, inputs, index, head_index, first):
 
 
 @gluon.jit
-def attend_items(which, problem, share, queries, keys, outputs):
+def attend_items(which, problem, queries, keys, outputs):
     """Run one warpgroup: rows ``which`` * 64 and following of each item."""
     index = 0
-    for turn in range(turn_count(problem, share)):
-        exists, head_index, tile = work_item(problem, share, turn, False)
-        if exists:
-            index = attend_rows(
-                which, problem, queries, keys, outputs, turn, head_index, tile, index
-            )
+    turn = 0
+    head_index, tile = take_item(queries, turn)
+    while head_index != NONE:
+        index = attend_rows(which, problem, queries, keys, outputs, turn, head_index, tile, index)
+        turn += 1
+        head_index, tile = take_item(queries, turn)
 
 
 @gluon.jit
@@ -217,7 +223,6 @@ def attend_rows(which, problem, queries, keys, outputs, turn, head_index, tile, 
     pairs = gl.maximum(gl.minimum(full_end, end) - full_begin, 0) // (2 * KEYS)
     rest = gl.minimum(full_begin, end) + pairs * 2 * KEYS
 
-    wait_full(queries, turn)
     query = queries.query.index(which).load(left_layout(KEYS))
     release_read(queries, turn)
     sums = gl.zeros([64, D], gl.float32, product_layout(D))
@@ -238,8 +243,9 @@ def attend_rows(which, problem, queries, keys, outputs, turn, head_index, tile, 
     first_stat = head_index * outputs.stats_stride
     valid = row < problem.length * problem.GROUP
     gl.store(outputs.lse + first_stat + row, gl.log2(total), mask=valid)
-    total = gl.convert_layout(total, gl.SliceLayout(1, product_layout(D)))
-    finish_rows(sums / gl.expand_dims(total, 1), head_index, first_row, problem, outputs)
+    # One reciprocal a row: 64 divisions a row took a third of the epilogue's instructions.
+    inverse = gl.convert_layout(1.0 / total, gl.SliceLayout(1, product_layout(D)))
+    finish_rows(sums * gl.expand_dims(inverse, 1), head_index, first_row, problem, outputs)
     return index
 
 
@@ -305,24 +311,27 @@ def finish_rows(y, head_index, first_row, problem, outputs):
     """Apply XSA and gate to 64 rows of softmax's output, and store them in pieces of 16 bytes."""
     D: gl.constexpr = y.shape[1]
     layout: gl.constexpr = store_layout()
-    y = gl.convert_layout(y, layout)
     row = first_row + gl.arange(0, 64, gl.SliceLayout(1, layout))
     dim = gl.expand_dims(gl.arange(0, D, gl.SliceLayout(0, layout)), 0)
     valid = row < problem.length * problem.GROUP
     token = (head_index // problem.G).to(gl.int64) * problem.length + row // problem.GROUP
     head = head_index % problem.G
+    line = (token * problem.G + head) * problem.GROUP + row % problem.GROUP
+    # Loads begin before the barriers of the layout's change, because after them they would wait.
     if outputs.v_projection is not None:
         offset = gl.expand_dims(token * outputs.v_stride + head * D, 1) + dim
         v = gl.load(outputs.v + offset, mask=gl.expand_dims(valid, 1), other=0.0)
+    if outputs.gate is not None:
+        logit = gl.load(outputs.gate + line, mask=valid, other=0.0).to(gl.float32)
+    y = gl.convert_layout(y, layout)
+    if outputs.v_projection is not None:
         direction, _ = unit(v)
         projection = gl.sum(y * direction, 1)
         y -= gl.expand_dims(projection, 1) * direction
         first_stat = head_index * outputs.stats_stride
         gl.store(outputs.v_projection + first_stat + row, projection, mask=valid)
-    line = (token * problem.G + head) * problem.GROUP + row % problem.GROUP
     if outputs.gate is not None:
-        logit = gl.load(outputs.gate + line, mask=valid, other=0.0).to(gl.float32)
-        y = y / gl.expand_dims(1.0 + gl.exp(-logit), 1)
+        y *= gl.expand_dims(1.0 / (1.0 + gl.exp(-logit)), 1)
     offset = gl.expand_dims(line * D, 1) + dim
     dtype: gl.constexpr = outputs.y.dtype.element_ty
     gl.store(outputs.y + offset, y.to(dtype), mask=gl.expand_dims(valid, 1))

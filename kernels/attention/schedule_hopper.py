@@ -3,10 +3,10 @@
 A persistent grid has one block a multiprocessor. An item of work is a tile of 192 rows (or keys) of
 one group of heads of one window. A row is (position, head of the group).
 
-Without documents an item's work follows from its place, and items are dealt in serpentine order.
-Documents make it uneven: 31 items a block would differ by a tenth in their sum, and the slowest of
-132 blocks by a third. So each block counts the tiles of all items and takes a run of them that is
-its share of the work. It is deterministic, and neighbours in a run read the same keys.
+A block's loader chooses items and tells its consumers. Without documents an item's work follows
+from its place, and items are dealt in serpentine order. Documents make it uneven, and
+multiprocessors are not equally far from the memory. So a block then takes the next item of a
+counter whenever it has loaded one. Items do not depend on each other, so results do not either.
 """
 
 # pyright: basic, reportIndexIssue=false, reportCallIssue=false, reportArgumentType=false
@@ -17,28 +17,29 @@ import torch
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 
 from kernels.common.device import is_hopper, multiprocessors
-from kernels.common.hopper import CONSUMERS, WARPGROUP_ROWS
+from kernels.common.hopper import CONSUMERS, WARPGROUP_ROWS, wait_empty, wait_full
 
 HEAD_DIM = 64
 ITEM_ROWS = CONSUMERS.value * WARPGROUP_ROWS
-# Places whose work is counted at once: 16 a thread.
-PLACES = gl.constexpr(2048)
-# What an item takes beside its tiles, in tiles of 64: first loads, last products, epilogue.
-OVERHEAD = gl.constexpr(3)
+# As a head index: no item is left.
+NONE = gl.constexpr(-1)
 
 
 class Problem(NamedTuple):
     """Sizes: ``windows`` of ``length`` positions, G groups of GROUP query heads.
 
     ``tiles`` are the items of a window and group; documents (2, windows, length) int32 or None.
+    ``counter`` (1,) int32 is 0 before a launch with documents, and None without.
     """
 
     windows: Any
     length: Any
     tiles: Any
     documents: Any
+    counter: Any
     G: Any
     GROUP: Any
 
@@ -69,87 +70,27 @@ def schedule(
     tiles = -(-rows // ITEM_ROWS)
     heads = gl.constexpr(G), gl.constexpr(query.size(2) // T)
     grid = (min(tiles * B * G, multiprocessors(query.device)),)
-    return Problem(B, T, tiles, documents, *heads), grid
-
-
-class Share(NamedTuple):
-    """A block's items: ``count`` from ``first`` on; without documents none is named."""
-
-    first: Any
-    count: Any
+    counter = None
+    if documents is not None:
+        counter = torch.zeros(1, dtype=torch.int32, device=query.device)
+    return Problem(B, T, tiles, documents, counter, *heads), grid
 
 
 @gluon.jit
-def own_share(problem, BY_KEYS: gl.constexpr, TILE: gl.constexpr):
-    """Return this block's share. Items are of keys if BY_KEYS, and take tiles of TILE rows.
-
-    Otherwise items are of rows, and take tiles of TILE keys.
-    """
-    first = 0
-    count = 0
-    if problem.documents is not None:
-        places = problem.windows * problem.tiles
-        total = 0
-        for begin in range(0, places, PLACES):
-            total += gl.sum(item_work(problem, begin, BY_KEYS, TILE), 0)
-        part = gl.cdiv(total * problem.G, gl.num_programs(0))
-        goal = gl.minimum(gl.program_id(0) * part, total * problem.G)
-        next_goal = gl.minimum(goal + part, total * problem.G)
-        # An item is of the block in whose part its middle lies.
-        first = goal // total * places
-        end = next_goal // total * places
-        before = 0
-        for begin in range(0, places, PLACES):
-            work = item_work(problem, begin, BY_KEYS, TILE)
-            twice_middle = 2 * (before + gl.associative_scan(work, 0, add)) - work
-            known = work > 0
-            first += gl.sum((known & (twice_middle < 2 * (goal % total))).to(gl.int32), 0)
-            end += gl.sum((known & (twice_middle < 2 * (next_goal % total))).to(gl.int32), 0)
-            before += gl.sum(work, 0)
-        count = end - first
-    return Share(first, count)
+def make_item():
+    """Return shared memory for the item of a turn: its head index and its tile."""
+    layout: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
+    return gl.allocate_shared_memory(gl.int32, [2, 1], layout)
 
 
 @gluon.jit
-def item_work(problem, begin, BY_KEYS: gl.constexpr, TILE: gl.constexpr):
-    """Return the work of a head's items at PLACES places from ``begin`` on; 0 beyond the last.
-
-    A place is (window, tile).
-    """
-    layout: gl.constexpr = gl.BlockedLayout([PLACES // 128], [32], [4], [0])
-    place = begin + gl.arange(0, PLACES, layout)
-    exists = place < problem.windows * problem.tiles
-    place = gl.where(exists, place, 0)
-    batch, first = place // problem.tiles, place % problem.tiles * (CONSUMERS * 64)
-    if BY_KEYS:
-        seen, end = visible_rows(problem, batch, first, CONSUMERS * 64, TILE)
-    else:
-        seen, end = visible_keys(problem, batch, first, CONSUMERS * 64, TILE)
-    return gl.where(exists, gl.cdiv(end - seen, TILE) + OVERHEAD * 64 // TILE, 0)
-
-
-@gluon.jit
-def add(a, b):
-    """Return a + b."""
-    return a + b
-
-
-@gluon.jit
-def turn_count(problem, share):
-    """Return how many items this block may take, one a turn."""
-    count = share.count
-    if problem.documents is None:
-        count = gl.cdiv(problem.windows * problem.G * problem.tiles, gl.num_programs(0))
-    return count
-
-
-@gluon.jit
-def work_item(problem, share, turn, BY_KEYS: gl.constexpr):
-    """Return the item of a block's ``turn``-th turn: whether there is one, head index and tile.
+def next_item(problem, turn, BY_KEYS: gl.constexpr):
+    """Return head index and tile of the loader's next item; the head index is NONE if none is left.
 
     Without documents, items of a head get shorter from one to the next. Programs take them in
     serpentine order, so that each gets long and short ones.
     """
+    items = problem.windows * problem.G * problem.tiles
     if problem.documents is None:
         programs = gl.num_programs(0)
         slot = gl.where(turn % 2 == 0, gl.program_id(0), programs - 1 - gl.program_id(0))
@@ -158,11 +99,38 @@ def work_item(problem, share, turn, BY_KEYS: gl.constexpr):
         if not BY_KEYS:
             tile = problem.tiles - 1 - tile
     else:
-        item = share.first + turn
+        item = gl.atomic_add(problem.counter, 1, sem="relaxed")
+        # Neighbours in this order read the same keys.
         places = problem.windows * problem.tiles
         head, place = item // places, item % places
         head_index, tile = place // problem.tiles * problem.G + head, place % problem.tiles
-    return item < problem.windows * problem.G * problem.tiles, head_index, tile
+    return gl.where(item < items, head_index, NONE), tile
+
+
+@gluon.jit
+def announce(ring, turn, head_index, tile):
+    """Tell the consumers the item of a turn: the first of two arrivals at its ring of one stage."""
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
+    wait_empty(ring, turn)
+    ring.item.index(0).store(gl.full([1], head_index, gl.int32, layout))
+    ring.item.index(1).store(gl.full([1], tile, gl.int32, layout))
+    mbarrier.arrive(ring.full.index(0), count=1)
+
+
+@gluon.jit
+def end_items(ring, turn):
+    """Tell the consumers that no item is left."""
+    announce(ring, turn, NONE, 0)
+    mbarrier.arrive(ring.full.index(0), count=1)
+
+
+@gluon.jit
+def take_item(ring, turn):
+    """Wait for the item of a turn, and return its head index and its tile."""
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    wait_full(ring, turn)
+    head_index = gl.sum(ring.item.index(0).load(layout), 0)
+    return head_index, gl.sum(ring.item.index(1).load(layout), 0)
 
 
 @gluon.jit
@@ -192,6 +160,17 @@ def unmasked_keys(problem, batch, first_row, row, begin, KEYS: gl.constexpr):
         last = gl.minimum((first_row + 63) // problem.GROUP, problem.length - 1)
         begin = gl.cdiv(gl.load(starts + last), KEYS) * KEYS
     return start, begin, (first_row // problem.GROUP + 1) // KEYS * KEYS
+
+
+@gluon.jit
+def sees(key, position, start):
+    """Return which rows, at a position and from a start on, see which keys: (rows, keys).
+
+    Both comparisons are one of unsigned numbers, because a key before the start is a large one.
+    """
+    start = gl.expand_dims(start, 1)
+    distance = (gl.expand_dims(key, 0) - start).to(gl.uint32)
+    return distance <= (gl.expand_dims(position, 1) - start).to(gl.uint32)
 
 
 @gluon.jit

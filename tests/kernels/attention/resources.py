@@ -139,7 +139,8 @@ def vector(rows: int) -> str:
 def hopper_variant(kernel: Any, option: str, launch: Launch, arguments: dict) -> Variant:
     """A Gluon kernel, as its launcher calls it."""
     documents = given(option, "documents", "*i32")
-    arguments["problem"] = schedule_hopper.Problem(INT, INT, INT, documents, **HEADS)
+    sizes = INT, INT, INT
+    arguments["problem"] = schedule_hopper.Problem(*sizes, documents, documents, **HEADS)
     constants = {"STAGES": launch.stages}
     name = f"hopper {kernel.__name__} {option}"
     return Variant(name, kernel, arguments, constants, num_warps=launch.warps, specialised=True)

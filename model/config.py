@@ -25,6 +25,8 @@ LATER_FIELDS = (
     "num_loops",
     "parallel_from",
     "window",
+    "near_window",
+    "near_layers",
     "document_mask",
     "gate_window",
     "smear_window",
@@ -147,6 +149,12 @@ class Architecture(BaseModel):
     window: NonNegativeInt = Field(
         default=0, description="tokens that a position attends to, itself included; 0: all"
     )
+    near_window: NonNegativeInt = Field(
+        default=0, description="tokens that a position attends to at most in near_layers; 0: window"
+    )
+    near_layers: LayerList = Field(
+        default=[], description="layers with near_window; the others have window"
+    )
     document_mask: bool = Field(
         default=False, description="a position attends to its own document only"
     )
@@ -204,13 +212,12 @@ class Architecture(BaseModel):
             )
         if self.xsa_last_n > self.num_layers:
             raise ValueError(f"xsa_last_n {self.xsa_last_n} exceeds num_layers {self.num_layers}")
-        beyond = [layer for layer in self.value_layers if layer >= self.num_layers]
-        if beyond:
+        self.check_layers("ve_layers", self.value_layers)
+        self.check_layers("near_layers", self.near_layers)
+        if bool(self.near_window) != bool(self.near_layers):
             raise ValueError(
-                f"ve_layers {beyond} do not exist: layers are 0 to {self.num_layers - 1}"
+                f"near_window {self.near_window} and near_layers {self.near_layers} need each other"
             )
-        if len(set(self.ve_layers)) < len(self.ve_layers):
-            raise ValueError(f"ve_layers {self.ve_layers} names a layer twice")
         if not self.mlp_dim:
             raise ValueError(f"mlp_mult {self.mlp_mult} of model_dim {self.model_dim} is no MLP")
         if max(self.gate_window, self.smear_window) > self.model_dim:
@@ -225,6 +232,14 @@ class Architecture(BaseModel):
         if self.bigram_vocab_size == 1:
             raise ValueError("bigram_vocab_size 1 leaves no row for a bigram: 0 or at least 2")
         return self
+
+    def check_layers(self, name: str, layers: list[int]) -> None:
+        """Raise ValueError for layers that do not exist or come twice."""
+        beyond = [layer for layer in layers if layer >= self.num_layers]
+        if beyond:
+            raise ValueError(f"{name} {beyond} do not exist: layers are 0 to {self.num_layers - 1}")
+        if len(set(layers)) < len(layers):
+            raise ValueError(f"{name} {layers} names a layer twice")
 
     @property
     def asks_tokenizer(self) -> bool:

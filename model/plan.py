@@ -46,7 +46,8 @@ def plan(
     Args:
         config: the architecture, whose own values stand for arguments that are None.
         loops: how many more times the ``loop_layers`` are visited, at most ``num_loops``.
-        window: tokens that a position sees, itself included; 0: all before it.
+        window: tokens that a position sees, itself included; 0: all before it. ``near_layers``
+            see no more than ``near_window``.
         documents: whether a position sees its own document only.
 
     Raises:
@@ -69,12 +70,18 @@ def plan(
                 block="parallel" if layer in config.parallel_layers else "serial",
                 skip=encoder - 1 - row if has_skip else None,
                 skip_row=row if has_skip else None,
-                window=window or None,
+                window=seen_by(config, layer, window),
                 documents=documents,
                 exclude_self=layer >= config.num_layers - config.xsa_last_n,
             )
         )
     return tuple(visits)
+
+
+def seen_by(config: Architecture, layer: int, window: int) -> int | None:
+    """Return how many tokens a position sees in a layer; None: all before it."""
+    near = config.near_window if layer in config.near_layers else 0
+    return min(filter(None, (window, near)), default=None)
 
 
 def layers_in_order(config: Architecture, loops: int) -> list[int]:

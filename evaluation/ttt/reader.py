@@ -83,9 +83,10 @@ class Reader:
         new = tokens[:, self.earlier :].contiguous()
         query = self.place + torch.arange(new.size(1), device=new.device)
         found: list[Tensor] = []
-        model = self._attending(partial(self._attend, found, self._unseen(query)))
+        model = self._attending(partial(self._attend, found))
         config = model.config
-        bounds = {(visit.documents, visit.window): None for visit in model.plan}
+        kinds = dict.fromkeys((visit.documents, visit.window) for visit in model.plan)
+        bounds = {kind: self._unseen(query, kind[1]) for kind in kinds}
         rope = rope_at(query, config.rope_dims, config.rope_base)
         run = model.pass_of(new, model.plan, rope, bounds, hook)
         stream = model.embed(tokens.contiguous())[:, self.earlier :].contiguous()
@@ -106,24 +107,27 @@ class Reader:
         self.position += size
         self.place += size
 
-    def _unseen(self, query: Tensor) -> Tensor:
+    def _unseen(self, query: Tensor, window: int | None) -> Tensor:
         """Return what is added to scores, (S, T): minus infinity where a key is not seen.
 
         Args:
             query: (S,), positions of a chunk; the T keys are ``kept`` ones, then the chunk's.
+            window: tokens that a position sees at most.
         """
+        reach = min(self.reach, window or self.reach)
         behind = 1 + torch.arange(self.kept, device=query.device)
         # Each place holds the last position before the chunk that it can hold, if there is one.
         before = self.place - 1 - (self.place - behind) % self.cache.size(3)
         distance = query[:, None] - torch.cat((before, query))
-        seen = (distance >= 0) & (distance < self.reach)
+        seen = (distance >= 0) & (distance < reach)
         seen[:, : self.kept] &= before >= 0
         return torch.zeros_like(seen, dtype=self.model.dtype).masked_fill(~seen, -torch.inf)
 
     def _attend(
-        self, found: list[Tensor], unseen: Tensor, q: Tensor, k: Tensor, v: Tensor, _: Tensor | None
+        self, found: list[Tensor], q: Tensor, k: Tensor, v: Tensor, unseen: Tensor | None
     ) -> Tensor:
         """Return attention's output (N, S, H, D) over what was kept and the chunk."""
+        assert unseen is not None  # in the place of documents' bounds
         before = self.cache[len(found) // 2, :, : len(q), : self.kept]
         found += (k.detach(), v.detach())
         if self.kept:

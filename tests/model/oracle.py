@@ -44,8 +44,6 @@ def hidden(
     order = passes(config, config.num_loops if loops is None else loops)
     bos_id = config.bos_id if config.document_mask else None
     window = config.window if window is None else window
-    masked = bos_id is not None or window
-    first = oracle.first_seen(tokens, bos_id, window) if masked else None
     encoder = len(order) // 2
     x, second, pushed, values = x0, None, [], {}
     for i, layer in enumerate(order):
@@ -53,6 +51,11 @@ def hidden(
         if 0 <= decoder < encoder:
             x = skipped(config, p, decoder, x, pushed.pop())
         a = p["mix"][layer, 0] * x + p["mix"][layer, 1] * x0
+        seen = window
+        if layer in config.near_layers and (not window or config.near_window < window):
+            seen = config.near_window
+        masked = bos_id is not None or seen
+        first = oracle.first_seen(tokens, bos_id, seen) if masked else None
         branch = p["attn_scale"][layer] * attention(config, p, layer, tokens, a, values, first)
         if config.parallel_from is not None and layer >= config.parallel_from:
             second = before if second is None else second

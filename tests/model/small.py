@@ -111,6 +111,8 @@ PARTS: dict[str, dict[str, object]] = {
         "num_loops": 2,
         "document_mask": True,
         "window": 4,
+        "near_window": 2,
+        "near_layers": [1, 3],
         "gated_attention": True,
     },
     "all options": {"gated_attention": True, "value_residual": True, "tie_embeddings": False},

@@ -37,6 +37,10 @@ IMPOSSIBLE: list[tuple[dict[str, object], list[str]]] = [
     ({"parallel_from": 7, "loop_layers": [6, 7]}, ["parallel_from 7", "8 and 10"]),
     ({"window": -1}, ["window", "-1"]),
     ({"gate_window": 513}, ["gate_window 513", "model_dim 512"]),
+    ({"near_window": 4, "near_layers": [11]}, ["near_layers [11]", "0 to 10"]),
+    ({"near_window": 4, "near_layers": [1, 1]}, ["near_layers [1, 1]", "twice"]),
+    ({"near_window": 4}, ["near_window 4", "near_layers []"]),
+    ({"near_layers": [4]}, ["near_window 0", "near_layers [4]"]),
     ({"smear_window": 513}, ["smear_window 513", "model_dim 512"]),
     ({"gate_window": 12, "gated_attention": True}, ["gate_window 12", "gated_attention"]),
     ({"ve_layers": "9,x"}, ["ve_layers", "x"]),
@@ -103,6 +107,7 @@ def test_numbers_survive_the_artifacts_json_header() -> None:
 def test_header_names_visits_only_where_they_differ_from_the_first_networks() -> None:
     plain = Architecture().header()
     changes = {"loop_layers": [3], "num_loops": 1, "parallel_from": 7, "window": 5}
+    changes |= {"near_window": 3, "near_layers": [2]}
     changes |= {"document_mask": True, "gate_window": 12, "smear_window": 12, "skip_gates": True}
     changed = Architecture.model_validate(changes)
     assert not changes.keys() & plain.keys()

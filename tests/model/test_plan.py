@@ -64,6 +64,14 @@ def test_window_and_documents_are_the_architectures_unless_given() -> None:
     assert {v.window for v in plan(architecture(), window=3)} == {3}
 
 
+def test_near_layers_see_the_smaller_window() -> None:
+    config = architecture(window=7, near_window=3, near_layers=[1, 10])
+    near = [visit.layer for visit in plan(config) if visit.window == 3]
+    assert near == [1, 10] and {visit.window for visit in plan(config)} == {3, 7}
+    assert {visit.window for visit in plan(config, window=2)} == {2}
+    assert {visit.window for visit in plan(config, window=0)} == {3, None}
+
+
 def test_lanes_begin_at_their_layer() -> None:
     blocks = [visit.block for visit in plan(architecture(parallel_from=8, **LOOPED))]
     assert blocks == ["serial"] * 14 + ["parallel"] * 3

@@ -19,6 +19,8 @@ VISITS: dict[str, dict[str, Any]] = {
     "lanes": {"num_layers": 7, "parallel_from": 4},
     "documents": {"document_mask": True},
     "windows": {"window": 4},
+    "two windows": {"window": 6, "near_window": 3, "near_layers": [0, 2]},
+    "a window of some layers": {"near_window": 3, "near_layers": [1], "document_mask": True},
     "all": {
         "num_layers": 6,
         "loop_layers": [1, 2],

@@ -37,6 +37,8 @@ FULL = {
     "value_residual": True,
     "document_mask": True,
     "window": 12,
+    "near_window": 5,
+    "near_layers": [1],
     "xsa_last_n": 3,
 }
 NETWORKS = {"as it is": {}, "full": FULL, "gated": {"gated_attention": True, "window": 9}}

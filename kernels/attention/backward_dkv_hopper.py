@@ -68,7 +68,7 @@ from kernels.common.math import LN_2
 
 # Keys of an item, rows of a tile of the ring, its stages. 64 rows would need 200 registers a
 # thread, and only two warpgroups have so many. Microseconds of the backward pass: H100, 98,304
-# tokens, 8/4 heads of 64, febceab, bench/results/variants-h100.md (with PART 64 in the dq kernel).
+# tokens, 8/4 heads of 64, febceab, 4 stages (variants-h100.md; with PART 64 in the dq kernel).
 LAUNCH = Launch(rows=32, columns=ITEM_ROWS, stages=12)  # 1368.7; with XSA 1447.9
 # Warpgroups that alternate (ping-pong), two ways: 1400.1, 1409.7; with XSA 1482.2, 1490.7
 

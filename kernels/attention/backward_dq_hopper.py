@@ -63,8 +63,8 @@ from kernels.common.hopper import (
 from kernels.common.launch import Launch
 from kernels.common.math import LN_2
 
-# Rows of an item, keys of a tile of the ring, its stages: 115 KB of shared memory. Microseconds of
-# the backward pass: H100, 98,304 tokens, 8/4 heads of 64, febceab, bench/results/variants-h100.md.
+# Rows of an item, keys of a tile of the ring, its stages: 200 KB of shared memory. Microseconds of
+# the backward pass, 4 stages: H100, 98,304 tokens, 8/4 heads, febceab (variants-h100.md).
 LAUNCH = Launch(rows=ITEM_ROWS, columns=64, stages=8)  # 1348.8; with XSA 1425.3
 # Warpgroups that alternate (ping-pong): 1366.5; with XSA 1440.7
 # Keys of one score product: half a tile's, whose other products overlap with these exponentials.

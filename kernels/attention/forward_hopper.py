@@ -59,11 +59,12 @@ from kernels.common.hopper import (
 )
 from kernels.common.launch import Launch
 
-# Rows of an item, keys of a tile of the ring, its stages: 90 KB of shared memory. Microseconds with
-# norm, rotary and gain: H100, 98,304 tokens, 8/4 heads of 64, 69955f1 (variants-h100.md).
+# Rows of an item, keys of a tile of the ring, its stages: 180 KB of shared memory. With 8 stages a
+# warpgroup goes on to the next item while others finish (docs/log.md). Microseconds with norm,
+# rotary and gain, 4 stages: H100, 98,304 tokens, 8/4 heads of 64, 69955f1 (variants-h100.md).
 LAUNCH = Launch(rows=ITEM_ROWS, columns=64, stages=8)  # 497.1; with XSA 533.1
 # 1 or 2 of 4 exponentials as a polynomial: 508.5, 549.9; with XSA 545.2, 590.0
-# 3 or 5 stages: no difference. A grid with a block for each item: 20 % slower.
+# 3 or 5 stages of whole windows: no difference. A block for each item: 20 % slower.
 
 
 class Inputs(NamedTuple):

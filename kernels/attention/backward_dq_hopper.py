@@ -39,7 +39,6 @@ from kernels.attention.schedule_hopper import (
     make_item,
     next_item,
     schedule,
-    sees,
     take_item,
     unmasked_keys,
     visible_keys,
@@ -312,7 +311,10 @@ def take_keys(rows, dq, keys, index, first, MASKED: gl.constexpr):
         weights = gl.exp2(scores - gl.expand_dims(rows.lse, 1))
         if MASKED:
             seen = first + part * PART + gl.arange(0, PART, gl.SliceLayout(0, layout))
-            weights = gl.where(sees(seen, rows.position, rows.start), weights, 0.0)
+            seen = gl.expand_dims(seen, 0)
+            visible = seen <= gl.expand_dims(rows.position, 1)
+            visible &= seen >= gl.expand_dims(rows.start, 1)
+            weights = gl.where(visible, weights, 0.0)
         dweights = warpgroup_mma_wait(younger(part, parts), deps=[weighing])
         dscores = (weights * (dweights - gl.expand_dims(rows.delta, 1))).to(rows.query.dtype)
         key = part_of(keys.key, index, part)

@@ -163,17 +163,6 @@ def unmasked_keys(problem, batch, first_row, row, begin, KEYS: gl.constexpr):
 
 
 @gluon.jit
-def sees(key, position, start):
-    """Return which rows, at a position and from a start on, see which keys: (rows, keys).
-
-    Both comparisons are one of unsigned numbers, because a key before the start is a large one.
-    """
-    start = gl.expand_dims(start, 1)
-    distance = (gl.expand_dims(key, 0) - start).to(gl.uint32)
-    return distance <= (gl.expand_dims(position, 1) - start).to(gl.uint32)
-
-
-@gluon.jit
 def visible_rows(problem, batch, first_key, KEYS: gl.constexpr, ROWS: gl.constexpr):
     """Return begin, a multiple of ROWS, and end of the rows that see one of ``KEYS`` keys."""
     begin = gl.minimum(first_key, problem.length) * problem.GROUP // ROWS * ROWS

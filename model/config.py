@@ -1,6 +1,6 @@
 """The numbers that define the network. They travel in the artifact's header."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -46,7 +46,27 @@ def edge_count(kind: BigramRows, rows: int) -> int:
     return min(rows * quarters // 4, max(0, rows - 2))
 
 
-class Architecture(BaseModel):
+class Exact(BaseModel):
+    """A table that refuses booleans as numbers, which pydantic would read as 1 and 0."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def check_booleans(cls, given: Any) -> Any:
+        """Refuse a boolean, alone or in a list, where a number is wanted."""
+        for name, value in given.items() if isinstance(given, dict) else ():
+            for each in value if isinstance(value, list) else (value,):
+                field = isinstance(each, bool) and cls.model_fields.get(name)
+                if field and wants_number(field.annotation):
+                    raise ValueError(f"{name}: give a number, not {str(each).lower()}")
+        return given
+
+
+def wants_number(kind: Any) -> bool:
+    """Return whether a type is of numbers: itself, or one of its parts."""
+    return kind in (int, float) or any(map(wants_number, get_args(kind)))
+
+
+class Architecture(Exact):
     """Preset ``seed``'s network by default: parameter-golf PR #1081."""
 
     model_config = ConfigDict(

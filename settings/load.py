@@ -188,4 +188,5 @@ def describe(error: ValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
-    return f"setting {where}: {message}, not {first['input']!r}" if where else message
+    given = "" if isinstance(first["input"], dict) else f", not {first['input']!r}"
+    return f"setting {where}: {message}{given}" if where else message

@@ -5,7 +5,6 @@ from itertools import pairwise
 from typing import Annotated, Any
 
 from pydantic import (
-    BaseModel,
     Field,
     NonNegativeInt,
     PositiveFloat,
@@ -15,11 +14,12 @@ from pydantic import (
     model_validator,
 )
 
+from model.config import Exact
 from reading.structured import parse_toml
 from settings.section import FROZEN, Precision
 
 
-class Stage(BaseModel):
+class Stage(Exact):
     """One stage. A field that is None has the value of the run's own setting."""
 
     model_config = FROZEN

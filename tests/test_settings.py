@@ -135,6 +135,37 @@ def test_a_preset_in_a_file_is_that_preset(tmp_path):
     assert (above.preset, above.num_layers, above.seed) == ("sprint", 11, 5)
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("window = true", "window: give a number, not true"),
+        ("parallel_from = false", "parallel_from: give a number, not false"),
+        ("wallclock = true", "wallclock: give a number, not true"),
+        ("ve_layers = [9, true]", "ve_layers: give a number, not true"),
+        ("swarm_windows = [0, false]", "swarm_windows: give a number, not false"),
+        ("stages = [{until=1, loops=false}]", "setting stages.0: loops: give a number, not false"),
+        (
+            "stages = '[{until=1, window=true}]'",
+            "setting stages.0: window: give a number, not true",
+        ),
+    ],
+)
+def test_a_boolean_is_no_number(tmp_path, line, words):
+    """It was taken as 1 or 0, such as a window of one token."""
+    config = tmp_path / "run.toml"
+    config.write_text(line)
+    with pytest.raises(InputError) as refused:
+        load_settings(["--config", str(config)], {})
+    assert str(refused.value) == words
+
+
+def test_a_number_is_a_boolean(tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text("ve_enabled = 0\nstages = [{until=1, documents=1}]\n")
+    settings = load_settings(["--config", str(config)], {})
+    assert (settings.ve_enabled, settings.stages[0].documents) == (False, True)
+
+
 @pytest.mark.parametrize("line", ['resume = "runs/x"', 'config = "other.toml"'])
 def test_a_name_that_means_nothing_in_a_file_is_refused(tmp_path, line):
     config = tmp_path / "run.toml"

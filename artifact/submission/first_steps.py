@@ -22,7 +22,7 @@ from runtime.records import SUMMARY
 from runtime.run_folder import ARTIFACT
 from settings import Settings
 
-TOKENS = 4096
+TOKENS = 8192  # of a split; a twentieth of them must be enough windows for a readout
 EDGES = "some.edges"
 SECONDS = 900
 LENGTH = 64

@@ -4,15 +4,19 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from artifact.submission.first_steps import first_steps
+from artifact.submission.first_steps import LITTLE, _make_data, first_steps
+from data.shards import TokenStream
 from data.tokenizer import TOKENIZER_NAME
 from errors import InputError
 from evaluation.audit.shuffled import SMALL, validation_unseen
 from files import sha256
 from knowledge.edges import read_edges
+from runtime.ranks import World
 from settings import Settings
 from settings.load import load_settings
+from training.held_out import FEWEST, HeldOut
 
 SETTINGS = Settings(vocab_size=300)
 # A script that trains nothing: what it writes and prints is all that is looked at.
@@ -76,6 +80,16 @@ def test_a_network_with_edges_gets_some_of_the_made_tokenizer(tmp_path: Path) ->
     assert (found.kind, len(found.tokens)) == ("mixed", settings.num_edges)
     assert found.tokenizer == sha256(tmp_path / "tokenizer")
     assert max(found.tokens + found.predecessors) < 300
+
+
+def test_the_made_text_is_enough_to_hold_windows_out(tmp_path: Path) -> None:
+    """No run with a readout or probes could be submitted, because it was too short for them."""
+    settings = load_settings([*LITTLE, "--readout"], {})
+    _make_data(tmp_path / "data", 300, 1)
+    stream = TokenStream.open(tmp_path / "data", "train", 300)
+    held_out = HeldOut(stream, settings, World.single(torch.device("cpu")))
+    assert held_out.count >= FEWEST
+    assert len(held_out.rest) > settings.iterations * settings.train_batch_tokens
 
 
 @pytest.mark.parametrize("score", ["1.234551", "1.234649"])

@@ -71,6 +71,7 @@ class Environment(Form):
     torch: Word
     git_commit: Word | None = None
     git_dirty: bool | None = None
+    git_changed: str | None = None
 
 
 class Trained(Form):

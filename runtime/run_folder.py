@@ -41,6 +41,7 @@ from runtime.records import (
 CHECKPOINTS, ARTIFACT, PLOT, TEXT = "checkpoints", "artifact.bin", "loss.png", "train.log"
 FILES = (SETTINGS, ENVIRONMENT, LOG, TEXT, DECISIONS, SUMMARY, CHECKPOINTS, ARTIFACT, PLOT, NATS)
 HALF = re.compile(rf"\.({'|'.join(map(re.escape, FILES))}|[^/]+\.f32)\.\d+\.part")
+PACKED = ("*.py", "presets/*.toml", "knowledge/*.scores")  # of a submission, as git matches them
 SAVED = "checkpoint"  # the event of a written checkpoint
 
 
@@ -243,10 +244,12 @@ def to_toml(settings: Mapping[str, object]) -> str:
 def environment() -> dict[str, object]:
     """Return commit, versions, devices, number of ranks, command line and time."""
     commit = _git("rev-parse", "HEAD")
+    changed = commit and _changed()
     cuda = torch.cuda.is_available()
     return {
         "git_commit": commit,
-        "git_dirty": bool(_git("status", "--porcelain")) if commit else None,
+        "git_dirty": bool(changed) if commit else None,
+        "git_changed": changed,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
@@ -344,6 +347,16 @@ def _git(*arguments: str) -> str | None:
         return None if prefix else _output("git", "-C", str(PROJECT), *arguments)
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _changed() -> str | None:
+    """Return the first file by which the code may be another than its commit's.
+
+    That is a tracked file, or a new one of those that a submission packs.
+    """
+    found = _git("diff", "--name-only", "HEAD")
+    found = found or _git("ls-files", "--others", "--exclude-standard", *PACKED)
+    return found.splitlines()[0][:200] if found else None
 
 
 def _output(*command: str) -> str:

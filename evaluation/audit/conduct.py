@@ -44,7 +44,10 @@ def commit(environment: Environment) -> Check:
     dirty = environment.git_dirty
     if dirty is None:
         return Check("commit", "run", None, "not known: the run had no git checkout")
-    found = "changes that were not committed (git_dirty)" if dirty else f"{environment.git_commit}"
+    found = f"{environment.git_commit}"
+    if dirty:
+        named = environment.git_changed
+        found = "changes that were not committed (git_dirty)" + (f": {named}" if named else "")
     return Check("commit", "run", not dirty, found)
 
 

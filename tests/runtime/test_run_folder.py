@@ -98,10 +98,31 @@ def test_environment_names_the_projects_own_commit(
     found = environment()
     assert (found["git_commit"], found["git_dirty"]) == (git(tmp_path, "rev-parse", "HEAD"), False)
     (tmp_path / "new.py").touch()
-    assert environment()["git_dirty"] is True
+    found = environment()
+    assert (found["git_dirty"], found["git_changed"]) == (True, "new.py")
 
     monkeypatch.setattr(run_folder, "PROJECT", inner)
     assert environment()["git_commit"] is None, "a repository around the project is not its own"
+
+
+def test_only_what_can_change_the_code_is_a_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user's notes, texts and environment made a run unfit to be submitted."""
+    monkeypatch.setattr(run_folder, "PROJECT", tmp_path)
+    (tmp_path / "notes.md").write_text("one")
+    git(tmp_path, "init")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-m", "one")
+    (tmp_path / "run.toml").touch()
+    (tmp_path / ".venv").symlink_to("/")
+    found = environment()
+    assert (found["git_dirty"], found["git_changed"]) == (False, None)
+    (tmp_path / "presets").mkdir()
+    (tmp_path / "presets/own.toml").touch()
+    assert environment()["git_changed"] == "presets/own.toml"
+    (tmp_path / "notes.md").write_text("two")
+    assert environment()["git_changed"] == "notes.md"
 
 
 def test_log_lines_are_json_whatever_the_numbers(run: RunFolder) -> None:

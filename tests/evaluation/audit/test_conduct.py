@@ -51,6 +51,13 @@ def test_code_must_have_been_committed(dirty: bool | None, passed: bool | None):
     assert commit(environment).passed is passed
 
 
+def test_what_was_not_committed_is_named():
+    facts = {"world_size": 1, "devices": ["cpu"], "torch": "2", "git_dirty": True}
+    assert commit(Environment.model_validate(facts)).found.endswith("(git_dirty)")
+    named = Environment.model_validate(facts | {"git_changed": "model/gpt.py"})
+    assert commit(named).found.endswith("(git_dirty): model/gpt.py")
+
+
 @pytest.mark.parametrize("kind", ["files", "network", "programs", "text"])
 def test_a_process_that_left_its_folders_is_broken(kind: str):
     findings: dict[str, list[str]] = {"files": [], "network": [], "programs": [], "text": []}

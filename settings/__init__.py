@@ -94,6 +94,8 @@ class Settings(
             raise ValueError("export_weights averaged needs averaging ema or lawa")
         if self.lean and self.averaging != "ema":
             raise ValueError("lean needs averaging ema")
+        if self.readout and (self.averaging, self.export_weights) != ("ema", "averaged"):
+            raise ValueError("readout needs averaging ema and export_weights averaged")
         if self.run_id and self.run_dir:
             raise ValueError("run_dir is the folder, and run_id its name in runs/; give one")
         if self.edges and not self.num_edges:

@@ -26,7 +26,7 @@ class ScheduleSettings(Section):
     reference_clock: Path | None = Field(
         default=None,
         description="table of python -m bench clock; wallclock then counts its milliseconds a "
-        "step, alike on every card",
+        "step, alike on every card; such a run cannot be submitted",
     )
     iterations: PositiveInt = Field(default=20_000, description="largest number of steps")
     warmup_steps: NonNegativeInt = Field(

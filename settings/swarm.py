@@ -38,7 +38,7 @@ class SwarmSettings(Section):
     swarm_yoke: Path | None = Field(
         default=None,
         description="decision log, or its run folder, whose decisions the run obeys at the same "
-        "progress in place of agents",
+        "progress in place of agents; such a run cannot be submitted",
     )
     probes: NonNegativeInt | None = Field(
         default=None,

@@ -83,6 +83,8 @@ def test_our_prefixed_variable_beats_the_contest_name():
         (["--eval-stride", "4096"], {}, "eval_stride 4096 exceeds eval_seq_len 2048"),
         (["--averaging", "none"], {}, "export_weights averaged needs averaging"),
         (["--averaging", "lawa", "--lean", "0.6"], {}, "lean needs averaging ema"),
+        (["--readout", "--export-weights", "raw"], {}, "readout needs averaging ema and export"),
+        (["--readout", "--averaging", "lawa"], {}, "readout needs averaging ema and export"),
         (["--warmup-steps", str(1 << 40)], {}, "setting warmup_steps: Input should be less than"),
         (["--ttt-epochs", "1001"], {}, "setting ttt_epochs: Input should be less than"),
         (["--ttt-lora-epochs", "1001"], {}, "setting ttt_lora_epochs: Input should be less than"),

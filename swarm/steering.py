@@ -193,13 +193,11 @@ class Steering:
             "telemetry": self._telemetry.state(),
             "levers": self.levers,
             "kept": self.kept,
+            "marks": [*self._marks.items()],
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state`` returned, bit for bit.
-
-        A checkpoint does not contain the copy of the weights. If ``kept`` is not None, the caller
-        copies the weights that it has just loaded.
 
         Raises:
             InputError: the state is of other agents or levers.
@@ -215,6 +213,7 @@ class Steering:
             self.levers = {**self.levers, **state["levers"]}
             self.kept = state["kept"]
             self._marks = dict.fromkeys(self.mesh.slots, self._telemetry.mark())
+            self._marks |= {slot: tuple(mark) for slot, mark in state.get("marks", ())}
         except (KeyError, TypeError, ValueError):
             raise InputError(
                 "the checkpoint's swarm has other agents; resume with the run's own agents_off"

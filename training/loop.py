@@ -25,6 +25,7 @@ from training.choosing import Course
 from training.curve import Curve
 from training.metrics import Finished, Metrics
 from training.pace import FIRST_STEP, TRAINED, Start, budget_of, step_ms
+from training.resuming import with_copies
 from training.schedule import Moment, Schedule
 from training.snapshots import Snapshots
 from training.trainer import Trainer
@@ -91,9 +92,11 @@ class Loop:
             trainer.levers.decide(**steering.decided)
             for slot in {*steering.slots} - {KEPT}:
                 self.snapshots[slot] = Snapshots(trainer.state, trainer.outgoing)
-            for copy in self.snapshots.values():
+            for slot, copy in self.snapshots.items():
                 copy.allocate_buffers()
-                if steering.kept is not None:  # checkpoints hold no copy: take one of this state
+                if slot in start.copies:
+                    copy.load(start.copies[slot])
+                elif steering.kept is not None:  # a checkpoint of old, without its copies
                     copy.take()
         self.step, self.trained = start.step, start.trained
         self._kept = (start.step, start.trained) if start.step else None
@@ -257,7 +260,8 @@ class Loop:
             return
         self._kept = (self.step, self.trained)
         self.pace.finished(len(self.metrics), elapsed)
-        tensors = self.trainer.state.tensors()
+        copies = {slot: copy.tensors() for slot, copy in self.snapshots.items()}
+        tensors = with_copies(self.trainer.state.tensors(), copies)
         if self.folder:
             self._write(self.folder, tensors, elapsed)
         self.trainer.world.barrier()

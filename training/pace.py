@@ -6,6 +6,8 @@ from dataclasses import asdict, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from settings import Settings
 from settings.variants import CHOICES, Variant
 
@@ -21,6 +23,7 @@ class Start(NamedTuple):
         course: as ``training.choosing.Course.state``; empty if the checkpoint has none.
         warmed: seconds of a step in the warm-up, by variant, the same on every rank.
         probe: as ``training.probe.Probe.state``; empty if the checkpoint has none.
+        copies: by slot of the swarm's copies, as ``training.snapshots.Snapshots.tensors``.
     """
 
     step: int = 0
@@ -30,6 +33,7 @@ class Start(NamedTuple):
     course: Mapping[str, Any] = MappingProxyType({})
     warmed: Mapping[Variant, float] = MappingProxyType({})
     probe: Mapping[str, Any] = MappingProxyType({})
+    copies: Mapping[float, Mapping[str, Tensor]] = MappingProxyType({})
 
 
 FIRST_STEP = Start()

@@ -1,6 +1,9 @@
 """A new run's folder, or that of a resumed run with its checkpoint."""
 
+from collections.abc import Mapping
 from pathlib import Path
+
+from torch import Tensor
 
 from errors import InputError
 from knowledge.scores import BUILT_IN
@@ -11,6 +14,8 @@ from settings import Settings
 from swarm.steering import Steering
 from training.pace import FIRST_STEP, TRAINED, Start, budget_of
 from training.trainer import Trainer
+
+COPY = "copy."  # in a checkpoint's names of tensors: the swarm's copies, by slot
 
 
 def open_folder(settings: Settings, data: str) -> RunFolder:
@@ -68,6 +73,7 @@ def load_checkpoint(
     check_same_data(state.get("data", ""), trained_on(run), path)
     if "probe" in state and not trainer.probes:  # 0 once meant: as agents need
         raise InputError(f"{path} has probes; take probes = 0 out of {run / 'settings.toml'}")
+    copies = taken_out(tensors)
     trainer.state.load(tensors, with_tokens(state, trainer.settings.train_seq_len))
     if steering and "swarm" in state:
         steering.load(state["swarm"])
@@ -76,7 +82,29 @@ def load_checkpoint(
         folder.change_settings(kept(trainer.settings))
     trained = state.get(TRAINED) == budget_of(trainer.settings)
     before = state.get("pace", ()), trained, state.get("course", {})
-    return Start(state["step"], state["elapsed"], *before, probe=state.get("probe", {}))
+    others = {"probe": state.get("probe", {}), "copies": copies}
+    return Start(state["step"], state["elapsed"], *before, **others)
+
+
+def with_copies(
+    tensors: dict[str, Tensor], copies: Mapping[float, Mapping[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Return a checkpoint's tensors with those of the swarm's copies, by slot."""
+    named = {
+        f"{COPY}{slot:g}.{name}": tensor
+        for slot, copy in copies.items()
+        for name, tensor in copy.items()
+    }
+    return tensors | named
+
+
+def taken_out(tensors: dict[str, Tensor]) -> dict[float, dict[str, Tensor]]:
+    """Take the copies, by slot, out of a checkpoint's tensors; old checkpoints have none."""
+    copies: dict[float, dict[str, Tensor]] = {}
+    for name in [name for name in tensors if name.startswith(COPY)]:
+        slot, _, own = name.removeprefix(COPY).partition(".")
+        copies.setdefault(float(slot), {})[own] = tensors.pop(name)
+    return copies
 
 
 def with_tokens(numbers: dict[str, int], seq_len: int) -> dict[str, int]:

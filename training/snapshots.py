@@ -54,6 +54,23 @@ class Snapshots:
                 self._buffers[name].copy_(tensor, non_blocking=True)
         self._taken = True
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the latest snapshot by name, whole: every rank must call it; empty if none."""
+        if not self._taken:
+            return {}
+        self.wait()
+        now = self._state.weights_and_moments()
+        own = {name: copy.to(now[name].device) for name, copy in self._buffers.items()}
+        return self._state.shards.join(own, self._state.update.states())
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Make what ``tensors`` returned, on any number of ranks, the latest snapshot."""
+        self.allocate_buffers()
+        own = self._state.shards.cut(tensors, self._state.update.states())
+        for name, copy in self._buffers.items():
+            copy.copy_(own[name])
+        self._taken = True
+
     def weights(self) -> dict[str, Tensor]:
         """Return the latest snapshot's weights by name, whole: every rank must call it.
 

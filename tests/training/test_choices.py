@@ -11,6 +11,7 @@ from runtime.progress import Progress
 from runtime.run_folder import RunFolder, read_log
 from settings.stages import Stage
 from swarm.agents.base import Agent, Proposal
+from swarm.levers import KEEP, KEPT, ROLLBACK
 from swarm.steering import Steering
 from swarm.telemetry import Snapshot
 from tests.training.small import small_settings, trainers
@@ -46,6 +47,17 @@ class Idle(Chooser):
 
     def propose(self, state: tuple, snapshot: Snapshot) -> tuple[tuple, Sequence[Proposal]]:
         return state, ()
+
+
+class Returner(Agent):
+    """Keeps a copy at a quarter of the run, and returns to it at three quarters."""
+
+    name: ClassVar[str] = "returner"
+    levers: ClassVar[tuple[str, ...]] = (KEEP, ROLLBACK)
+
+    def propose(self, state: tuple, snapshot: Snapshot) -> tuple[tuple, Sequence[Proposal]]:
+        wanted = {4: KEEP, 12: ROLLBACK}.get(snapshot.step)
+        return state, [Proposal(self.name, wanted, KEPT, 0.9, "now")] if wanted else ()
 
 
 class Watcher(Idle):
@@ -114,6 +126,24 @@ def test_a_resumed_run_keeps_its_choices_bit_for_bit(make, monkeypatch, tmp_path
     assert steering.choices == {"window": 4, "heads": 0}
     looped(second, steering, folder, start).run()
     assert variants(folder)[-1] == (10, 4, 0)
+    for name, parameter in straight.model.named_parameters():
+        assert torch.equal(parameter, second.model.get_parameter(name)), name
+
+
+def test_a_resumed_run_returns_to_the_copy_that_was_kept_before(make, monkeypatch, tmp_path):
+    straight, first, second = make(), make(), make(resume=tmp_path / "first")
+    whole = RunFolder.create(tmp_path / "whole", "x", {})
+    looped(straight, steering_of(straight, monkeypatch, Returner), whole).run()
+
+    folder = RunFolder.create(tmp_path / "first", "x", {})
+    loop = looped(first, steering_of(first, monkeypatch, Returner), folder)
+    loop.steps(10)
+    loop._save(loop.budget.elapsed())
+
+    steering = steering_of(second, monkeypatch, Returner)
+    start = load_checkpoint(folder.path, second, steering, folder)
+    looped(second, steering, folder, start).run()
+    assert [e["step"] for e in read_log(folder.log_file) if e["kind"] == "decision"] == [12]
     for name, parameter in straight.model.named_parameters():
         assert torch.equal(parameter, second.model.get_parameter(name)), name
 

@@ -345,8 +345,7 @@ def test_bf16_with_documents(xsa: bool) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize(("batch", "length"), [(1, 40), (3, 3000), (1100, 130)])
 def test_bf16_with_documents_of_every_length(batch: int, length: int) -> None:
-    """Blocks deal themselves runs of items: fewer items than blocks, uneven ones, and more places
-    than are counted at once (``schedule_hopper.PLACES``)."""
+    """Blocks take items from a counter: fewer items than blocks, uneven ones, and many short."""
     generator = torch.Generator().manual_seed(16)
     chance = 10 ** -(3 * torch.rand((batch, 1), generator=generator))
     tokens = (torch.rand((batch, length), generator=generator) < chance).int()

@@ -1,12 +1,14 @@
 """The swarm of a run: telemetry in, a cycle every so many steps, decisions out."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Self
 
 from errors import InputError
 from swarm.agents import AGENTS
+from swarm.agents.base import Agent
 from swarm.decision_log import DecisionLog
 from swarm.levers import (
     FIELDS,
@@ -66,8 +68,7 @@ class Steering:
         """Return the swarm of a run, or None if it is off or has no agent.
 
         Raises:
-            InputError: ``agents_off`` names an agent that does not exist, or the run cannot obey
-                ``swarm_yoke``.
+            InputError: as `agents_of`, or the run cannot obey ``swarm_yoke``.
         """
         start, bounds, every = start_values(settings), limits(settings), settings.swarm_every
         if settings.swarm_yoke:
@@ -77,13 +78,7 @@ class Steering:
 
             yoke = optional("swarm.yoke", "--swarm-yoke").Yoke
             return cls(yoke.of_log(settings.swarm_yoke, bounds), start, every)
-        names = [kind.name for kind in AGENTS]
-        for name in settings.agents_off:
-            if name not in names:
-                raise InputError(f"agents_off: no agent {name!r}; there are: {', '.join(names)}")
-        kinds = [kind for kind in AGENTS if settings.swarm_agents in kind.sets]
-        on = [kind for kind in kinds if kind.name not in settings.agents_off]
-        agents = [agent for kind in on if (agent := kind.of(settings))]
+        agents = agents_of(settings)
         if not settings.swarm or not agents:
             return None
         rules = Rules(settings.swarm_alone, settings.swarm_objection, settings.swarm_withdrawn)
@@ -218,3 +213,34 @@ class Steering:
             raise InputError(
                 "the checkpoint's swarm has other agents; resume with the run's own agents_off"
             ) from None
+
+
+def agents_of(settings: "Settings") -> list[Agent]:
+    """Return the agents of a run: those of its set that are not off and have a use.
+
+    Raises:
+        InputError: ``agents_off`` names an agent that the set does not have, or an agent cannot
+            choose from the options that it is given. A run that goes on keeps such a name.
+    """
+    kinds = {kind.name: kind for kind in AGENTS if settings.swarm_agents in kind.sets}
+    for name in settings.agents_off:
+        if name not in kinds and not settings.resume:
+            near = [*relatives(name, kinds.values()), *difflib.get_close_matches(name, kinds, n=1)]
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise InputError(
+                f"agents_off: set {settings.swarm_agents} has no agent {name!r}; there are: "
+                f"{', '.join(kinds)}{hint}"
+            )
+    on = [kind for name, kind in kinds.items() if name not in settings.agents_off]
+    return [agent for kind in on if (agent := kind.of(settings))]
+
+
+def relatives(name: str, kinds: Iterable[type[Agent]]) -> list[str]:
+    """Return the names of those agents that derive from the named one, or it from them."""
+    named = [kind for kind in AGENTS if kind.name == name]
+    return [
+        kind.name
+        for kind in kinds
+        for its in named
+        if issubclass(kind, its) or issubclass(its, kind)
+    ]

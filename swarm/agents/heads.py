@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
+from errors import InputError
 from swarm.agents.base import Agent, Bid, Offer
 from swarm.telemetry import Snapshot
 
@@ -32,7 +33,18 @@ class Heads(Agent):
 
     @classmethod
     def of(cls, settings: "Settings") -> Self | None:
-        return cls() if settings.mtp_num_heads and 0 in settings.swarm_heads else None
+        """Return it for a run with MTP heads and numbers of them to choose from.
+
+        Raises:
+            InputError: none of them is 0, the only one that it bids.
+        """
+        if not settings.mtp_num_heads or not settings.swarm_heads:
+            return None
+        if 0 not in settings.swarm_heads:
+            if settings.resume:
+                return None  # the run began so
+            raise InputError("swarm_heads has no 0, the only number that agents choose; add it")
+        return cls()
 
     def propose(self, state: tuple, snapshot: Snapshot) -> tuple[tuple, Sequence[Offer]]:
         if snapshot.levers["heads"] == 0:

@@ -90,13 +90,30 @@ def test_rules_are_settings():
 
 def test_off_is_off():
     assert Steering.of(load_settings(["--no-swarm"], {})) is None
-    every = ",".join(kind.name for kind in AGENTS)
+    every = ",".join(kind.name for kind in AGENTS if "seed" in kind.sets)
     assert Steering.of(load_settings(["--agents-off", every], {})) is None
 
 
 def test_an_agent_that_does_not_exist_is_refused_with_those_that_do():
     with pytest.raises(InputError, match="no agent 'qta'; there are: qat, kg, health, mtp, lr"):
         Steering.of(load_settings(["--agents-off", "qta"], {}))
+
+
+@pytest.mark.parametrize(
+    ("agents", "name", "words"),
+    [
+        ("frontier", "lr", "'lr'; there are: qat, pace, .*, recovery; did you mean rate"),
+        ("frontier", "health", "'health'; .* did you mean guard"),
+        ("frontier", "mtp", "'mtp'; there are: [a-z, ]*$"),
+        ("seed", "rate", "'rate'; there are: qat, kg, health, mtp, lr; did you mean lr"),
+        ("seed", "qta", "'qta'; .* did you mean qat"),
+    ],
+)
+def test_an_agent_of_the_other_set_is_refused_with_what_the_set_has(agents, name, words):
+    settings = load_settings(["--swarm-agents", agents, "--agents-off", name], {})
+    with pytest.raises(InputError, match=f"agents_off: set {agents} has no agent {words}"):
+        Steering.of(settings)
+    assert Steering.of(settings.model_copy(update={"resume": "runs/x"}))
 
 
 def test_cycles_come_every_so_many_steps():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from errors import InputError
 from settings.load import load_settings
 from swarm.agents.heads import Heads
 from swarm.agents.pace import Pace, Slope
@@ -50,5 +51,12 @@ def test_cheap_heads_stay_for_most_of_a_sprint_and_dear_ones_go_at_once():
 
 def test_it_takes_heads_and_the_option_of_none():
     assert Heads.of(SETTINGS) == Heads()
-    for arguments in (["--swarm-heads", "1"], ["--swarm-heads", "0", "--mtp-num-heads", "0"], []):
+    for arguments in (["--swarm-heads", "0", "--mtp-num-heads", "0"], []):
         assert Heads.of(load_settings(arguments, {})) is None
+
+
+def test_options_without_none_are_refused():
+    settings = load_settings(["--swarm-heads", "1,2"], {})
+    with pytest.raises(InputError, match=r"swarm_heads has no 0, .* add it"):
+        Heads.of(settings)
+    assert Heads.of(settings.model_copy(update={"resume": "runs/x"})) is None

@@ -14,7 +14,7 @@ MOST_SHARE = 0.2
 # in each step, as the average of a run without a readout does.
 AGES = {"short": 0.015, "long": 0.13}
 MIDDLE_AGE = 0.045
-MOVED_EVERY = 8  # steps between moves of the others
+MOVED_EVERY = 8  # steps between moves of the others, where the youngest has more
 # Gathers whole tensors, by name, from each rank's parts; ``dict`` on one rank.
 Join = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
@@ -161,6 +161,8 @@ class ExponentialAverage(Averaging):
 class SeveralAverages(ExponentialAverage):
     """An exponential average, and others of ``AGES`` that move every ``MOVED_EVERY`` steps.
 
+    They move in each step of a run in which the youngest is no older than ``MOVED_EVERY`` steps.
+
     Args:
         weights, join: as ``ExponentialAverage`` takes them.
     """
@@ -173,12 +175,17 @@ class SeveralAverages(ExponentialAverage):
 
     @torch.no_grad()
     def move_others(self, step: int, progress: float) -> None:
-        if step % MOVED_EVERY:
+        # The first steps, too: else the averages would be the weights of the start.
+        often = step < MOVED_EVERY or AGES["short"] * step <= MOVED_EVERY * progress
+        every = 1 if often else MOVED_EVERY
+        if step % every:
             return
-        youngest = 1 - MOVED_EVERY / max(MOVED_EVERY, MOST_SHARE * step)
+        youngest = 1 - every / max(every, MOST_SHARE * step)
         for age, average in self._others.items():
-            decay = min(youngest, math.exp(-MOVED_EVERY * progress / (AGES[age] * step)))
-            torch._foreach_lerp_(list(average.values()), self._live, 1 - decay)
+            steps = AGES[age] * step
+            # A mean age of few steps has to be exact: decay / (1 - decay).
+            decay = steps / (steps + progress) if often else math.exp(-every * progress / steps)
+            torch._foreach_lerp_(list(average.values()), self._live, 1 - min(youngest, decay))
 
     def every(self) -> dict[str, dict[str, Tensor]]:
         return super().every() | {age: self._join(own) for age, own in self._others.items()}

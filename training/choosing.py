@@ -205,12 +205,15 @@ class Chooser:
             ends: weights by name.
             losses: by name.
         """
-        from training.readout import Readout, mean_of, surely_better
+        from training.readout import Readout, distinct, mean_of, surely_better
 
         trainer = self.trainer
         live = {each: w.detach().clone() for each, w in exported(trainer.model).items()}
         tables = [spec.name for spec in parameters(trainer.model.config) if spec.rule in TABLES]
-        readout = Readout(self._nats, live, trainer.averaging.every(), tables)
+        averages = distinct(trainer.averaging.every(), live)
+        if not averages:
+            return name
+        readout = Readout(self._nats, live, averages, tables)
         best = readout.search(nats["raw"])
         losses |= {blend.name: mean_of(found) for blend, found in readout.scored.items()}
         if not surely_better(readout.scored[best], nats[name]):

@@ -115,6 +115,19 @@ class Readout:
         return raw + share * (slope + share * curve), share
 
 
+def distinct(averages: Mapping[str, Weights], live: Weights) -> dict[str, Weights]:
+    """Return the averages that equal neither the live weights nor an average before them.
+
+    In a run's first steps, and after a roll-back, there are equal ones.
+    """
+    found = {"": live}
+    for name, average in averages.items():
+        if not any(all(average[w].equal(own[w]) for w in live) for own in found.values()):
+            found[name] = average
+    del found[""]
+    return found
+
+
 def mean_of(nats: Nats) -> float:
     """Return the mean loss; infinity if it is not finite."""
     mean = math.fsum(nats) / len(nats)

@@ -13,7 +13,7 @@ from tests.training.small import small_settings
 from training.averaging import AGES, MIDDLE_AGE, MOST_SHARE, MOVED_EVERY, SeveralAverages
 from training.choosing import EVALUATIONS, Chooser, Course
 from training.loop import Loop
-from training.readout import Blend, Readout, Weights, surely_better
+from training.readout import Blend, Readout, Weights, distinct, surely_better
 from training.schedule import Moment
 from training.snapshots import holding
 
@@ -80,24 +80,60 @@ def several(weight: Tensor) -> SeveralAverages:
     return SeveralAverages({"w": weight})
 
 
-def test_other_averages_forget_by_their_age_and_not_faster_than_the_run_grows():
-    weight, run = torch.zeros(1, dtype=torch.float64), 400
+@pytest.mark.parametrize(("run", "every"), [(640, MOVED_EVERY), (200, 1)])
+def test_other_averages_forget_by_their_age_and_not_faster_than_the_run_grows(run, every):
+    weight = torch.zeros(1, dtype=torch.float64)
     averages = several(weight)
     expected = dict.fromkeys(AGES, 0.0)
     for step in range(1, run + 1):
         weight.fill_(math.sin(step / 40))
         averages.move_others(step, step / run)
-        if step % MOVED_EVERY == 0:
+        if step % every == 0:
             for age, share in AGES.items():
-                decay = min(
-                    math.exp(-MOVED_EVERY / (share * run)), 1 - 8 / max(8, MOST_SHARE * step)
-                )
+                most = 1 - every / max(every, MOST_SHARE * step)
+                steps = share * run
+                aged = math.exp(-every / steps) if every > 1 else steps / (1 + steps)
+                decay = min(aged, most)
                 expected[age] = decay * expected[age] + (1 - decay) * weight.item()
     found = averages.every()
     assert found.keys() == {"average", *AGES}
     for age in AGES:
         assert found[age]["w"].item() == pytest.approx(expected[age])
     assert not averages.young(run)
+
+
+@pytest.mark.parametrize("run", [60, 120, 300, 520])
+def test_averages_of_short_runs_have_the_ages_of_their_names(run):
+    """Weights that grow by 1 a step lag by an average's mean age; ages were 8 steps or none."""
+    weight = torch.zeros(1, dtype=torch.float64)
+    averages = several(weight)
+    for step in range(1, run + 1):
+        weight.fill_(step)
+        averages.move_others(step, (step - 1) / run)
+    for age, share in AGES.items():
+        lag = run - averages.every()[age]["w"].item()
+        assert lag == pytest.approx(share * run, rel=0.02), age
+
+
+@pytest.mark.parametrize(("step", "run"), [(3, 4), (3, 10_000), (11, 10_000)])
+def test_no_average_is_the_weights_of_the_start(step, run):
+    weight = torch.full((1,), 100.0)
+    averages = several(weight)
+    for done in range(1, step + 1):
+        weight.fill_(done)
+        averages.move_others(done, done / run)
+    own = averages.every()
+    assert all(own[age]["w"].item() <= step for age in AGES)
+
+
+def test_equal_averages_are_blended_once(make_trainer):
+    """A run of four steps scored and exported blends with the weights of its start."""
+    one, two = {"w": torch.ones(2)}, {"w": torch.zeros(2)}
+    equal = {"average": one, "short": two, "long": {"w": torch.zeros(2)}}
+    assert distinct(equal, one) == {"short": two}
+    trainer = trained(make_trainer, 1337, iterations=4)
+    choice = Chooser(trainer).choose(4, trainer.averaging.weights(), Course(CALM), None)
+    assert choice.losses.keys() == {"averaged", "raw"}
 
 
 def test_averages_go_on_from_a_checkpoint_also_from_one_without_a_readout():

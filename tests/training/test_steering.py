@@ -96,7 +96,8 @@ def make(token_folder: Path):
     with trainers() as make_trainer:
 
         def make_one(agents: str = "", folder: Path = token_folder, **changes: object) -> Trainer:
-            off = [kind.name for kind in AGENTS if kind.name not in agents.split()]
+            known = [kind.name for kind in AGENTS if "seed" in kind.sets]
+            off = [name for name in known if name not in agents.split()]
             steered = {"agents_off": off, "kg_scores": "wordnet", "val_loss_every": 1}
             settings = small_settings(**(steered | {"iterations": 32, "swarm_every": 8} | changes))
             return make_trainer(settings, folder, SCORES)

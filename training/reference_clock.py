@@ -24,6 +24,8 @@ Milliseconds = Annotated[float, Field(ge=0, le=1e9)]
 # Work besides steps: a copy of weights and moments, the collection of Hessians, a comparison of two
 # weights by `training.choosing`, a probe of the averaged weights.
 WORK = ("keep", "calibration", "choosing", "probe")
+# Settings that this work's time depends on, besides the network.
+WORKED_WITH = ("calibration_tokens", "eval_seq_len", "quant_by_loss", "readout")
 ANY = {"bos_id"}  # fields of a network that change no time
 
 
@@ -60,6 +62,7 @@ class Table(Form):
         network: fields of its architecture.
         steps: of each variant.
         work: milliseconds of each of ``WORK``.
+        worked_with: values of the settings ``WORKED_WITH``, by name.
     """
 
     device: str
@@ -67,6 +70,7 @@ class Table(Form):
     network: dict[str, Any]
     steps: list[Step]
     work: dict[str, Milliseconds]
+    worked_with: dict[str, Any]
 
 
 class ReferenceClock:
@@ -82,7 +86,7 @@ class ReferenceClock:
         ranks: of the run.
 
     Raises:
-        InputError: it is no table, or of another network, number of ranks or variant.
+        InputError: it is no table, or of another network, number of ranks, variant or setting.
     """
 
     def __init__(self, path: Path, settings: Settings, ranks: int) -> None:
@@ -91,19 +95,18 @@ class ReferenceClock:
             raise InputError(
                 f"{path} is of {table.ranks} ranks, and this run has {ranks}; {REMEDY}"
             )
-        network = network_of(settings)
-        for name in sorted(network.keys() - ANY):
-            if table.network.get(name) != network[name]:
-                there = str(table.network.get(name))[:40]
-                raise InputError(
-                    f"{path}: {name} is {there} there and {network[name]} here; {REMEDY}"
-                )
+        here = {**network_of(settings), **worked_with(settings)}
+        there = {**table.network, **table.worked_with}
+        for name in sorted(here.keys() - ANY):
+            if there.get(name) != here[name]:
+                found = str(there.get(name))[:40]
+                raise InputError(f"{path}: {name} is {found} there and {here[name]} here; {REMEDY}")
         if missing := sorted(set(WORK) - table.work.keys()):
             raise InputError(f"{path} has no milliseconds of {missing[0]}; {REMEDY}")
-        found = [(step.variant, step.milliseconds / 1000) for step in table.steps]
+        steps = [(step.variant, step.milliseconds / 1000) for step in table.steps]
         self.steps: dict[Variant, float] = {}
         for variant in reachable(settings):
-            for fields, seconds in found:
+            for fields, seconds in steps:
                 if fields == asdict(variant):
                     self.steps[variant] = seconds
             if variant not in self.steps:
@@ -181,3 +184,8 @@ class ReferenceBudget(Budget):
 def network_of(settings: Settings) -> Mapping[str, Any]:
     """Return the fields of a network, as JSON has them."""
     return settings.architecture().model_dump(mode="json")
+
+
+def worked_with(settings: Settings) -> dict[str, Any]:
+    """Return the settings that the time of ``WORK`` depends on, by name."""
+    return {name: getattr(settings, name) for name in WORKED_WITH}

@@ -34,7 +34,7 @@ from training.choosing import Chooser
 from training.measures import PROBES
 from training.opening import described
 from training.probe import Probe
-from training.reference_clock import network_of
+from training.reference_clock import network_of, worked_with
 from training.trainer import Trainer
 from training.warm_up import finished, warm_up
 
@@ -119,7 +119,8 @@ def measured(trainer: Trainer, turns: int, steps: int) -> dict[str, Any]:
         for variant, each in times.items()
     ]
     work = {"keep": keep_ms(trainer, turns), **end_ms(trainer)}
-    return {"network": dict(network_of(trainer.settings)), "steps": found, "work": work}
+    network, settings = dict(network_of(trainer.settings)), worked_with(trainer.settings)
+    return {"network": network, "steps": found, "work": work, "worked_with": settings}
 
 
 def in_turn(

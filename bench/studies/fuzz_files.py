@@ -52,7 +52,7 @@ from swarm.report import decisions_table
 from swarm.simulate import SyntheticRun, simulate
 from swarm.steering import Steering
 from swarm.yoke import Yoke
-from training.reference_clock import WORK, ReferenceClock, network_of
+from training.reference_clock import WORK, ReferenceClock, network_of, worked_with
 
 VOCAB = 300
 TEXT = "the dog and the fox; the fox and the bird: each of them watches the other. "
@@ -91,7 +91,7 @@ def clock_of_tiny() -> dict[str, Any]:
     settings = merge({"preset": "tiny"})
     steps = [{"variant": asdict(each), "milliseconds": 9.5} for each in reachable(settings)]
     found = {"device": "x", "ranks": 1, "network": dict(network_of(settings)), "steps": steps}
-    return found | {"work": dict.fromkeys(WORK, 1.5)}
+    return found | {"work": dict.fromkeys(WORK, 1.5), "worked_with": worked_with(settings)}
 
 
 def make_run(folder: Path) -> None:

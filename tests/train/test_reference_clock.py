@@ -8,7 +8,7 @@ import pytest
 from settings.load import load_settings
 from settings.variants import reachable
 from tests.train.runs import train
-from training.reference_clock import network_of
+from training.reference_clock import network_of, worked_with
 
 
 def test_a_run_takes_the_steps_and_the_time_of_its_table(corpus):
@@ -21,6 +21,7 @@ def test_a_run_takes_the_steps_and_the_time_of_its_table(corpus):
         "network": network_of(settings),
         "steps": [{"variant": asdict(variant), "milliseconds": 50.0}],
         "work": {"keep": 0.0, "calibration": 200.0, "choosing": 40.0, "probe": 10.0},
+        "worked_with": worked_with(settings),
     }
     path, run = corpus / "clock.json", corpus / "by-reference"
     path.write_text(json.dumps(table))

@@ -17,7 +17,7 @@ from swarm.steering import Steering
 from tests.training.small import small_settings, trainers
 from training.loop import Loop
 from training.pace import FIRST_STEP
-from training.reference_clock import ReferenceClock, network_of
+from training.reference_clock import ReferenceClock, network_of, worked_with
 from training.resuming import load_checkpoint
 from training.trainer import Trainer
 
@@ -38,7 +38,8 @@ def table(path: Path, settings: Settings, **changes: object) -> Path:
     ]
     work = {"keep": 10.0, "calibration": 200.0, "choosing": 40.0, "probe": 10.0}
     found = {"device": "x", "ranks": 1, "network": network_of(settings), "steps": steps}
-    path.write_text(json.dumps({**found, "work": work, **changes}))
+    found |= {"work": work, "worked_with": worked_with(settings)}
+    path.write_text(json.dumps(found | changes))
     return path
 
 
@@ -110,6 +111,8 @@ def test_copies_of_the_weights_are_charged_and_pauses_are_not(make, tmp_path):
         ({"steps": []}, "has no step of {'batch_tokens'"),
         ({"work": {"keep": 1.0, "calibration": 1.0}}, "has no milliseconds of choosing"),
         ({"network": {}}, "bigram_dim is None there and"),
+        ({"worked_with": {}}, "calibration_tokens is None there and"),
+        ({"worked_with": None}, "worked_with: Input should be a valid dict"),
         ({"work": {"keep": -1.0}}, "work.keep: Input should be greater"),
         ({"steps": [{"variant": {}, "milliseconds": 0.0}]}, "steps.0.milliseconds: Input"),
         ({"device": 3}, "device: Input should be a valid string"),
@@ -122,6 +125,15 @@ def test_a_table_that_does_not_fit_is_one_line(tmp_path, changes, says):
         ReferenceClock(file, settings, 1)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [{"readout": True}, {"calibration_tokens": 64}])
+def test_a_table_of_other_work_is_refused(tmp_path, change):
+    """A readout makes more comparisons than a table that was measured without one says."""
+    file = table(tmp_path / "clock.json", small_settings(**CHANGES))
+    (name,) = change
+    with pytest.raises(InputError, match=f"{name} is .* there and {change[name]} here; measure"):
+        ReferenceClock(file, small_settings(**CHANGES, **change), 1)
 
 
 def test_what_is_no_table_is_one_line(tmp_path):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kernels import operations
+from kernels.attention.reference import document_bounds
 from tests.kernels.tools import oracle
 from tests.kernels.tools.compare import FP64, check, random_tensors, relative_error
 
@@ -128,3 +129,10 @@ def test_attention_returns_the_queries_dtype() -> None:
     half["gain"] = inputs["gain"].float()
     rope = ops.rope_table(9, 4, BASE, CPU)
     assert ops.attention(**half, rope=rope, eps=1e-6, xsa=True).dtype == torch.bfloat16
+
+
+def test_document_bounds_by_hand() -> None:
+    tokens = torch.tensor([[5, 5, 1, 5, 1, 1, 5], [1, 5, 5, 5, 5, 5, 5]])
+    start, stop = document_bounds(tokens, 1).tolist()
+    assert start == [[0, 0, 2, 2, 4, 5, 5], [0] * 7]
+    assert stop == [[2, 2, 4, 4, 5, 7, 7], [7] * 7]

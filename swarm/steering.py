@@ -7,6 +7,7 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Self
 
 from errors import InputError
+from settings.variants import CHOICES
 from swarm.agents import AGENTS
 from swarm.agents.base import Agent
 from swarm.decision_log import DecisionLog
@@ -219,10 +220,12 @@ def agents_of(settings: "Settings") -> list[Agent]:
     """Return the agents of a run: those of its set that are not off and have a use.
 
     Raises:
-        InputError: ``agents_off`` names an agent that the set does not have, or an agent cannot
-            choose from the options that it is given. A run that goes on keeps such a name.
+        InputError: ``agents_off`` names an agent that the set does not have, or no agent chooses
+            from options that are given. A run that goes on keeps these.
     """
     kinds = {kind.name: kind for kind in AGENTS if settings.swarm_agents in kind.sets}
+    if settings.swarm and not settings.resume:
+        check_choices(settings, kinds.values())
     for name in settings.agents_off:
         if name not in kinds and not settings.resume:
             near = [*relatives(name, kinds.values()), *difflib.get_close_matches(name, kinds, n=1)]
@@ -233,6 +236,16 @@ def agents_of(settings: "Settings") -> list[Agent]:
             )
     on = [kind for name, kind in kinds.items() if name not in settings.agents_off]
     return [agent for kind in on if (agent := kind.of(settings))]
+
+
+def check_choices(settings: "Settings", kinds: Iterable[type[Agent]]) -> None:
+    """Raise InputError for options from which no agent of the set chooses."""
+    levers = {lever for kind in kinds for lever in kind.levers}
+    for lever, name in CHOICES.items():
+        if getattr(settings, name) and lever not in levers:
+            raise InputError(
+                f"{name}: no agent of set {settings.swarm_agents} chooses from it; leave it out"
+            )
 
 
 def relatives(name: str, kinds: Iterable[type[Agent]]) -> list[str]:

@@ -26,7 +26,7 @@ class Widener(Agent):
     """Widens the window in the second half, and the third time proposes what is no option."""
 
     name: ClassVar[str] = "widener"
-    levers: ClassVar[tuple[str, ...]] = ("window",)
+    levers: ClassVar[tuple[str, ...]] = ("window", "heads")
 
     def propose(self, state: tuple, snapshot: Snapshot) -> tuple[tuple, Sequence[Proposal]]:
         window = 512 if snapshot.progress < 0.5 else 1024 if snapshot.progress < 0.8 else 77

@@ -116,6 +116,16 @@ def test_an_agent_of_the_other_set_is_refused_with_what_the_set_has(agents, name
     assert Steering.of(settings.model_copy(update={"resume": "runs/x"}))
 
 
+@pytest.mark.parametrize("name", ["windows", "loops", "heads"])
+def test_options_from_which_no_agent_of_the_set_chooses_are_refused(name):
+    given = [f"--swarm-{name}", "0"]
+    with pytest.raises(InputError, match=f"swarm_{name}: no agent of set seed chooses"):
+        Steering.of(load_settings(given, {}))
+    assert Steering.of(load_settings([*given, "--no-swarm"], {})) is None
+    assert Steering.of(load_settings([*given, "--swarm-agents", "frontier"], {}))
+    assert Steering.of(load_settings(given, {}).model_copy(update={"resume": "runs/x"}))
+
+
 def test_cycles_come_every_so_many_steps():
     swarm = steering("--swarm-every", "3")
     assert [step for step in range(10) if swarm.due(step)] == [3, 6, 9]

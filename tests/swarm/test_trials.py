@@ -248,7 +248,7 @@ def test_a_rehearsal_leaves_no_trace():
 class Hopeful(Agent):
     """Bids for no MTP heads, unsurely."""
 
-    name, levers, sets = "hopeful", ("heads",), ("frontier",)
+    name, levers, sets = "hopeful", ("window", "loops", "heads"), ("frontier",)
     reads = ("bar", "bar_step")
 
     def propose(self, state, snapshot):

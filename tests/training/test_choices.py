@@ -131,7 +131,9 @@ def test_a_resumed_run_keeps_its_choices_bit_for_bit(make, monkeypatch, tmp_path
 
 
 def test_a_resumed_run_returns_to_the_copy_that_was_kept_before(make, monkeypatch, tmp_path):
-    straight, first, second = make(), make(), make(resume=tmp_path / "first")
+    none = {"swarm_windows": [], "swarm_heads": []}  # from which it does not choose
+    straight, first = make(**none), make(**none)
+    second = make(**none, resume=tmp_path / "first")
     whole = RunFolder.create(tmp_path / "whole", "x", {})
     looped(straight, steering_of(straight, monkeypatch, Returner), whole).run()
 

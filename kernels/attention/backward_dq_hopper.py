@@ -27,17 +27,14 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from kernels.attention.forward_hopper import Keys, load_keys
+from kernels.attention.forward_hopper import Keys, load_items
 from kernels.attention.rope import gain_limit, rope_argument
 from kernels.attention.rope_hopper import angles, query_scale, rotate
 from kernels.attention.saved import Saved
 from kernels.attention.schedule_hopper import (
     ITEM_ROWS,
     NONE,
-    announce,
-    end_items,
     make_item,
-    next_item,
     schedule,
     take_item,
     unmasked_keys,
@@ -191,23 +188,8 @@ def backward_dq_kernel(
 
 @gluon.jit
 def load_tiles(problem, queries, keys, inputs):
-    """Load the rows of each item once they have a buffer, then its keys and values: one warp."""
-    KEYS: gl.constexpr = keys.key.shape[1]
-    index = 0
-    turn = 0
-    head_index, tile = next_item(problem, turn, False)
-    while head_index != NONE:
-        first_row = tile * CONSUMERS * 64
-        announce(queries, turn, head_index, tile)
-        load_rows(problem, queries, inputs, head_index, first_row)
-        batch = head_index // problem.G
-        begin, end = visible_keys(problem, batch, first_row, CONSUMERS * 64, KEYS)
-        for first in range(begin, end, KEYS):
-            load_keys(problem, keys, inputs, index, head_index, first)
-            index += 1
-        turn += 1
-        head_index, tile = next_item(problem, turn, False)
-    end_items(queries, turn)
+    """Load queries, gradients, keys and values: one warp."""
+    load_items(problem, queries, keys, inputs, load_rows)
 
 
 @gluon.jit

@@ -4,9 +4,9 @@ A persistent grid has one block a multiprocessor. An item of work is a tile of 1
 one group of heads of one window. A row is (position, head of the group).
 
 A block's loader chooses items and tells its consumers. Without documents an item's work follows
-from its place, and items are dealt in serpentine order. Documents make it uneven, and
-multiprocessors are not equally far from the memory. So a block then takes the next item of a
-counter whenever it has loaded one. Items do not depend on each other, so results do not either.
+from its place, and items are taken in serpentine order. Documents make it uneven, and equal items
+take some blocks a fifth longer than others. So a block then takes the next item of a counter
+whenever it has loaded one. Results do not depend on who takes an item.
 """
 
 # pyright: basic, reportIndexIssue=false, reportCallIssue=false, reportArgumentType=false

@@ -150,4 +150,4 @@ def test_the_plans_of_the_docs_examples():
         {visit.window for visit in plan(windows.architecture(), window=variant.window)}
         for variant in stage_variants(windows)
     ]
-    assert by_stage == [{256}, {512}, {2048}]
+    assert by_stage == [{128, 256}, {128, 512}, {128, 2048}]

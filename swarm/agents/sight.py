@@ -36,7 +36,7 @@ class Sight(Agent):
 
     options: tuple[tuple[int, int], ...] = ()
     whole: int = 2048
-    table: tuple[tuple[float, float], ...] = ((0.25, 0.125), (0.55, 0.25), (0.70, 0.5))
+    table: tuple[tuple[float, float], ...] = ((0.40, 0.125), (0.70, 0.25))
     doubling: float = 0.026
     doubt: float = 0.5
     harm: float = 0.002

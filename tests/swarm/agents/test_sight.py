@@ -27,10 +27,10 @@ def bid(progress, held=STAGED, of=None):
     [
         (0.0, STAGED, (256, False)),
         (0.2, 256, None),
-        (0.3, 256, (512, True)),
-        (0.3, STAGED, (512, False)),
-        (0.6, 256, (1024, True)),
+        (0.5, 256, (512, True)),
+        (0.5, STAGED, (512, False)),
         (0.6, 1024, None),
+        (0.7, 512, (0, True)),
         (0.7, 1024, (0, True)),
         (0.7, STAGED, None),
         (0.3, 1024, None),  # nothing that is wide becomes narrow again
@@ -51,8 +51,8 @@ def test_the_table_is_in_fractions_of_what_evaluation_sees():
     windowed = agent("--train-seq-len", "16384", "--window", "1024")
     assert bid(0.0, of=windowed) == (256, False)
     assert bid(0.3, 256, of=windowed) is None
-    assert bid(0.6, 256, of=windowed) == (512, True)
-    assert bid(0.8, 512, of=windowed) == (1024, True)
+    assert bid(0.6, 256, of=windowed) is None
+    assert bid(0.8, 256, of=windowed) == (1024, True)
 
 
 def test_without_the_window_of_evaluation_it_would_end_blind():

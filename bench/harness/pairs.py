@@ -6,7 +6,7 @@ Runs are compared in pairs, because seeds differ by more than variants do.
 import math
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from scipy.stats import ttest_rel
 
 from bench.harness.record import Commit, provenance
 from bench.harness.runs import Summary, summaries_of
+from command_line import INTERRUPTED
 from errors import InputError
 from files import write_text
 from settings import Settings
@@ -25,20 +26,42 @@ Options = Mapping[str, Sequence[str]]
 """Options of train.py by variant."""
 
 
-def make(runs: Sequence[tuple[str, Path, list[str]]], found: dict[str, list[Summary]]) -> None:
-    """Make the runs that are planned; their summaries go to ``found`` as they are finished."""
+def make(
+    runs: Sequence[tuple[str, Path, list[str]]],
+    found: dict[str, list[Summary]],
+    keep: Callable[[], object] = lambda: None,
+) -> None:
+    """Make the runs that are planned.
+
+    Args:
+        runs: variant, folder and settings of each.
+        found: receives their summaries as they are finished.
+        keep: is called after each, because a machine may end this process without a word.
+    """
     with Progress() as progress:
         summaries = zip(runs, summaries_of([run[1:] for run in runs]), strict=True)
         for (name, folder, _), of in progress.track(summaries, len(runs), description="runs"):
             found.setdefault(name, []).append(of)
             line = f"{folder.name}: {scores_line(of)}"
             progress.console.print(line, soft_wrap=True, highlight=False)
+            keep()
+
+
+def until_interrupted(work: Callable[[], object]) -> int:
+    """Do some work; return 0, or the exit code if Ctrl-C or SIGTERM ended it."""
+    try:
+        work()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
 
 
 def compare(
     planned: Sequence[tuple[str, Path, list[str]]], out: Path | None, command: str, commit: Commit
 ) -> int:
-    """Make the runs, print the table of what is finished, write it where ``out`` says.
+    """Make the runs, print the table of what is finished, write it after each to ``out``.
 
     Args:
         planned: the first one's variant is what the others are compared with.
@@ -47,21 +70,20 @@ def compare(
         commit: of the code, if it is no git checkout.
 
     Returns:
-        0; 130 if it was interrupted.
+        0; 130 or 143 if it was interrupted.
     """
     found: dict[str, list[Summary]] = {}
-    status = 0
-    try:
-        make(planned, found)
-    except KeyboardInterrupt:
-        status = 130
-    if not found.get(planned[0][0]):
+
+    def keep() -> None:
+        if out and found.get(planned[0][0]):
+            about = [f"{name}: {value}" for name, value in provenance(commit).items()]
+            write_text(out, "\n".join([command, *about, "", table(found), ""]))
+
+    status = until_interrupted(lambda: make(planned, found, keep))
+    if found.get(planned[0][0]):
+        print(table(found))
+    else:
         print("no run is finished", file=sys.stderr)
-        return status
-    print(table(found))
-    if out:
-        about = [f"{name}: {value}" for name, value in provenance(commit).items()]
-        write_text(out, "\n".join([command, *about, "", table(found), ""]))
     return status
 
 

@@ -1,6 +1,7 @@
 """Measure what saves a run in trouble: the swarm, published guards, or nothing.
 
     python -m bench rescue --data DIR --preset frontier-sprint --seconds 40 --seeds 2 --out FILE
+        -- --swarm-agents frontier --swarm-every 10
 
 Each run has one planted trouble that nothing in it is told of. Arms: F0 is the fixed table without
 swarm, F1 adds ZClip, F2 AdaGC; S has the swarm; Y obeys what the swarm decided in the clean run of
@@ -13,15 +14,15 @@ only, and how often is kept in ``bench/results/rescue-sealed.json``. Finished ru
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.progress import Progress
 
-from bench.harness.pairs import FIRST_SEED, check
+from bench.harness.pairs import FIRST_SEED, check, until_interrupted
 from bench.harness.record import Commit, provenance
 from bench.harness.runs import Summary, summaries_of
 from bench.rescue.runs import Run, outcome
@@ -94,7 +95,7 @@ def main(
     out: Path | None = None,
     commit: Commit = None,
 ) -> int:
-    """Run what is not finished, print the table, write it and its JSON where ``--out`` says.
+    """Run what is not finished, print the table; after each run it is written to ``--out``.
 
     Args:
         settings: for train.py, after --
@@ -105,32 +106,42 @@ def main(
         out: file for the table; its JSON lies beside it
 
     Returns:
-        0; 130 if it was interrupted, with a table of the finished runs.
+        0; 130 or 143 if it was interrupted, with a table of the finished runs.
     """
     base = base_of(preset, data, asked.seconds, settings)
     planned = [plan(base, asked, names, runs) for names in ([CLEAN], asked.chosen)]
     if any(TROUBLES[name].sealed for name in asked.chosen):
         open_seal(asked, shlex.join(base[2:]), commit)
-    found: Found = {}
-    status = 0
-    try:
-        for round_ in planned:  # a yoked run obeys a clean one
-            make(round_, found)
-    except KeyboardInterrupt:
-        status = 130
-    if not found.get((CLEAN, "F0")):
-        print("no run is finished", file=sys.stderr)
-        return status
     command = f"python -m bench rescue --data DIR --preset {preset} {asked.command()}"
     command += f" -- {shlex.join(settings)}" * bool(settings)
-    result = {"command": command, **provenance(commit), **report(found)}
-    result["sealed_scorings"] = len(scorings())
-    print(text_of(result))
-    if out:
-        about = [f"{name}: {result[name]}" for name in ("device", "torch", "commit", "date")]
-        write_text(out, "\n".join([command, *about, "", text_of(result), ""]))
-        write_text(out.with_suffix(".json"), json.dumps(result, indent=1) + "\n")
+    found: Found = {}
+
+    def keep() -> None:
+        if out and found.get((CLEAN, "F0")):
+            write(out, {"command": command, **provenance(commit), **summary(found)})
+
+    def work() -> None:
+        for round_ in planned:  # a yoked run obeys a clean one
+            make(round_, found, keep)
+
+    status = until_interrupted(work)
+    if found.get((CLEAN, "F0")):
+        print(text_of(summary(found)))
+    else:
+        print("no run is finished", file=sys.stderr)
     return status
+
+
+def summary(found: Found) -> dict[str, Any]:
+    """Return the report, and how often sealed troubles were scored."""
+    return {**report(found), "sealed_scorings": len(scorings())}
+
+
+def write(out: Path, result: Mapping[str, Any]) -> None:
+    """Write a result as tables, and as JSON beside them."""
+    about = [f"{name}: {result[name]}" for name in ("device", "torch", "commit", "date")]
+    write_text(out, "\n".join([result["command"], *about, "", text_of(result), ""]))
+    write_text(out.with_suffix(".json"), json.dumps(result, indent=1) + "\n")
 
 
 def base_of(preset: str, data: Path, seconds: float, settings: Sequence[str]) -> list[str]:
@@ -164,8 +175,8 @@ def plan(base: Sequence[str], asked: Asked, troubles: Sequence[str], folder: Pat
                     command += ["--swarm-yoke", str(place(folder, CLEAN, "S", seed) / NAME)]
                 if arm == "O":
                     command += shortened(load_settings(command), TROUBLES[trouble].length)
-                here = place(folder, trouble, arm, seed)
-                check(here, load_settings(command))
+                here, settings = place(folder, trouble, arm, seed), load_settings(command)
+                check(here, settings)
                 planned.append(Run(here, command, trouble, arm, seed, asked.step_seconds))
     return planned
 
@@ -190,13 +201,14 @@ def shortened(settings: Settings, length: float) -> list[str]:
     return ["--iterations", str(round(settings.iterations * length))]
 
 
-def make(planned: Sequence[Run], found: Found) -> None:
-    """Make the runs that are planned; their outcomes go to ``found`` as they are finished."""
+def make(planned: Sequence[Run], found: Found, keep: Callable[[], object]) -> None:
+    """Make the runs that are planned; their outcomes go to ``found``, and each is kept at once."""
     with Progress() as progress:
         outcomes = zip(planned, summaries_of(planned, outcome), strict=True)
         for run, of in progress.track(outcomes, len(planned), description="runs"):
             found.setdefault((run.trouble, run.arm), {})[run.seed] = dict(of)
             progress.console.print(f"{run.folder.name}: {said(of)}", soft_wrap=True)
+            keep()
 
 
 def said(of: Summary) -> str:

@@ -28,6 +28,7 @@ from bench.harness.pairs import (
     plan,
     spread_of,
     table,
+    until_interrupted,
 )
 from bench.harness.record import Commit, provenance
 from bench.harness.runs import Summary
@@ -76,7 +77,7 @@ def main(
     out: Path = RESULT,
     commit: Commit = None,
 ) -> int:
-    """Run what is not finished, print the table, write it as JSON where ``--out`` says.
+    """Run what is not finished, print the table; after each run its JSON is written to ``--out``.
 
     Args:
         settings: for train.py, after --
@@ -88,29 +89,36 @@ def main(
         out: file for the JSON
 
     Returns:
-        0; 130 if it was interrupted, with what is finished.
+        0; 130 or 143 if it was interrupted, with what is finished.
     """
     base = ["--data", str(data), "--preset", preset, *CHEAP, *settings]
     names = dict.fromkeys(["A", *(rungs or [*RUNGS, YOKED])])
     first = {name: RUNGS[name] for name in names if name != YOKED}
     if YOKED in names:
         first["C"] = RUNGS["C"]
-    found: dict[str, list[Summary]] = {}
-    status = 0
-    try:
-        make(plan(base, seeds, first, runs), found)
-        if YOKED in names:  # its runs obey finished ones
-            make(yoked(base, seeds, runs), found)
-    except KeyboardInterrupt:
-        status = 130
-    if not found.get("A"):
-        print("no run is finished", file=sys.stderr)
-        return status
-    print(table(found))
+    rounds = [plan(base, seeds, first, runs)]
+    if YOKED in names:
+        rounds.append(yoked(base, seeds, runs))
     command = f"python -m bench ladder --data DIR --preset {preset} --seeds {seeds}"
+    command += f" --rungs {shlex.join(rungs)}" if rungs else ""
     command += f" -- {shlex.join(settings)}" * bool(settings)
-    result = {"command": command, **provenance(commit), **report(found, {**first, YOKED: ()})}
-    write_text(out, json.dumps(result, indent=1) + "\n")
+    found: dict[str, list[Summary]] = {}
+
+    def keep() -> None:
+        if found.get("A"):
+            result = {"command": command, **provenance(commit)}
+            result |= report(found, {**first, YOKED: ()})
+            write_text(out, json.dumps(result, indent=1) + "\n")
+
+    def work() -> None:
+        for planned in rounds:  # yoked runs obey finished ones
+            make(planned, found, keep)
+
+    status = until_interrupted(work)
+    if found.get("A"):
+        print(table(found))
+    else:
+        print("no run is finished", file=sys.stderr)
     return status
 
 

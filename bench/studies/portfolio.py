@@ -18,7 +18,7 @@ from typing import Annotated, Any, NamedTuple
 
 from cyclopts import Parameter
 
-from bench.harness.pairs import bits, difference, make, plan, spread_of
+from bench.harness.pairs import bits, difference, make, plan, spread_of, until_interrupted
 from bench.harness.record import Commit, provenance
 from bench.harness.runs import Summary
 from bench.studies.ladder import AGENTS, CHEAP, LEVERS, OFF, SCORE, TUNED
@@ -27,6 +27,7 @@ from files import PROJECT, write_text
 
 RESULT = PROJECT / "bench" / "results" / "swarm-portfolio.json"
 TABLE, SWARM = "table", "swarm"
+Run = tuple[str, Path, list[str]]
 CONSTANTS = (*TUNED, *LEVERS["lean"])
 WAYS: dict[str, tuple[str, ...]] = {TABLE: (*OFF, *CONSTANTS), SWARM: (*CONSTANTS, *AGENTS)}
 # What a person would try where the constants may be wrong, each instead of one of them.
@@ -78,7 +79,7 @@ def main(
     out: Path = RESULT,
     commit: Commit = None,
 ) -> int:
-    """Run what is not finished, print the regrets, write them as JSON where ``--out`` says.
+    """Run what is not finished, print the regrets; their JSON goes to ``--out``.
 
     Args:
         settings: for train.py, after --
@@ -92,7 +93,7 @@ def main(
         out: file for the JSON
 
     Returns:
-        0; 130 if it was interrupted, with what is finished.
+        0; 130 or 143 if it was interrupted, with what is finished.
     """
     folders = {"data": data, "other": other, "small": small}
     chosen = conditions or [name for name, each in CONDITIONS.items() if folders[each.data]]
@@ -105,24 +106,36 @@ def main(
         base += [*CHEAP, *condition.options, *settings]
         tried = {each: (*WAYS[TABLE], *options) for each, options in TRIED.items()}
         planned[name] = plan(base, seeds, WAYS | tried, runs / name.replace(" ", "-"))
-    found: dict[str, dict[str, list[Summary]]] = {}
-    status = 0
-    try:
-        for name, of in planned.items():
-            make(of, found.setdefault(name, {}))
-    except KeyboardInterrupt:
-        status = 130
-    rows = [row_of(name, of) for name, of in found.items() if of.keys() >= WAYS.keys()]
-    if not rows:
-        print("no condition is finished", file=sys.stderr)
-        return status
     command = f"python -m bench portfolio --data DIR --preset {preset} --seeds {seeds}"
     command += f" -- {shlex.join(settings)}" * bool(settings)
-    result = {"command": command, **provenance(commit), "score": SCORE, "rows": rows}
-    result["mean_regret"] = {way: fmean(row["regret"][way] for row in rows) for way in WAYS}
-    print("\n".join(text_of(result)))
-    write_text(out, json.dumps(result, indent=1) + "\n")
+    found: dict[str, dict[str, list[Summary]]] = {}
+    result: dict[str, Any] = {}
+
+    def keep() -> None:
+        if rows := rows_of(found, planned):
+            regret = {way: fmean(row["regret"][way] for row in rows) for way in WAYS}
+            result.update(command=command, **provenance(commit), score=SCORE, rows=rows)
+            result.update(mean_regret=regret)
+            write_text(out, json.dumps(result, indent=1) + "\n")
+
+    def work() -> None:
+        for name, of in planned.items():
+            make(of, found.setdefault(name, {}), keep)
+
+    status = until_interrupted(work)
+    if result:
+        print("\n".join(text_of(result)))
+    else:
+        print("no condition is finished", file=sys.stderr)
     return status
+
+
+def rows_of(
+    found: Mapping[str, Mapping[str, Sequence[Summary]]], planned: Mapping[str, Sequence[Run]]
+) -> list[dict[str, Any]]:
+    """Return rows of the conditions of which each way has a run; fewer would look best too soon."""
+    whole = {name: {way for way, _, _ in runs} for name, runs in planned.items()}
+    return [row_of(name, of) for name, of in found.items() if of.keys() >= whole[name]]
 
 
 def row_of(name: str, found: Mapping[str, Sequence[Summary]]) -> dict[str, Any]:

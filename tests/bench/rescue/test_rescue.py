@@ -1,6 +1,7 @@
 """The rescue bench: which runs it makes, what it keeps sealed, and what its table says."""
 
 import json
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def test_what_is_sealed_is_refused_and_each_scoring_is_noted(tmp_path, monkeypat
     monkeypatch.setattr(rescue, "SEALED", tmp_path / "sealed.json")
     monkeypatch.setattr(rescue, "base_of", lambda *asked: [])
     monkeypatch.setattr(rescue, "plan", lambda *asked: [])
-    monkeypatch.setattr(rescue, "make", lambda planned, found: None)
+    monkeypatch.setattr(rescue, "make", lambda *asked: None)
     command = ["rescue", "--data", "nowhere", "--commit", "abc", "--seeds", "1", "--arms", "S"]
     command += ["--troubles", "spikes"]
     assert bench(command) == 2
@@ -76,6 +77,26 @@ def test_what_is_sealed_is_refused_and_each_scoring_is_noted(tmp_path, monkeypat
     assert noted[0]["commit"] == "abc" and noted[0]["seeds"] == 1
     assert bench([*command[:-1], "half speed"]) == 0
     assert len(json.loads(rescue.SEALED.read_text(encoding="utf-8"))) == 2
+
+
+def test_each_finished_run_is_written_at_once(tmp_path, monkeypatch, capsys):
+    """A machine may be taken away without a word."""
+    out, written = tmp_path / "rescue.md", []
+
+    def outcomes(planned: list[Run], make: object) -> Iterator[Outcome]:
+        for number, _ in enumerate(planned):
+            if number:
+                rows = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))["rows"]
+                written.append(len(rows))
+            yield came_to(1.2 + number / 100)
+
+    monkeypatch.setattr(rescue, "summaries_of", outcomes)
+    command = ["rescue", "--data", "nowhere", "--seeds", "1", "--arms", "S"]
+    command += ["--troubles", "half speed"]
+    assert bench([*command, "--out", str(out), "--runs", str(tmp_path / "runs")]) == 0
+    assert written[0] == 1
+    assert "| none | S | 1 | 1.2100 |" in out.read_text(encoding="utf-8")
+    assert "| none | S | 1 | 1.2100 |" in capsys.readouterr().out
 
 
 def test_a_run_that_is_finished_is_not_made_again(tmp_path):

@@ -1,11 +1,16 @@
 """The ladder's and the portfolio's runs, and what they report of them."""
 
 import json
+import math
+import signal
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from bench.__main__ import main as bench
+from bench.harness import pairs
+from bench.harness.runs import Summary
 from bench.studies import ladder, portfolio
 from settings.load import load_settings
 from settings.variants import check_variants
@@ -41,19 +46,31 @@ def test_yoked_runs_obey_another_seed():
         assert command[-2:] == ["--swarm-yoke", f"runs/C-{before}/decisions.jsonl"]
 
 
-def test_the_ladder_reports_differences_in_pairs(tmp_path, monkeypatch, capsys):
-    scores = {"A": (1.2, 1.3), "C": (1.19, 1.288), "Y": (1.196, 1.292)}
+@pytest.fixture
+def scored(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[float, ...]]:
+    """Scores of rungs by seed, which their runs have; none is made, and infinity ends them all."""
+    scores: dict[str, tuple[float, ...]] = {}
 
-    def made(planned, found) -> None:
-        for name in dict.fromkeys(name for name, _, _ in planned):
-            found[name] = runs(*scores[name])
+    def summaries(planned: Sequence[tuple[Path, list[str]]]) -> Iterator[Summary]:
+        for folder, _ in planned:
+            name, _, seed = folder.name.rpartition("-")
+            bpb = scores[name][int(seed) - pairs.FIRST_SEED]
+            if math.isinf(bpb):
+                raise SystemExit(128 + signal.SIGTERM)
+            yield runs(bpb)[0]
 
-    monkeypatch.setattr(ladder, "make", made)
+    monkeypatch.setattr(pairs, "summaries_of", summaries)
+    return scores
+
+
+def test_the_ladder_reports_differences_in_pairs(tmp_path, scored, capsys):
+    scored |= {"A": (1.2, 1.3), "C": (1.19, 1.288), "Y": (1.196, 1.292)}
     out = tmp_path / "ladder.json"
     command = ["ladder", "--data", "nowhere", "--seeds", "2", "--out", str(out)]
     command += ["--rungs", "C", "Y"]
     assert bench(command) == 0
     result = json.loads(out.read_text(encoding="utf-8"))
+    assert result["command"].endswith("--seeds 2 --rungs C Y")
     assert [row["name"] for row in result["rows"]] == ["A", "C", "Y"]
     less = {row["name"]: row for row in result["differences"]}
     assert less["C - A"]["mean"] == pytest.approx(-0.011)
@@ -61,6 +78,46 @@ def test_the_ladder_reports_differences_in_pairs(tmp_path, monkeypatch, capsys):
     assert less["C - Y"]["mean"] == pytest.approx(-0.005) and less["C - Y"]["n"] == 2
     assert "B - Y" not in less and "| C | 2 |" in capsys.readouterr().out
     assert {"device", "commit", "date"} <= result.keys()
+
+
+def test_a_ladder_that_is_ended_leaves_what_is_finished(tmp_path, scored, capsys):
+    scored |= {"A": (1.2, 1.3), "C": (1.19, math.inf)}
+    out = tmp_path / "ladder.json"
+    command = ["ladder", "--data", "nowhere", "--out", str(out), "--rungs", "C"]
+    assert bench(command) == 128 + signal.SIGTERM
+    rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    assert [(row["name"], row["n"], row["less_A"]["n"]) for row in rows] == [
+        ("A", 2, 2),
+        ("C", 1, 1),
+    ]
+    assert "| C | 1 |" in capsys.readouterr().out
+
+
+def test_each_finished_run_is_written_at_once(tmp_path, scored, monkeypatch):
+    """A machine may be taken away without a word."""
+    scored |= {"A": (1.2,), "C": (1.19,)}
+    out, found = tmp_path / "ladder.json", []
+    summaries = pairs.summaries_of
+
+    def watched(planned: Sequence[tuple[Path, list[str]]]) -> Iterator[Summary]:
+        for summary in summaries(planned):
+            found.append(out.exists())
+            yield summary
+
+    monkeypatch.setattr(pairs, "summaries_of", watched)
+    command = ["ladder", "--data", "nowhere", "--out", str(out), "--rungs", "C", "--seeds", "1"]
+    assert bench(command) == 0
+    assert found == [False, True]
+
+
+def test_a_condition_is_reported_once_each_way_has_a_run():
+    ways = ["table", "swarm", "raw weights"]
+    planned = {"60 s": [(way, Path(way), []) for way in ways]}
+    found = {"60 s": {"table": runs(1.2), "swarm": runs(1.17)}}
+    assert portfolio.rows_of(found, planned) == []
+    found["60 s"]["raw weights"] = runs(1.19)
+    [row] = portfolio.rows_of(found, planned)
+    assert row["best"] == "raw weights"
 
 
 def test_regret_is_over_the_best_fixed_table_of_a_condition():

@@ -1,5 +1,7 @@
 """Trials of settings: what is run, and what is refused."""
 
+from collections.abc import Callable
+
 import pytest
 
 from bench.__main__ import main as bench
@@ -15,12 +17,13 @@ def test_trials_are_compared_with_the_preset_as_it_is(tmp_path, monkeypatch, cap
     scores = {"as it is": (1.2, 1.3), "more decay": (1.19, 1.288)}
     commands = []
 
-    def made(planned, found: dict[str, list[Summary]]) -> None:
+    def made(planned, found: dict[str, list[Summary]], keep: Callable[[], None]) -> None:
         for name, _, command in planned:
             commands.append(command)
             bits = scores[name][len(found.setdefault(name, []))]
             of = {"steps": 10, "step_ms": 1.0, "scores": {ladder.SCORE: {"bpb": bits}}}
             found[name].append(of)
+            keep()
 
     monkeypatch.setattr(pairs, "make", made)
     out = tmp_path / "trials.md"

@@ -20,6 +20,7 @@ from errors import InputError
 from files import write_text
 from settings import Settings
 from settings.load import load_settings
+from training.reference_clock import ReferenceClock
 
 FIRST_SEED = 1337
 Options = Mapping[str, Sequence[str]]
@@ -101,7 +102,8 @@ def plan(
         runs: for run folders.
 
     Raises:
-        InputError: settings that no run can have, or a folder that holds a run of other ones.
+        InputError: settings that no run can have, a reference clock without their steps, or a
+            folder that holds a run of other ones.
     """
     if seeds < 1:
         raise InputError(f"--seeds {seeds}: it takes at least one run of each")
@@ -114,6 +116,7 @@ def plan(
             if settings == first:
                 continue
             first = first or settings
+            check_clock(settings)
             folder = folder_of(runs, name, seed)
             check(folder, settings)
             planned.append((name, folder, command))
@@ -123,6 +126,12 @@ def plan(
 def folder_of(runs: Path, name: str, seed: int) -> Path:
     """Return the folder of a variant's run."""
     return runs / f"{name.replace(' ', '-')}-{seed}"
+
+
+def check_clock(settings: Settings) -> None:
+    """Refuse a reference clock's table that lacks a step of a run on one GPU."""
+    if settings.reference_clock and not settings.asks_tokenizer:
+        ReferenceClock(settings.reference_clock, settings, 1)
 
 
 def check(folder: Path, settings: Settings) -> None:

@@ -22,7 +22,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.progress import Progress
 
-from bench.harness.pairs import FIRST_SEED, check, until_interrupted
+from bench.harness.pairs import FIRST_SEED, check, check_clock, until_interrupted
 from bench.harness.record import Commit, provenance
 from bench.harness.runs import Summary, summaries_of
 from bench.rescue.runs import Run, outcome
@@ -177,6 +177,7 @@ def plan(base: Sequence[str], asked: Asked, troubles: Sequence[str], folder: Pat
                     command += shortened(load_settings(command), TROUBLES[trouble].length)
                 here, settings = place(folder, trouble, arm, seed), load_settings(command)
                 check(here, settings)
+                check_clock(settings)
                 planned.append(Run(here, command, trouble, arm, seed, asked.step_seconds))
     return planned
 

@@ -1,6 +1,6 @@
 """Measure a reference clock: what a network's steps and other work take on this device.
 
-    python -m bench clock h100-frontier-sprint -- --preset frontier-sprint
+    python -m bench clock h100-frontier-sprint -- --preset frontier-sprint --data DIR
 
 Variants of a step take turns on one warm device, and the median of the turns counts. ``train.py
 --reference-clock FILE`` then counts these milliseconds in place of the wall clock.
@@ -21,6 +21,7 @@ from artifact.quantisation.calibration import Calibration
 from bench.harness.record import Commit, provenance
 from bench.harness.rig import random_tokens
 from bench.step.variants import take
+from bench.studies.ladder import stages_of_rungs
 from data.inputs import open_inputs
 from errors import InputError
 from files import PROJECT, write_text
@@ -48,6 +49,7 @@ def main(
     name: str,
     /,
     *settings: str,
+    ladder: bool = False,
     turns: int = 5,
     steps: int = 20,
     out: Path | None = None,
@@ -58,10 +60,12 @@ def main(
     Args:
         name: of the device and the network
         settings: of train.py, after --; without --data the tokens are random, and documents long
+        ladder: the variants of all rungs of ``bench ladder``, in place of the settings' stages
         turns: of each variant
         steps: timed in each turn
         out: file in place of bench/results/reference-NAME.json
     """
+    settings = (*settings, *(stages_of_rungs(settings) if ladder else ()))
     given = load_settings(settings, {})
     if given.num_edges:
         raise InputError("give --bigram-rows hash: edges take the same time, and need a file")

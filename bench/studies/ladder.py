@@ -1,6 +1,7 @@
 """Measure the swarm's ladder: today's fixed run, tuned, each lever by its table, agents, yoked.
 
-    python -m bench ladder --data DIR --seeds 6 --out FILE -- --reference-clock FILE
+    python -m bench clock ladder --ladder --out CLOCK -- --data DIR --preset frontier-sprint
+    python -m bench ladder --data DIR --seeds 6 --out FILE -- --reference-clock CLOCK
 
 A is the preset without swarm and stages. A' has its schedules tuned for the run's length, B adds
 the levers by their best fixed tables, one at a time and all. C is A' with the agents of set
@@ -34,6 +35,8 @@ from bench.harness.record import Commit, provenance
 from bench.harness.runs import Summary
 from files import PROJECT, write_text
 from runtime import ROUNDTRIP
+from settings.load import load_settings
+from settings.variants import Variant, reachable
 from swarm.decision_log import NAME
 
 RESULT = PROJECT / "bench" / "results" / "swarm-ladder.json"
@@ -130,6 +133,23 @@ def yoked(base: Sequence[str], seeds: int, runs: Path) -> list[tuple[str, Path, 
         options: Options = {YOKED: (*RUNGS["C"], "--swarm-yoke", str(log))}
         planned += plan(base, 1, options, runs, FIRST_SEED + index)
     return planned
+
+
+def stages_of_rungs(base: Sequence[str]) -> list[str]:
+    """Return options of a run whose stages are the variants of all rungs, for their clock."""
+    runs = [load_settings([*base, *options], {}) for options in RUNGS.values()]
+    found = list(dict.fromkeys(variant for run in runs for variant in reachable(run)))
+    stages = ", ".join(stage_of(each, (n + 1) / len(found)) for n, each in enumerate(found))
+    return ["--stages", f"[{stages}]"]
+
+
+def stage_of(variant: Variant, until: float) -> str:
+    """Return a stage of this variant, as TOML."""
+    return (
+        f"{{until={until:.3g}, window={variant.window}, loops={variant.loops}, "
+        f"train_batch_tokens={variant.batch_tokens}, train_seq_len={variant.seq_len}, "
+        f"documents={str(variant.documents).lower()}, mtp_num_heads={variant.heads}}}"
+    )
 
 
 def report(found: Mapping[str, Sequence[Summary]], options: Options) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from bench.step import clock as clock_command
 from bench.step.clock import main
 from settings.load import load_settings
 from settings.variants import reachable
@@ -14,12 +15,14 @@ TINY = "--preset tiny --num-layers 2 --ve-layers 1 --xsa-last-n 1 --model-dim 32
 TINY += "--train-batch-tokens 512 --micro-batch-tokens 512 --calibration-tokens 512 --device cpu"
 
 
-def test_a_clock_of_preset_tiny_is_measured_and_read(tmp_path: Path, capsys):
+def test_a_clock_of_preset_tiny_is_measured_and_read(tmp_path: Path, capsys, monkeypatch):
     torch.set_num_threads(1)
     stages = ["--stages", "[{until = 0.5, mtp_num_heads = 0}, {until = 1.0}]"]
     options = [*TINY.split(), *stages]
     out = tmp_path / "clock.json"
-    assert main("x", *options, turns=2, steps=2, out=out, commit="y") == 0
+    monkeypatch.setattr(clock_command, "stages_of_rungs", lambda settings: stages)
+    few = {"turns": 2, "steps": 2}
+    assert main("x", *TINY.split(), ladder=True, out=out, commit="y", **few) == 0
     settings = load_settings(options, {})
     clock = ReferenceClock(out, settings, 1)
     assert clock.steps.keys() == set(reachable(settings))

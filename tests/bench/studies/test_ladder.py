@@ -4,6 +4,7 @@ import json
 import math
 import signal
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,12 @@ from bench.__main__ import main as bench
 from bench.harness import pairs
 from bench.harness.runs import Summary
 from bench.studies import ladder, portfolio
+from errors import InputError
+from settings import Settings
 from settings.load import load_settings
-from settings.variants import check_variants
+from settings.variants import Variant, check_variants, reachable
 from swarm.agents import AGENTS
+from training.reference_clock import WORK, network_of, worked_with
 
 BASE = ["--data", "nowhere", "--preset", "frontier-sprint"]
 
@@ -108,6 +112,31 @@ def test_each_finished_run_is_written_at_once(tmp_path, scored, monkeypatch):
     command = ["ladder", "--data", "nowhere", "--out", str(out), "--rungs", "C", "--seeds", "1"]
     assert bench(command) == 0
     assert found == [False, True]
+
+
+def test_one_clock_has_the_steps_of_all_rungs(tmp_path, capsys):
+    wanted = ladder.stages_of_rungs(BASE)
+    table = dict.fromkeys(reachable(load_settings([*BASE, *wanted])), 1.0)
+    clock = tmp_path / "clock.json"
+    clock.write_text(json.dumps(clock_of(load_settings(BASE), table)), encoding="utf-8")
+    timed = [*BASE, "--reference-clock", str(clock)]
+    assert len(pairs.plan(timed, 1, ladder.RUNGS, tmp_path)) == len(ladder.RUNGS)
+    table.popitem()
+    clock.write_text(json.dumps(clock_of(load_settings(BASE), table)), encoding="utf-8")
+    with pytest.raises(InputError, match="has no step of"):
+        pairs.plan(timed, 1, ladder.RUNGS, tmp_path)
+
+
+def clock_of(settings: Settings, steps: dict[Variant, float]) -> dict:
+    """Return a reference clock's table, as `bench clock` writes it."""
+    return {
+        "device": "a GPU",
+        "ranks": 1,
+        "network": dict(network_of(settings)),
+        "steps": [{"variant": asdict(each), "milliseconds": ms} for each, ms in steps.items()],
+        "work": dict.fromkeys(WORK, 1.0),
+        "worked_with": worked_with(settings),
+    }
 
 
 def test_a_condition_is_reported_once_each_way_has_a_run():

@@ -26,7 +26,7 @@ from bench.harness.pairs import FIRST_SEED, check, check_clock, until_interrupte
 from bench.harness.record import Commit, provenance
 from bench.harness.runs import Summary, summaries_of
 from bench.rescue.runs import Run, outcome
-from bench.rescue.table import CLEAN, Found, report, text_of
+from bench.rescue.table import CLEAN, NONE, Found, report, text_of
 from bench.rescue.troubles import TROUBLES
 from errors import InputError
 from files import PROJECT, write_text
@@ -51,7 +51,7 @@ class Asked:
         seconds: of a run's clock; 0: as settings say
         step_seconds: that each step counts on that clock, whatever it takes; 0: real time
         seeds: runs of each, from 1337 on
-        troubles: those for development unless given; a clean run always comes first
+        troubles: those for development unless given; clean runs always come first; none: only they
         arms: beside F0
         sealed: score sealed troubles, too
     """
@@ -59,7 +59,7 @@ class Asked:
     seconds: float = 0.0
     step_seconds: float = 0.0
     seeds: int = 2
-    troubles: Annotated[tuple[str, ...], Parameter(choices=tuple(TROUBLES))] = ()
+    troubles: Annotated[tuple[str, ...], Parameter(choices=(NONE, *TROUBLES))] = ()
     arms: Annotated[tuple[str, ...], Parameter(choices=tuple(ARMS))] = tuple(ARMS)
     sealed: bool = False
 
@@ -67,7 +67,7 @@ class Asked:
     def chosen(self) -> list[str]:
         """Return the troubles that are planted."""
         may = [name for name, each in TROUBLES.items() if self.sealed or not each.sealed]
-        return list(self.troubles) or may
+        return [name for name in self.troubles or may if name != NONE]
 
     @property
     def all_arms(self) -> list[str]:
@@ -164,6 +164,8 @@ def plan(base: Sequence[str], asked: Asked, troubles: Sequence[str], folder: Pat
     """
     if asked.seeds < 1:
         raise InputError(f"--seeds {asked.seeds}: it takes at least one run of each")
+    if "Y" in asked.arms and "S" not in asked.arms:
+        raise InputError("--arms Y obeys clean runs of S: give S, too")
     planned = []
     for seed in range(FIRST_SEED, FIRST_SEED + asked.seeds):
         for trouble in troubles:

@@ -7,7 +7,7 @@ from typing import Any
 from bench.harness.pairs import difference, spread_of
 from bench.rescue.runs import Outcome
 
-CLEAN = ""  # the trouble of a clean run
+CLEAN, NONE = "", "none"  # the trouble of a clean run, and what it is called
 LEAST_DAMAGE = 0.003  # bpb, from which on a share of it means something
 LOST, SAVED = 0.05, 0.02  # bpb over the oracle
 Found = dict[tuple[str, str], dict[int, Outcome]]
@@ -44,7 +44,7 @@ def row_of(found: Found, trouble: str, arm: str) -> Row:
     both = [seed for seed in alive if fixed.get(seed, {}).get("bpb") is not None]
     less = difference([alive[s] for s in both], [fixed[s]["bpb"] for s in both])
     return {
-        "trouble": trouble or "none",
+        "trouble": trouble or NONE,
         "arm": arm,
         "n": len(ours),
         **spread_of(list(alive.values())),
@@ -123,9 +123,9 @@ def seconds_to_act(runs: Iterable[Outcome]) -> float | None:
 
 def summed_up(rows: Sequence[Row], arm: str) -> Row:
     """Return an arm's median share, lost and saved runs, and what clean runs pay for it."""
-    ours = [row for row in rows if row["arm"] == arm and row["trouble"] != "none"]
+    ours = [row for row in rows if row["arm"] == arm and row["trouble"] != NONE]
     shares = [row["rescued"] for row in ours if row.get("rescued") is not None]
-    clean = next((row for row in rows if row["arm"] == arm and row["trouble"] == "none"), None)
+    clean = next((row for row in rows if row["arm"] == arm and row["trouble"] == NONE), None)
     return {
         "arm": arm,
         "median_rescued": statistics.median(shares) if shares else None,

@@ -12,6 +12,7 @@ from bench.rescue import rescue
 from bench.rescue.runs import Outcome, Run, alarms_of, outcome
 from bench.rescue.table import CLEAN, Found, report, text_of
 from bench.rescue.troubles import TROUBLES
+from errors import InputError
 from files import PROJECT
 from settings import Settings
 from settings.load import load_settings
@@ -79,6 +80,16 @@ def test_what_is_sealed_is_refused_and_each_scoring_is_noted(tmp_path, monkeypat
     assert len(json.loads(rescue.SEALED.read_text(encoding="utf-8"))) == 2
 
 
+def test_clean_runs_alone_can_be_asked_for():
+    assert rescue.Asked(troubles=("none",)).chosen == []
+    assert rescue.Asked().chosen == OPEN
+
+
+def test_a_yoked_run_needs_one_that_it_obeys():
+    with pytest.raises(InputError, match="obeys clean runs of S"):
+        planned(arms=("F0", "Y"))
+
+
 def test_each_finished_run_is_written_at_once(tmp_path, monkeypatch, capsys):
     """A machine may be taken away without a word."""
     out, written = tmp_path / "rescue.md", []
@@ -92,7 +103,7 @@ def test_each_finished_run_is_written_at_once(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(rescue, "summaries_of", outcomes)
     command = ["rescue", "--data", "nowhere", "--seeds", "1", "--arms", "S"]
-    command += ["--troubles", "half speed"]
+    command += ["--troubles", "none"]
     assert bench([*command, "--out", str(out), "--runs", str(tmp_path / "runs")]) == 0
     assert written[0] == 1
     assert "| none | S | 1 | 1.2100 |" in out.read_text(encoding="utf-8")

@@ -1,12 +1,16 @@
 """Compare several GPUs with one.
 
-Steps have 98,304 tokens a GPU, on one GPU and then on all. A trace of some steps shows the time of
-the collectives and how much of it overlaps with kernels; traces of all ranks, what of it is
-transfer and what is waiting. The exit code is 1 below the target.
-``--rank`` is for torchrun.
+    python -m bench parallel --gpus 4
+    python -m bench parallel --gpus 4 -- --preset frontier --kg-loss-weight 0
+
+What follows ``--`` is set over preset ``sprint``. Steps have 98,304 tokens a GPU, on one GPU and
+then on all. A trace of some steps shows the time of the collectives and how much of it overlaps
+with kernels; traces of all ranks, what of it is transfer and what is waiting. A start ends with the
+warm-up. The exit code is 1 below the target. ``--rank`` is for torchrun.
 """
 
 import json
+import shlex
 import statistics
 import subprocess
 import sys
@@ -29,45 +33,53 @@ SETTLING, TIMED, TRACED = 10, 150, 8  # steps
 LEAST = 0.93  # of so many times one GPU's tokens/s
 
 
-def main(*, rank: Path | None = None, gpus: int | None = None, commit: Commit = None) -> int:
+def main(
+    *settings: str, rank: Path | None = None, gpus: int | None = None, commit: Commit = None
+) -> int:
     """Measure one GPU and all, print the table.
 
     Args:
+        settings: for train.py, after --
         rank: measure as a rank; rank 0 writes to this file
         gpus: by default all, and at least 2
     """
     if rank:
-        measure_rank(rank)
+        measure_rank(rank, settings)
         return 0
     there = torch.cuda.device_count()
     gpus = gpus or max(2, there)
     if there < gpus:
         raise InputError(f"{gpus} GPUs are wanted, there are {there}")
-    found = figures(measure(1), measure(gpus), gpus)
+    found = figures(measure(1, settings), measure(gpus, settings), gpus)
+    print(f"settings: {shlex.join(settings) or 'preset sprint'}")
     print("\n".join(f"{name}: {value}" for name, value in provenance(commit).items()))
     print(figures_table(found))
     return int(any(not figure.met for figure in found))
 
 
-def measure(gpus: int) -> dict[str, Any]:
+def measure(gpus: int, settings: Sequence[str] = ()) -> dict[str, Any]:
     """Return rank 0's measurements with this number of GPUs."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "measured.json"
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += [f"--nproc_per_node={gpus}", "-m", "bench", "parallel", "--rank", str(file)]
+        command += ["--", *settings]
         subprocess.run(command, cwd=PROJECT, check=True)
         return json.loads(file.read_text(encoding="utf-8"))
 
 
-def measure_rank(file: Path) -> None:
+def measure_rank(file: Path, settings: Sequence[str] = ()) -> None:
     """Take steps as one of the ranks; rank 0 writes its measurements."""
     from bench.harness.rig import Rig
     from bench.harness.timeline import timeline, traced
     from runtime.ranks import World
+    from runtime.startup import since_process_began
 
     world = World.start("cuda")
     with tempfile.TemporaryDirectory() as folder:
-        rig = Rig(Path(folder), world, ["--train-batch-tokens", str(TOKENS * world.size)])
+        options = ["--train-batch-tokens", str(TOKENS * world.size), *settings]
+        rig = Rig(Path(folder), world, options)
+        start = since_process_began()
         try:
             rig.run(SETTLING)
             seconds = rig.run(TIMED) / TIMED
@@ -75,9 +87,10 @@ def measure_rank(file: Path) -> None:
         finally:
             rig.close()
     ranks = world.gathered(asdict(seen(events)))
+    memory = max(world.gathered(torch.cuda.max_memory_allocated() / 2**30))
     if world.is_main:
         took = {"tokens": TOKENS * world.size / seconds, "seconds": seconds, "ranks": ranks}
-        numbers = vars(timeline(events)) | took
+        numbers = vars(timeline(events)) | took | {"start": start, "memory": memory}
         file.write_text(json.dumps(numbers), encoding="utf-8")
     world.barrier()
     world.stop()
@@ -88,7 +101,11 @@ def figures(one: dict[str, Any], all_of_them: dict[str, Any], gpus: int) -> list
     share = all_of_them["tokens"] / one["tokens"] / gpus
     return [
         Figure("one GPU, step", 1e3 * one["seconds"], "ms"),
+        Figure("one GPU, memory", one["memory"], "GiB"),
+        Figure("one GPU, start", one["start"], "s"),
         Figure(f"{gpus} GPUs, step", 1e3 * all_of_them["seconds"], "ms"),
+        Figure(f"{gpus} GPUs, memory of the fullest", all_of_them["memory"], "GiB"),
+        Figure(f"{gpus} GPUs, start", all_of_them["start"], "s"),
         Figure(f"{gpus} GPUs, tokens/s", all_of_them["tokens"] / 1e6, "M"),
         Figure(f"of {gpus} times one GPU's tokens/s", share, "", least=LEAST),
         Figure("collectives, a step", all_of_them["collectives"], "us"),

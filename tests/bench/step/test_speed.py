@@ -97,6 +97,32 @@ def test_a_part_that_takes_too_long_is_ended(session: Session, record: Record):
     assert "ended after 0 s" in found["missing"]["start_warm"]
 
 
+def test_a_peer_that_takes_too_long_gives_way_to_the_next(
+    session: Session, record: Record, monkeypatch: pytest.MonkeyPatch
+):
+    tried = []
+
+    def beside(session: Session, trainer: type[Trainer]) -> dict[str, float]:
+        tried.append(trainer)
+        if len(tried) < len(speed.PEERS):
+            time.sleep(20)
+        return {"step": 1.0, "step_compiled": 2.0}
+
+    monkeypatch.setattr(speed, "beside", beside)
+    session.ends = time.monotonic() + 3
+    measure(session, record, [Part(("step_compiled",), speed.compiled)])
+    assert tried == list(speed.PEERS.values())
+    assert written(record)["step_compiled"] == 2.0
+
+
+def test_a_limit_inside_another_leaves_it_as_it_was():
+    with pytest.raises(TimeoutError, match="after 0 s"), speed.limited(0.1):
+        with speed.limited(20):
+            pass
+        time.sleep(20)
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
 def test_an_interruption_leaves_what_was_measured(session: Session, record: Record):
     def interrupted(session: Session, record: Record) -> None:
         record.keep({"start_cold": 1.0})

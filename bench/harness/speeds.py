@@ -13,6 +13,7 @@ FIELDS = (
     *("forward_backward", "step", "step_looped", "step_compiled", "step_seed"),
     *("gpus4", "ttt4", "start_warm", "start_cold", "kernels"),
 )
+ABOUT_FIELDS = ("attention", "start_phases")  # not measured for their own sake
 REASON = 300  # characters
 
 
@@ -21,7 +22,8 @@ class Record:
 
     Attributes:
         numbers: of ``FIELDS``, milliseconds, shares, seconds and, by contest, times over floors;
-            and the name of the compiled step's attention. None: not measured.
+            the name of the compiled step's attention, and seconds of a start's phases by start.
+            None: not measured.
         missing: why, by field. A field may have a part of its numbers and a reason.
 
     Args:
@@ -33,7 +35,7 @@ class Record:
     def __init__(self, path: Path, about: Mapping[str, str], resume: bool = False) -> None:
         before = read(path, about) if resume else {}
         self.path, self.about = path, about
-        self.numbers = {name: before.get(name) for name in (*FIELDS, "attention")}
+        self.numbers = {name: before.get(name) for name in (*FIELDS, *ABOUT_FIELDS)}
         self.missing: dict[str, str] = dict(before.get("missing", {}))
 
     def lacks(self, name: str) -> bool:
@@ -78,6 +80,8 @@ def report(record: Record) -> int:
     found = figures(record.numbers)
     print("\n".join(f"{name}: {value}" for name, value in record.about.items()))
     print(figures_table(found))
+    for start, phases in (record.numbers["start_phases"] or {}).items():
+        print(f"{start}: {', '.join(f'{name} {seconds} s' for name, seconds in phases.items())}")
     for name, why in record.missing.items():
         print(f"missing: {name}: {why}")
     return int(bool(missed(found)))

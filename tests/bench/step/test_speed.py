@@ -12,7 +12,7 @@ import torch
 from bench.harness import rig
 from bench.harness.contest import Ceilings
 from bench.harness.operation import Cost, Entry
-from bench.harness.speeds import FIELDS, Record, figures, report
+from bench.harness.speeds import ABOUT_FIELDS, FIELDS, Record, figures, report
 from bench.step import clock, speed
 from bench.step.speed import PARTS, Part, Session, measure
 from data.inputs import open_inputs
@@ -54,7 +54,7 @@ def test_steps_are_measured_and_a_peer_that_fails_gives_way_to_the_next(
     wrong = Part(("start_cold", "start_warm"), lambda *_: [][1])
     measure(session, record, [wrong, *compiled])
     found = written(record)
-    assert set(found) == {*ABOUT, *FIELDS, "attention", "missing"}
+    assert set(found) == {*ABOUT, *FIELDS, *ABOUT_FIELDS, "missing"}
     assert all(found[name] for name in OF_STEPS), found["missing"]
     assert found["attention"] == "cuDNN"  # FlexAttention has no backward pass on a CPU
     reason = "IndexError: list index out of range"
@@ -69,6 +69,22 @@ def test_steps_are_measured_and_a_peer_that_fails_gives_way_to_the_next(
     printed = capsys.readouterr().out
     assert "| step with 17 visits over step |" in printed
     assert f"missing: start_warm: {reason}" in printed
+
+
+def test_the_phases_of_a_start_are_kept_and_printed(
+    session: Session, record: Record, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    phases = {"model": 1.234, "warm-up": 8.0, "total": 9.234}
+    monkeypatch.setattr(speed, "startup", lambda *_: dict(phases))
+    monkeypatch.setattr(speed, "random_data", lambda *_: session.folder)
+    monkeypatch.setenv("TRITON_CACHE_DIR", "")
+    measure(session, record, PARTS[:1])
+    assert written(record)["start_warm"] == 9.23
+    kept = {"model": 1.23, "warm-up": 8.0}
+    resumed = Record(record.path, ABOUT, resume=True)
+    assert resumed.numbers["start_phases"] == {"start_cold": kept, "start_warm": kept}
+    report(record)
+    assert "start_warm: model 1.23 s, warm-up 8.0 s" in capsys.readouterr().out
 
 
 def test_every_field_is_of_one_part():
@@ -180,7 +196,7 @@ def test_a_kernel_that_is_wrong_has_no_ratio_and_the_others_have(session: Sessio
 
 
 def test_bars_are_of_the_issue():
-    numbers = dict.fromkeys((*FIELDS, "attention")) | {
+    numbers = dict.fromkeys((*FIELDS, *ABOUT_FIELDS)) | {
         "step": 50.0,
         "step_looped": 71.5,
         "step_compiled": 69.0,
@@ -192,7 +208,7 @@ def test_bars_are_of_the_issue():
         "step, compiled, over step",
         "worst time over floor: b",
     ]
-    assert figures(dict.fromkeys((*FIELDS, "attention"))) == []
+    assert figures(dict.fromkeys((*FIELDS, *ABOUT_FIELDS))) == []
 
 
 def test_random_data_is_a_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -31,6 +31,7 @@ def make(
     runs: Sequence[tuple[str, Path, list[str]]],
     found: dict[str, list[Summary]],
     keep: Callable[[], object] = lambda: None,
+    aloud: bool = False,
 ) -> None:
     """Make the runs that are planned.
 
@@ -38,9 +39,11 @@ def make(
         runs: variant, folder and settings of each.
         found: receives their summaries as they are finished.
         keep: is called after each, because a machine may end this process without a word.
+        aloud: whether they print what they say.
     """
     with Progress() as progress:
-        summaries = zip(runs, summaries_of([run[1:] for run in runs]), strict=True)
+        made = summaries_of([run[1:] for run in runs], aloud=aloud)
+        summaries = zip(runs, made, strict=True)
         for (name, folder, _), of in progress.track(summaries, len(runs), description="runs"):
             found.setdefault(name, []).append(of)
             line = f"{folder.name}: {scores_line(of)}"

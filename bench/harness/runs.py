@@ -25,7 +25,9 @@ Summary = Mapping[str, Any]
 
 
 def summaries_of(
-    runs: Sequence[tuple[Any, ...]], make: Callable[..., Summary] | None = None
+    runs: Sequence[tuple[Any, ...]],
+    make: Callable[..., Summary] | None = None,
+    aloud: bool = False,
 ) -> Iterator[Summary]:
     """Make runs, as many at once as there are GPUs, and give back their summaries, in order.
 
@@ -33,6 +35,7 @@ def summaries_of(
         runs: folder and arguments of train.py. One whose folder has a summary is not made again;
             one that was cut off begins anew.
         make: makes one of them in its process; None: ``summary``.
+        aloud: whether they print what they say.
 
     Raises:
         InputError: a run made none.
@@ -44,7 +47,7 @@ def summaries_of(
     every = [str(device) for device in range(count)]
     for device in every if visible is None else visible.split(",")[:count]:
         devices.put(device)
-    pool = ProcessPoolExecutor(count, processes, take_device, (devices,))
+    pool = ProcessPoolExecutor(count, processes, take_device, (devices, aloud))
     try:
         futures = [pool.submit(make or summary, *run) for run in runs]
         for future in futures:
@@ -57,9 +60,11 @@ def summaries_of(
         pool.shutdown(cancel_futures=True)
 
 
-def take_device(devices: "SimpleQueue[str]") -> None:
+def take_device(devices: "SimpleQueue[str]", aloud: bool = False) -> None:
     """Let this process see one of the GPUs alone, and keep what runs say to itself."""
     os.environ["CUDA_VISIBLE_DEVICES"] = devices.get()
+    if aloud:
+        return
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 

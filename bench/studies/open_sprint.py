@@ -43,7 +43,7 @@ def keep(
         path: of the result, which may not exist yet.
         label: of the row.
         settings: on top of the preset's.
-        runs: one row a seed, as ``bench.studies.sprint.sprint`` returns it.
+        runs: one row a seed, as ``bench.studies.sprint.row_of`` returns it.
         about: device, versions, commit and date.
     """
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []

@@ -5,20 +5,22 @@
 
 What follows ``--`` goes to train.py, after ``--preset sprint``, or ``frontier-sprint`` in the open
 protocol. DIR holds the sprint's corpus. The open protocol frees all but text, clock, GPU and
-validation documents, and keeps a row a label in bench/results/open-sprint.json.
+validation documents, and keeps a row a label in bench/results/open-sprint.json. Each GPU makes one
+run after another, and finished runs are not repeated.
 """
 
-import json
 import shlex
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from bench.harness.pairs import check, folder_of, make
 from bench.harness.record import Commit, provenance
+from bench.harness.runs import Summary
 from bench.studies.open_sprint import FIELD, RESULT, check_clock, keep
-from files import PROJECT, write_text
+from errors import InputError
+from files import write_text
+from settings.load import load_settings
 
 COLUMNS = (
     ("label", "label", "{}"),
@@ -68,7 +70,7 @@ def main(
     out: Path | None = None,
     commit: Commit = None,
 ) -> None:
-    """Run every seed, print the table, write it where ``--out`` says.
+    """Run what is not finished; after each run print the table, and write it to ``--out``.
 
     Args:
         settings: for train.py, after --
@@ -81,31 +83,47 @@ def main(
     is_open, preset = protocol == "open", PRESETS[protocol]
     if is_open:
         check_clock(preset, settings)
-    rows = [FIELD if is_open else PUBLIC]
-    for seed in seeds:
-        folder = runs / f"{preset}-{label.replace(' ', '-')}-{seed}"
-        options = ["--data", str(data), "--run-dir", str(folder), "--seed", str(seed), *settings]
-        rows.append(sprint(label, seed, folder, ["--preset", preset, *options]))
-        print(table(rows), flush=True)
-    if is_open:
-        keep(RESULT, label, settings, rows[1:], provenance(commit))
-    about = [f"{name}: {value}" for name, value in provenance(commit).items()]
+    base = ["--preset", preset, "--data", str(data), *settings]
+    planned = plan(base, seeds, f"{preset}-{label}", runs)
     # The result names no path, because paths differ between machines.
     command = f"python -m bench sprint --data DIR --label {shlex.quote(label)}"
     command += f" --seeds {' '.join(map(str, seeds))} "
     command += "--protocol open " if is_open else ""
     command += shlex.join(("--", *settings)) if settings else ""
-    if out:
-        write_text(out, "\n".join([command, *about, "", table(rows), ""]))
+    found: dict[str, list[Summary]] = {}
+
+    def report() -> None:
+        (made_runs,) = found.values()
+        ours = [row_of(label, *each) for each in zip(seeds, made_runs, strict=False)]
+        text = table([FIELD if is_open else PUBLIC, *ours])
+        print(text, flush=True)
+        about = provenance(commit)
+        if is_open:
+            keep(RESULT, label, settings, ours, about)
+        if out:
+            lines = [f"{name}: {value}" for name, value in about.items()]
+            write_text(out, "\n".join([command, *lines, "", text, ""]))
+
+    make(planned, found, report, aloud=len(seeds) == 1)
 
 
-def sprint(label: str, seed: int, folder: Path, options: Sequence[str]) -> dict[str, object]:
-    """Make one run; return its row."""
-    command = [sys.executable, str(PROJECT / "train.py"), *options]
-    subprocess.run(command, check=True)
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    scores = summary["scores"]
-    return summary | {"label": label, "seed": seed} | scores_of(scores)
+def plan(
+    base: Sequence[str], seeds: Sequence[int], name: str, runs: Path
+) -> list[tuple[str, Path, list[str]]]:
+    """Return name, folder and settings of each run; raises as ``bench.harness.pairs.check``."""
+    planned = []
+    for seed in seeds:
+        command, folder = [*base, "--seed", str(seed)], folder_of(runs, name, seed)
+        check(folder, load_settings(command))
+        planned.append((name, folder, command))
+    return planned
+
+
+def row_of(label: str, seed: int, summary: Summary) -> dict[str, object]:
+    """Return a run's row. Raises InputError after training that diverged."""
+    if summary.get("diverged"):
+        raise InputError(f"{label} {seed}: training diverged; lower the learning rates")
+    return {**summary, "label": label, "seed": seed, **scores_of(summary["scores"])}
 
 
 def scores_of(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -117,7 +117,7 @@ def test_what_is_not_finished_is_compared_with_the_seeds_that_are():
 
 
 def test_an_interruption_leaves_a_table_of_what_is_finished(tmp_path, monkeypatch, capsys):
-    def stopped(runs):
+    def stopped(runs, aloud):
         yield RUN | {"scores": {"raw, plain": {"bpb": 1.25}}}
         raise KeyboardInterrupt
 

@@ -55,7 +55,9 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[float, ...]]:
     """Scores of rungs by seed, which their runs have; none is made, and infinity ends them all."""
     scores: dict[str, tuple[float, ...]] = {}
 
-    def summaries(planned: Sequence[tuple[Path, list[str]]]) -> Iterator[Summary]:
+    def summaries(
+        planned: Sequence[tuple[Path, list[str]]], aloud: bool = False
+    ) -> Iterator[Summary]:
         for folder, _ in planned:
             name, _, seed = folder.name.rpartition("-")
             bpb = scores[name][int(seed) - pairs.FIRST_SEED]
@@ -103,7 +105,9 @@ def test_each_finished_run_is_written_at_once(tmp_path, scored, monkeypatch):
     out, found = tmp_path / "ladder.json", []
     summaries = pairs.summaries_of
 
-    def watched(planned: Sequence[tuple[Path, list[str]]]) -> Iterator[Summary]:
+    def watched(
+        planned: Sequence[tuple[Path, list[str]]], aloud: bool = False
+    ) -> Iterator[Summary]:
         for summary in summaries(planned):
             found.append(out.exists())
             yield summary

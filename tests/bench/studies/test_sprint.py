@@ -1,11 +1,13 @@
 """Both protocols of the sprint: the runs that they make, and the open one's result."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from bench.harness import pairs
+from bench.harness.runs import Summary
 from bench.studies import sprint
 from errors import InputError
 
@@ -17,18 +19,20 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Sequence[str]]
     """The commands of runs, none of which is made; the result is in ``tmp_path``."""
     commands: list[Sequence[str]] = []
 
-    def run(command: Sequence[str], check: bool) -> None:
-        commands.append(command[2:])
-        number, folder = len(commands), Path(command[command.index("--run-dir") + 1])
-        folder.mkdir(parents=True)
-        bits = {"averaged, plain": 1.3, "roundtrip, plain": 1.4, "roundtrip, TTT": 1.0}
-        scores = {
-            name: {"bpb": bpb + number, "seconds": 2.0 * number} for name, bpb in bits.items()
-        }
-        facts = {"steps": 10, "step_ms": 5.0, "code_bytes": 7, "artifact_bytes": 100 * number}
-        (folder / "summary.json").write_text(json.dumps({"scores": scores, **facts}))
+    def summaries(
+        planned: Sequence[tuple[Path, list[str]]], aloud: bool = False
+    ) -> Iterator[Summary]:
+        for _, command in planned:
+            commands.append(command)
+            number = len(commands)
+            bits = {"averaged, plain": 1.3, "roundtrip, plain": 1.4, "roundtrip, TTT": 1.0}
+            scores = {
+                name: {"bpb": bpb + number, "seconds": 2.0 * number} for name, bpb in bits.items()
+            }
+            facts = {"steps": 10, "step_ms": 5.0, "code_bytes": 7, "artifact_bytes": 100 * number}
+            yield {"scores": scores, **facts}
 
-    monkeypatch.setattr(sprint.subprocess, "run", run)
+    monkeypatch.setattr(pairs, "summaries_of", summaries)
     monkeypatch.setattr(sprint, "RESULT", tmp_path / "open.json")
     monkeypatch.setattr(sprint, "provenance", lambda commit: ABOUT)
     monkeypatch.chdir(tmp_path)
@@ -42,7 +46,7 @@ def test_protocols_start_from_their_presets(made: list[Sequence[str]], tmp_path:
         ["--preset", "sprint"],
         ["--preset", "frontier-sprint"],
     ]
-    assert made[0][-2:] == ["--mtp-num-heads", "0"]
+    assert made[0][4:6] == ["--mtp-num-heads", "0"]
 
 
 def test_a_row_has_every_score_and_its_seconds() -> None:
@@ -77,6 +81,36 @@ def test_open_sprint_keeps_a_row_a_label_and_the_preset_last(
     assert first.items() >= ABOUT.items()
     assert [row["steps"] for row in run("preset")] == [10, 10]
     assert [row["best"] for row in run("b", "--mtp-targets", "1")] == [6.5, 5.0]
+
+
+def test_each_finished_seed_is_kept_at_once(
+    made: list[Sequence[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine may be taken away without a word."""
+    rows = sprint.row_of
+
+    def ended(label: str, seed: int, summary: Summary) -> dict[str, object]:
+        if seed == 3:
+            raise KeyboardInterrupt
+        return rows(label, seed, summary)
+
+    monkeypatch.setattr(sprint, "row_of", ended)
+    with pytest.raises(KeyboardInterrupt):
+        sprint.main(data=tmp_path, label="a", seeds=(1, 2, 3), protocol="open")
+    [row] = json.loads((tmp_path / "open.json").read_text())["rows"]
+    assert row["seeds"] == [1, 2]
+
+
+def test_another_run_in_the_folder_is_refused(made: list[Sequence[str]], tmp_path: Path) -> None:
+    (tmp_path / "runs" / "sprint-a-b-1337").mkdir(parents=True)
+    with pytest.raises(InputError, match="holds another run"):
+        sprint.main(data=tmp_path, label="a b")
+    assert made == []
+
+
+def test_a_run_that_diverged_has_no_row() -> None:
+    with pytest.raises(InputError, match="a 7: training diverged"):
+        sprint.row_of("a", 7, {"scores": {}, "diverged": True})
 
 
 def test_open_sprint_has_a_clock(made: list[Sequence[str]], tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.pages.results import Table, read_tables
+from bench.pages.speed_figure import draw_frontier
 from bench.pages.swarm_figures import draw_ladder, draw_rescue
 from files import PROJECT, write_text
 from runtime.plot.style import BLUE, FAINT, GREEN, INK, ORANGE, PINK, RED, SKY, new_figure, tidy
@@ -219,6 +220,7 @@ def mark_requests(axes: "Axes", cycles: Sequence[dict]) -> None:
 FIGURES_BY_NAME: dict[str, Callable[[], "Figure | None"]] = {
     "bits-per-byte": draw_curve,
     "kernels": draw_kernels,
+    "frontier-kernels": draw_frontier,
     "step": draw_step,
     "swarm": draw_swarm,
     "swarm-ladder": draw_ladder,

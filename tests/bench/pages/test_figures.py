@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from bench.pages import figures, swarm_figures
+from bench.pages import figures, speed_figure, swarm_figures
 
 
 @pytest.mark.parametrize("name", figures.FIGURES_BY_NAME)
@@ -45,6 +45,18 @@ def test_a_ladder_and_dead_runs_are_drawn(tmp_path):
     drawn = texts(figures.svg(figure))
     assert "spikes" in drawn and "swarm" in drawn
     assert any(text.startswith("dead: F0") for text in drawn)
+
+
+def test_kernels_over_the_bar_have_another_colour(tmp_path):
+    speed = tmp_path / "speed.json"
+    assert speed_figure.draw_frontier(speed) is None
+    record = {"device": "a GPU", "commit": "abc", "kernels": {"norm": 1.25, "embed": 7.5}}
+    speed.write_text(json.dumps(record), encoding="utf-8")
+    figure = speed_figure.draw_frontier(speed)
+    assert figure is not None
+    colours = [patch.get_facecolor() for patch in figure.axes[0].patches]
+    assert len(set(colours)) == 2
+    assert {"norm", "embed", " 7.50"} <= set(texts(figures.svg(figure)))
 
 
 def test_each_part_of_a_step_has_kernels():

@@ -28,6 +28,7 @@ COMMANDS = {  # and their folders
     "knowledge": "studies",
     "ladder": "studies",
     "parallel": "step",
+    "parts": "studies",
     "portfolio": "studies",
     "predict": "step",
     "profile": "step",

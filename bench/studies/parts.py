@@ -1,0 +1,193 @@
+"""Measure the parts of the open sprint, added one after another: what each brings.
+
+    python -m bench parts --data DIR --seeds 2
+    python -m bench parts --data DIR --seeds 3 --parts gates lanes
+
+The first row is preset ``sprint`` with the frontier's vocabulary, the last preset
+``frontier-sprint``. Each has its part and all those before, and is compared with the row before at
+equal seeds, if both are made. Each GPU makes one run after another, finished runs are not repeated,
+and what follows ``--`` goes to every run. Rows also go to bench/results/open-sprint.json.
+"""
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from bench.harness.pairs import (
+    FIRST_SEED,
+    bits,
+    differing,
+    make,
+    mean,
+    plan,
+    spread,
+    until_interrupted,
+)
+from bench.harness.record import Commit, provenance
+from bench.harness.runs import Summary
+from bench.studies.open_sprint import (
+    ARTIFACT,
+    AVERAGED,
+    OF_ARTIFACT,
+    RESULT,
+    check_clock,
+    keep,
+)
+from bench.studies.sprint import row_of
+from files import PROJECT, write_text
+from settings.load import load_settings
+from settings.stages import Stage
+
+OUT = PROJECT / "bench" / "results" / "open-sprint-parts.md"
+FROM, TO = "sprint", "frontier-sprint"
+# Settings of the two presets that differ, by the part that they belong to, in order.
+PARTS: dict[str, tuple[str, ...]] = {
+    "vocabulary": ("vocab_size", "calibration_tokens"),
+    "MLP": ("mlp_mult", "leaky_slope"),
+    "no tables": ("bigram_vocab_size", "ve_enabled"),
+    "optimizer": (
+        *("matrix_lr", "tied_embed_lr", "scalar_lr", "beta2", "muon_coefficients"),
+        *("muon_row_norm", "muon_momentum", "muon_momentum_warmup_steps"),
+    ),
+    "weight decay": ("muon_wd", "adam_wd", "embed_wd"),
+    "schedule": ("warmdown_share", "warmdown_iters", "min_lr", "ema_decay", "late_qat_threshold"),
+    "further targets": ("mtp_num_heads", "mtp_targets"),
+    "packed documents": ("document_mask", "train_seq_len", "window"),
+    "gates": ("gate_window", "smear_window", "skip_gates"),
+    "lanes": ("parallel_from",),
+    "XSA": ("xsa_last_n", "qk_gain_init"),
+    "windows": ("stages",),
+    "near layers": ("near_layers", "near_window"),
+    "quantising": (
+        *("attention_bits", "mlp_bits", "attention_clip", "mlp_clip", "embed_clip"),
+        *("quant_min_step", "quant_by_loss", "quant_trellis"),
+    ),
+    "test-time training": (
+        *("ttt_enabled", "ttt_method", "ttt_chunk_tokens", "ttt_lora_rank", "ttt_lora_alpha"),
+        *("ttt_lora_lr", "ttt_lora_weight_decay"),
+    ),
+}
+COLUMNS = ("averaged", "artifact", "best")
+
+
+def cumulative() -> dict[str, tuple[str, ...]]:
+    """Return options of train.py by part: of it and of those before."""
+    wanted = load_settings(["--preset", TO], {})
+    found: dict[str, tuple[str, ...]] = {}
+    options: tuple[str, ...] = ("--preset", FROM)
+    for part, names in PARTS.items():
+        added = (word for name in names for word in option(name, getattr(wanted, name)))
+        found[part] = options = (*options, *added)
+    # The same settings by their name, so that the row is the preset's.
+    return {**found, list(found)[-1]: ("--preset", TO)}
+
+
+def option(name: str, value: Any) -> Iterator[str]:
+    """Yield a setting's option and its value, as the command line has them."""
+    name = name.replace("_", "-")
+    if isinstance(value, bool):
+        yield f"--{name}" if value else f"--no-{name}"
+        return
+    yield f"--{name}"
+    if isinstance(value, list):
+        staged = bool(value) and isinstance(value[0], Stage)
+        yield f"[{', '.join(map(inline, value))}]" if staged else ",".join(map(str, value))
+    else:
+        yield str(value)
+
+
+def inline(stage: Stage) -> str:
+    """Return a stage as an inline table of TOML, without text."""
+    fields = stage.model_dump(exclude_none=True)
+    return "{" + ", ".join(f"{name} = {str(value).lower()}" for name, value in fields.items()) + "}"
+
+
+def main(
+    *settings: str,
+    data: Path,
+    seeds: int = 2,
+    parts: Annotated[list[str] | None, Parameter(choices=tuple(PARTS))] = None,
+    runs: Path = Path("runs/parts"),
+    out: Path = OUT,
+    rows: Path = RESULT,
+    commit: Commit = None,
+) -> int:
+    """Run what is not finished; after each run write the rows and the table.
+
+    Args:
+        settings: for train.py, after --
+        data: the sprint's corpus as shards, of the frontier's vocabulary
+        seeds: runs of each, from 1337 on
+        parts: rows to make; all unless given
+        runs: for run folders
+        out: file for the table
+        rows: file for the rows as JSON
+
+    Returns:
+        0; 130 or 143 if it was interrupted, with what is finished.
+    """
+    check_clock(TO, settings)
+    options = {name: each for name, each in cumulative().items() if name in (parts or PARTS)}
+    planned = plan(["--data", str(data), *settings], seeds, options, runs)
+    command = f"python -m bench parts --data DIR --seeds {seeds}"
+    command += f" --parts {shlex.join(options)}" if parts else ""
+    command += f" -- {shlex.join(settings)}" * bool(settings)
+    found: dict[str, list[Summary]] = {}
+
+    def report() -> None:
+        about = provenance(commit)
+        for name, of in found.items():
+            own = () if options[name] == ("--preset", TO) else options[name]
+            made = [row_of(name, seed, each) for seed, each in enumerate(of, FIRST_SEED)]
+            keep(rows, name, (*own, *settings), made, about)
+        lines = [f"{name}: {value}" for name, value in about.items()]
+        write_text(out, "\n".join([command, *lines, "", table(found), ""]))
+
+    status = until_interrupted(lambda: make(planned, found, report))
+    print(table(found) if found else "no run is finished")
+    return status
+
+
+def table(found: Mapping[str, Sequence[Summary]]) -> str:
+    """Return a Markdown table: each part, and what it brought against the one before.
+
+    Args:
+        found: of each part the runs of the same seeds in the same order, some of which may lack at
+            the end.
+    """
+    heads = ["part", "n", "steps", "ms/step", "brought"]
+    heads += [head for name in COLUMNS for head in (name, "brought", "p")]
+    lines = [f"| {' | '.join(heads)} | evaluation s |", "|---" * (len(heads) + 1) + "|"]
+    for part, before in zip(PARTS, ("", *PARTS), strict=False):
+        if part in found:
+            lines.append(f"| {' | '.join(cells(part, found[part], found.get(before)))} |")
+    return "\n".join(lines)
+
+
+def cells(part: str, runs: Sequence[Summary], before: Sequence[Summary] | None) -> Iterator[str]:
+    """Yield the cells of a part's row; ``before`` are the runs of the part before, if any."""
+    ms = mean(runs, "step_ms")
+    yield from (part, str(len(runs)), f"{mean(runs, 'steps'):.0f}", f"{ms:.2f}")
+    yield f"{ms - mean(before, 'step_ms'):+.2f}" if before else "-"
+    theirs = scores(before) if before else {}
+    for name, ours in scores(runs).items():
+        yield spread(ours)
+        count = min(len(ours), len(theirs.get(name, ())))
+        yield from differing(ours[:count], theirs[name][:count]) if count else ("-", "-")
+    yield f"{fmean(run['scores'][best_of(runs)]['seconds'] for run in runs):.1f}"
+
+
+def scores(runs: Sequence[Summary]) -> dict[str, list[float]]:
+    """Return bits per byte of each run, by ``COLUMNS``."""
+    names = (AVERAGED, ARTIFACT, best_of(runs))
+    return {column: bits(runs, name) for column, name in zip(COLUMNS, names, strict=True)}
+
+
+def best_of(runs: Sequence[Summary]) -> str:
+    """Return the name of the artifact's evaluation with the least mean."""
+    names = [name for name in runs[0]["scores"] if name.startswith(OF_ARTIFACT)]
+    return min(names, key=lambda name: fmean(bits(runs, name)))

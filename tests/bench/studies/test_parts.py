@@ -1,0 +1,90 @@
+"""The parts of the open sprint: their runs, and what the table says that each brought."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from bench.__main__ import main as bench
+from bench.harness import pairs
+from bench.harness.runs import Summary
+from bench.studies import parts
+from settings import Settings
+from settings.load import load_settings
+from settings.variants import check_variants
+
+UNTRAINED = {"preset", "val_points"}  # the curve is scored off the clock
+
+
+def preset(name: str) -> Settings:
+    return load_settings(["--preset", name], {})
+
+
+def test_all_parts_together_are_the_preset():
+    """A setting that one of the presets gets must have a part."""
+    wanted, options = preset(parts.TO), parts.cumulative()
+    *_, before, last = options.values()
+    assert last == ("--preset", parts.TO)
+    added = [
+        word
+        for name in parts.PARTS["test-time training"]
+        for word in parts.option(name, getattr(wanted, name))
+    ]
+    together = load_settings([*before, *added], {})
+    fields = set(Settings.model_fields) - UNTRAINED
+    assert together.model_dump(include=fields) == wanted.model_dump(include=fields)
+
+
+def test_each_part_is_a_run_of_its_own_that_can_be():
+    found = [load_settings(options, {}) for options in parts.cumulative().values()]
+    for settings, before in zip(found, [preset(parts.FROM), *found], strict=False):
+        check_variants(settings, 1)
+        assert settings.model_dump(exclude=UNTRAINED) != before.model_dump(exclude=UNTRAINED)
+
+
+def run(averaged: float, ms: float = 60.0) -> Summary:
+    bits = {"averaged, plain": averaged, "roundtrip, plain": averaged + 0.01}
+    bits |= {"roundtrip, sliding": averaged - 0.01, "roundtrip, TTT both": averaged - 0.02}
+    scores = {name: {"bpb": bpb, "seconds": 23.0} for name, bpb in bits.items()}
+    facts = {"steps": 10, "step_ms": ms, "code_bytes": 7, "artifact_bytes": 100}
+    return {"scores": scores, **facts}
+
+
+def test_a_part_is_compared_with_the_one_before_at_equal_seeds():
+    found = {
+        "gates": [run(1.2), run(1.3), run(1.4)],
+        "lanes": [run(1.19, ms=61.5), run(1.286, ms=61.5)],
+        "windows": [run(1.1)],
+    }
+    gates, lanes, windows = parts.table(found).splitlines()[2:]
+    assert gates == (
+        "| gates | 3 | 10 | 60.00 | - | 1.3000 ± 0.1000 | - | - | 1.3100 ± 0.1000 | - | - "
+        "| 1.2800 ± 0.1000 | - | - | 23.0 |"
+    )
+    assert lanes.startswith("| lanes | 2 | 10 | 61.50 | +1.50 | 1.2380 ± 0.0679 | -0.0120 ± 0.0028")
+    assert windows.split(" | ")[4] == "-"  # XSA, before it, was not run
+
+
+def test_rows_and_table_are_written_after_each_run(tmp_path: Path, monkeypatch):
+    out, rows, seen = tmp_path / "parts.md", tmp_path / "rows.json", []
+
+    def summaries(planned: Sequence[tuple[Path, list[str]]], aloud: bool) -> Iterator[Summary]:
+        for number, _ in enumerate(planned):
+            if number:
+                seen.append([row["label"] for row in json.loads(rows.read_text())["rows"]])
+            yield run(1.2 - number / 100)
+
+    monkeypatch.setattr(pairs, "summaries_of", summaries)
+    command = ["parts", "--data", "nowhere", "--seeds", "1", "--out", str(out), "--rows", str(rows)]
+    assert bench([*command, "--parts", "test-time training", "quantising"]) == 0
+    assert seen == [["quantising"]]
+    first, last = json.loads(rows.read_text())["rows"]
+    assert (
+        first["settings"][:2] == ["--preset", "sprint"] and "--quant-trellis" in first["settings"]
+    )
+    assert (last["label"], last["settings"], last["seeds"]) == ("test-time training", [], [1337])
+    assert last["best_by"] == "TTT both" and last["best"] == pytest.approx(1.17)
+    text = out.read_text(encoding="utf-8")
+    assert "--parts quantising 'test-time training'" in text and "commit:" in text
+    assert "| test-time training | 1 | 10 | 60.00 | +0.00 | 1.1900 | -0.0100 | - |" in text

@@ -40,15 +40,16 @@ def plan(
     loops: int | None = None,
     window: int | None = None,
     documents: bool | None = None,
+    near_window: int | None = None,
 ) -> Plan:
     """Return the visits of a network, in order.
 
     Args:
         config: the architecture, whose own values stand for arguments that are None.
         loops: how many more times the ``loop_layers`` are visited, at most ``num_loops``.
-        window: tokens that a position sees, itself included; 0: all before it. ``near_layers``
-            see no more than ``near_window``.
+        window: tokens that a position sees, itself included; 0: all before it.
         documents: whether a position sees its own document only.
+        near_window: tokens that it sees at most in ``near_layers``; 0: no fewer.
 
     Raises:
         ValueError: the network has no parameters for so many loops.
@@ -58,6 +59,7 @@ def plan(
         raise ValueError(f"{loops} loops, but the network has num_loops {config.num_loops}")
     window = config.window if window is None else window
     documents = config.document_mask if documents is None else documents
+    near_window = config.near_window if near_window is None else near_window
     order = layers_in_order(config, loops)
     encoder = len(order) // 2
     visits = []
@@ -70,7 +72,7 @@ def plan(
                 block="parallel" if layer in config.parallel_layers else "serial",
                 skip=encoder - 1 - row if has_skip else None,
                 skip_row=row if has_skip else None,
-                window=seen_by(config, layer, window),
+                window=seen(window, near_window if layer in config.near_layers else 0),
                 documents=documents,
                 exclude_self=layer >= config.num_layers - config.xsa_last_n,
             )
@@ -78,10 +80,9 @@ def plan(
     return tuple(visits)
 
 
-def seen_by(config: Architecture, layer: int, window: int) -> int | None:
-    """Return how many tokens a position sees in a layer; None: all before it."""
-    near = config.near_window if layer in config.near_layers else 0
-    return min(filter(None, (window, near)), default=None)
+def seen(*windows: int) -> int | None:
+    """Return the smallest window that is not 0; None, for all before a position, if all are."""
+    return min(filter(None, windows), default=None)
 
 
 def layers_in_order(config: Architecture, loops: int) -> list[int]:

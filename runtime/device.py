@@ -58,10 +58,10 @@ def choose(settings: Settings, device: torch.device, fp8: bool = False) -> Backe
     backend = choose_backend(settings, on_gpu, on_hopper, fp8)
     if backend == "kernels" and not on_gpu and os.environ.get("TRITON_INTERPRET") != "1":
         raise InputError("--backend kernels needs a CUDA GPU; use --backend reference on a CPU")
-    stages = [stage.window for stage in settings.stages]
-    if settings.attention_backend == "flash" and any(
-        (settings.window, *settings.swarm_windows, *stages)
-    ):
+    windows = [settings.window, settings.near_window, *settings.swarm_windows]
+    for stage in settings.stages:
+        windows += [stage.window, stage.near_window]
+    if settings.attention_backend == "flash" and any(windows):
         raise InputError("--attention-backend flash has no window; use cudnn")
     return Backends(backend, choose_attention(settings.attention_backend, backend, on_gpu), dtype)
 

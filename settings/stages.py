@@ -32,6 +32,7 @@ class Stage(Exact):
     train_seq_len: PositiveInt | None = None
     loops: NonNegativeInt | None = None
     window: NonNegativeInt | None = None
+    near_window: NonNegativeInt | None = None
     documents: bool | None = None
     mtp_num_heads: NonNegativeInt | None = None
     precision: Precision | None = None

@@ -26,6 +26,7 @@ class Variant:
         seq_len: tokens a window of the data.
         loops: further passes of the recurrent layers.
         window: tokens that a position sees, itself included; 0: the whole context.
+        near_window: the same in the near layers, if fewer; 0: as in the others.
         documents: whether a position sees its own document only.
         heads: MTP heads that are trained.
         precision: of the products.
@@ -35,6 +36,7 @@ class Variant:
     seq_len: int
     loops: int = 0
     window: int = 0
+    near_window: int = 0
     documents: bool = False
     heads: int = 0
     precision: Precision = "native"
@@ -52,6 +54,7 @@ def variant_of(stage: Stage, settings: Settings) -> Variant:
         seq_len=_first(stage.train_seq_len, settings.train_seq_len),
         loops=_first(stage.loops, settings.num_loops),
         window=_first(stage.window, settings.window),
+        near_window=_first(stage.near_window, settings.near_window),
         documents=_first(stage.documents, settings.document_mask),
         heads=_first(stage.mtp_num_heads, settings.mtp_num_heads),
         precision=stage.precision or "native",
@@ -166,6 +169,9 @@ def _check(variant: Variant, settings: Settings) -> None:
         f"{settings.mtp_num_heads}": variant.heads > settings.mtp_num_heads,
         f"{variant.loops} loops are more than the network's num_loops {settings.num_loops}": (
             variant.loops > settings.num_loops
+        ),
+        f"near_window {variant.near_window} needs near_layers": (
+            variant.near_window and not settings.near_layers
         ),
     }
     for fault, found in faults.items():

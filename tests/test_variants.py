@@ -67,6 +67,7 @@ def test_a_run_folders_settings_hold_the_stages(tmp_path):
         ("[{until=1, train_seq_len=1000}]", "98304 is no multiple of train_seq_len 1000"),
         ("[{until=1, mtp_num_heads=3}]", "more than the network's mtp_num_heads 2"),
         ("[{until=1, loops=2}]", "2 loops are more than the network's num_loops 0"),
+        ("[{until=1, near_window=8}]", "near_window 8 needs near_layers"),
     ],
 )
 def test_an_impossible_stage_is_one_line(stages, words):

@@ -14,7 +14,7 @@ from model.plan import Visit, plan
 from runtime.device import choose_attention, choose_backend, sizes_of
 from settings import Settings
 from settings.stages import or_one
-from settings.variants import accumulation_of, reachable, stage_variants, trains_in_fp8
+from settings.variants import Variant, accumulation_of, reachable, stage_variants, trains_in_fp8
 from training.memory import state_bytes, step_bytes
 
 
@@ -108,7 +108,7 @@ def variants_table(settings: Settings, ranks: int) -> Table:
                 variant.seq_len,
                 f"{parts} x {ranks}",
                 variant.loops,
-                variant.window or "all",
+                sight(variant),
                 "own" if variant.documents else "all",
                 variant.heads,
                 variant.precision,
@@ -125,6 +125,12 @@ def variants_table(settings: Settings, ranks: int) -> Table:
     )
     caption = f"besides {kept:.2f} GiB of weights, gradients, moments and averages; estimated"
     return table_of(title, columns, rows, caption)
+
+
+def sight(variant: Variant) -> str:
+    """Return the tokens that a position sees, and those that it sees in near layers."""
+    near = f", near {variant.near_window}" if variant.near_window else ""
+    return f"{variant.window or 'all'}{near}"
 
 
 def routes_table(settings: Settings) -> Table:

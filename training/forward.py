@@ -22,7 +22,9 @@ def forward_of(
         compiled: whether torch.compile makes a function of its own of each variant.
     """
     fixed = {
-        "plan": plan(model.config, variant.loops, variant.window, variant.documents),
+        "plan": plan(
+            model.config, variant.loops, variant.window, variant.documents, variant.near_window
+        ),
         "heads": variant.heads,
         "precision": variant.precision,
     }

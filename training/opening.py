@@ -86,6 +86,7 @@ def described(variant: Variant) -> str:
     parts = [f"{variant.batch_tokens:,} tokens of windows of {variant.seq_len:,}"]
     parts += [f"{variant.loops} loops"] if variant.loops else []
     parts += [f"window {variant.window}"] if variant.window else []
+    parts += [f"near window {variant.near_window}"] if variant.near_window else []
     parts += ["documents"] if variant.documents else []
     parts += [f"{variant.heads} MTP heads"] if variant.heads else []
     parts += [variant.precision] if variant.precision != "native" else []

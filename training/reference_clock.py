@@ -26,7 +26,7 @@ Milliseconds = Annotated[float, Field(ge=0, le=1e9)]
 WORK = ("keep", "calibration", "choosing", "probe")
 # Settings that this work's time depends on, besides the network.
 WORKED_WITH = ("calibration_tokens", "eval_seq_len", "quant_by_loss", "readout")
-ANY = {"bos_id"}  # fields of a network that change no time
+ANY = {"bos_id", "near_window"}  # fields of a network that change no time, or are a step's own
 
 
 class Reserved(Protocol):
@@ -182,8 +182,11 @@ class ReferenceBudget(Budget):
 
 
 def network_of(settings: Settings) -> Mapping[str, Any]:
-    """Return the fields of a network, as JSON has them."""
-    return settings.architecture().model_dump(mode="json")
+    """Return the fields of a network, as JSON has them; near layers if a step has their window."""
+    fields = settings.architecture().model_dump(mode="json")
+    if not any(variant.near_window for variant in reachable(settings)):
+        del fields["near_layers"]
+    return fields
 
 
 def worked_with(settings: Settings) -> dict[str, Any]:

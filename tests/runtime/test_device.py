@@ -64,7 +64,14 @@ def test_fp8_is_for_backends_that_have_it(capability):
         choose(small_settings(backend="kernels", **odd), GPU, fp8=True)
 
 
-@pytest.mark.parametrize("windows", [{"window": 4}, {"stages": "[{until=1.0, window=4}]"}])
+@pytest.mark.parametrize(
+    "windows",
+    [
+        {"window": 4},
+        {"near_window": 4, "near_layers": [0]},
+        {"stages": "[{until=1.0, window=4}]"},
+    ],
+)
 def test_flash_takes_no_window(capability, windows):
     with pytest.raises(InputError, match="flash has no window"):
         choose(small_settings(attention_backend="flash", **FITS, **windows), GPU)

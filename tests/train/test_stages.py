@@ -26,6 +26,8 @@ gate_window = 4
 smear_window = 4
 skip_gates = true
 window = 24
+near_window = 12
+near_layers = [0]
 document_mask = true
 ttt_chunk_tokens = 512
 ttt_batch_seqs = 4
@@ -35,6 +37,7 @@ until = 0.35
 lr_factor = 0.7
 loops = 0
 window = 8
+near_window = 4
 documents = false
 train_batch_tokens = 192
 train_seq_len = 16
@@ -42,8 +45,22 @@ mtp_num_heads = 1
 [[stages]]
 until = 1.0
 """
-FIRST = {"batch_tokens": 192, "seq_len": 16, "loops": 0, "window": 8, "documents": False}
-LAST = {"batch_tokens": 384, "seq_len": 32, "loops": 1, "window": 24, "documents": True}
+FIRST = {
+    "batch_tokens": 192,
+    "seq_len": 16,
+    "loops": 0,
+    "window": 8,
+    "near_window": 4,
+    "documents": False,
+}
+LAST = {
+    "batch_tokens": 384,
+    "seq_len": 32,
+    "loops": 1,
+    "window": 24,
+    "near_window": 12,
+    "documents": True,
+}
 LORA = {"device": "cpu", "ttt_method": "lora", "ttt_lora_chunk": "16"}
 SWITCH, STOP = 7, 12
 
@@ -125,8 +142,10 @@ def test_the_artifact_is_scored_as_the_run_scored_it(staged, subject):
     assert scores["roundtrip, TTT sgd"]["nats"] < scores["roundtrip, plain"]["nats"]
 
 
-@pytest.mark.parametrize("change", [{"loops": 0}, {"window": 0}, {"documents": False}])
-def test_loops_window_and_documents_each_change_the_score(subject, monkeypatch, change):
+@pytest.mark.parametrize(
+    "change", [{"loops": 0}, {"window": 0}, {"near_window": 0}, {"documents": False}]
+)
+def test_loops_windows_and_documents_each_change_the_score(subject, monkeypatch, change):
     before = nats(subject)
     monkeypatch.setattr(subject.model, "plan", plan(subject.model.config, **change))
     assert nats(subject) != before

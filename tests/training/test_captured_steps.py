@@ -18,11 +18,12 @@ from training.trainer import Trainer
 STEADY = Moment(progress=0.0, lr_scale=1.0, momentum=0.95, qat=False)
 STAGES = [
     {"until": 0.3, "train_batch_tokens": 96, "mtp_num_heads": 1, "window": 5, "documents": True},
-    {"until": 0.6, "train_seq_len": 8, "mtp_num_heads": 2, "loops": 1, "precision": "fp8"},
+    {"until": 0.6, "train_seq_len": 8, "loops": 1, "near_window": 2, "precision": "fp8"},
     {"until": 1.0, "mtp_num_heads": 0},
 ]
 LOOPED = {"num_layers": 3, "loop_layers": [1], "num_loops": 1, "mtp_num_heads": 2}
-CHANGES = {**LOOPED, "stages": STAGES, "micro_batch_tokens": 96, "averaging": "ema"}
+NEAR = {"near_window": 3, "near_layers": [0]}
+CHANGES = {**LOOPED, **NEAR, "stages": STAGES, "micro_batch_tokens": 96, "averaging": "ema"}
 ORDER = (0, 1, 0, 2, 2, 1)
 
 
@@ -52,6 +53,7 @@ def only(variant: Variant) -> dict[str, object]:
                 "train_seq_len": variant.seq_len,
                 "loops": variant.loops,
                 "window": variant.window,
+                "near_window": variant.near_window,
                 "documents": variant.documents,
                 "mtp_num_heads": variant.heads,
                 "precision": variant.precision,

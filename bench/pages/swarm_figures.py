@@ -41,7 +41,12 @@ def draw_ladder(path: Path = LADDER) -> "Figure | None":
     axes.axvline(0, color=INK, linewidth=1)
     name_rows(axes, [f"{row['name']} (n = {row['n']})" for row in rows])
     axes.set_xlabel("bits per byte less those of A")
-    caption(figure, result, path, "A: fixed; A': tuned; B: levers by tables; C: agents; Y: yoked.")
+    caption(
+        figure,
+        result,
+        path,
+        "A: fixed; A': other schedules; B: levers by tables; C: agents; Y: yoked.",
+    )
     return figure
 
 

@@ -1,13 +1,13 @@
-"""Measure the swarm's ladder: today's fixed run, tuned, each lever by its table, agents, yoked.
+"""Measure the swarm's ladder: a fixed run, each lever by its table, all of them, agents, yoked.
 
     python -m bench clock ladder --ladder --out CLOCK -- --data DIR --preset frontier-sprint
     python -m bench ladder --data DIR --seeds 6 --out FILE -- --reference-clock CLOCK
 
-A is the preset without swarm and stages. A' has its schedules tuned for the run's length, B adds
-the levers by their best fixed tables, one at a time and all. C is A' with the agents of set
-frontier, who may use the levers. Y obeys what C decided at another seed. C - Y is the value of
-feedback, Y - A' that of the levers, B - Y of tuning by hand. What follows ``--`` goes to every
-run.
+A is the preset without swarm, stages and near windows: a position always sees the whole window. A'
+has other schedules. Each row of B adds one lever to A by its best fixed table, and B itself those
+of the preset. C is B with the agents of set frontier in place of its stages. Y obeys what C decided
+at another seed. C - Y is the value of feedback, Y - A that of the levers, B - Y of tuning by hand.
+What follows ``--`` goes to every run.
 """
 
 import json
@@ -43,31 +43,27 @@ RESULT = PROJECT / "bench" / "results" / "swarm-ladder.json"
 SCORE = f"{ROUNDTRIP}, plain"
 CHEAP = ("--eval-stride", "0", "--no-ttt-enabled", "--val-points", "0")
 REST = ("--stages", "[]")
-OFF = ("--no-swarm", *REST)
+WHOLE = ("--near-window", "0", "--near-layers", "")
+OFF = ("--no-swarm", *REST, *WHOLE)
 TUNED = ("--warmdown-share", "0.65", "--muon-momentum-warmup-share", "0.12")
-SIGHT = "{until=0.25, window=256}, {until=0.55, window=512}, {until=0.7, window=1024}, {until=1}"
 BATCH = "{until=0.15, lr_factor=0.71, train_batch_tokens=49152}, {until=1}"
-BOTH = (
-    "{until=0.15, window=256, lr_factor=0.71, train_batch_tokens=49152}, "
-    "{until=0.25, window=256}, {until=0.55, window=512}, {until=0.7, window=1024}, {until=1}"
-)
 LEVERS: dict[str, tuple[str, ...]] = {
-    "lean": ("--lean", "0.6"),
-    "sight": ("--stages", f"[{SIGHT}]"),
-    "batch": ("--stages", f"[{BATCH}]"),
-    "momentum": ("--muon-cooldown-share", "0.1"),
+    "near": ("--no-swarm", *REST),
+    "sight": ("--no-swarm", *WHOLE),
+    "lean": (*OFF, "--lean", "0.6"),
+    "batch": (*OFF, "--stages", f"[{BATCH}]"),
+    "momentum": (*OFF, "--muon-cooldown-share", "0.1"),
 }
-WINDOWS = ("--swarm-windows", "256,512,1024,2048,0")
-AGENTS = ("--swarm", "--swarm-agents", "frontier", *WINDOWS, *REST)
+AGENTS = ("--swarm", "--swarm-agents", "frontier", *REST)
 RUNGS: dict[str, tuple[str, ...]] = {
     "A": OFF,
     "A'": (*OFF, *TUNED),
-    **{f"B, {name}": (*OFF, *TUNED, *options) for name, options in LEVERS.items()},
-    "B": (*OFF, *TUNED, *LEVERS["lean"], *LEVERS["momentum"], "--stages", f"[{BOTH}]"),
-    "C": (*TUNED, *LEVERS["lean"], *LEVERS["momentum"], *AGENTS),
+    **{f"B, {name}": options for name, options in LEVERS.items()},
+    "B": ("--no-swarm",),
+    "C": (*AGENTS, "--swarm-windows", "256,512,2048"),
 }
 YOKED = "Y"
-COMPARED = (("C", "A"), ("C", YOKED), (YOKED, "A'"), ("B", YOKED), ("C", "B"), ("B", "A"))
+COMPARED = (("C", "A"), ("C", YOKED), (YOKED, "A"), ("B", YOKED), ("C", "B"), ("B", "A"))
 
 
 def main(
@@ -146,7 +142,8 @@ def stages_of_rungs(base: Sequence[str]) -> list[str]:
 def stage_of(variant: Variant, until: float) -> str:
     """Return a stage of this variant, as TOML."""
     return (
-        f"{{until={until:.3g}, window={variant.window}, loops={variant.loops}, "
+        f"{{until={until:.3g}, window={variant.window}, near_window={variant.near_window}, "
+        f"loops={variant.loops}, "
         f"train_batch_tokens={variant.batch_tokens}, train_seq_len={variant.seq_len}, "
         f"documents={str(variant.documents).lower()}, mtp_num_heads={variant.heads}}}"
     )

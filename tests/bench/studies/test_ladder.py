@@ -36,7 +36,7 @@ def test_every_rung_is_a_run_of_its_own_that_can_be():
         for agent in AGENTS:
             agent.of(settings)
     assert not found["A"].stages and not found["C"].stages
-    assert found["B"].lean == found["C"].lean == 0.6
+    assert found["B"].near_window == found["C"].near_window == 128 and not found["A"].near_window
     assert found["C"].swarm_agents == "frontier"
 
 

@@ -289,9 +289,9 @@ PARTS = (
     Part(("start_cold", "start_warm"), start, 75),
     Part(("forward_backward", "step", "step_looped", "step_seed"), steps, 50),
     Part(("kernels",), kernels, 15),
-    Part(("step_compiled",), compiled, 180),
     Part(("gpus4",), share_of_gpus, 120, GPUS),
     Part(("ttt4",), share_of_ttt, 60, GPUS),
+    Part(("step_compiled",), compiled, 180),  # last, because it may take all that is left
 )
 
 

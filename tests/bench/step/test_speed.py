@@ -22,7 +22,8 @@ from training.trainer import Trainer
 SMALL = "--num-layers 7 --model-dim 16 --num-heads 2 --num-kv-heads 1 --mlp-mult 1 --rope-dims 4 "
 SMALL += "--xsa-last-n 1 --ve-layers 1 --ve-dim 8 --gate-window 4 --smear-window 4 --window 16 "
 SMALL += "--parallel-from 6 --train-batch-tokens 64 --train-seq-len 32 --eval-seq-len 32 "
-SMALL += "--eval-stride 32 --vocab-size 64 --device cpu --backend reference"
+SMALL += "--eval-stride 32 --vocab-size 64 --near-layers 0,1 --near-window 8 "
+SMALL += "--device cpu --backend reference"
 ABOUT = {"device": "CPU", "commit": "abc"}
 OF_STEPS = ("forward_backward", "step", "step_looped", "step_compiled", "step_seed")
 

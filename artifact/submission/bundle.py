@@ -40,7 +40,7 @@ ELSEWHERE = ("swarm_yoke", "reference_clock")
 LEFT_OUT = re.compile(
     "|".join(
         (
-            r"artifact/submission/(packed|bundle|strip|shorten|tight)\.py",
+            r"artifact/submission/(packed|bundle|strip|shorten|tight|public)\.py",
             r"evaluation/audit/.*",
             r"runtime/(plot/.*|tracking\.py)",
             r"terminal\.py",

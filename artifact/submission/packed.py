@@ -9,16 +9,18 @@ import hashlib
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import brotli
 
-from artifact.submission import shorten, strip, tight
+from artifact.submission import public, shorten, strip, tight
 from artifact.submission.bundle import END, HEAD, contents, read
+from artifact.submission.public import Names, renamed
 from errors import InputError
+from files import PROJECT
 from reading import cache
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ exec(CODE)
 '''
 WORD = re.compile(r"[^\W\d]\w\w+", re.ASCII)
 FILL = "FILES.update(zip(PARTS[::2], PARTS[1::2]))\n"
+AUDITOR = "evaluation/audit/worker.py"
 TABLE, SIZES, MOST = "stripped", "packed", 1_000  # modules, files
 
 
@@ -67,8 +70,14 @@ def _files(root: Path, settings: "Settings") -> dict[str, str]:
 
 def _makers() -> str:
     """Return all that a file depends on beside its contents."""
-    modules = (read(Path(m.__file__ or "")).decode() for m in (strip, shorten, tight))
-    return "".join((sys.version, brotli.__version__, read(Path(__file__)).decode(), *modules))
+    files = (Path(m.__file__ or "") for m in (strip, shorten, tight, public))
+    texts = (read(file).decode() for file in (Path(__file__), *files))
+    return "".join((sys.version, brotli.__version__, _auditor(), *texts))
+
+
+def _auditor() -> str:
+    """Return the text of the one module outside that calls packed ones: an audit's."""
+    return read(PROJECT / AUDITOR).decode()
 
 
 def _packed(files: Mapping[str, str]) -> bytes:
@@ -117,19 +126,30 @@ def escaped(text: str) -> str:
 
 
 def small(texts: Mapping[str, str]) -> dict[str, str]:
-    """Return files with their modules stripped; what is known from earlier costs no time."""
+    """Return files with their modules stripped, and with short names for what modules share.
+
+    What is known of a module from earlier costs no time.
+    """
     known = cache.load(TABLE)
     before = len(known)
-    made_by, outside = _makers(), strip.Outside.of(texts.values())
-    stay = [word for words in outside for word in ("", *sorted(words))]
-    found = {}
+    outside = strip.Outside.of(texts.values())
+    packages = {name.split("/")[0].removesuffix(".py") for name in texts}
+    facts = [word for words in (*outside, packages) for word in ("", *sorted(words))]
+    found, names, facts = dict(texts), {}, [_makers(), *facts]
     for name, text in texts.items():
         if name.endswith(".py"):
-            key = hashlib.sha256("\0".join([made_by, *stay, text]).encode()).hexdigest()
+            key = hashlib.sha256("\0".join([*facts, text]).encode()).hexdigest()
             if key not in known:
-                known[key] = strip.strip(text, outside)
-            text = known[key]
-        found[name] = text
+                known[key] = _stripped(text, outside, packages)
+            made, stay, found[name] = known[key].split("\n", 2)
+            names[name] = Names(made.split(), stay.split())
     if len(known) > before:
         cache.save(TABLE, known, MOST)
-    return found
+    template = found[HEAD] if names.pop(HEAD, None) else ""
+    return found | renamed({name: found[name] for name in names}, names, template + _auditor())
+
+
+def _stripped(text: str, outside: strip.Outside, packages: Collection[str]) -> str:
+    """Return a module's names, those that stay, and the stripped module, from a line each on."""
+    stripped = strip.strip(text, outside)
+    return "\n".join((*map(" ".join, Names.of(stripped, packages)), stripped))

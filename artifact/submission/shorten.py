@@ -100,7 +100,7 @@ def _rename(function: ast.FunctionDef, outside: set[str], given: frozenset[str] 
     seen = {name.id for name in names}
     if SEES_NAMES & seen:
         return
-    fixed = outside | _fixed(nodes) | _parameters(nodes, given)
+    fixed = outside | _fixed(nodes) | _parameters(nodes, given) | _read_around(function)
     made = dict.fromkeys(node.arg for node in nodes if isinstance(node, ast.arg))
     made |= dict.fromkeys(name.id for name in names if not isinstance(name.ctx, ast.Load))
     free = _short(seen | fixed)
@@ -143,8 +143,15 @@ def _parameters(nodes: list[ast.AST], given: frozenset[str] | None) -> set[str]:
     return found
 
 
+def _read_around(function: ast.FunctionDef) -> set[str]:
+    """Names of decorators, defaults and annotations, which may mean those of a class."""
+    around = [function.args, *function.decorator_list]
+    nodes = (node for each in around for node in ast.walk(each))
+    return {node.id for node in nodes if isinstance(node, ast.Name)}
+
+
 def _module_names(tree: ast.Module) -> Iterator[str]:
-    """Names that mean something outside of functions."""
+    """Names that functions see: a module's, without those inside of its classes."""
     waiting: list[ast.AST] = list(tree.body)
     while waiting:
         node = waiting.pop()
@@ -154,7 +161,7 @@ def _module_names(tree: ast.Module) -> Iterator[str]:
             yield node.id
         if isinstance(node, ast.alias):
             yield (node.asname or node.name).split(".")[0]
-        if not isinstance(node, ast.FunctionDef):
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef):
             waiting += ast.iter_child_nodes(node)
 
 

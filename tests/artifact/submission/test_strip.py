@@ -192,6 +192,27 @@ def test_parameters_become_short_unless_somebody_may_give_them_by_name() -> None
     assert space["found"] == ([2, 3], 12, 24)
 
 
+FIELDS = """
+class Box:
+    width = 3
+    sizes = [width for width in (1, 2)]
+
+    def grown(self, more, width=width):
+        sizes = width + more
+        return sizes + self.width
+
+found = Box().grown(1)
+"""
+
+
+def test_a_class_s_names_are_free_in_its_methods_but_for_what_surrounds_them() -> None:
+    text = ast.unparse(shorten(ast.parse(FIELDS), frozenset()))
+    assert "def grown(self, a, width=width):" in text and "b = width + a" in text
+    space: dict[str, int] = {}
+    exec(text, space)
+    assert space["found"] == 3 + 1 + 3
+
+
 def test_a_kernels_variables_keep_their_order_and_are_short() -> None:
     text = (
         "@triton.jit\ndef h(rows, total, BLOCK):\n"

@@ -95,7 +95,7 @@ def decorator_name(decorator: ast.expr) -> str:
 
 
 def _rename(function: ast.FunctionDef, outside: set[str], given: frozenset[str] | None) -> None:
-    nodes = list(ast.walk(function))
+    nodes = list(_as_written(function))
     names = [node for node in nodes if isinstance(node, ast.Name)]
     seen = {name.id for name in names}
     if SEES_NAMES & seen:
@@ -195,6 +195,13 @@ def _outermost(tree: ast.Module) -> Iterator[ast.FunctionDef]:
             yield node
         else:
             waiting += ast.iter_child_nodes(node)
+
+
+def _as_written(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield a node and all inside of it, in the order of the text."""
+    yield node
+    for each in ast.iter_child_nodes(node):
+        yield from _as_written(each)
 
 
 def _short(taken: set[str]) -> Iterator[str]:

@@ -213,6 +213,14 @@ def test_a_class_s_names_are_free_in_its_methods_but_for_what_surrounds_them() -
     assert space["found"] == 3 + 1 + 3
 
 
+def test_short_names_follow_each_other_as_in_the_text() -> None:
+    text = "def made(x):\n    if x:\n        y = x\n    for z in y:\n        w = z\n    v, u = w"
+    expected = (
+        "def made(a):\n    if a:\n        b = a\n    for c in b:\n        d = c\n    e, f = d"
+    )
+    assert ast.unparse(shorten(ast.parse(text), frozenset())) == expected
+
+
 def test_a_kernels_variables_keep_their_order_and_are_short() -> None:
     text = (
         "@triton.jit\ndef h(rows, total, BLOCK):\n"

@@ -9,7 +9,16 @@ import pytest
 
 from artifact.submission.bundle import CORRECTIONS, contents
 from artifact.submission.code_size import Code, OverBudget, budget_line, check_total
-from artifact.submission.packed import ENCODING, abbreviated, escaped, pack, size, small, wrapped
+from artifact.submission.packed import (
+    CODES,
+    ENCODING,
+    abbreviated,
+    digits,
+    pack,
+    size,
+    small,
+    wrapped,
+)
 from errors import InputError
 from files import PROJECT
 from settings import Settings
@@ -100,20 +109,26 @@ def test_budget_line_says_what_is_left() -> None:
     assert budget_line(10, 20, limit=100) == "code 10 + artifact 20 = 30 of 100 bytes (70 left)"
 
 
-def test_any_bytes_can_be_quoted() -> None:
-    draw = random.Random(0)
-    for _ in range(500):
-        text = "".join(draw.choices('\0\n\r"""\\078\x85A', k=draw.randrange(1, 40)))
-        source = f'# coding: {ENCODING}\nfound = """A{escaped(text)}"""\n'.encode(ENCODING)
-        space: dict[str, str] = {}
-        exec(compile(source, "quoted", "exec"), space)
-        assert space["found"] == f"A{text}"
+@pytest.mark.parametrize("length", [0, 1, 2, 350, 351, 352, 703, 5_000])
+def test_any_bytes_become_digits_that_a_string_can_hold(length: int) -> None:
+    values = [byte for byte in range(256) if byte not in b'\0\r"\\']
+    for content in (random.Random(length).randbytes(length), b"\xff" * length, bytes(length)):
+        found = digits(content)
+        assert {*found} <= {*values} and len(found) == length + -(-length // 351)
+        space: dict[str, bytes] = {}
+        exec(f'found = """{found.decode(ENCODING)}""".encode("{ENCODING}")', space)
+        blocks = (space["found"][at : at + 352] for at in range(0, len(found), 352))
+        numbers = [
+            (sum(values.index(d) * 252**p for p, d in enumerate(b[::-1])), b) for b in blocks
+        ]
+        assert b"".join(n.to_bytes(len(b) - 1) for n, b in numbers) == content
 
 
 def test_any_text_comes_back_and_frequent_words_are_one_character() -> None:
     draw = random.Random(1)
     for _ in range(20):
-        words = [*draw.choices(["frequent", "self", "▁", "\n", "é\x85", "2x", " ", "_a1"], k=300)]
+        some = ["frequent", "self", "▁", "\n", "é\x85", "2x\x01", " ", "_a1"]
+        words = [*draw.choices(some, k=300), *(f"word{n} " for n in range(200))]
         content = "pass\0" + draw.choice(["", "\r"]).join(words)
         space: dict[str, list[str]] = {}
         exec(compile(wrapped(content).encode(ENCODING), "wrapped", "exec"), space)
@@ -122,9 +137,10 @@ def test_any_text_comes_back_and_frequent_words_are_one_character() -> None:
 
 
 def test_more_characters_than_bytes_are_refused() -> None:
-    wrapped("pass\0" + "".join(map(chr, range(400, 528))))
-    with pytest.raises(InputError, match="129 characters beyond ASCII"):
-        wrapped("pass\0" + "".join(map(chr, range(400, 529))))
+    most = "".join(map(chr, range(400, 400 + len(CODES))))
+    wrapped(f"pass\0{most}")
+    with pytest.raises(InputError, match="156 characters beyond ASCII; 155 can be"):
+        wrapped(f"pass\0{most}x\x1b")
 
 
 def test_all_that_packed_modules_import_from_each_other_is_there() -> None:

@@ -78,7 +78,7 @@ def size(root: Path, settings: "Settings") -> tuple[int, str]:
 
 
 def _files(root: Path, settings: "Settings") -> dict[str, str]:
-    return {HEAD: read(root / HEAD).decode(), **contents(root, settings)}
+    return {HEAD: read(root / HEAD).decode() + FILL + END, **contents(root, settings)}
 
 
 def _makers() -> str:
@@ -95,7 +95,7 @@ def _auditor() -> str:
 
 def _packed(files: Mapping[str, str]) -> bytes:
     texts = small(files)
-    parts = [texts.pop(HEAD) + FILL + END]
+    parts = [texts.pop(HEAD)]
     for name, text in texts.items():
         parts += [name, text]
     return wrapped("\0".join(parts)).encode(ENCODING)
@@ -149,7 +149,7 @@ def small(texts: Mapping[str, str]) -> dict[str, str]:
     """
     known = cache.load(TABLE)
     before = len(known)
-    outside = strip.Outside.of(texts.values())
+    outside = strip.Outside.of((*texts.values(), _auditor()))
     packages = {name.split("/")[0].removesuffix(".py") for name in texts}
     facts = [word for words in (*outside, packages) for word in ("", *sorted(words))]
     found, names, facts = dict(texts), {}, [_makers(), *facts]

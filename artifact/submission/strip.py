@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection
 from typing import NamedTuple
 
+from artifact.submission.bundle import IMPORT
 from artifact.submission.shorten import PRIVATE, compiles, readers, shorten, shorten_private
 from artifact.submission.tight import tight
 
@@ -21,21 +22,28 @@ class Outside(NamedTuple):
     """Words that stand in front of ``=`` or in quotes: what parameters may be called."""
     shared: frozenset[str]
     """Private names that several modules have."""
+    named: frozenset[str]
+    """Words that a module may find in another: of imports, behind dots, and those given."""
 
     @classmethod
     def of(cls, texts: Collection[str]) -> "Outside":
         """Return those of a whole project's modules."""
         counts = Counter(name for text in texts for name in {*PRIVATE.findall(text)})
+        given = {word for text in texts for pair in GIVEN.findall(text) for word in pair}
+        imports = (" ".join(found) for text in texts for found in IMPORT.findall(text))
+        dots = (word for text in texts for word in re.findall(r"\.([^\W\d]\w*)", text))
         return cls(
             frozenset(name for text in texts for name in re.findall(r"\b(\w+)\.__doc__", text)),
-            frozenset(word for text in texts for pair in GIVEN.findall(text) for word in pair),
+            frozenset(given),
             frozenset(name for name, count in counts.items() if count > 1),
+            frozenset(given.union(dots, *map(re.compile(r"\w+").findall, imports))),
         )
 
 
 def strip(text: str, outside: Outside | None = None) -> str:
     """Return a module's text without comments, docstrings and annotations, with short names.
 
+    Functions, classes and constants go, too, if neither this module nor another one names them.
     Options keep their names and lose their descriptions, which the readable file has.
 
     Functions with a decorator keep docstring and annotations, because a command line reads them;
@@ -44,7 +52,7 @@ def strip(text: str, outside: Outside | None = None) -> str:
 
     Args:
         text: of a module.
-        outside: names that stay; None: parameters and private names stay, no docstrings do.
+        outside: names that stay; None: all but variables stay, no docstrings do.
 
     Raises:
         SyntaxError: it is no Python.
@@ -61,8 +69,11 @@ def strip(text: str, outside: Outside | None = None) -> str:
             _drop_annotations(node)
         if isinstance(node, ast.keyword) and node.arg == "description":
             node.value = ast.Constant("")
-    _drop_imports_for_annotations(tree, before)
-    shorten(_Plain().visit(tree), outside and outside.given)
+    tree = _Plain().visit(tree)
+    if outside:
+        _drop_unnamed(tree, outside.named)
+    _drop_imports(tree, before)
+    shorten(tree, outside and outside.given)
     if outside:
         shorten_private(tree, outside.shared)
     lines = ast.unparse(ast.fix_missing_locations(tree)) + "\n"
@@ -129,8 +140,35 @@ def _drop_annotations(node: ast.FunctionDef) -> None:
         argument.annotation = None
 
 
-def _drop_imports_for_annotations(tree: ast.Module, before: set[str]) -> None:
-    """Remove what only type checkers import, and names that only annotations used ``before``."""
+def _drop_unnamed(tree: ast.Module, named: frozenset[str]) -> None:
+    """Remove functions, classes and constants that neither the module names nor another one."""
+    words = {id(each): {*re.findall(r"\w+", ast.unparse(each))} for each in tree.body}
+    before = 0
+    while len(tree.body) != before:
+        before = len(tree.body)
+        counts = Counter(word for each in tree.body for word in words[id(each)])
+        tree.body = [
+            each
+            for each in tree.body
+            if (name := _made(each)) is None or name in named or counts[name] > 1
+        ]
+
+
+def _made(statement: ast.stmt) -> str | None:
+    """Return the name that a statement defines, if it does nothing else."""
+    match statement:
+        case ast.FunctionDef(name=name, decorator_list=[]) if not name.startswith("__"):
+            return name
+        case ast.ClassDef(name=name, decorator_list=[]):
+            return name
+        case ast.Assign(targets=[ast.Name(id=name)], value=value):
+            calls = any(isinstance(node, ast.Call) for node in ast.walk(value))
+            return None if calls else name
+    return None
+
+
+def _drop_imports(tree: ast.Module, before: set[str]) -> None:
+    """Remove what only type checkers import, and names that were used ``before`` and are not."""
     body: list[ast.stmt] = []
     for each in tree.body:
         if isinstance(each, ast.If) and ast.unparse(each.test) == "TYPE_CHECKING":

@@ -1,9 +1,13 @@
 """The bytes of code that a run is charged for."""
 
 import ast
+import builtins
+import dis
 import hashlib
 import random
+from collections.abc import Iterator
 from pathlib import Path
+from types import CodeType
 
 import pytest
 
@@ -161,6 +165,28 @@ def test_all_that_packed_modules_import_from_each_other_is_there() -> None:
                 assert not absent, f"{name} imports {absent} from {node.module}"
                 imports += len(names)
     assert imports > 500
+
+
+def test_every_name_that_a_packed_module_reads_is_there() -> None:
+    settings = Settings(swarm_agents="frontier", readout=True, lqer_rank=1, kg_scores="wordnet")
+    count = 0
+    for name, text in small(contents(PROJECT, settings)).items():
+        if name.endswith(".py"):
+            code = compile(text, name, "exec")
+            there = {*dir(builtins), *used(code, "STORE_NAME", "STORE_GLOBAL")}
+            found = {*used(code, "LOAD_GLOBAL", "LOAD_NAME")}
+            absent = {each for each in found - there if not each.startswith("__")}
+            assert not absent, f"{name} reads {absent}"
+            count += len(found)
+    assert count > 3_000
+
+
+def used(code: CodeType, *operations: str) -> Iterator[str]:
+    """Yield the names that operations of a module's code, and of all code in it, use."""
+    yield from (each.argval for each in dis.get_instructions(code) if each.opname in operations)
+    for each in code.co_consts:
+        if isinstance(each, CodeType):
+            yield from used(each, *operations)
 
 
 def made(node: ast.stmt) -> set[str]:

@@ -136,6 +136,38 @@ def test_what_only_annotations_need_is_not_imported() -> None:
     assert "from torch import nn;from model import Given\n" in small
 
 
+UNNAMED = """
+from collections.abc import Callable, Mapping
+from parts import tool
+Alias = Callable[[int], int]
+Table = Mapping[str, int]
+LIMIT = 3
+app = tool()
+def alone(x: Alias): return other(x) + alone(x)
+def other(x): return LIMIT
+def imported(): return 1
+def attribute(): return 1
+def quoted(): return 1
+def __getattr__(name): raise AttributeError
+@tool
+def decorated(): return 1
+class Lone: pass
+class Kept: pass
+print(Kept)
+"""
+
+
+def test_what_neither_the_module_names_nor_another_is_gone() -> None:
+    others = ["from a.b import (\n    c,\n    imported,\n)", "b.attribute()", "f('quoted')"]
+    small = strip(UNNAMED, Outside.of([UNNAMED, *others]))
+    left = ast.parse(small).body
+    functions = [each.name for each in left if isinstance(each, ast.FunctionDef)]
+    assert functions == ["imported", "attribute", "quoted", "__getattr__", "decorated"]
+    assert [each.name for each in left if isinstance(each, ast.ClassDef)] == ["Kept"]
+    assert "app=tool()" in small
+    assert not [word for word in ("Callable", "Mapping", "LIMIT", "Alias") if word in small]
+
+
 def test_a_kernel_keeps_the_annotations_that_its_compiler_reads():
     text = (
         "@triton.jit\ndef kernel(x, BLOCK: tl.constexpr):\n    'Doc.'\n    half: tl.constexpr = 1\n"

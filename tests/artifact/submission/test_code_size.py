@@ -26,6 +26,7 @@ from artifact.submission.packed import (
 from errors import InputError
 from files import PROJECT
 from settings import Settings
+from settings.load import load_settings
 
 
 def test_the_project_counts_as_the_file_that_a_submission_stores(tmp_path: Path) -> None:
@@ -54,8 +55,19 @@ def test_a_size_that_is_known_is_asked_again_if_anything_differs(
     assert size(PROJECT, Settings())[0] == len(packed[-1].encode(ENCODING))
 
 
-def test_the_packed_code_stays_within_its_120_kb() -> None:
-    assert Code.of(PROJECT, Settings(kg_scores="wordnet")).bytes <= 120_000
+WITH_AGENTS = """
+    --preset frontier-sprint --swarm --swarm-agents frontier --swarm-windows 256,512,1024,2048,0
+    --probes 32 --readout
+"""
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [Settings(kg_scores="wordnet"), load_settings(WITH_AGENTS.split(), {})],
+    ids=["scores", "agents"],
+)
+def test_the_packed_code_stays_within_its_120_kb(settings: Settings) -> None:
+    assert Code.of(PROJECT, settings).bytes <= 120_000
 
 
 def test_corrections_are_packed_only_if_they_are_wanted() -> None:

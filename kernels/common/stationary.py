@@ -20,6 +20,7 @@ many instructions a step. Both operands must lie along the sum in memory.
 # Pyright takes a launch for a call of the kernel, and a kernel's code for Python.
 # pyright: basic, reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
 # pyright: reportAttributeAccessIssue=false, reportIndexIssue=false, reportOperatorIssue=false
+# pyright: reportAssignmentType=false
 import torch
 from torch import Tensor
 from triton.experimental import gluon
@@ -223,3 +224,24 @@ def elements(first_row, strip, rows, HIDDEN: gl.constexpr):
     places = row.to(gl.int64) * HIDDEN + (block * 32 + run * 8 + column)
     inside = gl.set_auto_layout(row, RUNS) < rows - first_row
     return corner + gl.set_auto_layout(places, RUNS), inside
+
+
+@gluon.jit
+def prefetch(x, first_row, rows, stride, LINES: gl.constexpr):
+    """Prefetch a tile to L2, LINES lines of 128 bytes a row, while its product runs.
+
+    x (N, stride) in 16 bits begins at the tile's first column. A load that early would spill: a
+    tile of 128 columns takes 64 registers, besides the 128 of the sums.
+    """
+    layout: gl.constexpr = gl.BlockedLayout([1, LINES], [32, 1], [4, 1], [1, 0])
+    row = gl.minimum(first_row + gl.arange(0, ROWS, gl.SliceLayout(1, layout)), rows - 1)
+    line = gl.arange(0, LINES, gl.SliceLayout(0, layout))
+    places = row.to(gl.int64)[:, None] * stride + line[None, :] * 64
+    gl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.b32 $0, 0;",
+        "=r,l",
+        [(x + places).to(gl.int64)],
+        dtype=gl.int32,
+        is_pure=False,
+        pack=1,
+    )

@@ -29,6 +29,7 @@ from kernels.common.stationary import (
     grid,
     keep_strip,
     open_ring,
+    prefetch,
     product,
     share,
     stream_rows,
@@ -36,7 +37,6 @@ from kernels.common.stationary import (
 )
 
 WORDS = gl.constexpr(gl.SliceLayout(1, gl.SliceLayout(3, RUNS.value)))
-LINES = gl.constexpr(gl.BlockedLayout([1, 2], [32, 1], [4, 1], [1, 0]))
 
 
 def activated_product(x: Tensor, up: Tensor, slope: float) -> tuple[Tensor, Tensor]:
@@ -150,7 +150,7 @@ def derive_tiles(CONSUMER: gl.constexpr, ring, kept, down_CM, results, HIDDEN: g
     strip, first, every = share(HIDDEN)
     order = CONSUMER
     for tile in range(first + CONSUMER * every, gl.cdiv(results[2], ROWS), 2 * every):
-        prefetch(results[0], tile * ROWS, strip, results[2], HIDDEN)
+        prefetch(results[0] + strip * STRIP, tile * ROWS, results[2], HIDDEN, 2)
         upper, lower = product(ring, kept, order, CONSUMER)
         derive(upper, tile * ROWS, strip, results, HIDDEN)
         derive(lower, tile * ROWS + HALF, strip, results, HIDDEN)
@@ -198,22 +198,3 @@ def sign_words(first_row, strip, rows):
     row = first_row + gl.arange(0, HALF, gl.SliceLayout(1, WORDS))[:, None]
     run = gl.arange(0, 4, gl.SliceLayout(0, WORDS))[None, :]
     return (strip.to(gl.int64) * rows + row) * 4 + run, row < rows
-
-
-@gluon.jit
-def prefetch(activated_NM, first_row, strip, rows, HIDDEN: gl.constexpr):
-    """Prefetch a tile of a to L2, two lines of 128 bytes a row, while its product runs.
-
-    A load that early would spill: its 64 registers add to the 128 of the sums.
-    """
-    row = gl.minimum(first_row + gl.arange(0, ROWS, gl.SliceLayout(1, LINES)), rows - 1)
-    line = gl.arange(0, 2, gl.SliceLayout(0, LINES))
-    places = row.to(gl.int64)[:, None] * HIDDEN + strip * STRIP + line[None, :] * 64
-    gl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.b32 $0, 0;",
-        "=r,l",
-        [(activated_NM + places).to(gl.int64)],
-        dtype=gl.int32,
-        is_pure=False,
-        pack=1,
-    )

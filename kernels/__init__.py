@@ -129,5 +129,5 @@ def _with_peer(found: Operations, attention: str, compiled: bool) -> Operations:
     from kernels.attention.peers import attention_by
 
     attend = partial(reference.attention, attend=attention_by(attention, compiled))
-    composed = reference.compose(found.projections, attend)
+    composed = reference.compose(found, attend)
     return replace(found, attention=attend, self_attention=composed)

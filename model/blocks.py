@@ -144,10 +144,7 @@ def serial(
     )
     if number - 1 in run.read_later:
         state.outputs[number - 1] = entered
-    attended = attend(run, weights, normed, number, visit, state, gate).flatten(2)
-    stream = ops.linear_add(mixed, attended, weights.o)
-    stream = hooked(run.hook, Site("o", visit.layer, number), attended, stream)
-    stream = hooked(run.hook, Site("attention", visit.layer, number), normed, stream)
+    stream = attend(run, weights, normed, number, visit, state, gate, mixed)
     stream, to_mlp = ops.norm(stream, scale=scale, eps=eps, fp8=weights.mlp()[0].scale is not None)
     return feed_forward(run, weights, to_mlp, number, stream)
 
@@ -181,10 +178,7 @@ def parallel(
     )
     second = first.clone() if state.lane is None else state.lane
     second, to_mlp = ops.norm(second, scale=scale, eps=eps, fp8=weights.mlp()[0].scale is not None)
-    attended = attend(run, weights, normed, number, visit, state, gate).flatten(2)
-    product = ops.linear(attended, weights.o)
-    product = hooked(run.hook, Site("o", visit.layer, number), attended, product)
-    product = hooked(run.hook, Site("attention", visit.layer, number), normed, product)
+    product = attend(run, weights, normed, number, visit, state, gate, None)
     fed = feed_forward(run, weights, to_mlp, number, None)
     stream, state.lane = ops.lanes(
         first,
@@ -219,10 +213,39 @@ def attend(
     visit: Visit,
     state: ResidualState,
     gate: Tensor | None,
+    stream: Tensor | None,
+) -> Tensor:
+    """Return ``stream`` plus the attention of a visit's normed input, (B, T, C).
+
+    It is the attention alone if ``stream`` is None. ``gate`` (B, T, H) are logits, if the entry
+    computed them.
+    """
+    ops, hook = run.ops, run.hook
+    fused = weights.value_mix is None and not wants(hook, *QKV, "o")
+    onto = (weights.o, stream) if fused else None
+    product = attended(run, weights, normed, number, visit, state, gate, onto)
+    if not fused:
+        y = product.flatten(2)
+        product = (
+            ops.linear(y, weights.o) if stream is None else ops.linear_add(stream, y, weights.o)
+        )
+        product = hooked(hook, Site("o", visit.layer, number), y, product)
+    return hooked(hook, Site("attention", visit.layer, number), normed, product)
+
+
+def attended(
+    run: Pass,
+    weights: LayerWeights,
+    normed: Tensor,
+    number: int,
+    visit: Visit,
+    state: ResidualState,
+    gate: Tensor | None,
+    onto: tuple[Operand, Tensor | None] | None,
 ) -> Tensor:
     """Return attention's output (B, T, H, D) for a visit's normed input (B, T, C).
 
-    ``gate`` (B, T, H) are logits, if the entry computed them.
+    With ``onto``, return its projection (B, T, C), as ``self_attention``.
     """
     ops, config, hook = run.ops, run.config, run.hook
     if weights.gate is not None:
@@ -234,6 +257,9 @@ def attend(
         q, k, v = project(run, weights, normed, number, state)
         if weights.value_mix is not None or (hook is not None and hook.replaces):
             return ops.attention(q, k, v, gain, rope, eps=eps, xsa=xsa, gate=gate, documents=bounds)
+    lookup = None
+    if run.lookup is not None and weights.lookup is not None:
+        lookup = run.lookup, weights.lookup
     return ops.self_attention(
         normed,
         weights.qkv,
@@ -245,8 +271,8 @@ def attend(
         xsa=xsa,
         gate=gate,
         documents=bounds,
-        lookup=None if weights.lookup is None else run.lookup,
-        lookup_weight=weights.lookup,
+        lookup=lookup,
+        onto=onto,
     )
 
 

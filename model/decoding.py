@@ -123,7 +123,7 @@ class Decoder:
     def _attending(self, attend: Attend) -> GPT:
         """Return the network with another softmax and its two products."""
         ops, by = self.model.ops, partial(attention, attend=attend)
-        composed = compose(ops.projections, by)
+        composed = compose(ops, by)
         return self.model.computed_by(replace(ops, attention=by, self_attention=composed))
 
     def _embed(self, tokens: Tensor) -> Tensor:

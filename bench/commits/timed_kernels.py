@@ -7,6 +7,7 @@ imported; ``find`` looks up the others.
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from inspect import signature
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -130,7 +131,30 @@ def self_attention(ops: Any, s: Sizes, xsa: bool, lookup: bool) -> tuple:
         inputs["lookup_weight"] = random(s.kv_heads * s.head_dim, s.table, scale=s.table**-0.5)
     options: dict[str, Any] = {"heads": s.heads, "kv_heads": s.kv_heads, "eps": EPS, "xsa": xsa}
     options["rope"] = ops.rope_table(s.time, s.rope_dims, 1e4, DEVICE)
-    return lambda given: [ops.self_attention(**given, **options)], inputs
+
+    def operation(given: Mapping[str, Tensor]) -> list[Tensor]:
+        rest: dict[str, Any] = dict(given)
+        if lookup and "lookup_weight" not in signature(ops.self_attention).parameters:
+            rest["lookup"] = rest["lookup"], rest.pop("lookup_weight")  # two in older commits
+        return [ops.self_attention(**rest, **options)]
+
+    return operation, inputs
+
+
+def attention_branch(ops: Any, s: Sizes) -> tuple:
+    """Prepare attention of its layer's input with XSA, projected and added to the stream."""
+    attend, inputs = self_attention(ops, s, xsa=True, lookup=False)
+    inputs["output"] = random(s.width, s.heads * s.head_dim, scale=s.width**-0.5)
+    inputs["stream"] = random(s.windows, s.time, s.width)
+
+    def operation(given: Mapping[str, Tensor]) -> list[Tensor]:
+        rest: dict[str, Any] = dict(given)
+        output, stream = rest.pop("output"), passed(rest.pop("stream"))
+        if "onto" in signature(ops.self_attention).parameters:
+            return attend(rest | {"onto": (output, stream)})
+        return [ops.linear_add(stream, attend(rest)[0].flatten(2), output)]  # in older commits
+
+    return operation, inputs
 
 
 def norm(ops: Any, s: Sizes) -> tuple:
@@ -250,6 +274,7 @@ KERNELS: dict[str, Callable[[Any, Sizes], tuple[Operation, Inputs]]] = {
     "self_attention": lambda ops, s: self_attention(ops, s, xsa=False, lookup=False),
     "self_attention, xsa": lambda ops, s: self_attention(ops, s, xsa=True, lookup=False),
     "self_attention, xsa, lookup": lambda ops, s: self_attention(ops, s, xsa=True, lookup=True),
+    "attention branch, xsa": attention_branch,
     "norm": norm,
     "mix_norm": lambda ops, s: mix_norm(ops, s, skip=False),
     "mix_norm, skip": lambda ops, s: mix_norm(ops, s, skip=True),

@@ -30,7 +30,7 @@ def flex_operations() -> Operations:
     # ``ResidualState.lane``, and compiles another network.
     attend = torch._dynamo.nonstrict_trace(flex)
     attention = partial(reference.attention, attend=attend)
-    composed = reference.compose(found.projections, attention)
+    composed = reference.compose(found, attention)
     return replace(found, attention=attention, self_attention=composed)
 
 

@@ -137,7 +137,7 @@ class Reader:
     def _attending(self, attend: Callable[..., Tensor]) -> GPT:
         """Return the network with another softmax and its two products."""
         ops, by = self.model.ops, partial(attention, attend=attend)
-        composed = compose(ops.projections, by)
+        composed = compose(ops, by)
         return self.model.computed_by(replace(ops, attention=by, self_attention=composed))
 
 

@@ -72,13 +72,14 @@ class SelfAttention(Protocol):
         xsa: bool = False,
         gate: Tensor | None = None,
         documents: Tensor | None = None,
-        lookup: Tensor | None = None,
-        lookup_weight: Tensor | None = None,
+        lookup: tuple[Tensor, Tensor] | None = None,
+        onto: tuple[Tensor | Operand, Tensor | None] | None = None,
     ) -> Tensor:
-        """Return the attention of the projections q, k, v of one input.
+        """Return the attention of the projections q, k, v of one input, or its projection.
 
-        The result is that of ``kernels.linear.Projections`` followed by ``Attention``. A backend
-        may fuse the two, so that raw queries and keys are never written.
+        The result is that of ``kernels.linear.Projections`` followed by ``Attention``, and with
+        ``onto`` by ``Linear`` or ``LinearAdd``. A backend may fuse them, so that raw queries and
+        keys, and the gradient of attention, are never written.
 
         Args:
             x: (B, T, C) in the compute dtype.
@@ -86,11 +87,12 @@ class SelfAttention(Protocol):
             heads: H, a multiple of G.
             kv_heads: G.
             gain: as in ``Attention``, like rope, eps, xsa, gate and documents.
-            lookup: (B, T, E), with lookup_weight (G D, E): ``lookup @ lookup_weight.T`` is added
-                to v.
+            lookup: a table's rows (B, T, E) and a weight (G D, E), whose product is added to v.
+            onto: the weight (C', H D) of a projection of the result, and the stream (B, T, C') to
+                which ``LinearAdd`` adds it, if any.
 
         Returns:
-            (B, T, H, D) in x's dtype.
+            (B, T, H, D) in x's dtype; (B, T, C') with ``onto``.
 
         Raises:
             ValueError: as ``Attention``.

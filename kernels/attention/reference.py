@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.attention import Attention, SelfAttention
-from kernels.linear import Projections
-from kernels.linear.reference import projections
+from kernels.linear import Linear, LinearAdd, Projections
+from kernels.linear import reference as products
 from kernels.operand import Operand, sourced
 
 # (q, k, v, documents or None) -> y, as causal.
@@ -164,8 +165,19 @@ def attention(
     return y
 
 
-def compose(projections: Projections, attention: Attention) -> SelfAttention:
-    """Return ``kernels.attention.SelfAttention`` that calls these two operations."""
+class Products(Protocol):
+    """Operations that ``compose`` calls."""
+
+    @property
+    def projections(self) -> Projections: ...
+    @property
+    def linear(self) -> Linear: ...
+    @property
+    def linear_add(self) -> LinearAdd: ...
+
+
+def compose(ops: Products, attention: Attention) -> SelfAttention:
+    """Return ``kernels.attention.SelfAttention`` that calls these operations."""
 
     def self_attention(
         x: Tensor,
@@ -179,16 +191,20 @@ def compose(projections: Projections, attention: Attention) -> SelfAttention:
         xsa: bool = False,
         gate: Tensor | None = None,
         documents: Tensor | None = None,
-        lookup: Tensor | None = None,
-        lookup_weight: Tensor | None = None,
+        lookup: tuple[Tensor, Tensor] | None = None,
+        onto: tuple[Tensor | Operand, Tensor | None] | None = None,
     ) -> Tensor:
         head_dim = sourced(weight).size(0) // (heads + 2 * kv_heads)
         sizes = (heads * head_dim, kv_heads * head_dim, kv_heads * head_dim)
-        parts = projections(x, weight, sizes, lookup, lookup_weight)
+        parts = ops.projections(x, weight, sizes, *(lookup or ()))
         q, k, v = (part.unflatten(-1, (-1, head_dim)) for part in parts)
-        return attention(q, k, v, gain, rope, eps=eps, xsa=xsa, gate=gate, documents=documents)
+        y = attention(q, k, v, gain, rope, eps=eps, xsa=xsa, gate=gate, documents=documents)
+        if onto is None:
+            return y
+        y, (output, stream) = y.flatten(2), onto
+        return ops.linear(y, output) if stream is None else ops.linear_add(stream, y, output)
 
     return self_attention
 
 
-self_attention = compose(projections, attention)
+self_attention = compose(products, attention)

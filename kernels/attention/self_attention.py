@@ -1,7 +1,8 @@
-"""From a layer's normed input to attention's output: projections and attention as one operation.
+"""From a layer's normed input to attention's output, or to the residual stream, as one operation.
 
     project                 queries and keys normed, rotated and scaled, and values: one kernel
     attend                  as in ``kernels.attention.autograd``
+    onto                    a product by cuBLAS, in stream's memory if there is one
     joint_gradient          as there: dq, dk and dv in one tensor
     projection_gradients    as in ``kernels.linear.autograd``
 
@@ -21,6 +22,7 @@ from kernels.attention import qkv_hopper
 from kernels.attention.autograd import attend, check_heads, joint_gradient
 from kernels.attention.rope import rotated
 from kernels.attention.saved import Saved
+from kernels.common.streams import Side
 from kernels.linear.autograd import projection_gradients, rows
 from kernels.operand import Operand, unscaled
 
@@ -37,8 +39,8 @@ def self_attention(
     xsa: bool = False,
     gate: Tensor | None = None,
     documents: Tensor | None = None,
-    lookup: Tensor | None = None,
-    lookup_weight: Tensor | None = None,
+    lookup: tuple[Tensor, Tensor] | None = None,
+    onto: tuple[Tensor | Operand, Tensor | None] | None = None,
 ) -> Tensor:
     """Compute ``kernels.attention.SelfAttention`` in bf16 or fp32.
 
@@ -49,14 +51,13 @@ def self_attention(
     """
     weight = unscaled(weight)
     check_heads(weight.size(0) // (heads + 2 * kv_heads), 2 * rope.size(2))
-    if lookup_weight is None:
-        lookup = None
-    given = (x, weight, lookup, lookup_weight, gain, rope, gate, documents)
+    output, stream = (None, None) if onto is None else (unscaled(onto[0]), onto[1])
+    given = (x, weight, *(lookup or (None, None)), gain, rope, gate, documents, output, stream)
     return SelfAttention.apply(*given, heads, kv_heads, eps, xsa)  # pyright: ignore[reportReturnType]
 
 
 class SelfAttention(torch.autograd.Function):
-    """Save ``Saved`` and the factors: x, the weight, the lookup and its weight."""
+    """Save ``Saved`` and the factors: x, the lookup and all weights."""
 
     @staticmethod
     def forward(
@@ -69,6 +70,8 @@ class SelfAttention(torch.autograd.Function):
         rope: Tensor,
         gate: Tensor | None,
         documents: Tensor | None,
+        output: Tensor | None,
+        stream: Tensor | None,
         heads: int,
         kv_heads: int,
         eps: float,
@@ -79,17 +82,31 @@ class SelfAttention(torch.autograd.Function):
         if lookup is not None and lookup_weight is not None:
             v.view(-1, lookup_weight.size(0)).addmm_(rows(lookup), lookup_weight.T)
         saved = attend(query, rstd, key, key_rstd, v, gain, rope, gate, documents, xsa)
-        ctx.save_for_backward(x, weight, lookup, lookup_weight, *saved)
-        return saved.y
+        ctx.save_for_backward(x, weight, lookup, lookup_weight, output, *saved)
+        if output is None:
+            return saved.y
+        y = saved.y.flatten(2)
+        if stream is None:
+            return F.linear(y, output)
+        ctx.mark_dirty(stream)
+        stream.view(-1, stream.size(-1)).addmm_(rows(y), output.T)
+        return stream
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, weight, lookup, lookup_weight, *saved = ctx.saved_tensors
-        joint, dgain, dgate = joint_gradient(Saved(*saved), upstream)
-        joint, needed = rows(joint.flatten(2)), ctx.needs_input_grad[:4]
-        found = projection_gradients(joint, x, weight, lookup, lookup_weight, needed)
-        return *found, dgain, None, dgate, None, None, None, None, None
+        x, weight, lookup, lookup_weight, output, *saved = ctx.saved_tensors
+        saved, needed = Saved(*saved), ctx.needs_input_grad
+        y, dy, d_output = rows(saved.y.flatten(2)), rows(upstream), None
+        if output is not None:
+            with Side(dy.device) as side:
+                d_output = side.product(dy.T, y) if needed[8] else None
+                dy = dy @ output
+        joint, dgain, dgate = joint_gradient(saved, dy.view_as(saved.y))
+        given = (rows(joint.flatten(2)), x, weight, lookup, lookup_weight, needed[:4])
+        found = projection_gradients(*given)
+        d_stream = upstream if needed[9] else None
+        return *found, dgain, None, dgate, None, d_output, d_stream, None, None, None, None
 
 
 def project(

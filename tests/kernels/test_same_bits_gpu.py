@@ -4,6 +4,7 @@ A race of two of a kernel's warps may show in one launch of a hundred, so these 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -39,7 +40,11 @@ def test_attention(xsa: bool):
     gain = drawn.pop("gain").to(device, torch.float32).requires_grad_()
     x, weight, dy = (drawn[name].to(device, torch.bfloat16) for name in ("x", "weight", "dy"))
     rope = rope_table(T, 16, 1e4, device)
-    given = {"x": x.requires_grad_(), "weight": weight.requires_grad_(), "gain": gain}
+    given: dict[str, Any] = {
+        "x": x.requires_grad_(),
+        "weight": weight.requires_grad_(),
+        "gain": gain,
+    }
 
     def make() -> dict[str, Tensor]:
         y = self_attention(**given, heads=H, kv_heads=G, rope=rope, eps=1e-6, xsa=xsa)

@@ -44,10 +44,23 @@ def inputs_of(size: tuple[int, ...], extras: tuple[str, ...] = (), seed: int = 1
         shapes["gate"] = (B, T, H)
     if "lookup" in extras:
         shapes |= {"lookup": (B, T, 32), "lookup_weight": (G * D, 32)}
+    of_output = {"output": (C, H * D), "stream": (B, T, C)}
+    shapes |= {name: of_output[name] for name in extras if name in of_output}
     drawn = random_tensors(seed, **shapes)
-    for name in drawn.keys() & {"weight", "lookup_weight"}:
+    for name in drawn.keys() & {"weight", "lookup_weight", "output"}:
         drawn[name] /= drawn[name].size(1) ** 0.5
     return drawn
+
+
+def arguments(given: dict[str, Tensor]) -> dict[str, Any]:
+    """``inputs_of`` as arguments of the operation. A kernel adds to a copy of the stream."""
+    named: dict[str, Any] = dict(given)
+    if "lookup" in named:
+        named["lookup"] = named["lookup"], named.pop("lookup_weight")
+    if "output" in named:
+        stream = named.pop("stream", None)
+        named["onto"] = named.pop("output"), None if stream is None else stream.clone()
+    return named
 
 
 def errors(
@@ -64,9 +77,11 @@ def errors(
     rope = reference.rope_table(T + 5, rope_dims, BASE, torch.device(DEVICE))[:, :T]
 
     def of(operation: Any) -> Any:
-        return lambda **given: [
-            operation(**given, heads=H, kv_heads=G, rope=rope, eps=EPS, **options)
-        ]
+        def call(**given: Tensor) -> list[Tensor]:
+            named = arguments(given)
+            return [operation(**named, heads=H, kv_heads=G, rope=rope, eps=EPS, **options)]
+
+        return call
 
     rounded = cast(inputs, dtype, ("gain",))
     with poisoned():
@@ -127,9 +142,9 @@ def test_an_input_that_is_no_contiguous_one_and_weights_without_gradients() -> N
     inputs = {name: x.float().to(DEVICE) for name, x in inputs_of(SMALL, EXTRAS).items()}
     rope = reference.rope_table(37, 8, BASE, torch.device(DEVICE))
     options: dict[str, Any] = {"heads": 4, "kv_heads": 2, "rope": rope, "eps": EPS}
-    plain = self_attention(**inputs, **options)
+    plain = self_attention(**arguments(inputs), **options)
     inputs["x"] = inputs["x"].transpose(0, 1).contiguous().transpose(0, 1).requires_grad_()
-    y = self_attention(**inputs, **options)
+    y = self_attention(**arguments(inputs), **options)
     assert torch.equal(y, plain)
     assert torch.autograd.grad(y.sum(), inputs["x"])[0].shape == inputs["x"].shape
 
@@ -258,7 +273,7 @@ def test_replays_in_a_cuda_graph() -> None:
     rope = reference.rope_table(256, 16, BASE, torch.device(DEVICE))
 
     def step() -> tuple[Tensor, ...]:
-        y = self_attention(**given, heads=8, kv_heads=4, rope=rope, eps=EPS, xsa=True)
+        y = self_attention(**arguments(given), heads=8, kv_heads=4, rope=rope, eps=EPS, xsa=True)
         return y, *torch.autograd.grad(y, leaves, torch.ones_like(y))
 
     side = torch.cuda.Stream()

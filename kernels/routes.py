@@ -47,7 +47,11 @@ def routes(sizes: Sizes, backend: str, attention: str, fp8: bool = False) -> tup
         Route("embed", "Triton"),
         Route("mix_norm, norm, lanes", "Triton"),
         _projections(sizes),
-        _attention(sizes) if attention == "own" else Route("attention", attention),
+        *(
+            (_attention(sizes), _output(sizes))
+            if attention == "own"
+            else (Route("attention", attention),)
+        ),
         Route("linear, linear_add", "cuBLAS"),
         _mlp(sizes, fp8),
         Route("loss", "cuBLAS products, Triton softmax"),
@@ -80,6 +84,20 @@ def _attention(sizes: Sizes) -> Route:
         return Route("attention", "Gluon for Hopper")
     why = "needs head dim 64, groups of 1, 2, 4, 8 or 16 heads and 16 n rotary dims"
     return Route("attention", "Triton", why)
+
+
+def _output(sizes: Sizes) -> Route:
+    from kernels.attention import backward_prepare_hopper
+    from kernels.common import stationary
+
+    name = "output of self_attention, backward"
+    if not backward_prepare_hopper.heads_fit(sizes.heads, sizes.kv_heads, sizes.head_dim):
+        why = "needs head dim 64 and two query heads a key head"
+    elif not stationary.sizes_fit(sizes.width, sizes.heads * sizes.head_dim):
+        why = f"needs a width of 64 n, at most {stationary.WIDEST}"
+    else:
+        return Route(name, "Gluon for Hopper, with XSA and gate")
+    return Route(name, "cuBLAS, then Triton for XSA and gate", why)
 
 
 def _mlp(sizes: Sizes, fp8: bool) -> Route:

@@ -2,7 +2,8 @@
 
     rotated                 norm and rope of queries (with their gain) and keys, once a token
     forward                 softmax, values; XSA and gate
-    backward_prepare        gate, XSA, delta; XSA's part of dv; dgate
+    backward_prepare        gate, XSA, delta; XSA's part of dv; dgate; on Hopper with the product
+                            that makes dy
     backward_dq             dq through gain, rope and norm; dgain
     backward_dkv            dk through rope and norm; dv
 
@@ -22,6 +23,7 @@ from kernels.attention import (
     backward_dkv_hopper,
     backward_dq,
     backward_dq_hopper,
+    backward_prepare_hopper,
     forward,
     forward_hopper,
 )
@@ -117,10 +119,14 @@ def attend(
     return saved
 
 
-def joint_gradient(saved: Saved, dy: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+def joint_gradient(
+    saved: Saved, dy: Tensor, output: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return dq, dk and dv in one tensor, dgain (H,) and dgate.
 
-    The tensor (B, T, H + 2 G, D) is what a joint projection's backward pass reads.
+    The tensor (B, T, H + 2 G, D) is what a joint projection's backward pass reads. With ``output``
+    (C, H D), dy is (N, C), the gradient of the product with it, and ``backward_prepare_hopper``
+    takes both.
     """
     dy = dy.contiguous()
     (B, T, H, D), G = saved.y.shape, saved.v.size(2)
@@ -128,9 +134,13 @@ def joint_gradient(saved: Saved, dy: Tensor) -> tuple[Tensor, Tensor, Tensor | N
     dq, dk, dv = joint.split((H, G, G), dim=2)
     delta = torch.empty_like(saved.lse)
     dgate = None if saved.gate is None else torch.empty_like(saved.gate)
-    is_dy = saved.gate is None and saved.v_projection is None
-    dout = None if is_dy else torch.empty_like(dy)
-    backward_prepare(saved, dy, Gradients(dgate, dout, delta, dv))
+    is_dy = output is None and saved.gate is None and saved.v_projection is None
+    dout = None if is_dy else torch.empty_like(saved.y)
+    results = Gradients(dgate, dout, delta, dv)
+    if output is None:
+        backward_prepare(saved, dy, results)
+    else:
+        backward_prepare_hopper.backward_prepare(saved, dy, output, results)
     dout = dy if dout is None else dout
     queries, keys = backward_dq, backward_dkv
     if on_hopper(saved):

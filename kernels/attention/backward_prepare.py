@@ -43,7 +43,8 @@ LAUNCH = {head_dim: Launch(rows=ELEMENTS // head_dim, warps=4) for head_dim in (
 class Inputs(NamedTuple):
     """Operands, as the module names them.
 
-    v_projection is None without XSA; v_stride is the elements between tokens of v.
+    dy is None if the kernel makes it, v_projection without XSA; v_stride is the elements between
+    tokens of v.
     """
 
     dy: Any

@@ -9,6 +9,9 @@
 ``projections`` followed by ``attention`` writes and reads raw queries and keys, 151 MB a layer at
 98,304 tokens. They stay until the backward pass, because the values are a slice of their memory. If
 ``project`` has no kernel for the shapes, it computes a product and ``rotated``.
+
+With ``onto``, attention's gradient is made in the registers of ``backward_prepare_hopper``, if
+that has a kernel for the shapes; otherwise by cuBLAS, 202 MB to write and to read.
 """
 
 from typing import Any
@@ -20,6 +23,7 @@ from torch.autograd.function import once_differentiable
 
 from kernels.attention import qkv_hopper
 from kernels.attention.autograd import attend, check_heads, joint_gradient
+from kernels.attention.backward_prepare_hopper import prepare_fits_hopper
 from kernels.attention.rope import rotated
 from kernels.attention.saved import Saved
 from kernels.common.streams import Side
@@ -98,13 +102,19 @@ class SelfAttention(torch.autograd.Function):
         x, weight, lookup, lookup_weight, output, *saved = ctx.saved_tensors
         saved, needed = Saved(*saved), ctx.needs_input_grad
         y, dy, d_output = rows(saved.y.flatten(2)), rows(upstream), None
-        if output is not None:
+        fused = output is not None and prepare_fits_hopper(dy, saved)
+        if output is not None and not fused:
             with Side(dy.device) as side:
                 d_output = side.product(dy.T, y) if needed[8] else None
                 dy = dy @ output
-        joint, dgain, dgate = joint_gradient(saved, dy.view_as(saved.y))
-        given = (rows(joint.flatten(2)), x, weight, lookup, lookup_weight, needed[:4])
-        found = projection_gradients(*given)
+        into = dy if fused else dy.view_as(saved.y)
+        joint, dgain, dgate = joint_gradient(saved, into, output if fused else None)
+        with Side(dy.device) as side:
+            # Not before, because the kernels in between occupy every multiprocessor.
+            if fused and needed[8]:
+                d_output = side.product(dy.T, y)
+            given = (rows(joint.flatten(2)), x, weight, lookup, lookup_weight, needed[:4])
+            found = projection_gradients(*given)
         d_stream = upstream if needed[9] else None
         return *found, dgain, None, dgate, None, d_output, d_stream, None, None, None, None
 

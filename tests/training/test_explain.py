@@ -9,7 +9,7 @@ from rich.table import Table
 
 from data.inputs import Inputs
 from kernels import operations
-from kernels.attention import qkv_hopper, schedule_hopper
+from kernels.attention import backward_prepare_hopper, qkv_hopper, schedule_hopper
 from kernels.common import stationary
 from kernels.routes import routes
 from model.gpt import GPT
@@ -35,6 +35,7 @@ from training.opening import captured, expected, opening
 from training.rank import Rank
 from training.warm_up import warm_up
 
+PROJECTIONS, OUTPUT = "projections of self_attention", "output of self_attention, backward"
 FRONTIER = (
     *("--loop-layers", "3,4,5", "--num-loops", "2", "--parallel-from", "8"),
     *("--document-mask", "--stages", "[{until=0.35, loops=0}, {until=1.0}]"),
@@ -91,11 +92,12 @@ def test_the_estimated_memory_is_near_what_captures_took():
     ("changes", "slow"),
     [
         ((), set()),
-        (("--model-dim", "1024", "--num-heads", "16"), {"projections of self_attention", "mlp"}),
-        (("--num-heads", "4"), {"projections of self_attention", "attention"}),
+        (("--model-dim", "1024", "--num-heads", "16"), {PROJECTIONS, OUTPUT, "mlp"}),
+        (("--num-heads", "4"), {PROJECTIONS, OUTPUT, "attention"}),
+        (("--num-kv-heads", "2"), {OUTPUT}),
         (("--mlp-mult", "2.875"), {"mlp"}),
     ],
-    ids=["seed", "wide", "head dim 128", "odd MLP"],
+    ids=["seed", "wide", "head dim 128", "groups of 4", "odd MLP"],
 )
 def test_a_fall_from_the_fastest_kernel_is_said(changes: tuple[str, ...], slow: set[str]):
     chosen = settings(*changes)
@@ -106,7 +108,9 @@ def test_a_fall_from_the_fastest_kernel_is_said(changes: tuple[str, ...], slow: 
     heads, pairs = (sizes.heads, sizes.kv_heads, sizes.head_dim), sizes.rope_dims // 2
     hidden = (sizes.heads + 2 * sizes.kv_heads) * sizes.head_dim
     projected = qkv_hopper.heads_fit(*heads, pairs) and stationary.sizes_fit(sizes.width, hidden)
-    assert projected == ("projections of self_attention" not in slow)
+    assert projected == (PROJECTIONS not in slow)
+    strips = backward_prepare_hopper.heads_fit(*heads)
+    assert (strips and stationary.sizes_fit(sizes.width, sizes.width)) == (OUTPUT not in slow)
     group = sizes.heads // sizes.kv_heads
     assert schedule_hopper.heads_fit(group, sizes.head_dim, pairs) == ("attention" not in slow)
     assert stationary.sizes_fit(sizes.width, sizes.mlp) == ("mlp" not in slow)

@@ -38,6 +38,8 @@ def launch(hopper: bool, xsa: bool, options: dict[str, torch.Tensor | None]) -> 
     autograd.rotated(q, k, rope, 1e-6, gain)
     saved = autograd.attend(query, rstd, key, key_rstd, v, gain, rope, xsa=xsa, **options)
     autograd.joint_gradient(saved, torch.empty_like(saved.y))
+    if hopper:
+        autograd.joint_gradient(saved, x.new_empty(B * T, C), x.new_empty(C, H * D))
 
 
 def main() -> None:

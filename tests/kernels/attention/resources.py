@@ -11,13 +11,14 @@ from kernels.attention import (
     backward_dq,
     backward_dq_hopper,
     backward_prepare,
+    backward_prepare_hopper,
     forward,
     forward_hopper,
     rope,
     schedule_hopper,
     visible,
 )
-from kernels.common import hopper
+from kernels.common import hopper, stationary
 from kernels.common.launch import Launch
 from tests.kernels.tools.ahead_of_time import Variant
 
@@ -158,6 +159,24 @@ def hopper_forward_variant(option: str) -> Variant:
     return hopper_variant(forward_hopper.forward_kernel, option, launch, arguments)
 
 
+def hopper_prepare_variant(option: str) -> Variant:
+    xsa, gate = given(option, "xsa", FP32), given(option, "gate")
+    block = [stationary.ROWS.value, stationary.DEPTH.value]
+    sizes = dict.fromkeys(("rows", "stats_stride"), INT)
+    arguments = {
+        "doutput_NC": f"tensordesc<bf16{block},{stationary.KEPT_BY_COLUMN.value!r}>",
+        "weight": BF16,
+        "inputs": backward_prepare.Inputs(None, BF16, BF16, gate, xsa, INT),
+        "problem": problem(option),
+        "outputs": backward_prepare.Outputs(gate, BF16, FP32, BF16, INT),
+        **sizes,
+    }
+    kernel = backward_prepare_hopper.backward_prepare_kernel
+    constants = {"WIDTH": stationary.WIDEST, "STAGES": stationary.STAGES}
+    name, unaligned = f"hopper backward_prepare_kernel {option}", frozenset(sizes)
+    return Variant(name, kernel, arguments, constants, unaligned=unaligned)
+
+
 def hopper_dq_variant(option: str) -> Variant:
     launch = backward_dq_hopper.LAUNCH
     arguments = {
@@ -201,7 +220,12 @@ VARIANTS = [
     ),
     *(
         make(option)
-        for make in (hopper_forward_variant, hopper_dq_variant, hopper_dkv_variant)
+        for make in (
+            hopper_forward_variant,
+            hopper_prepare_variant,
+            hopper_dq_variant,
+            hopper_dkv_variant,
+        )
         for option in OPTIONS
     ),
 ]

@@ -163,6 +163,7 @@ def _grids(
     """Return steps and factors of columns of the weights for which the loss chooses them."""
     names = [name for name in weights if recipe.rate and name + ROWS in hessians]
     names = [name for name in names if name in hessians and weights[name].numel()]
+    names = [name for name in names if roles[name] != "small"]
     found = {
         name: Steps.of(
             _bank(weights[name]),

@@ -5,7 +5,8 @@ import torch
 
 from artifact.grid import coarse, nearest
 from artifact.quantisation.gptq import factor_in_order
-from artifact.quantisation.steps import HEADROOM, MOST_RATIO, Steps, scale_of
+from artifact.quantisation.recipe import Recipe, quantise
+from artifact.quantisation.steps import HEADROOM, MOST_RATIO, ROWS, Steps, scale_of
 
 BITS, DAMPING = 8, 0.01
 
@@ -78,3 +79,15 @@ def test_a_coarse_number_has_two_bits_of_mantissa_and_is_near() -> None:
     found = coarse(numbers)
     assert (found.view(torch.int16) & 0xFF == 0).all()
     assert (found.float() / numbers - 1).abs().max() <= 0.126
+
+
+def test_a_matrix_too_small_to_code_is_stored_as_it_is() -> None:
+    """A head of few tokens has a Hessian, too: preset frontier-sprint with a small vocabulary."""
+    weight, hessian, sensitivity = bank()
+    names = {"large": "mlp", "tok_emb": "small"}
+    weights = {"large": weight, "tok_emb": weight[0]}
+    known = {"large": hessian, "tok_emb": hessian[:1]}
+    known |= {f"large{ROWS}": sensitivity, f"tok_emb{ROWS}": sensitivity[:1]}
+    stored = quantise(weights, names, Recipe(rate=2.0), known)
+    assert stored["tok_emb"].kind == "fp16"
+    assert set(stored) == {*quantise({"large": weight}, names, Recipe(rate=2.0), known), "tok_emb"}

@@ -27,6 +27,7 @@ from runtime.signals import SIGNALS, Interruption
 from settings import Settings
 from settings.load import merge
 from settings.options import NOTHING, Given
+from settings.parts import check_parts
 from settings.variants import check_variants
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def run(given: Given = NOTHING, *, explain: Flag = False) -> int:
         command_line.optional("training.explain", "--explain").explain(settings, ranks)
         return 0
     check_tracker(settings.track)
+    check_parts(settings)
     from data.inputs import open_inputs
     from evaluation.origins import Origins
     from knowledge.scores import scores_for

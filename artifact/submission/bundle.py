@@ -13,6 +13,7 @@ from knowledge.edges import BUNDLED, place, read_edges, text_of
 from knowledge.packing import pack
 from knowledge.scores import BUILT_IN, check_name, read_scores
 from runtime.run_folder import to_toml
+from settings.parts import parts_of
 
 if TYPE_CHECKING:
     from settings import Settings
@@ -26,7 +27,6 @@ FRONTIER = tuple(
     f"swarm/agents/{name}.py"
     for name in ("frontier", "guard", "heads", "loops", "pace", "rate", "recovery", "sight")
 )
-CORRECTIONS = "artifact/quantisation/lqer.py"
 # Settings that differ between machines or runs, and names of presets.
 NOT_KEPT = (
     *("preset", "config", "data", "tokenizer", "run_dir", "run_id", "track", "resume", "seed"),
@@ -79,8 +79,6 @@ def contents(root: Path, settings: "Settings") -> dict[str, str]:
     pairs = {}
     if settings.num_edges:  # parsed and written again, as scores are
         pairs[EDGES] = text_of(read_edges(place(settings)))
-    else:
-        del texts["knowledge/edges.py"]
     for name, wanted in wanted_parts(settings).items():
         if not wanted:
             del texts[name]
@@ -88,19 +86,14 @@ def contents(root: Path, settings: "Settings") -> dict[str, str]:
 
 
 def wanted_parts(settings: "Settings") -> dict[str, bool]:
-    """Return whether a run uses each part that not every run does."""
-    frontier = settings.swarm and settings.swarm_agents != "seed"
-    # Agents of the set "seed" read no probe.
-    probes = frontier if settings.probes is None else settings.probes > 0
+    """Return whether a run uses each part that not every run does, by path."""
+    found = {module: wanted for module, (_, wanted) in parts_of(settings).items()}
+    held_out = found["training.probe"] or found["training.readout"]
     return {
-        **dict.fromkeys(FRONTIER, frontier),
-        "swarm/trials.py": frontier and settings.swarm_trials > 0,
-        CORRECTIONS: settings.lqer_rank > 0,
-        "kernels/attention/flash.py": settings.attention_backend == "flash",
-        "kernels/peers.py": settings.attention_backend == "flash",
-        "training/held_out.py": probes or settings.readout,
-        "training/probe.py": probes,
-        "training/readout.py": settings.readout,
+        **{f"{module.replace('.', '/')}.py": wanted for module, wanted in found.items()},
+        **dict.fromkeys(FRONTIER, found["swarm.agents.frontier"]),
+        "kernels/peers.py": found["kernels.attention.flash"],
+        "training/held_out.py": held_out,
     }
 
 

@@ -11,7 +11,7 @@ from types import CodeType
 
 import pytest
 
-from artifact.submission.bundle import CORRECTIONS, contents
+from artifact.submission.bundle import contents
 from artifact.submission.code_size import Code, OverBudget, budget_line, check_total
 from artifact.submission.packed import (
     CODES,
@@ -71,8 +71,8 @@ def test_the_packed_code_stays_within_its_120_kb(settings: Settings) -> None:
 
 
 def test_corrections_are_packed_only_if_they_are_wanted() -> None:
-    assert CORRECTIONS not in contents(PROJECT, Settings())
-    assert CORRECTIONS in contents(PROJECT, Settings(lqer_rank=1))
+    assert "artifact/quantisation/lqer.py" not in contents(PROJECT, Settings())
+    assert "artifact/quantisation/lqer.py" in contents(PROJECT, Settings(lqer_rank=1))
 
 
 def test_agents_of_set_frontier_are_packed_only_for_runs_that_have_them() -> None:

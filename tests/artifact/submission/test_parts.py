@@ -1,0 +1,46 @@
+"""A contest's file that lacks what an option needs says so at once."""
+
+from pathlib import Path
+
+import pytest
+
+from artifact.submission.packed import pack
+from files import PROJECT
+from settings import Settings
+from settings.load import load_settings
+from settings.parts import check_parts, parts_of
+from tests.artifact.submission.runs import python
+
+OPTIONS = {
+    "lqer-rank": "--lqer-rank 1",
+    "attention-backend": "--attention-backend flash --device cuda",
+    "bigram-rows": "--bigram-rows mixed",
+    "swarm-agents": "--swarm-agents frontier",
+    "swarm-trials": "--swarm-agents frontier --swarm-trials 4",
+    "probes": "--probes 3",
+    "readout": "--readout",
+}
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("packed") / "train_gpt.py"
+    file.write_bytes(pack(PROJECT, Settings()))
+    return file
+
+
+@pytest.mark.parametrize("options", OPTIONS.values())
+def test_an_option_whose_code_is_left_out_is_one_line(script: Path, options: str) -> None:
+    done = python(script, *options.split(), "--data", "/absent", cwd=Path("/"))
+    wanted = parts_of(load_settings(options.split(), {}))
+    option = next(option for option, needed in wanted.values() if needed)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: this file has no ") and f"leave --{option} out" in line
+
+
+def test_each_part_is_there_in_the_project_and_some_option_needs_it() -> None:
+    needed = {option for option, wanted in parts_of(Settings()).values() if wanted}
+    assert not needed and {option for option, _ in parts_of(Settings()).values()} == {*OPTIONS}
+    for options in OPTIONS.values():
+        check_parts(load_settings(options.split(), {}))

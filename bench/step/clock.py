@@ -64,7 +64,13 @@ def main(
         turns: of each variant
         steps: timed in each turn
         out: file in place of bench/results/reference-NAME.json
+
+    Raises:
+        InputError: no turn or no step, or settings that no run can have.
     """
+    for option, count in (("turns", turns), ("steps", steps)):
+        if count < 1:
+            raise InputError(f"--{option} {count}: give 1 or more")
     settings = (*settings, *(stages_of_rungs(settings) if ladder else ()))
     given = load_settings(settings, {})
     if given.num_edges:

@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
 from bench.step import clock as clock_command
 from bench.step.clock import main
+from errors import InputError
 from settings.load import load_settings
 from settings.variants import reachable
 from training.reference_clock import WORK, ReferenceClock
@@ -34,3 +36,9 @@ def test_a_clock_of_preset_tiny_is_measured_and_read(tmp_path: Path, capsys, mon
     assert record["commit"] == "y"
     assert record["settings"] == options
     assert capsys.readouterr().out.count(" ms ") == 6
+
+
+@pytest.mark.parametrize(("turns", "steps"), [(0, 1), (1, 0)])
+def test_no_turn_and_no_step_are_refused_before_the_warm_up(turns: int, steps: int) -> None:
+    with pytest.raises(InputError, match="give 1 or more"):
+        main("x", *TINY.split(), turns=turns, steps=steps)

@@ -142,7 +142,12 @@ def check(folder: Path, settings: Settings) -> None:
     kept = folder / "settings.toml"
     if not folder.exists():
         return
-    if not kept.is_file() or asked(load_settings(["--config", str(kept)], {})) != asked(settings):
+    named = zip(("vocab_size", "bos_id"), settings.vocabulary(), strict=True)
+    by_tokenizer = {name: None for name, value in named if value is None}
+    if not kept.is_file() or (
+        {**asked(load_settings(["--config", str(kept)], {})), **by_tokenizer}
+        != {**asked(settings), **by_tokenizer}
+    ):
         raise InputError(f"{folder} holds another run; remove it, or choose other --runs")
 
 

@@ -10,6 +10,8 @@ from bench.harness import pairs
 from bench.harness.runs import Summary
 from bench.studies import sprint
 from errors import InputError
+from runtime.run_folder import to_toml
+from settings.load import load_settings
 
 ABOUT = {"device": "a GPU", "commit": "abc", "date": "today"}
 
@@ -117,3 +119,15 @@ def test_open_sprint_has_a_clock(made: list[Sequence[str]], tmp_path: Path) -> N
     with pytest.raises(InputError, match="150 s or less"):
         sprint.main("--wallclock", "151", data=tmp_path, label="long", protocol="open")
     assert made == []
+
+
+def test_a_finished_run_has_its_tokenizers_vocabulary(tmp_path: Path) -> None:
+    """A series whose tokenizer has other than 1,024 tokens could not be continued."""
+    options = ["--preset", "sprint", "--data", str(tmp_path)]
+    finished = load_settings([*options, "--seed", "1"]).with_vocabulary(300, 2)
+    (tmp_path / "a-1").mkdir()
+    (tmp_path / "a-1" / "settings.toml").write_text(to_toml(finished.model_dump()))
+    assert len(sprint.plan(options, [1], "a", tmp_path)) == 1
+    for other in ("--vocab-size", "301"), ("--matrix-lr", "9"):
+        with pytest.raises(InputError, match="holds another run"):
+            sprint.plan([*options, *other], [1], "a", tmp_path)

@@ -110,7 +110,13 @@ def main(
 def plan(
     base: Sequence[str], seeds: Sequence[int], name: str, runs: Path
 ) -> list[tuple[str, Path, list[str]]]:
-    """Return name, folder and settings of each run; raises as ``bench.harness.pairs.check``."""
+    """Return name, folder and settings of each run.
+
+    Raises:
+        InputError: no seed, or one twice; otherwise as ``bench.harness.pairs.check``.
+    """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise InputError(f"--seeds {' '.join(map(str, seeds))}: give at least one, each once")
     planned = []
     for seed in seeds:
         command, folder = [*base, "--seed", str(seed)], folder_of(runs, name, seed)

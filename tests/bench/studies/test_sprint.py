@@ -131,3 +131,9 @@ def test_a_finished_run_has_its_tokenizers_vocabulary(tmp_path: Path) -> None:
     for other in ("--vocab-size", "301"), ("--matrix-lr", "9"):
         with pytest.raises(InputError, match="holds another run"):
             sprint.plan([*options, *other], [1], "a", tmp_path)
+
+
+@pytest.mark.parametrize("seeds", [(), (1, 2, 1)])
+def test_no_seed_and_one_twice_are_refused(tmp_path: Path, seeds: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match="give at least one, each once"):
+        sprint.main(data=tmp_path, seeds=seeds)

@@ -38,6 +38,7 @@ from bench.studies.open_sprint import (
     keep,
 )
 from bench.studies.sprint import row_of
+from errors import InputError
 from files import PROJECT, write_text
 from settings.load import load_settings
 from settings.stages import Stage
@@ -86,6 +87,15 @@ def cumulative() -> dict[str, tuple[str, ...]]:
     return {**found, list(found)[-1]: ("--preset", TO)}
 
 
+def check_free(settings: Sequence[str]) -> None:
+    """Raise InputError for a setting of a part, which would hold in some of the rows only."""
+    for preset in (FROM, TO):
+        given, own = (load_settings(["--preset", preset, *each]) for each in (settings, ()))
+        for name in (name for names in PARTS.values() for name in names):
+            if getattr(given, name) != getattr(own, name):
+                raise InputError(f"{name}: a part sets it; leave it out")
+
+
 def option(name: str, value: Any) -> Iterator[str]:
     """Yield a setting's option and its value, as the command line has them."""
     name = name.replace("_", "-")
@@ -129,8 +139,12 @@ def main(
 
     Returns:
         0; 130 or 143 if it was interrupted, with what is finished.
+
+    Raises:
+        InputError: settings that no run can have, or that a part sets.
     """
     check_clock(TO, settings)
+    check_free(settings)
     options = {name: each for name, each in cumulative().items() if name in (parts or PARTS)}
     planned = plan(["--data", str(data), *settings], seeds, options, runs)
     command = f"python -m bench parts --data DIR --seeds {seeds}"

@@ -10,6 +10,7 @@ from bench.__main__ import main as bench
 from bench.harness import pairs
 from bench.harness.runs import Summary
 from bench.studies import parts
+from errors import InputError
 from settings import Settings
 from settings.load import load_settings
 from settings.variants import check_variants
@@ -88,3 +89,12 @@ def test_rows_and_table_are_written_after_each_run(tmp_path: Path, monkeypatch):
     text = out.read_text(encoding="utf-8")
     assert "--parts quantising 'test-time training'" in text and "commit:" in text
     assert "| test-time training | 1 | 10 | 60.00 | +0.00 | 1.1900 | -0.0100 | - |" in text
+
+
+@pytest.mark.parametrize(
+    "settings", [("--matrix-lr", "0.1"), ("--ema-decay", "0.996"), ("--no-skip-gates",)]
+)
+def test_a_setting_of_a_part_is_refused(tmp_path: Path, settings: tuple[str, ...]) -> None:
+    """It held until its part, and again in the last row."""
+    with pytest.raises(InputError, match=r"a part sets it"):
+        parts.main(*settings, data=tmp_path, runs=tmp_path / "runs")

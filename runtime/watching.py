@@ -52,7 +52,8 @@ class Watch:
         caches = [os.environ[name] for name in CACHE_VARIABLES if os.environ.get(name)]
         caches += [f"{tempfile.gettempdir()}/torchinductor_{os.environ.get('USER', 'root')}"]
         self.libraries = _real(map(Path, [*python, *caches, *CACHES]))
-        self.prefixes = tuple(folder + os.sep for folder in self.libraries)
+        # Python's own folder may be a link.
+        self.prefixes = tuple(folder + os.sep for folder in {*self.libraries, *python})
 
     def note(self, kind: str, event: str, arguments: tuple[Any, ...]) -> None:
         """Keep what an event of the interpreter is about, if it is the code's doing."""

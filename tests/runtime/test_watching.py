@@ -121,3 +121,17 @@ def test_many_files_are_kept_in_part(seen: dict[str, dict[str, list[str]]]):
 
 def test_nothing_is_seen_before_it_begins():
     assert watching._watch is not None or watching.seen() == {}
+
+
+def test_packages_of_an_environment_behind_a_link_are_pythons_own(tmp_path, monkeypatch) -> None:
+    """More than 1,000 files of .venv, a link, were then found in every run."""
+    (tmp_path / "environment").mkdir()
+    link = tmp_path / "code" / ".venv"
+    link.parent.mkdir()
+    link.symlink_to(tmp_path / "environment")
+    monkeypatch.setattr(sys, "prefix", str(link))
+    watch = watching.Watch([link.parent], [], training=False)
+    watch.note("files", "open", (str(link / "data.txt"), "r", 0))
+    assert not watch.things["files"]
+    watch.note("files", "open", (str(link / ".." / "data.txt"), "r", 0))
+    assert len(watch.things["files"]) == 1

@@ -158,6 +158,9 @@ def test_the_loss_chooses_steps_of_rows_and_columns(
     assert torch.equal(restored["qo_bank"], expected) and factors.unique().numel() > 4
     steps = stored["bigram_table"].scale
     assert steps is not None and torch.equal(steps, row_steps(weights["bigram_table"], 8, 24.0))
+    small = roles | {"tok_emb": "small"}
+    export(tmp_path / "a", {}, weights, small, replace(clips, rate=4.0), hessians)
+    assert set(read(tmp_path / "a")[1]) == {*weights, "qo_bank.columns"}
 
 
 def test_the_error_of_a_tensor_is_its_outputs(tmp_path: Path) -> None:
@@ -212,7 +215,8 @@ def test_report_counts_the_file(tmp_path: Path) -> None:
 
 def test_settings_say_how() -> None:
     arguments = ["--preset", "tiny", "--attention-bits", "5", "--mlp-clip", "9", "--lqer-rank", "2"]
-    settings = load_settings([*arguments, "--quant-min-step", "0.25", "--embed-bits", "7"], {})
+    arguments += ["--quant-min-step", "0.25", "--embed-bits", "7", "--no-quant-by-loss"]
+    settings = load_settings(arguments, {})
     recipe = Recipe.of(settings)
     assert (recipe.attention.bits, recipe.attention.min_step) == (5, 0.25)
     assert (recipe.mlp.clip, recipe.mlp.min_step) == (9.0, 0.25)

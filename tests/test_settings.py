@@ -19,11 +19,11 @@ from settings.variants import accumulation_of, check_variants, stage_variants
 
 def test_command_line_beats_environment_beats_config_beats_preset(tmp_path):
     config = tmp_path / "run.toml"
-    config.write_text("num_layers = 5\nseed = 5\nmodel_dim = 256\ntrain_seq_len = 128\n")
-    arguments = ["--preset", "tiny", "--config", str(config), "--num-layers", "7"]
+    config.write_text("num_layers = 7\nseed = 5\nmodel_dim = 256\ntrain_seq_len = 128\n")
+    arguments = ["--preset", "tiny", "--config", str(config), "--num-layers", "5"]
     environment = {"NUM_LAYERS": "6", "SEED": "6"}
     settings = load_settings(arguments, environment)
-    assert settings.num_layers == 7  # command line
+    assert settings.num_layers == 5  # command line
     assert settings.seed == 6  # environment
     assert settings.model_dim == 256  # config file
     assert settings.num_heads == 4  # preset

@@ -54,7 +54,7 @@ def test_schedules_are_fractions_and_arms_are_what_they_say():
     assert len({run.folder for run in runs}) == len(runs) == 6
     for run in runs:
         settings = settings_of(*run.command)
-        assert settings.wallclock == 40 and settings.warmdown_share == 0.5
+        assert settings.wallclock == 40 and settings.warmdown_share == 0.8
         assert settings.swarm == (run.arm in ("S", "Y"))
         assert settings.seed == run.seed
         log = Path("runs", f"clean-S-{run.seed}", "decisions.jsonl")

@@ -17,8 +17,9 @@ from tests.warm import FORKS
 
 SMALL = """
     --preset tiny --device cpu --wallclock 0 --iterations 2 --warmdown-iters 1 --warmup-steps 0
-    --num-layers 2 --model-dim 32 --num-heads 2 --num-kv-heads 1 --rope-dims 4 --xsa-last-n 1
-    --ve-layers 1 --ve-dim 8 --bigram-dim 8 --train-seq-len 64 --train-batch-tokens 256
+    --num-layers 3 --model-dim 32 --num-heads 2 --num-kv-heads 1 --rope-dims 4 --xsa-last-n 1
+    --ve-layers 1 --ve-dim 8 --bigram-dim 8 --near-layers 0 --parallel-from 2 --no-ttt-enabled
+    --train-seq-len 64 --train-batch-tokens 256 --eval-stride 64
     --micro-batch-tokens 256 --eval-seq-len 64 --val-max-tokens 1024 --calibration-tokens 256
 """
 RUN = {"steps": 10, "step_ms": 2.5}

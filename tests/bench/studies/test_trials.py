@@ -29,7 +29,7 @@ def test_trials_are_compared_with_the_preset_as_it_is(tmp_path, monkeypatch, cap
     out = tmp_path / "trials.md"
     given = ["--seeds", "2", "--trial", "more decay: --muon-wd 0.3", "--out", str(out)]
     assert bench([*COMMAND, *given, "--", "--iterations", "5"]) == 0
-    assert [load_settings(command).muon_wd for command in commands] == [0.04, 0.3] * 2
+    assert [load_settings(command).muon_wd for command in commands] == [0.095, 0.3] * 2
     assert {load_settings(command).iterations for command in commands} == {5}
     assert "-0.0110 ± 0.0014" in capsys.readouterr().out
     text = out.read_text(encoding="utf-8")

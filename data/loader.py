@@ -1,7 +1,6 @@
 """Batches of token windows: shuffled, the same for any number of ranks, resumed by one integer."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -68,9 +67,7 @@ class BatchLoader:
                 f"{block} and its last target; give more text or a shorter seq_len"
             )
         self._stream, self._shapes, self._bos_id = stream, tuple(shapes), bos_id
-        self._order = BlockOrder(len(stream), block, seed)
-        skipped = round((1 - first_pass) * self._order.blocks)
-        self._order = replace(self._order, skipped=skipped)
+        self._order = BlockOrder(len(stream), block, seed, first_pass)
         self._rank, self._world_size, self._device = rank, world_size, device
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._buffers: list[Tensor] = []

@@ -55,8 +55,9 @@ def test_the_order_is_pinned_for_checkpoints_to_come():
 
 
 def test_a_shorter_first_pass_is_the_end_of_a_whole_one():
-    whole, shorter = (BlockOrder(tokens=8001, length=8, seed=5, skipped=n) for n in (0, 700))
-    assert [shorter.start(n) for n in range(1500)] == [whole.start(700 + n) for n in range(1500)]
+    whole, shorter = (BlockOrder(8001, 8, seed=5, first_pass=share) for share in (1.0, 0.3))
+    assert whole.blocks == 999
+    assert [shorter.start(n) for n in range(1500)] == [whole.start(699 + n) for n in range(1500)]
 
 
 def test_a_position_within_a_block_goes_on_with_the_next_whole_window():

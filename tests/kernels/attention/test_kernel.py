@@ -14,6 +14,7 @@ from kernels.attention.autograd import attention
 from kernels.attention.reference import document_bounds, gain_limit, rotate
 from kernels.attention.rope import rotated
 from tests.kernels.tools.compare import FP32, random_tensors, relative_error
+from tests.kernels.tools.twins import launched_and_captured
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 BASE, EPS, BOS = 100.0, 1e-3, 1
@@ -384,14 +385,7 @@ def test_replays_in_a_cuda_graph(masked: bool) -> None:
         y = attention(**given, rope=rope, eps=EPS, xsa=True, documents=documents)
         return y, *torch.autograd.grad(y, leaves, upstream)
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        expected = [x.clone() for x in step()]
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
+    expected, graph, captured = launched_and_captured(step)
     for _ in range(3):
         for each in captured:
             each.detach().fill_(torch.nan)

@@ -27,7 +27,7 @@ from tests.kernels.attention.test_self_attention_kernel import (
     some_documents,
 )
 from tests.kernels.tools.compare import random_tensors, relative_error
-from tests.kernels.tools.twins import DEVICE, SHARE_OF_BF16, cast, poisoned
+from tests.kernels.tools.twins import DEVICE, SHARE_OF_BF16, cast, launched_and_captured, poisoned
 
 ONTO = ("output", "stream")
 ROUNDING = 2.0**-9  # half the distance of bf16's neighbours: the most that one rounding changes
@@ -282,14 +282,7 @@ def test_replays_in_a_cuda_graph() -> None:
         y = self_attention(**arguments(given), **options)
         return y, *torch.autograd.grad(y, leaves, torch.ones_like(y))
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        expected = [x.clone() for x in step()]
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
+    expected, graph, captured = launched_and_captured(step)
     for _ in range(3):
         graph.replay()
         assert all(torch.equal(one, other) for one, other in zip(captured, expected, strict=True))

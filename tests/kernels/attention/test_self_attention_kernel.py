@@ -14,7 +14,14 @@ from kernels.attention import qkv_hopper, reference
 from kernels.attention.reference import document_bounds, gain_limit, rotate
 from kernels.attention.self_attention import self_attention
 from tests.kernels.tools.compare import FP32, random_tensors, relative_error
-from tests.kernels.tools.twins import DEVICE, SHARE_OF_BF16, cast, poisoned, results
+from tests.kernels.tools.twins import (
+    DEVICE,
+    SHARE_OF_BF16,
+    cast,
+    launched_and_captured,
+    poisoned,
+    results,
+)
 
 BASE, EPS, BOS = 100.0, 1e-3, 1
 EXTRAS = ("gate", "lookup")
@@ -276,13 +283,6 @@ def test_replays_in_a_cuda_graph() -> None:
         y = self_attention(**arguments(given), heads=8, kv_heads=4, rope=rope, eps=EPS, xsa=True)
         return y, *torch.autograd.grad(y, leaves, torch.ones_like(y))
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        expected = [x.clone() for x in step()]
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
+    expected, graph, captured = launched_and_captured(step)
     graph.replay()
     assert all(torch.equal(one, other) for one, other in zip(captured, expected, strict=True))

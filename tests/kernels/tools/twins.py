@@ -116,3 +116,18 @@ def assert_near_in_draws(
         for run in runs
     )
     assert relative_error(ours, exact) <= SHARE_OF_BF16 * relative_error(theirs, exact), name
+
+
+def launched_and_captured(
+    step: Callable[[], tuple[Tensor, ...]],
+) -> tuple[list[Tensor], torch.cuda.CUDAGraph, tuple[Tensor, ...]]:
+    """Copies of what a step returns, a CUDA graph of it, and the tensors that a replay writes."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        expected = [x.clone() for x in step()]
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    return expected, graph, captured

@@ -21,6 +21,7 @@ from files import write_text
 from settings import Settings
 from settings.load import load_settings
 from training.reference_clock import ReferenceClock
+from training.resuming import kept
 
 FIRST_SEED = 1337
 Options = Mapping[str, Sequence[str]]
@@ -139,22 +140,16 @@ def check_clock(settings: Settings) -> None:
 
 def check(folder: Path, settings: Settings) -> None:
     """Refuse a folder that holds anything but a run of these settings."""
-    kept = folder / "settings.toml"
+    path = folder / "settings.toml"
     if not folder.exists():
         return
     named = zip(("vocab_size", "bos_id"), settings.vocabulary(), strict=True)
     by_tokenizer = {name: None for name, value in named if value is None}
-    if not kept.is_file() or (
-        {**asked(load_settings(["--config", str(kept)], {})), **by_tokenizer}
-        != {**asked(settings), **by_tokenizer}
+    if not path.is_file() or (
+        {**kept(load_settings(["--config", str(path)], {})), **by_tokenizer}
+        != {**kept(settings), **by_tokenizer}
     ):
         raise InputError(f"{folder} holds another run; remove it, or choose other --runs")
-
-
-def asked(settings: Settings) -> Mapping[str, object]:
-    """Return what makes two runs the same."""
-    values = settings.model_dump(exclude={"run_dir", "resume", "config"})
-    return values | {"data": settings.data and settings.data.resolve()}
 
 
 def scores_line(of: Summary) -> str:

@@ -12,6 +12,7 @@ from bench.studies import sprint
 from errors import InputError
 from runtime.run_folder import to_toml
 from settings.load import load_settings
+from training.resuming import kept
 
 ABOUT = {"device": "a GPU", "commit": "abc", "date": "today"}
 
@@ -131,6 +132,19 @@ def test_a_finished_run_has_its_tokenizers_vocabulary(tmp_path: Path) -> None:
     for other in ("--vocab-size", "301"), ("--matrix-lr", "9"):
         with pytest.raises(InputError, match="holds another run"):
             sprint.plan([*options, *other], [1], "a", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["data", "tokenizer", "reference-clock", "kg-scores"])
+def test_a_series_goes_on_where_a_path_is_relative(tmp_path, monkeypatch, name: str) -> None:
+    """A run's folder keeps the absolute path, so the series was refused as another one."""
+    monkeypatch.chdir(tmp_path)
+    Path("runs/a-1").mkdir(parents=True)
+    settings = load_settings(["--preset", "sprint", f"--{name}", "here/file.json"])
+    Path("runs/a-1/settings.toml").write_text(to_toml(kept(settings)))
+    pairs.check(Path("runs/a-1"), settings)
+    with pytest.raises(InputError, match="holds another run"):
+        other = load_settings(["--preset", "sprint", f"--{name}", "there.json"])
+        pairs.check(Path("runs/a-1"), other)
 
 
 @pytest.mark.parametrize("seeds", [(), (1, 2, 1)])

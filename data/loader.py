@@ -45,7 +45,6 @@ class BatchLoader:
         seed: int,
         bos_id: int,
         device: torch.device,
-        first_pass: float = 1.0,
     ) -> None:
         """Check that the batches can be partitioned; nothing is read before the first step.
 
@@ -53,7 +52,6 @@ class BatchLoader:
             shapes: of all steps that will be taken; the first is that of a step without a shape.
             seed: not negative.
             bos_id: token that starts every document.
-            first_pass: fraction of the text that the first pass visits; each later one visits all.
 
         Raises:
             InputError: a batch does not divide, or the text is shorter than one window.
@@ -67,7 +65,7 @@ class BatchLoader:
                 f"{block} and its last target; give more text or a shorter seq_len"
             )
         self._stream, self._shapes, self._bos_id = stream, tuple(shapes), bos_id
-        self._order = BlockOrder(len(stream), block, seed, first_pass)
+        self._order = BlockOrder(len(stream), block, seed)
         self._rank, self._world_size, self._device = rank, world_size, device
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._buffers: list[Tensor] = []

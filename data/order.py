@@ -17,14 +17,12 @@ class BlockOrder:
     [offset + b * length, offset + (b + 1) * length], the last of which is only a target. The
     j-th visit of pass p is b = (start + j * stride) mod blocks; start, stride and offset are
     drawn from (seed, p). Pass 0 has offset 0; later passes cut the text elsewhere. So that every
-    offset leaves space for all blocks, a pass leaves out fewer than 2 * length tokens. Of pass 0
-    only the last ``first_pass`` of the visits are made.
+    offset leaves space for all blocks, a pass leaves out fewer than 2 * length tokens.
     """
 
     tokens: int
     length: int
     seed: int
-    first_pass: float = 1.0
 
     @property
     def blocks(self) -> int:
@@ -33,8 +31,7 @@ class BlockOrder:
 
     def start(self, counter: int) -> int:
         """Return the first token of the ``counter``-th block since the start of training."""
-        skipped = round((1 - self.first_pass) * self.blocks)
-        number, visit = divmod(skipped + counter, self.blocks)
+        number, visit = divmod(counter, self.blocks)
         offsets = min(self.length, self.tokens - self.blocks * self.length)
         first, stride, offset = _draw_pass(self.seed, number, self.blocks, offsets)
         return offset + (first + visit * stride) % self.blocks * self.length

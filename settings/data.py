@@ -26,12 +26,6 @@ class DataSettings(Section):
         default=786_432, description="tokens a step, over all ranks"
     )
     train_seq_len: PositiveInt = Field(default=2048, description="tokens a window")
-    first_pass: float = Field(
-        default=1.0,
-        gt=0,
-        le=1,
-        description="fraction of the training text that the first pass takes; later ones take all",
-    )
     micro_batch_tokens: PositiveInt = Field(
         default=98_304, description="most tokens a rank takes at once; gradients accumulate beyond"
     )

@@ -158,7 +158,6 @@ class Trainer:
             seed=settings.seed,
             bos_id=settings.bos_id,
             device=world.device,
-            first_pass=settings.first_pass,
         )
 
     def _make_update(self, nats: Tensor, windows: Tensor | None, reads: set[str]) -> Update:

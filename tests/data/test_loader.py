@@ -37,7 +37,6 @@ def load(
     world_size: int = 1,
     accumulation: int = 1,
     device: torch.device = CPU,
-    first_pass: float = 1.0,
 ) -> BatchLoader:
     return BatchLoader(
         stream,
@@ -47,7 +46,6 @@ def load(
         seed=5,
         bos_id=BOS,
         device=device,
-        first_pass=first_pass,
     )
 
 
@@ -76,16 +74,6 @@ def test_a_pass_visits_every_window_once(stream: TokenStream, world_size: int, a
     batches = global_steps(stream, steps, world_size, accumulation)
     starts = batches.flatten(0, 1)[:WINDOWS, 0]
     assert sorted(starts.tolist()) == list(range(0, WINDOWS * SEQ_LEN, SEQ_LEN))
-
-
-def test_a_whole_pass_follows_a_shorter_first_one(stream: TokenStream):
-    loader = load(stream, BatchShape(SEQ_LEN, SEQ_LEN, 1), first_pass=0.4)
-    starts = [int(loader.next_step()[0].tokens[0, 0]) for _ in range(2 * WINDOWS)]
-    loader.close()
-    first = round(0.4 * WINDOWS)
-    assert len(set(starts[:first])) == first
-    second = sorted(starts[first : first + WINDOWS])
-    assert second == list(range(second[0], second[0] + WINDOWS * SEQ_LEN, SEQ_LEN))
 
 
 @pytest.mark.parametrize(("world_size", "accumulation"), SPLITS[1:])

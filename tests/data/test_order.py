@@ -54,12 +54,6 @@ def test_the_order_is_pinned_for_checkpoints_to_come():
     assert starts == [39400, 16800, 94100, 62000, 69699, 13399]
 
 
-def test_a_shorter_first_pass_is_the_end_of_a_whole_one():
-    whole, shorter = (BlockOrder(8001, 8, seed=5, first_pass=share) for share in (1.0, 0.3))
-    assert whole.blocks == 999
-    assert [shorter.start(n) for n in range(1500)] == [whole.start(699 + n) for n in range(1500)]
-
-
 def test_a_position_within_a_block_goes_on_with_the_next_whole_window():
     order = BlockOrder(tokens=8001, length=8, seed=5)
     assert [order.window(counter, 4) for counter in (0, 1)] == [order.start(0), order.start(0) + 4]

@@ -81,7 +81,8 @@ def main(
             found = measured(trainer, turns, steps)
         finally:
             trainer.close()
-    record = provenance(commit) | {"ranks": 1, "settings": list(settings), **found}
+    told = [each.replace(str(given.data), "DIR") if given.data else each for each in settings]
+    record = provenance(commit) | {"ranks": 1, "settings": told, **found}
     path = out or PROJECT / f"bench/results/reference-{name}.json"
     write_text(path, json.dumps(record, indent=1) + "\n")
     for step in found["steps"]:

@@ -18,14 +18,18 @@ TINY += "--ve-layers 1 --model-dim 32 --rope-dims 4 --mtp-num-heads 2 --mtp-targ
 TINY += "--train-batch-tokens 512 --micro-batch-tokens 512 --calibration-tokens 512 --device cpu"
 
 
-def test_a_clock_of_preset_tiny_is_measured_and_read(tmp_path: Path, capsys, monkeypatch):
+@pytest.mark.parametrize("text", [False, True], ids=["random tokens", "text"])
+def test_a_clock_of_preset_tiny_is_measured_and_read(
+    text: bool, builtin: Path, tmp_path: Path, capsys, monkeypatch
+):
     torch.set_num_threads(1)
     stages = ["--stages", "[{until = 0.5, mtp_num_heads = 0}, {until = 1.0}]"]
-    options = [*TINY.split(), *stages]
+    given = [*TINY.split(), *(["--data", str(builtin)] if text else [])]
+    options = [*given, *stages]
     out = tmp_path / "clock.json"
     monkeypatch.setattr(clock_command, "stages_of_rungs", lambda settings: stages)
     few = {"turns": 2, "steps": 2}
-    assert main("x", *TINY.split(), ladder=True, out=out, commit="y", **few) == 0
+    assert main("x", *given, ladder=True, out=out, commit="y", **few) == 0
     settings = load_settings(options, {})
     clock = ReferenceClock(out, settings, 1)
     assert clock.steps.keys() == set(reachable(settings))
@@ -35,7 +39,8 @@ def test_a_clock_of_preset_tiny_is_measured_and_read(tmp_path: Path, capsys, mon
     assert all(seconds > 0 for name, seconds in clock.work.items() if name != "keep")
     record = json.loads(out.read_text())
     assert record["commit"] == "y"
-    assert record["settings"] == options
+    told = [*TINY.split(), *(["--data", "DIR"] if text else []), *stages]
+    assert record["settings"] == told
     assert capsys.readouterr().out.count(" ms ") == 6
 
 

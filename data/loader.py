@@ -86,6 +86,11 @@ class BatchLoader:
         self._position = tokens
 
     @property
+    def repeats(self) -> bool:
+        """Whether the next step takes text that an earlier pass took."""
+        return self._position >= self._order.blocks * self._order.length
+
+    @property
     def micro_batch_tokens(self) -> int:
         """Tokens of a micro-batch over all ranks, of a step without a shape."""
         return self._shapes[0].batch_tokens // self._shapes[0].accumulation

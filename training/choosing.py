@@ -91,7 +91,7 @@ class Choice(NamedTuple):
 class Chooser:
     """Compares weights of a run on held-out windows.
 
-    A run that holds none out compares on one micro-batch of each rank that no step has taken.
+    A run that holds none out compares on the next micro-batch of each rank.
 
     Args:
         trainer: of the run.
@@ -121,9 +121,14 @@ class Chooser:
         """Return whether raw and averaged weights are compared after ``step`` steps.
 
         On a CPU they always are; on a GPU only if the average is young, so that no run of a
-        preset's length takes the time.
+        preset's length takes the time. Text that steps took before favours the raw weights, which
+        remember it, so a GPU's run of several passes compares on held-out windows or not at all.
         """
-        return self.trainer.world.device.type == "cpu" or self.trainer.averaging.young(step)
+        trainer = self.trainer
+        if trainer.world.device.type == "cpu":
+            return True
+        unseen = trainer.held_out is not None or not trainer.loader.repeats
+        return unseen and trainer.averaging.young(step)
 
     def loss(self, weights: Weights) -> float:
         """Return the mean nats a token over all ranks, the same on each; may be NaN."""

@@ -76,6 +76,17 @@ def test_a_pass_visits_every_window_once(stream: TokenStream, world_size: int, a
     assert sorted(starts.tolist()) == list(range(0, WINDOWS * SEQ_LEN, SEQ_LEN))
 
 
+def test_text_repeats_from_the_second_pass_on(stream: TokenStream):
+    loader = load(stream, BatchShape(SEQ_LEN, SEQ_LEN, 1))
+    starts, repeats = [], []
+    for _ in range(WINDOWS + 2):
+        repeats.append(loader.repeats)
+        starts.append(int(loader.next_step()[0].tokens[0, 0]))
+    loader.close()
+    assert repeats == [number >= WINDOWS for number in range(WINDOWS + 2)]
+    assert len(set(starts[:WINDOWS])) == WINDOWS
+
+
 @pytest.mark.parametrize(("world_size", "accumulation"), SPLITS[1:])
 def test_the_global_batch_is_the_same_for_every_split(
     stream: TokenStream, world_size: int, accumulation: int

@@ -14,9 +14,9 @@ from rich.progress import Progress
 from scipy.stats import ttest_rel
 
 from bench.harness.record import Commit, provenance
-from bench.harness.runs import Summary, summaries_of
+from bench.harness.runs import Summary, sound, summaries_of
 from command_line import INTERRUPTED
-from errors import InputError
+from errors import DivergedError, InputError
 from files import write_text
 from settings import Settings
 from settings.load import load_settings
@@ -47,7 +47,7 @@ def make(
         summaries = zip(runs, made, strict=True)
         for (name, folder, _), of in progress.track(summaries, len(runs), description="runs"):
             found.setdefault(name, []).append(of)
-            line = f"{folder.name}: {scores_line(of)}"
+            line = f"{folder.name}: {'diverged' if of.get('diverged') else scores_line(of)}"
             progress.console.print(line, soft_wrap=True, highlight=False)
             keep()
 
@@ -63,6 +63,12 @@ def until_interrupted(work: Callable[[], object]) -> int:
     return 0
 
 
+def ended(status: int, *found: Mapping[str, Sequence[Summary]]) -> int:
+    """Return the exit code of a series: its status, or 1 if one of its runs diverged."""
+    runs = [run for each in found for of in each.values() for run in of]
+    return status or (DivergedError.code if len(sound(runs)) < len(runs) else 0)
+
+
 def compare(
     planned: Sequence[tuple[str, Path, list[str]]], out: Path | None, command: str, commit: Commit
 ) -> int:
@@ -75,7 +81,7 @@ def compare(
         commit: of the code, if it is no git checkout.
 
     Returns:
-        0; 130 or 143 if it was interrupted.
+        0; 1 if a run diverged; 130 or 143 if the series was interrupted.
     """
     found: dict[str, list[Summary]] = {}
 
@@ -89,7 +95,7 @@ def compare(
         print(table(found))
     else:
         print("no run is finished", file=sys.stderr)
-    return status
+    return ended(status, found)
 
 
 def plan(
@@ -161,14 +167,14 @@ def table(found: Mapping[str, Sequence[Summary]]) -> str:
     """Return a Markdown table with one row per variant.
 
     A row has mean ± standard deviation over n seeds, the same of the differences from the first
-    variant at equal seeds, and their p.
+    variant at equal seeds, and their p. Runs that diverged are counted, and left out of the rest.
 
     Args:
         found: of each variant the runs of the same seeds in the same order, some of which may lack
             at the end.
     """
     first, on = next(iter(found.items()))
-    names = list(on[0]["scores"])
+    names = list(next((run["scores"] for runs in found.values() for run in sound(runs)), ()))
     lines = [
         "| variant | n | steps | ms/step | "
         + " | ".join(f"{n} | less {first} | p" for n in names)
@@ -176,13 +182,31 @@ def table(found: Mapping[str, Sequence[Summary]]) -> str:
         "|---" * (4 + 3 * len(names)) + "|",
     ]
     for variant, runs in found.items():
-        cells = [variant, str(len(runs)), f"{mean(runs, 'steps'):.0f}"]
-        cells.append(f"{mean(runs, 'step_ms'):.2f}")
+        good = sound(runs)
+        cells = [variant, counted(runs)]
+        cells += [f"{mean(good, 'steps'):.0f}", f"{mean(good, 'step_ms'):.2f}"] if good else "--"
         for name in names:
-            ours, theirs = bits(runs, name), bits(on[: len(runs)], name)
-            cells += [spread(ours), *(("-", "-") if runs is on else differing(ours, theirs))]
+            cells.append(spread(bits(good, name)))
+            ours, theirs = (bits(each, name) for each in paired(runs, on))
+            cells += ("-", "-") if runs is on else differing(ours, theirs)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def counted(runs: Sequence[Summary]) -> str:
+    """Return how many runs have scores, and how many diverged, as text."""
+    good = len(sound(runs))
+    return f"{good}, {len(runs) - good} diverged" if good < len(runs) else str(good)
+
+
+def paired(*series: Sequence[Summary]) -> list[list[Summary]]:
+    """Return of each series its runs at the seeds that none lacks and at which none diverged.
+
+    Args:
+        series: runs of the same seeds in the same order.
+    """
+    seeds = [runs for runs in zip(*series, strict=False) if len(sound(runs)) == len(runs)]
+    return [[runs[index] for runs in seeds] for index in range(len(series))]
 
 
 def mean(runs: Sequence[Summary], key: str) -> float:
@@ -196,7 +220,9 @@ def bits(runs: Sequence[Summary], name: str) -> list[float]:
 
 
 def spread(values: Sequence[float], form: str = ".4f") -> str:
-    """Return mean ± standard deviation as text; one value has no deviation."""
+    """Return mean ± standard deviation as text; one value has no deviation, and none is a dash."""
+    if not values:
+        return "-"
     if len(values) < 2:
         return f"{values[0]:{form}}"
     return f"{statistics.fmean(values):{form}} ± {statistics.stdev(values):.4f}"
@@ -204,6 +230,8 @@ def spread(values: Sequence[float], form: str = ".4f") -> str:
 
 def differing(ours: Sequence[float], theirs: Sequence[float]) -> tuple[str, str]:
     """Return ours less theirs by pair, and p of a two-sided paired t-test of two or more."""
+    if not ours:
+        return "-", "-"
     less = difference(ours, theirs)
     if less["n"] < 2:
         return f"{less['mean']:+.4f}", "-"

@@ -1,6 +1,7 @@
 """Runs of train.py, one on each GPU at a time. A process makes several runs one after another.
 
-Later runs of a process reuse what its first run imported, started and compiled.
+Later runs of a process reuse what its first run imported, started and compiled. A run that diverged
+is finished, too: it has no scores that compare.
 """
 
 import gc
@@ -19,8 +20,10 @@ from typing import Any
 import torch
 
 import train
-from errors import InputError
+from errors import DivergedError, InputError
+from files import write_text
 
+DIVERGED = "diverged.json"  # the summary of a run that left nothing to export
 Summary = Mapping[str, Any]
 
 
@@ -79,12 +82,19 @@ def free_memory() -> None:
 
 def summary(folder: Path, command: Sequence[str]) -> Summary:
     """Return the summary of a run, which is made here if it is absent."""
-    file = folder / "summary.json"
-    if not file.exists():
+    whole, nothing = folder / "summary.json", folder / DIVERGED
+    if not (whole.exists() or nothing.exists()):
         if folder.exists():
             shutil.rmtree(folder)
         status = train.main([*command, "--run-dir", str(folder)])
         free_memory()
-        if not file.exists():
-            raise InputError(f"train.py {shlex.join(command)} ended with {status}")
-    return json.loads(file.read_text(encoding="utf-8"))
+        if not whole.exists():
+            if status != DivergedError.code:
+                raise InputError(f"train.py {shlex.join(command)} ended with {status}")
+            write_text(nothing, json.dumps({"diverged": True, "scores": {}}) + "\n")
+    return json.loads((whole if whole.exists() else nothing).read_text(encoding="utf-8"))
+
+
+def sound(runs: Sequence[Summary]) -> list[Summary]:
+    """Return the runs that did not diverge."""
+    return [run for run in runs if not run.get("diverged")]

@@ -24,15 +24,18 @@ from bench.harness.pairs import (
     Options,
     bits,
     difference,
+    ended,
     folder_of,
     make,
+    mean,
+    paired,
     plan,
     spread_of,
     table,
     until_interrupted,
 )
 from bench.harness.record import Commit, provenance
-from bench.harness.runs import Summary
+from bench.harness.runs import Summary, sound
 from files import PROJECT, write_text
 from runtime import ROUNDTRIP
 from settings.load import load_settings
@@ -88,7 +91,7 @@ def main(
         out: file for the JSON
 
     Returns:
-        0; 130 or 143 if it was interrupted, with what is finished.
+        0; 1 if a run diverged; 130 or 143 if it was interrupted, with what is finished.
     """
     base = ["--data", str(data), "--preset", preset, *CHEAP, *settings]
     names = dict.fromkeys(["A", *(rungs or [*RUNGS, YOKED])])
@@ -118,7 +121,7 @@ def main(
         print(table(found))
     else:
         print("no run is finished", file=sys.stderr)
-    return status
+    return ended(status, found)
 
 
 def yoked(base: Sequence[str], seeds: int, runs: Path) -> list[tuple[str, Path, list[str]]]:
@@ -151,27 +154,28 @@ def stage_of(variant: Variant, until: float) -> str:
 
 def report(found: Mapping[str, Sequence[Summary]], options: Options) -> dict[str, Any]:
     """Return rows by rung, and the differences that the ladder is for, paired by seeds."""
-    scores = {name: bits(runs, SCORE) for name, runs in found.items()}
     rows = [
         {
             "name": name,
             "options": list(options[name]),
-            "n": len(values),
-            **spread_of(values),
-            "less_A": less(scores, name, "A"),
-            "steps": sum(run["steps"] for run in found[name]) / len(values),
+            "n": len(good),
+            **({"diverged": len(runs) - len(good)} if len(good) < len(runs) else {}),
+            **spread_of(bits(good, SCORE)),
+            "less_A": less(found, name, "A"),
+            "steps": mean(good, "steps") if good else None,
         }
-        for name, values in scores.items()
+        for name, runs in found.items()
+        for good in [sound(runs)]
     ]
     pairs = [
-        {"name": f"{one} - {other}", **less(scores, one, other)}
+        {"name": f"{one} - {other}", **less(found, one, other)}
         for one, other in COMPARED
-        if one in scores and other in scores
+        if one in found and other in found
     ]
     return {"score": SCORE, "rows": rows, "differences": pairs}
 
 
-def less(scores: Mapping[str, Sequence[float]], one: str, other: str) -> dict[str, Any]:
-    """Return the difference of two rungs at the seeds that both have."""
-    count = min(len(scores[one]), len(scores[other]))
-    return difference(scores[one][:count], scores[other][:count])
+def less(found: Mapping[str, Sequence[Summary]], one: str, other: str) -> dict[str, Any]:
+    """Return the difference of two rungs at the seeds at which both have scores."""
+    ours, theirs = paired(found[one], found[other])
+    return difference(bits(ours, SCORE), bits(theirs, SCORE))

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from bench.harness.runs import sound
 from errors import InputError
 from files import PROJECT, write_text
 from settings.load import load_settings
@@ -39,13 +40,17 @@ def keep(
 ) -> None:
     """Add a row to the result, in place of one with its label; the preset as it is comes last.
 
+    Without a run that has scores the result stays as it is.
+
     Args:
         path: of the result, which may not exist yet.
         label: of the row.
         settings: on top of the preset's.
-        runs: one row a seed, as ``bench.studies.sprint.row_of`` returns it.
+        runs: one row a seed, as ``bench.studies.sprint.rows_of`` returns them.
         about: device, versions, commit and date.
     """
+    if not sound(runs):
+        return
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
     others = [row for row in rows if row["label"] != label]
     rows = [*others, {**summed_up(label, settings, runs), **about}]
@@ -54,10 +59,12 @@ def keep(
 
 
 def summed_up(label: str, settings: Sequence[str], runs: Sequence[Row]) -> dict[str, object]:
-    """Return means over the seeds, and the most bytes.
+    """Return means over the seeds that did not diverge, and the most bytes.
 
     The best evaluation of an artifact is the one with the least mean.
     """
+    diverged = [run["seed"] for run in runs if run.get("diverged")]
+    runs = sound(runs)
 
     def mean(name: str) -> float:
         return statistics.fmean(float(str(run[name])) for run in runs)
@@ -70,6 +77,7 @@ def summed_up(label: str, settings: Sequence[str], runs: Sequence[Row]) -> dict[
         "label": label,
         "settings": list(settings),
         "seeds": [run["seed"] for run in runs],
+        **({"diverged": diverged} if diverged else {}),
         "steps": round(mean("steps")),
         "ms": round(mean("step_ms"), 3),
         "averaged": mean(AVERAGED),

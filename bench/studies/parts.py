@@ -20,15 +20,18 @@ from cyclopts import Parameter
 from bench.harness.pairs import (
     FIRST_SEED,
     bits,
+    counted,
     differing,
+    ended,
     make,
     mean,
+    paired,
     plan,
     spread,
     until_interrupted,
 )
 from bench.harness.record import Commit, provenance
-from bench.harness.runs import Summary
+from bench.harness.runs import Summary, sound
 from bench.studies.open_sprint import (
     ARTIFACT,
     AVERAGED,
@@ -37,7 +40,7 @@ from bench.studies.open_sprint import (
     check_clock,
     keep,
 )
-from bench.studies.sprint import row_of
+from bench.studies.sprint import rows_of
 from errors import InputError
 from files import PROJECT, write_text
 from settings.load import load_settings
@@ -138,7 +141,7 @@ def main(
         rows: file for the rows as JSON
 
     Returns:
-        0; 130 or 143 if it was interrupted, with what is finished.
+        0; 1 if a run diverged; 130 or 143 if it was interrupted, with what is finished.
 
     Raises:
         InputError: settings that no run can have, or that a part sets.
@@ -156,14 +159,14 @@ def main(
         about = provenance(commit)
         for name, of in found.items():
             own = () if options[name] == ("--preset", TO) else options[name]
-            made = [row_of(name, seed, each) for seed, each in enumerate(of, FIRST_SEED)]
+            made = rows_of(name, range(FIRST_SEED, FIRST_SEED + seeds), of)
             keep(rows, name, (*own, *settings), made, about)
         lines = [f"{name}: {value}" for name, value in about.items()]
         write_text(out, "\n".join([command, *lines, "", table(found), ""]))
 
     status = until_interrupted(lambda: make(planned, found, report))
     print(table(found) if found else "no run is finished")
-    return status
+    return ended(status, found)
 
 
 def table(found: Mapping[str, Sequence[Summary]]) -> str:
@@ -184,21 +187,24 @@ def table(found: Mapping[str, Sequence[Summary]]) -> str:
 
 def cells(part: str, runs: Sequence[Summary], before: Sequence[Summary] | None) -> Iterator[str]:
     """Yield the cells of a part's row; ``before`` are the runs of the part before, if any."""
-    ms = mean(runs, "step_ms")
-    yield from (part, str(len(runs)), f"{mean(runs, 'steps'):.0f}", f"{ms:.2f}")
-    yield f"{ms - mean(before, 'step_ms'):+.2f}" if before else "-"
-    theirs = scores(before) if before else {}
-    for name, ours in scores(runs).items():
-        yield spread(ours)
-        count = min(len(ours), len(theirs.get(name, ())))
-        yield from differing(ours[:count], theirs[name][:count]) if count else ("-", "-")
-    yield f"{fmean(run['scores'][best_of(runs)]['seconds'] for run in runs):.1f}"
+    good, earlier = sound(runs), sound(before or ())
+    yield from (part, counted(runs))
+    if not good:
+        yield from "-" * (4 + 3 * len(COLUMNS))
+        return
+    ms = mean(good, "step_ms")
+    yield from (f"{mean(good, 'steps'):.0f}", f"{ms:.2f}")
+    yield f"{ms - mean(earlier, 'step_ms'):+.2f}" if earlier else "-"
+    ours, theirs = paired(runs, before or ())
+    for name, its in zip(names_of(good), names_of(earlier or good), strict=True):
+        yield spread(bits(good, name))
+        yield from differing(bits(ours, name), bits(theirs, its))
+    yield f"{fmean(run['scores'][best_of(good)]['seconds'] for run in good):.1f}"
 
 
-def scores(runs: Sequence[Summary]) -> dict[str, list[float]]:
-    """Return bits per byte of each run, by ``COLUMNS``."""
-    names = (AVERAGED, ARTIFACT, best_of(runs))
-    return {column: bits(runs, name) for column, name in zip(COLUMNS, names, strict=True)}
+def names_of(runs: Sequence[Summary]) -> tuple[str, ...]:
+    """Return the names of the scores of ``COLUMNS``."""
+    return AVERAGED, ARTIFACT, best_of(runs)
 
 
 def best_of(runs: Sequence[Summary]) -> str:

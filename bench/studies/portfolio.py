@@ -18,9 +18,18 @@ from typing import Annotated, Any, NamedTuple
 
 from cyclopts import Parameter
 
-from bench.harness.pairs import bits, difference, make, plan, spread_of, until_interrupted
+from bench.harness.pairs import (
+    bits,
+    difference,
+    ended,
+    make,
+    paired,
+    plan,
+    spread_of,
+    until_interrupted,
+)
 from bench.harness.record import Commit, provenance
-from bench.harness.runs import Summary
+from bench.harness.runs import Summary, sound
 from bench.studies.ladder import AGENTS, CHEAP, SCORE
 from errors import InputError
 from files import PROJECT, write_text
@@ -94,7 +103,7 @@ def main(
         out: file for the JSON
 
     Returns:
-        0; 130 or 143 if it was interrupted, with what is finished.
+        0; 1 if a run diverged; 130 or 143 if it was interrupted, with what is finished.
     """
     folders = {"data": data, "other": other, "small": small}
     chosen = conditions or [name for name, each in CONDITIONS.items() if folders[each.data]]
@@ -128,7 +137,7 @@ def main(
         print("\n".join(text_of(result)))
     else:
         print("no condition is finished", file=sys.stderr)
-    return status
+    return ended(status, *found.values())
 
 
 def rows_of(
@@ -136,17 +145,27 @@ def rows_of(
 ) -> list[dict[str, Any]]:
     """Return rows of the conditions of which each way has a run; fewer would look best too soon."""
     whole = {name: {way for way, _, _ in runs} for name, runs in planned.items()}
-    return [row_of(name, of) for name, of in found.items() if of.keys() >= whole[name]]
+    made = {name: of for name, of in found.items() if of.keys() >= whole[name]}
+    return [row for name, of in made.items() if (row := row_of(name, of))["n"]]
 
 
 def row_of(name: str, found: Mapping[str, Sequence[Summary]]) -> dict[str, Any]:
-    """Return scores and regrets of a condition; the best fixed table there may be the given one."""
-    count = min(map(len, found.values()))
-    scores = {way: bits(runs[:count], SCORE) for way, runs in found.items()}
+    """Return scores and regrets of a condition; the best fixed table there may be the given one.
+
+    A table that was tried is not the best if one of its runs diverged. Seeds at which one of
+    ``WAYS`` did are left out; without others the row has only its name and ``n`` 0.
+    """
+    diverged = {way: len(runs) - len(sound(runs)) for way, runs in found.items()}
+    compared = {way: runs for way, runs in found.items() if way in WAYS or not diverged[way]}
+    pairs = zip(compared, paired(*compared.values()), strict=True)
+    scores = {way: bits(runs, SCORE) for way, runs in pairs}
+    if not scores[TABLE]:
+        return {"condition": name, "n": 0}
     best = min((way for way in scores if way != SWARM), key=lambda way: fmean(scores[way]))
     return {
         "condition": name,
-        "n": count,
+        "n": len(scores[TABLE]),
+        "diverged": {way: count for way, count in diverged.items() if count},
         "best": best,
         "scores": {way: spread_of(values) for way, values in scores.items()},
         "regret": {way: fmean(scores[way]) - fmean(scores[best]) for way in WAYS},
@@ -161,8 +180,9 @@ def text_of(result: Mapping[str, Any]) -> list[str]:
     for row in result["rows"]:
         regret, p = row["regret"], row["swarm_less_table"]["p"]
         shown = "-" if p is None else f"{p:.3f}"
+        lost = "".join(f", {count} of {way} diverged" for way, count in row["diverged"].items())
         lines.append(
-            f"| {row['condition']} | {row['n']} | {row['best']} | {regret[TABLE]:.4f} | "
+            f"| {row['condition']} | {row['n']}{lost} | {row['best']} | {regret[TABLE]:.4f} | "
             f"{regret[SWARM]:.4f} | {shown} |"
         )
     means = " | ".join(f"{result['mean_regret'][way]:.4f}" for way in (TABLE, SWARM))

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from bench.harness.pairs import check, folder_of, make
+from bench.harness.pairs import check, ended, folder_of, make
 from bench.harness.record import Commit, provenance
 from bench.harness.runs import Summary
 from bench.studies.open_sprint import FIELD, RESULT, check_clock, keep
@@ -69,7 +69,7 @@ def main(
     runs: Path = Path("runs"),
     out: Path | None = None,
     commit: Commit = None,
-) -> None:
+) -> int:
     """Run what is not finished; after each run print the table, and write it to ``--out``.
 
     Args:
@@ -79,6 +79,9 @@ def main(
         protocol: sprint compares with PR #1081; open compares recipes
         runs: where run folders go
         out: file for the table
+
+    Returns:
+        0; 1 if a run diverged.
     """
     is_open, preset = protocol == "open", PRESETS[protocol]
     if is_open:
@@ -94,7 +97,7 @@ def main(
 
     def report() -> None:
         (made_runs,) = found.values()
-        ours = [row_of(label, *each) for each in zip(seeds, made_runs, strict=False)]
+        ours = rows_of(label, seeds, made_runs)
         text = table([FIELD if is_open else PUBLIC, *ours])
         print(text, flush=True)
         about = provenance(commit)
@@ -105,6 +108,7 @@ def main(
             write_text(out, "\n".join([command, *lines, "", text, ""]))
 
     make(planned, found, report, aloud=len(seeds) == 1)
+    return ended(0, found)
 
 
 def plan(
@@ -125,11 +129,14 @@ def plan(
     return planned
 
 
-def row_of(label: str, seed: int, summary: Summary) -> dict[str, object]:
-    """Return a run's row. Raises InputError after training that diverged."""
-    if summary.get("diverged"):
-        raise InputError(f"{label} {seed}: training diverged; lower the learning rates")
-    return {**summary, "label": label, "seed": seed, **scores_of(summary["scores"])}
+def rows_of(label: str, seeds: Sequence[int], runs: Sequence[Summary]) -> list[Summary]:
+    """Return a row of each run that was made; one that diverged says so, and has no numbers."""
+    return [
+        {"label": f"{label}, diverged", "seed": seed, "diverged": True}
+        if run.get("diverged")
+        else {**run, "label": label, "seed": seed, **scores_of(run["scores"])}
+        for seed, run in zip(seeds, runs, strict=False)
+    ]
 
 
 def scores_of(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

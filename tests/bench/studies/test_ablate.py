@@ -117,14 +117,29 @@ def test_what_is_not_finished_is_compared_with_the_seeds_that_are():
     assert late == "| late | 1 | 10 | 2.50 | 1.0200 | +0.0200 | - |"
 
 
-def test_an_interruption_leaves_a_table_of_what_is_finished(tmp_path, monkeypatch, capsys):
+def test_seeds_at_which_a_run_diverged_are_counted_and_not_compared():
+    lost: pairs.Summary = {"scores": {}, "diverged": True}
+    found = {
+        "on": [lost, *runs(1.1, 1.2, 1.3)],
+        "off": [*runs(1.0), lost, *runs(1.21, 1.312)],
+        "hot": [lost],
+    }
+    assert pairs.ended(0, found) == 1 and pairs.ended(130, found) == 130
+    assert pairs.ended(0, {"on": runs(1.0)}) == 0
+    on, off, hot = pairs.table(found).splitlines()[2:]
+    assert on == "| on | 3, 1 diverged | 10 | 2.50 | 1.2000 ± 0.1000 | - | - |"
+    assert off.startswith("| off | 3, 1 diverged | 10 | 2.50 | 1.1740 ± 0.1591 | +0.0110 ± 0.0014")
+    assert hot == "| hot | 0, 1 diverged | - | - | - | - | - |"
+
+
+def test_an_interruption_leaves_a_table_of_what_is_finished(builtin, tmp_path, monkeypatch):
     def stopped(runs, aloud):
         yield RUN | {"scores": {"raw, plain": {"bpb": 1.25}}}
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pairs, "summaries_of", stopped)
     out = tmp_path / "table.md"
-    assert bench(["ablate", "--data", "nowhere", "--out", str(out)]) == 130
+    assert bench(["ablate", "--data", str(builtin), "--out", str(out)]) == 130
     assert "| on | 1 | 10 | 2.50 | 1.2500 | - | - |" in out.read_text(encoding="utf-8")
 
 

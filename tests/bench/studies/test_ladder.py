@@ -69,10 +69,10 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[float, ...]]:
     return scores
 
 
-def test_the_ladder_reports_differences_in_pairs(tmp_path, scored, capsys):
+def test_the_ladder_reports_differences_in_pairs(tmp_path, random_folder, scored, capsys):
     scored |= {"A": (1.2, 1.3), "C": (1.19, 1.288), "Y": (1.196, 1.292)}
     out = tmp_path / "ladder.json"
-    command = ["ladder", "--data", "nowhere", "--seeds", "2", "--out", str(out)]
+    command = ["ladder", "--data", str(random_folder), "--seeds", "2", "--out", str(out)]
     command += ["--rungs", "C", "Y"]
     assert bench(command) == 0
     result = json.loads(out.read_text(encoding="utf-8"))
@@ -86,10 +86,10 @@ def test_the_ladder_reports_differences_in_pairs(tmp_path, scored, capsys):
     assert {"device", "commit", "date"} <= result.keys()
 
 
-def test_a_ladder_that_is_ended_leaves_what_is_finished(tmp_path, scored, capsys):
+def test_a_ladder_that_is_ended_leaves_what_is_finished(tmp_path, random_folder, scored, capsys):
     scored |= {"A": (1.2, 1.3), "C": (1.19, math.inf)}
     out = tmp_path / "ladder.json"
-    command = ["ladder", "--data", "nowhere", "--out", str(out), "--rungs", "C"]
+    command = ["ladder", "--data", str(random_folder), "--out", str(out), "--rungs", "C"]
     assert bench(command) == 128 + signal.SIGTERM
     rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
     assert [(row["name"], row["n"], row["less_A"]["n"]) for row in rows] == [
@@ -99,7 +99,7 @@ def test_a_ladder_that_is_ended_leaves_what_is_finished(tmp_path, scored, capsys
     assert "| C | 1 |" in capsys.readouterr().out
 
 
-def test_each_finished_run_is_written_at_once(tmp_path, scored, monkeypatch):
+def test_each_finished_run_is_written_at_once(tmp_path, random_folder, scored, monkeypatch):
     """A machine may be taken away without a word."""
     scored |= {"A": (1.2,), "C": (1.19,)}
     out, found = tmp_path / "ladder.json", []
@@ -113,7 +113,17 @@ def test_each_finished_run_is_written_at_once(tmp_path, scored, monkeypatch):
             yield summary
 
     monkeypatch.setattr(pairs, "summaries_of", watched)
-    command = ["ladder", "--data", "nowhere", "--out", str(out), "--rungs", "C", "--seeds", "1"]
+    command = [
+        "ladder",
+        "--data",
+        str(random_folder),
+        "--out",
+        str(out),
+        "--rungs",
+        "C",
+        "--seeds",
+        "1",
+    ]
     assert bench(command) == 0
     assert found == [False, True]
 
@@ -160,6 +170,28 @@ def test_regret_is_over_the_best_fixed_table_of_a_condition():
     assert row["regret"] == pytest.approx({"table": 0.01, "swarm": -0.02})
     result = {"rows": [row], "mean_regret": row["regret"]}
     assert "| 60 s | 2 | raw weights | 0.0100 | -0.0200 |" in "\n".join(portfolio.text_of(result))
+
+
+def test_a_seed_that_diverged_is_counted_and_not_compared():
+    lost: Summary = {"scores": {}, "diverged": True}
+    found = {"A": runs(1.2, 1.3, 1.4), "B": [lost, *runs(1.29, 1.388)], "C": [lost]}
+    result = ladder.report(found, dict.fromkeys(found, ()))
+    a, b, c = result["rows"]
+    assert "diverged" not in a and (b["n"], b["diverged"], c["n"]) == (2, 1, 0)
+    assert b["less_A"]["mean"] == pytest.approx(-0.011) and c["steps"] is None
+    json.dumps(result, allow_nan=False)
+
+
+def test_a_condition_leaves_out_what_diverged():
+    lost: Summary = {"scores": {}, "diverged": True}
+    found = {"table": [lost, *runs(1.3)], "swarm": runs(1.17, 1.27), "raw": [*runs(1.0), lost]}
+    row = portfolio.row_of("60 s", found)
+    assert (row["n"], row["best"], row["diverged"]) == (1, "table", {"table": 1, "raw": 1})
+    assert row["regret"] == pytest.approx({"table": 0.0, "swarm": -0.03})
+    result = {"rows": [row], "mean_regret": row["regret"]}
+    assert "| 1, 1 of table diverged, 1 of raw diverged |" in portfolio.text_of(result)[2]
+    planned = {"60 s": [(way, Path(way), []) for way in found]}
+    assert portfolio.rows_of({"60 s": {**found, "table": [lost, lost]}}, planned) == []
 
 
 def test_a_condition_without_its_data_is_refused(capsys):

@@ -88,7 +88,16 @@ def test_a_part_is_compared_with_the_one_before_at_equal_seeds():
     assert windows.split(" | ")[4] == "-"  # XSA, before it, was not run
 
 
-def test_rows_and_table_are_written_after_each_run(tmp_path: Path, monkeypatch):
+def test_a_seed_that_diverged_is_counted_and_not_compared():
+    lost: Summary = {"scores": {}, "diverged": True}
+    found = {"gates": [lost, run(1.3)], "lanes": [run(1.2), run(1.29)], "XSA": [lost]}
+    gates, lanes, xsa = parts.table(found).splitlines()[2:]
+    assert gates.startswith("| gates | 1, 1 diverged | 10 | 60.00 | - | 1.3000 |")
+    assert lanes.split(" | ")[5:7] == ["1.2450 ± 0.0636", "-0.0100"]
+    assert xsa == f"| XSA | 0, 1 diverged{' | -' * 13} |" and xsa.count("|") == lanes.count("|")
+
+
+def test_rows_and_table_are_written_after_each_run(tmp_path: Path, random_folder, monkeypatch):
     out, rows, seen = tmp_path / "parts.md", tmp_path / "rows.json", []
 
     def summaries(planned: Sequence[tuple[Path, list[str]]], aloud: bool) -> Iterator[Summary]:
@@ -98,7 +107,8 @@ def test_rows_and_table_are_written_after_each_run(tmp_path: Path, monkeypatch):
             yield run(1.2 - number / 100)
 
     monkeypatch.setattr(pairs, "summaries_of", summaries)
-    command = ["parts", "--data", "nowhere", "--seeds", "1", "--out", str(out), "--rows", str(rows)]
+    command = ["parts", "--data", str(random_folder), "--seeds", "1"]
+    command += ["--out", str(out), "--rows", str(rows)]
     assert bench([*command, "--parts", "test-time training", "quantising"]) == 0
     assert seen == [["quantising"]]
     first, last = json.loads(rows.read_text())["rows"]

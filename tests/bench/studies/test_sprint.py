@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.__main__ import main as bench
 from bench.harness import pairs
 from bench.harness.runs import Summary
 from bench.studies import sprint
@@ -19,7 +20,10 @@ ABOUT = {"device": "a GPU", "commit": "abc", "date": "today"}
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Sequence[str]]:
-    """The commands of runs, none of which is made; the result is in ``tmp_path``."""
+    """The commands of runs, none of which is made; the result is in ``tmp_path``.
+
+    Runs of seed 9 diverge.
+    """
     commands: list[Sequence[str]] = []
 
     def summaries(
@@ -27,6 +31,9 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Sequence[str]]
     ) -> Iterator[Summary]:
         for _, command in planned:
             commands.append(command)
+            if command[-1] == "9":
+                yield {"scores": {}, "diverged": True}
+                continue
             number = len(commands)
             bits = {"averaged, plain": 1.3, "roundtrip, plain": 1.4, "roundtrip, TTT": 1.0}
             scores = {
@@ -42,9 +49,9 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Sequence[str]]
     return commands
 
 
-def test_protocols_start_from_their_presets(made: list[Sequence[str]], tmp_path: Path) -> None:
-    sprint.main("--mtp-num-heads", "0", data=tmp_path, label="plain")
-    sprint.main(data=tmp_path, label="open", protocol="open")
+def test_protocols_start_from_their_presets(made: list[Sequence[str]], random_folder: Path) -> None:
+    sprint.main("--mtp-num-heads", "0", data=random_folder, label="plain")
+    sprint.main(data=random_folder, label="open", protocol="open")
     assert [command[:2] for command in made] == [
         ["--preset", "sprint"],
         ["--preset", "frontier-sprint"],
@@ -65,12 +72,14 @@ def test_a_row_has_every_score_and_its_seconds() -> None:
 
 
 def test_open_sprint_keeps_a_row_a_label_and_the_preset_last(
-    made: list[Sequence[str]], tmp_path: Path
+    made: list[Sequence[str]], tmp_path: Path, random_folder: Path
 ) -> None:
     def run(label: str, *settings: str) -> list[dict]:
         seeds = (1, 2) if label == "b" else (1,)
         runs = tmp_path / f"runs{len(made)}"
-        sprint.main(*settings, data=tmp_path, label=label, seeds=seeds, protocol="open", runs=runs)
+        given = ["--label", label, "--protocol", "open", "--runs", str(runs), "--seeds"]
+        given += [*map(str, seeds), "--data", str(random_folder)]
+        assert bench(["sprint", *given, "--", *settings]) == 0
         return json.loads((tmp_path / "open.json").read_text())["rows"]
 
     run("preset")
@@ -87,19 +96,22 @@ def test_open_sprint_keeps_a_row_a_label_and_the_preset_last(
 
 
 def test_each_finished_seed_is_kept_at_once(
-    made: list[Sequence[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: list[Sequence[str]],
+    tmp_path: Path,
+    random_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A machine may be taken away without a word."""
-    rows = sprint.row_of
+    rows = sprint.rows_of
 
-    def ended(label: str, seed: int, summary: Summary) -> dict[str, object]:
-        if seed == 3:
+    def ended(label: str, seeds: Sequence[int], runs: Sequence[Summary]) -> list[Summary]:
+        if len(runs) == 3:
             raise KeyboardInterrupt
-        return rows(label, seed, summary)
+        return rows(label, seeds, runs)
 
-    monkeypatch.setattr(sprint, "row_of", ended)
+    monkeypatch.setattr(sprint, "rows_of", ended)
     with pytest.raises(KeyboardInterrupt):
-        sprint.main(data=tmp_path, label="a", seeds=(1, 2, 3), protocol="open")
+        sprint.main(data=random_folder, label="a", seeds=(1, 2, 3), protocol="open")
     [row] = json.loads((tmp_path / "open.json").read_text())["rows"]
     assert row["seeds"] == [1, 2]
 
@@ -111,9 +123,17 @@ def test_another_run_in_the_folder_is_refused(made: list[Sequence[str]], tmp_pat
     assert made == []
 
 
-def test_a_run_that_diverged_has_no_row() -> None:
-    with pytest.raises(InputError, match="a 7: training diverged"):
-        sprint.row_of("a", 7, {"scores": {}, "diverged": True})
+def test_a_series_goes_on_after_a_run_that_diverged(
+    made: list[Sequence[str]], tmp_path: Path, random_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    command = ["sprint", "--data", str(random_folder), "--label", "a", "--protocol", "open"]
+    assert bench([*command, "--seeds", "9"]) == 1
+    assert not (tmp_path / "open.json").exists()
+    assert bench([*command, "--seeds", "1", "9", "2"]) == 1
+    assert "| a, diverged | 9 | - |" in capsys.readouterr().out
+    [row] = json.loads((tmp_path / "open.json").read_text())["rows"]
+    assert row["seeds"] == [1, 2] and row["diverged"] == [9]
+    assert row["averaged"] == pytest.approx(1.3 + (2 + 4) / 2)
 
 
 def test_open_sprint_has_a_clock(made: list[Sequence[str]], tmp_path: Path) -> None:

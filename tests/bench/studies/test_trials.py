@@ -10,10 +10,10 @@ from bench.harness.runs import Summary
 from bench.studies import ladder
 from settings.load import load_settings
 
-COMMAND = ["trials", "--data", "nowhere", "--preset", "tiny"]
+COMMAND = ["trials", "--preset", "tiny", "--data"]
 
 
-def test_trials_are_compared_with_the_preset_as_it_is(tmp_path, monkeypatch, capsys):
+def test_trials_are_compared_with_the_preset_as_it_is(tmp_path, random_folder, monkeypatch, capsys):
     scores = {"as it is": (1.2, 1.3), "more decay": (1.19, 1.288)}
     commands = []
 
@@ -28,7 +28,7 @@ def test_trials_are_compared_with_the_preset_as_it_is(tmp_path, monkeypatch, cap
     monkeypatch.setattr(pairs, "make", made)
     out = tmp_path / "trials.md"
     given = ["--seeds", "2", "--trial", "more decay: --muon-wd 0.3", "--out", str(out)]
-    assert bench([*COMMAND, *given, "--", "--iterations", "5"]) == 0
+    assert bench([*COMMAND, str(random_folder), *given, "--", "--iterations", "5"]) == 0
     assert [load_settings(command).muon_wd for command in commands] == [0.095, 0.3] * 2
     assert {load_settings(command).iterations for command in commands} == {5}
     assert "-0.0110 ± 0.0014" in capsys.readouterr().out
@@ -47,6 +47,7 @@ def test_trials_are_compared_with_the_preset_as_it_is(tmp_path, monkeypatch, cap
     ],
 )
 def test_a_trial_that_is_none_is_refused(given, said, capsys):
-    assert bench([*COMMAND, *(part for each in given for part in ("--trial", each))]) == 2
+    trials = [part for each in given for part in ("--trial", each)]
+    assert bench([*COMMAND, "nowhere", *trials]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1

@@ -14,13 +14,13 @@ from rich.progress import Progress
 from scipy.stats import ttest_rel
 
 from bench.harness.record import Commit, provenance
+from bench.harness.refusals import check_clock, check_series
 from bench.harness.runs import Summary, sound, summaries_of
 from command_line import INTERRUPTED
 from errors import DivergedError, InputError
 from files import write_text
 from settings import Settings
 from settings.load import load_settings
-from training.reference_clock import ReferenceClock
 from training.resuming import kept
 
 FIRST_SEED = 1337
@@ -83,6 +83,7 @@ def compare(
     Returns:
         0; 1 if a run diverged; 130 or 143 if the series was interrupted.
     """
+    check_series([run[2] for run in planned], out)
     found: dict[str, list[Summary]] = {}
 
     def keep() -> None:
@@ -136,12 +137,6 @@ def plan(
 def folder_of(runs: Path, name: str, seed: int) -> Path:
     """Return the folder of a variant's run."""
     return runs / f"{name.replace(' ', '-')}-{seed}"
-
-
-def check_clock(settings: Settings) -> None:
-    """Refuse a reference clock's table that lacks a step of a run on one GPU."""
-    if settings.reference_clock and not settings.asks_tokenizer:
-        ReferenceClock(settings.reference_clock, settings, 1)
 
 
 def check(folder: Path, settings: Settings) -> None:

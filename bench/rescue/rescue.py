@@ -22,8 +22,9 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.progress import Progress
 
-from bench.harness.pairs import FIRST_SEED, check, check_clock, until_interrupted
+from bench.harness.pairs import FIRST_SEED, check, until_interrupted
 from bench.harness.record import Commit, provenance
+from bench.harness.refusals import check_clock, check_series
 from bench.harness.runs import Summary, summaries_of
 from bench.rescue.runs import Run, outcome
 from bench.rescue.table import CLEAN, NONE, Found, report, text_of
@@ -110,6 +111,7 @@ def main(
     """
     base = base_of(preset, data, asked.seconds, settings)
     planned = [plan(base, asked, names, runs) for names in ([CLEAN], asked.chosen)]
+    check_series([run.command for each in planned for run in each], out)
     if any(TROUBLES[name].sealed for name in asked.chosen):
         open_seal(asked, shlex.join(base[2:]), commit)
     command = f"python -m bench rescue --data DIR --preset {preset} {asked.command()}"

@@ -35,6 +35,7 @@ from bench.harness.pairs import (
     until_interrupted,
 )
 from bench.harness.record import Commit, provenance
+from bench.harness.refusals import check_series
 from bench.harness.runs import Summary, sound
 from files import PROJECT, write_text
 from runtime import ROUNDTRIP
@@ -101,6 +102,7 @@ def main(
     rounds = [plan(base, seeds, first, runs)]
     if YOKED in names:
         rounds.append(yoked(base, seeds, runs))
+    check_series([run[2] for planned in rounds for run in planned], out)
     command = f"python -m bench ladder --data DIR --preset {preset} --seeds {seeds}"
     command += f" --rungs {shlex.join(rungs)}" if rungs else ""
     command += f" -- {shlex.join(settings)}" * bool(settings)

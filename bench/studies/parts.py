@@ -31,6 +31,7 @@ from bench.harness.pairs import (
     until_interrupted,
 )
 from bench.harness.record import Commit, provenance
+from bench.harness.refusals import check_series
 from bench.harness.runs import Summary, sound
 from bench.studies.open_sprint import (
     ARTIFACT,
@@ -150,6 +151,7 @@ def main(
     check_free(settings)
     options = {name: each for name, each in cumulative().items() if name in (parts or PARTS)}
     planned = plan(["--data", str(data), *settings], seeds, options, runs)
+    check_series([run[2] for run in planned], out, rows)
     command = f"python -m bench parts --data DIR --seeds {seeds}"
     command += f" --parts {shlex.join(options)}" if parts else ""
     command += f" -- {shlex.join(settings)}" * bool(settings)

@@ -29,6 +29,7 @@ from bench.harness.pairs import (
     until_interrupted,
 )
 from bench.harness.record import Commit, provenance
+from bench.harness.refusals import check_series
 from bench.harness.runs import Summary, sound
 from bench.studies.ladder import AGENTS, CHEAP, SCORE
 from errors import InputError
@@ -116,6 +117,7 @@ def main(
         base += [*CHEAP, *condition.options, *settings]
         tried = {each: (*WAYS[TABLE], *options) for each, options in TRIED.items()}
         planned[name] = plan(base, seeds, WAYS | tried, runs / name.replace(" ", "-"))
+    check_series([run[2] for each in planned.values() for run in each], out)
     command = f"python -m bench portfolio --data DIR --preset {preset} --seeds {seeds}"
     command += f" -- {shlex.join(settings)}" * bool(settings)
     found: dict[str, dict[str, list[Summary]]] = {}

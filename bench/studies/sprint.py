@@ -16,6 +16,7 @@ from typing import Literal
 
 from bench.harness.pairs import check, ended, folder_of, make
 from bench.harness.record import Commit, provenance
+from bench.harness.refusals import check_series
 from bench.harness.runs import Summary
 from bench.studies.open_sprint import FIELD, RESULT, check_clock, keep
 from errors import InputError
@@ -88,6 +89,7 @@ def main(
         check_clock(preset, settings)
     base = ["--preset", preset, "--data", str(data), *settings]
     planned = plan(base, seeds, f"{preset}-{label}", runs)
+    check_series([run[2] for run in planned], out)
     # The result names no path, because paths differ between machines.
     command = f"python -m bench sprint --data DIR --label {shlex.quote(label)}"
     command += f" --seeds {' '.join(map(str, seeds))} "

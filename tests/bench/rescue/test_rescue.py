@@ -90,7 +90,7 @@ def test_a_yoked_run_needs_one_that_it_obeys():
         planned(arms=("F0", "Y"))
 
 
-def test_each_finished_run_is_written_at_once(tmp_path, monkeypatch, capsys):
+def test_each_finished_run_is_written_at_once(tmp_path, random_folder, monkeypatch, capsys):
     """A machine may be taken away without a word."""
     out, written = tmp_path / "rescue.md", []
 
@@ -102,7 +102,7 @@ def test_each_finished_run_is_written_at_once(tmp_path, monkeypatch, capsys):
             yield came_to(1.2 + number / 100)
 
     monkeypatch.setattr(rescue, "summaries_of", outcomes)
-    command = ["rescue", "--data", "nowhere", "--seeds", "1", "--arms", "S"]
+    command = ["rescue", "--data", str(random_folder), "--seeds", "1", "--arms", "S"]
     command += ["--troubles", "none"]
     assert bench([*command, "--out", str(out), "--runs", str(tmp_path / "runs")]) == 0
     assert written[0] == 1

@@ -1,0 +1,53 @@
+"""What a series refuses before its first run: one line, and no process has started."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.__main__ import main as bench
+from bench.harness import runs
+
+SERIES = (
+    ("sprint",),
+    ("ablate",),
+    ("parts",),
+    ("ladder",),
+    ("portfolio",),
+    ("trials", "--preset", "tiny", "--trial", "a: --muon-wd 0.1"),
+    ("rescue", "--seeds", "1"),
+)
+
+
+@pytest.fixture(autouse=True)
+def no_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(runs, "ProcessPoolExecutor", lambda *asked: pytest.fail("a process"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("command", SERIES, ids=lambda command: command[0])
+def test_a_folder_without_data_is_refused(
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bench([*command, "--data", "/nope"]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: /nope: no such data folder") and said.err.count("\n") == 1
+    assert not said.out
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--out", "/nope/table.md"), "/nope/table.md: cannot be written"),
+        (("--out", "."), ".: cannot be written"),
+        (("--", "--kg-scores", "/nope.scores"), "/nope.scores"),
+        (("--", "--vocab-size", "1024"), "has 8192 tokens"),
+        (("--", "--agents-off", "nobody"), "nobody"),
+    ],
+)
+def test_what_a_later_run_could_not_do_is_refused(
+    random_folder: Path, given: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["trials", "--preset", "tiny", "--data", str(random_folder)]
+    assert bench([*command, "--trial", "a: --muon-wd 0.1", *given]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1

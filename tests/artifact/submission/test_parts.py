@@ -39,6 +39,13 @@ def test_an_option_whose_code_is_left_out_is_one_line(script: Path, options: str
     assert line.startswith("error: this file has no ") and f"leave --{option} out" in line
 
 
+def test_scores_that_are_left_out_are_one_line(script: Path, builtin: Path) -> None:
+    """The line named no tokenizer that they would be of."""
+    done = python(script, "--kg-scores", "wordnet", "--data", str(builtin), cwd=Path("/"))
+    said = "error: this file has no scores of wordnet; leave --kg-scores out\n"
+    assert (done.returncode, done.stderr) == (2, said)
+
+
 def test_each_part_is_there_in_the_project_and_some_option_needs_it() -> None:
     needed = {option for option, wanted in parts_of(Settings()).values() if wanted}
     assert not needed and {option for option, _ in parts_of(Settings()).values()} == {*OPTIONS}

@@ -15,7 +15,7 @@ from scipy.stats import ttest_rel
 
 from bench.harness.record import Commit, provenance
 from bench.harness.refusals import check_clock, check_series
-from bench.harness.runs import Summary, sound, summaries_of
+from bench.harness.runs import Summary, sound, summaries_of, summary
 from command_line import INTERRUPTED
 from errors import DivergedError, InputError
 from files import write_text
@@ -33,6 +33,7 @@ def make(
     found: dict[str, list[Summary]],
     keep: Callable[[], object] = lambda: None,
     aloud: bool = False,
+    way: Callable[..., Summary] = summary,
 ) -> None:
     """Make the runs that are planned.
 
@@ -41,9 +42,10 @@ def make(
         found: receives their summaries as they are finished.
         keep: is called after each, because a machine may end this process without a word.
         aloud: whether they print what they say.
+        way: of making one in its process, as ``bench.harness.runs.summaries_of``.
     """
     with Progress() as progress:
-        made = summaries_of([run[1:] for run in runs], aloud=aloud)
+        made = summaries_of([run[1:] for run in runs], way, aloud)
         summaries = zip(runs, made, strict=True)
         for (name, folder, _), of in progress.track(summaries, len(runs), description="runs"):
             found.setdefault(name, []).append(of)

@@ -12,16 +12,22 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import active_children, get_context
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 import train
 from errors import DivergedError, InputError
 from files import write_text
+
+if TYPE_CHECKING:
+    from training.finishing import Trained
+    from training.rank import Rank
+    from training.trainer import Trainer
 
 DIVERGED = "diverged.json"  # the summary of a run that left nothing to export
 Summary = Mapping[str, Any]
@@ -98,3 +104,36 @@ def summary(folder: Path, command: Sequence[str]) -> Summary:
 def sound(runs: Sequence[Summary]) -> list[Summary]:
     """Return the runs that did not diverge."""
     return [run for run in runs if not run.get("diverged")]
+
+
+def unquantised_summary(folder: Path, command: Sequence[str]) -> Summary:
+    """Return the summary of a run whose ``roundtrip`` scores are of the weights that it exports.
+
+    Raises:
+        InputError: as ``summary``, or the folder holds a run with an artifact.
+    """
+    with unquantised():
+        found = summary(folder, command)
+    if found.get("artifact"):
+        raise InputError(f"{folder} holds a run with an artifact; choose other --runs")
+    return found
+
+
+@contextmanager
+def unquantised() -> Iterator[None]:
+    """Let the runs that are made in this context skip the artifact, which takes seconds.
+
+    An empty file stands for it, and its scores are of the weights that it would hold.
+    """
+    export = train.export
+
+    def chosen(rank: "Rank", trainer: "Trainer", trained: "Trained") -> tuple[Any, dict]:
+        if rank.folder:
+            rank.folder.artifact.touch()
+        return trained.exported, {}
+
+    train.export = chosen
+    try:
+        yield
+    finally:
+        train.export = export

@@ -1,11 +1,15 @@
 """Measure what saves a run in trouble: the swarm, published guards, or nothing.
 
     python -m bench rescue --data DIR --preset frontier-sprint --seconds 40 --seeds 2 --out FILE
-        -- --swarm-agents frontier --swarm-every 10
+        --arms S O --no-artifact -- --swarm-agents frontier --swarm-every 10
+    python -m bench rescue ... --troubles none --seeds 30 --priced 6 --arms S --no-artifact -- ...
 
 Each run has one planted trouble that nothing in it is told of. Arms: F0 is the fixed table without
 swarm, F1 adds ZClip, F2 AdaGC; S has the swarm; Y obeys what the swarm decided in the clean run of
 the same seed; O is fixed and told of the trouble. What follows ``--`` goes to every run.
+
+``--arms S O`` suffices for the runs and the share that the swarm rescues, and O mostly is F0's
+clean run. The second command counts false alarms in 30 clean runs, and pairs 6 with F0's.
 
 Troubles for development may be looked at. The others are sealed: they are scored with ``--sealed``
 only, and how often is kept in ``bench/results/rescue-sealed.json``. Finished runs are not repeated.
@@ -54,6 +58,8 @@ class Asked:
         seeds: runs of each, from 1337 on
         troubles: those for development unless given; clean runs always come first; none: only they
         arms: beside F0
+        priced: seeds with clean runs of arms without swarm, the first ones; 0: all
+        artifact: make artifacts; otherwise scores are of the weights that they would hold
         sealed: score sealed troubles, too
     """
 
@@ -62,6 +68,8 @@ class Asked:
     seeds: int = 2
     troubles: Annotated[tuple[str, ...], Parameter(choices=(NONE, *TROUBLES))] = ()
     arms: Annotated[tuple[str, ...], Parameter(choices=tuple(ARMS))] = tuple(ARMS)
+    priced: int = 0
+    artifact: bool = True
     sealed: bool = False
 
     @property
@@ -81,7 +89,8 @@ class Asked:
         options += f" --seeds {self.seeds} --arms {shlex.join(self.arms)}"
         if self.troubles:
             options += f" --troubles {shlex.join(self.troubles)}"
-        return options + " --sealed" * self.sealed
+        options += f" --priced {self.priced}" * (self.priced > 0)
+        return options + " --no-artifact" * (not self.artifact) + " --sealed" * self.sealed
 
 
 EVERYTHING = Asked()
@@ -168,11 +177,14 @@ def plan(base: Sequence[str], asked: Asked, troubles: Sequence[str], folder: Pat
         raise InputError(f"--seeds {asked.seeds}: it takes at least one run of each")
     if "Y" in asked.arms and "S" not in asked.arms:
         raise InputError("--arms Y obeys clean runs of S: give S, too")
+    if asked.priced and asked.chosen:
+        raise InputError("--priced: troubles are compared with all clean runs; --troubles none")
+    last = FIRST_SEED + (asked.priced or asked.seeds)
     planned = []
     for seed in range(FIRST_SEED, FIRST_SEED + asked.seeds):
         for trouble in troubles:
             for arm in asked.all_arms:
-                if not needed(trouble, arm):
+                if not needed(trouble, arm) or (arm != "S" and seed >= last):
                     continue
                 command = [*base, "--seed", str(seed), *ARMS[arm]]
                 if arm == "Y":
@@ -182,7 +194,8 @@ def plan(base: Sequence[str], asked: Asked, troubles: Sequence[str], folder: Pat
                 here, settings = place(folder, trouble, arm, seed), load_settings(command)
                 check(here, settings)
                 check_clock(settings)
-                planned.append(Run(here, command, trouble, arm, seed, asked.step_seconds))
+                how = asked.step_seconds, asked.artifact
+                planned.append(Run(here, command, trouble, arm, seed, *how))
     return planned
 
 

@@ -5,12 +5,12 @@ import math
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import train
-from bench.harness.runs import free_memory
+from bench.harness.runs import free_memory, unquantised
 from bench.rescue.baselines import AdaGC, ZClip
 from bench.rescue.site import Clock, Site, replaced
 from bench.rescue.troubles import TROUBLES, Plant
@@ -38,6 +38,7 @@ class Run(NamedTuple):
         arm: key of `bench.rescue.rescue.ARMS`.
         seed: of the run, which also fixes where trouble strikes.
         step_seconds: that a step counts on its clock; 0: real time.
+        artifact: whether an artifact is made and scored; otherwise the weights that it would hold.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class Run(NamedTuple):
     arm: str
     seed: int
     step_seconds: float = 0.0
+    artifact: bool = True
 
 
 def outcome(*run: Any) -> Outcome:
@@ -55,7 +57,7 @@ def outcome(*run: Any) -> Outcome:
         run: fields of ``Run``, because processes pass them.
 
     Raises:
-        InputError: train.py refused the settings.
+        InputError: train.py refused the settings, or the outcome is of the other kind of weights.
     """
     asked = Run(*run)
     file = asked.folder / OUTCOME
@@ -63,13 +65,18 @@ def outcome(*run: Any) -> Outcome:
         shutil.rmtree(asked.folder, ignore_errors=True)
         site = made(asked)
         write_text(file, json.dumps(found(asked, site)) + "\n")
-    return json.loads(file.read_text(encoding="utf-8"))
+    outcome = json.loads(file.read_text(encoding="utf-8"))
+    if outcome["artifact"] != asked.artifact:
+        kind = "an artifact" if outcome["artifact"] else "no artifact"
+        raise InputError(f"{asked.folder} holds a run with {kind}; choose other --runs")
+    return outcome
 
 
 def made(run: Run) -> Site:
     """Make a run; return where its trouble was planted."""
-    clock = Clock(run.step_seconds)
-    with planting(plant_of(run), GUARDS.get(run.arm), run.seed, clock) as sites, clock.worn():
+    clock, scoring = Clock(run.step_seconds), nullcontext() if run.artifact else unquantised()
+    planted = planting(plant_of(run), GUARDS.get(run.arm), run.seed, clock)
+    with planted as sites, clock.worn(), scoring:
         status = train.main([*run.command, "--run-dir", str(run.folder)])
     free_memory()
     if not sites or not sites[0].progress:  # no step was taken
@@ -113,9 +120,9 @@ def planting(
 
 
 def found(run: Run, site: Site) -> Outcome:
-    """Return what a run came to: its artifact's bits per byte, and when it acted.
+    """Return what a run came to: bits per byte of what it exports, and when it acted.
 
-    Without an artifact of finite weights ``bpb`` is None.
+    Without finite weights to export ``bpb`` is None.
     """
     file, facts = run.folder / "summary.json", {}
     if file.exists():
@@ -126,6 +133,7 @@ def found(run: Run, site: Site) -> Outcome:
     alarms = alarms_of(run.folder / NAME)
     first = next((step for step in alarms if site.struck is not None and step >= site.struck), None)
     return {
+        "artifact": run.artifact,
         "bpb": bpb if finite else None,
         # What a network scores that knows nothing.
         "uniform": math.log(site.trainer.model.config.vocab_size) / nats * bpb if finite else None,

@@ -11,6 +11,7 @@ What follows ``--`` goes to every run.
 """
 
 import json
+import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -50,22 +51,8 @@ REST = ("--stages", "[]")
 WHOLE = ("--near-window", "0", "--near-layers", "")
 OFF = ("--no-swarm", *REST, *WHOLE)
 TUNED = ("--warmdown-share", "0.65", "--muon-momentum-warmup-share", "0.12")
-BATCH = "{until=0.15, lr_factor=0.71, train_batch_tokens=49152}, {until=1}"
-LEVERS: dict[str, tuple[str, ...]] = {
-    "near": ("--no-swarm", *REST),
-    "sight": ("--no-swarm", *WHOLE),
-    "lean": (*OFF, "--lean", "0.6"),
-    "batch": (*OFF, "--stages", f"[{BATCH}]"),
-    "momentum": (*OFF, "--muon-cooldown-share", "0.1"),
-}
-AGENTS = ("--swarm", "--swarm-agents", "frontier", *REST)
-RUNGS: dict[str, tuple[str, ...]] = {
-    "A": OFF,
-    "A'": (*OFF, *TUNED),
-    **{f"B, {name}": options for name, options in LEVERS.items()},
-    "B": ("--no-swarm",),
-    "C": (*AGENTS, "--swarm-windows", "256,512,2048"),
-}
+LEVERS = ("near", "sight", "lean", "batch", "momentum")
+NAMES = ("A", "A'", *(f"B, {name}" for name in LEVERS), "B", "C")
 YOKED = "Y"
 COMPARED = (("C", "A"), ("C", YOKED), (YOKED, "A"), ("B", YOKED), ("C", "B"), ("B", "A"))
 
@@ -75,7 +62,7 @@ def main(
     data: Path,
     preset: str = "frontier-sprint",
     seeds: int = 6,
-    rungs: Annotated[list[str] | None, Parameter(choices=(*RUNGS, YOKED))] = None,
+    rungs: Annotated[list[str] | None, Parameter(choices=(*NAMES, YOKED))] = None,
     runs: Path = Path("runs/ladder"),
     out: Path = RESULT,
     commit: Commit = None,
@@ -95,10 +82,10 @@ def main(
         0; 1 if a run diverged; 130 or 143 if it was interrupted, with what is finished.
     """
     base = ["--data", str(data), "--preset", preset, *CHEAP, *settings]
-    names = dict.fromkeys(["A", *(rungs or [*RUNGS, YOKED])])
-    first = {name: RUNGS[name] for name in names if name != YOKED}
+    names, every = dict.fromkeys(["A", *(rungs or [*NAMES, YOKED])]), rungs_of(base)
+    first = {name: every[name] for name in names if name != YOKED}
     if YOKED in names:
-        first["C"] = RUNGS["C"]
+        first["C"] = every["C"]
     rounds = [plan(base, seeds, first, runs)]
     if YOKED in names:
         rounds.append(yoked(base, seeds, runs))
@@ -126,19 +113,49 @@ def main(
     return ended(status, found)
 
 
+def rungs_of(base: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the options of each rung but Y, by name.
+
+    Args:
+        base: options of all runs. Their stages give the agents' windows, their batch is halved.
+    """
+    half = load_settings(base).train_batch_tokens // 2
+    stages = f"[{{until=0.15, lr_factor=0.71, train_batch_tokens={half}}}, {{until=1}}]"
+    tables = {
+        "near": ("--no-swarm", *REST),
+        "sight": ("--no-swarm", *WHOLE),
+        "lean": (*OFF, "--lean", "0.6"),
+        "batch": (*OFF, "--stages", stages),
+        "momentum": (*OFF, "--muon-cooldown-share", "0.1"),
+    }
+    rungs = (OFF, (*OFF, *TUNED), *(tables[name] for name in LEVERS), ("--no-swarm",), agents(base))
+    return dict(zip(NAMES, rungs, strict=True))
+
+
+def agents(base: Sequence[str]) -> tuple[str, ...]:
+    """Return options for the agents of set frontier, with the windows of the stages they replace.
+
+    Args:
+        base: options of the run with stages.
+    """
+    found = {variant.window for variant in reachable(load_settings([*base, "--no-swarm"]))}
+    windows = ",".join(map(str, sorted(found, key=lambda window: window or math.inf)))
+    return ("--swarm", "--swarm-agents", "frontier", *REST, "--swarm-windows", windows)
+
+
 def yoked(base: Sequence[str], seeds: int, runs: Path) -> list[tuple[str, Path, list[str]]]:
     """Return runs that obey the log of C's run of the seed before, the first of the last seed."""
-    planned = []
+    planned, obeyed = [], rungs_of(base)["C"]
     for index in range(seeds):
         log = folder_of(runs, "C", FIRST_SEED + (index - 1) % seeds) / NAME
-        options: Options = {YOKED: (*RUNGS["C"], "--swarm-yoke", str(log))}
+        options: Options = {YOKED: (*obeyed, "--swarm-yoke", str(log))}
         planned += plan(base, 1, options, runs, FIRST_SEED + index)
     return planned
 
 
 def stages_of_rungs(base: Sequence[str]) -> list[str]:
     """Return options of a run whose stages are the variants of all rungs, for their clock."""
-    runs = [load_settings([*base, *options], {}) for options in RUNGS.values()]
+    runs = [load_settings([*base, *options], {}) for options in rungs_of(base).values()]
     found = list(dict.fromkeys(variant for run in runs for variant in reachable(run)))
     stages = ", ".join(stage_of(each, (n + 1) / len(found)) for n, each in enumerate(found))
     return ["--stages", f"[{stages}]"]

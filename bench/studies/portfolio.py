@@ -1,17 +1,25 @@
 """Measure one set of constants, the swarm's or a table's, over conditions it was not tuned for.
 
-    python -m bench portfolio --data DIR --seeds 2 --other DIR --out FILE
+    python -m bench portfolio --data DIR --conditions "20 s" "60 s" "half speed" --seeds 2
+        --tried "long decay" "higher rate" "lower rate" --out FILE -- --reference-clock CLOCK
 
 Conditions are other lengths, another batch, another corpus, half the speed, and a small network on
 a CPU. Regret is bits per byte over the best fixed table of that condition, which is the best of a
 few that are tried there. ``table`` is the preset, tuned for 150 s; ``swarm`` has agents in place
-of its stages. What follows ``--`` goes to every run.
+of its stages. Scores are of the weights that a run would quantise, and no artifact is made. What
+follows ``--`` goes to every run but those of another preset.
+
+A clock of ``bench clock --ladder`` has the steps of every condition but the larger batch, which
+takes one of ``bench clock NAME -- --train-batch-tokens 196608``. Condition 150 s repeats rungs B
+and C of ``bench ladder``. A command replaces the rows of its conditions in ``--out``, and keeps the
+others.
 """
 
 import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any, NamedTuple
@@ -30,22 +38,20 @@ from bench.harness.pairs import (
 )
 from bench.harness.record import Commit, provenance
 from bench.harness.refusals import check_series
-from bench.harness.runs import Summary, sound
-from bench.studies.ladder import AGENTS, CHEAP, SCORE
+from bench.harness.runs import Summary, sound, unquantised_summary
+from bench.studies.ladder import CHEAP, SCORE, agents
 from errors import InputError
 from files import PROJECT, write_text
 
 RESULT = PROJECT / "bench" / "results" / "swarm-portfolio.json"
 TABLE, SWARM = "table", "swarm"
 Run = tuple[str, Path, list[str]]
-# Preset tiny is evaluated with the whole context.
-SIGHTS = ("--swarm-windows", "256,512,2048,0")
-WAYS: dict[str, tuple[str, ...]] = {TABLE: ("--no-swarm",), SWARM: (*AGENTS, *SIGHTS)}
+WAYS = (TABLE, SWARM)
+FIXED, RAW = ("--no-swarm",), "raw weights"
 # What a person would try where the constants may be wrong, each instead of one of them.
 TRIED: dict[str, tuple[str, ...]] = {
     "short decay": ("--warmdown-share", "0.45"),
     "long decay": ("--warmdown-share", "0.85"),
-    "raw weights": ("--export-weights", "raw"),
     "no further targets": ("--mtp-num-heads", "0", "--mtp-targets", "0"),
     "higher rate": ("--matrix-lr", "0.06"),
     "lower rate": ("--matrix-lr", "0.03"),
@@ -78,14 +84,32 @@ CONDITIONS = {
 }
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Asked:
+    """What is measured.
+
+    Attributes:
+        seeds: runs of each, from 1337 on
+        conditions: all whose data is given unless named
+        tried: fixed tables, besides the table itself and its raw weights
+    """
+
+    seeds: int = 2
+    conditions: Annotated[tuple[str, ...], Parameter(choices=tuple(CONDITIONS))] = ()
+    tried: Annotated[tuple[str, ...], Parameter(choices=tuple(TRIED))] = tuple(TRIED)
+
+
+EVERYTHING = Asked()
+
+
 def main(
     *settings: str,
     data: Path,
     other: Path | None = None,
     small: Path | None = None,
     preset: str = "frontier-sprint",
-    seeds: int = 2,
-    conditions: Annotated[list[str] | None, Parameter(choices=tuple(CONDITIONS))] = None,
+    asked: Asked = EVERYTHING,
     runs: Path = Path("runs/portfolio"),
     out: Path = RESULT,
     commit: Commit = None,
@@ -98,8 +122,7 @@ def main(
         other: shards of another corpus
         small: shards for the small network
         preset: of all runs but those on a CPU
-        seeds: runs of each, from 1337 on
-        conditions: all whose data is given unless named
+        asked: what is measured
         runs: for run folders
         out: file for the JSON
 
@@ -107,32 +130,33 @@ def main(
         0; 1 if a run diverged; 130 or 143 if it was interrupted, with what is finished.
     """
     folders = {"data": data, "other": other, "small": small}
-    chosen = conditions or [name for name, each in CONDITIONS.items() if folders[each.data]]
+    chosen = asked.conditions or [name for name, each in CONDITIONS.items() if folders[each.data]]
     planned = {}
     for name in chosen:
         condition = CONDITIONS[name]
         if (folder := folders[condition.data]) is None:
             raise InputError(f"--conditions {name}: give its data by --{condition.data}")
-        base = ["--data", str(folder), "--preset", condition.preset or preset]
-        base += [*CHEAP, *condition.options, *settings]
-        tried = {each: (*WAYS[TABLE], *options) for each, options in TRIED.items()}
-        planned[name] = plan(base, seeds, WAYS | tried, runs / name.replace(" ", "-"))
+        base = ["--data", str(folder), "--preset", condition.preset or preset, *CHEAP]
+        base += [*condition.options, *(() if condition.preset else settings)]
+        ways, place = ways_of(base, asked.tried), runs / name.replace(" ", "-")
+        planned[name] = plan(base, asked.seeds, ways, place)
     check_series([run[2] for each in planned.values() for run in each], out)
-    command = f"python -m bench portfolio --data DIR --preset {preset} --seeds {seeds}"
+    command = f"python -m bench portfolio --data DIR --preset {preset} --seeds {asked.seeds}"
+    command += f" --tried {shlex.join(asked.tried)}"
     command += f" -- {shlex.join(settings)}" * bool(settings)
+    before = json.loads(out.read_text(encoding="utf-8"))["rows"] if out.exists() else []
     found: dict[str, dict[str, list[Summary]]] = {}
     result: dict[str, Any] = {}
 
     def keep() -> None:
-        if rows := rows_of(found, planned):
-            regret = {way: fmean(row["regret"][way] for row in rows) for way in WAYS}
-            result.update(command=command, **provenance(commit), score=SCORE, rows=rows)
-            result.update(mean_regret=regret)
+        about = {"command": command, **provenance(commit)}
+        if rows := [row | about for row in rows_of(found, planned)]:
+            result.update(joined(before, rows))
             write_text(out, json.dumps(result, indent=1) + "\n")
 
     def work() -> None:
         for name, of in planned.items():
-            make(of, found.setdefault(name, {}), keep)
+            make(of, found.setdefault(name, {}), keep, way=unquantised_summary)
 
     status = until_interrupted(work)
     if result:
@@ -140,6 +164,20 @@ def main(
     else:
         print("no condition is finished", file=sys.stderr)
     return ended(status, *found.values())
+
+
+def ways_of(base: Sequence[str], tried: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return options of the table, of the swarm, and of each fixed table that is tried."""
+    ways = {TABLE: FIXED, SWARM: agents(base)}
+    return ways | {name: (*FIXED, *TRIED[name]) for name in tried}
+
+
+def joined(before: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> dict:
+    """Return a result of rows, and of those before whose conditions are others."""
+    now = {row["condition"] for row in rows}
+    rows = [*(row for row in before if row["condition"] not in now), *rows]
+    regret = {way: fmean(row["regret"][way] for row in rows) for way in WAYS}
+    return {"score": "exported weights, plain", "mean_regret": regret, "rows": rows}
 
 
 def rows_of(
@@ -154,15 +192,17 @@ def rows_of(
 def row_of(name: str, found: Mapping[str, Sequence[Summary]]) -> dict[str, Any]:
     """Return scores and regrets of a condition; the best fixed table there may be the given one.
 
-    A table that was tried is not the best if one of its runs diverged. Seeds at which one of
-    ``WAYS`` did are left out; without others the row has only its name and ``n`` 0.
+    The table's runs say what their weights score without an average, too. A table that was tried is
+    not the best if one of its runs diverged. Seeds at which one of ``WAYS`` did are left out;
+    without others the row has only its name and ``n`` 0.
     """
     diverged = {way: len(runs) - len(sound(runs)) for way, runs in found.items()}
     compared = {way: runs for way, runs in found.items() if way in WAYS or not diverged[way]}
-    pairs = zip(compared, paired(*compared.values()), strict=True)
-    scores = {way: bits(runs, SCORE) for way, runs in pairs}
-    if not scores[TABLE]:
+    pairs = dict(zip(compared, paired(*compared.values()), strict=True))
+    if not pairs[TABLE]:
         return {"condition": name, "n": 0}
+    scores = {way: bits(runs, SCORE) for way, runs in pairs.items()}
+    scores[RAW] = bits(pairs[TABLE], "raw, plain")
     best = min((way for way in scores if way != SWARM), key=lambda way: fmean(scores[way]))
     return {
         "condition": name,

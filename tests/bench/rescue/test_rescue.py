@@ -111,8 +111,28 @@ def test_each_finished_run_is_written_at_once(tmp_path, random_folder, monkeypat
 
 
 def test_a_run_that_is_finished_is_not_made_again(tmp_path):
-    (tmp_path / "rescue.json").write_text('{"bpb": 1.5}', encoding="utf-8")
-    assert outcome(*Run(tmp_path, ["--nonsense"], CLEAN, "F0", 1)) == {"bpb": 1.5}
+    kept = {"artifact": True, "bpb": 1.5}
+    (tmp_path / "rescue.json").write_text(json.dumps(kept), encoding="utf-8")
+    run = Run(tmp_path, ["--nonsense"], CLEAN, "F0", 1)
+    assert outcome(*run) == kept
+    with pytest.raises(InputError, match="holds a run with an artifact"):
+        outcome(*run._replace(artifact=False))
+
+
+def test_false_alarms_need_clean_runs_of_the_swarm_and_its_price_a_few_without():
+    base = rescue.base_of("tiny", Path("nowhere"), 40.0, ())
+    asked = rescue.Asked(seeds=4, troubles=("none",), arms=("S",), priced=2, artifact=False)
+    runs = rescue.plan(base, asked, [CLEAN], Path("runs"))
+    assert [(run.seed, run.arm) for run in runs] == [
+        *((1337, arm) for arm in ("F0", "S")),
+        *((1338, arm) for arm in ("F0", "S")),
+        (1339, "S"),
+        (1340, "S"),
+    ]
+    assert not any(run.artifact for run in runs)
+    assert asked.command().endswith("--troubles none --priced 2 --no-artifact")
+    with pytest.raises(InputError, match="compared with all clean runs"):
+        rescue.plan(base, rescue.Asked(priced=2), [CLEAN], Path("runs"))
 
 
 def came_to(bpb: float | None, acted: int | None = None, alarms: int = 0) -> Outcome:

@@ -53,6 +53,7 @@ def test_a_run_has_its_trouble_and_its_guard_and_is_kept(programs, tmp_path, mon
     assert 4 <= came_to["struck"] <= 14
     assert (came_to["bpb"], came_to["steps"], came_to["alarms"]) == (2.0, 20, 0)
     assert came_to["uniform"] == pytest.approx(4.0)  # twice the nats
+    assert came_to["artifact"]
     assert outcome(*run) == came_to
     assert len(seen) == 20
     assert train.train_and_score.__name__ == "loop" and Loop.run.__name__ == "run"

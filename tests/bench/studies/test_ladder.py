@@ -3,7 +3,7 @@
 import json
 import math
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,12 +23,15 @@ from training.reference_clock import WORK, network_of, worked_with
 BASE = ["--data", "nowhere", "--preset", "frontier-sprint"]
 
 
-def runs(*bits: float) -> list:
-    return [{"steps": 10, "step_ms": 1.0, "scores": {ladder.SCORE: {"bpb": b}}} for b in bits]
+def runs(*bits: float, raw: float = 0.01) -> list:
+    """Return summaries of runs whose weights without an average are worse by ``raw``."""
+    both = [{ladder.SCORE: {"bpb": b}, "raw, plain": {"bpb": b + raw}} for b in bits]
+    return [{"steps": 10, "step_ms": 1.0, "scores": scores} for scores in both]
 
 
 def test_every_rung_is_a_run_of_its_own_that_can_be():
-    found = {name: load_settings([*BASE, *options]) for name, options in ladder.RUNGS.items()}
+    rungs = ladder.rungs_of(BASE).items()
+    found = {name: load_settings([*BASE, *options]) for name, options in rungs}
     assert len({settings.model_dump_json() for settings in found.values()}) == len(found)
     for name, settings in found.items():
         check_variants(settings, 1)
@@ -38,6 +41,16 @@ def test_every_rung_is_a_run_of_its_own_that_can_be():
     assert not found["A"].stages and not found["C"].stages
     assert found["B"].near_window == found["C"].near_window == 128 and not found["A"].near_window
     assert found["C"].swarm_agents == "frontier"
+    assert found["C"].swarm_windows == [256, 512, 2048]
+    assert found["B, batch"].stages[0].train_batch_tokens == 49_152
+
+
+def test_a_small_preset_has_rungs_with_its_own_windows_and_half_its_batch():
+    base = ["--data", "nowhere", "--preset", "tiny"]
+    rungs = ladder.rungs_of(base)
+    assert load_settings([*base, *rungs["C"]]).swarm_windows == [64, 128, 256]
+    assert load_settings([*base, *rungs["B, batch"]]).stages[0].train_batch_tokens == 1024
+    assert len(reachable(load_settings([*base, *ladder.stages_of_rungs(base)]))) == 7
 
 
 def test_yoked_runs_obey_another_seed():
@@ -56,7 +69,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[float, ...]]:
     scores: dict[str, tuple[float, ...]] = {}
 
     def summaries(
-        planned: Sequence[tuple[Path, list[str]]], aloud: bool = False
+        planned: Sequence[tuple[Path, list[str]]], make: object, aloud: bool = False
     ) -> Iterator[Summary]:
         for folder, _ in planned:
             name, _, seed = folder.name.rpartition("-")
@@ -106,9 +119,9 @@ def test_each_finished_run_is_written_at_once(tmp_path, random_folder, scored, m
     summaries = pairs.summaries_of
 
     def watched(
-        planned: Sequence[tuple[Path, list[str]]], aloud: bool = False
+        planned: Sequence[tuple[Path, list[str]]], make: Callable[..., Summary], aloud: bool = False
     ) -> Iterator[Summary]:
-        for summary in summaries(planned):
+        for summary in summaries(planned, make):
             found.append(out.exists())
             yield summary
 
@@ -129,16 +142,16 @@ def test_each_finished_run_is_written_at_once(tmp_path, random_folder, scored, m
 
 
 def test_one_clock_has_the_steps_of_all_rungs(tmp_path, capsys):
-    wanted = ladder.stages_of_rungs(BASE)
+    wanted, rungs = ladder.stages_of_rungs(BASE), ladder.rungs_of(BASE)
     table = dict.fromkeys(reachable(load_settings([*BASE, *wanted])), 1.0)
     clock = tmp_path / "clock.json"
     clock.write_text(json.dumps(clock_of(load_settings(BASE), table)), encoding="utf-8")
     timed = [*BASE, "--reference-clock", str(clock)]
-    assert len(pairs.plan(timed, 1, ladder.RUNGS, tmp_path)) == len(ladder.RUNGS)
+    assert len(pairs.plan(timed, 1, rungs, tmp_path)) == len(rungs)
     table.popitem()
     clock.write_text(json.dumps(clock_of(load_settings(BASE), table)), encoding="utf-8")
     with pytest.raises(InputError, match="has no step of"):
-        pairs.plan(timed, 1, ladder.RUNGS, tmp_path)
+        pairs.plan(timed, 1, rungs, tmp_path)
 
 
 def clock_of(settings: Settings, steps: dict[Variant, float]) -> dict:
@@ -154,22 +167,39 @@ def clock_of(settings: Settings, steps: dict[Variant, float]) -> dict:
 
 
 def test_a_condition_is_reported_once_each_way_has_a_run():
-    ways = ["table", "swarm", "raw weights"]
+    ways = ["table", "swarm", "long decay"]
     planned = {"60 s": [(way, Path(way), []) for way in ways]}
     found = {"60 s": {"table": runs(1.2), "swarm": runs(1.17)}}
     assert portfolio.rows_of(found, planned) == []
-    found["60 s"]["raw weights"] = runs(1.19)
+    found["60 s"]["long decay"] = runs(1.19)
     [row] = portfolio.rows_of(found, planned)
-    assert row["best"] == "raw weights"
+    assert row["best"] == "long decay"
 
 
 def test_regret_is_over_the_best_fixed_table_of_a_condition():
-    found = {"table": runs(1.2, 1.3), "swarm": runs(1.17, 1.27), "raw weights": runs(1.19, 1.29)}
+    found = {"table": runs(1.2, 1.3), "swarm": runs(1.17, 1.27), "long decay": runs(1.19, 1.29)}
+    row = portfolio.row_of("60 s", found)
+    assert row["best"] == "long decay"
+    assert row["regret"] == pytest.approx({"table": 0.01, "swarm": -0.02})
+    result = portfolio.joined([], [row])
+    assert "| 60 s | 2 | long decay | 0.0100 | -0.0200 |" in "\n".join(portfolio.text_of(result))
+
+
+def test_the_weights_without_an_average_are_a_fixed_table_that_no_run_is_made_for():
+    found = {"table": runs(1.2, raw=-0.03), "swarm": runs(1.18), "long decay": runs(1.19)}
     row = portfolio.row_of("60 s", found)
     assert row["best"] == "raw weights"
-    assert row["regret"] == pytest.approx({"table": 0.01, "swarm": -0.02})
-    result = {"rows": [row], "mean_regret": row["regret"]}
-    assert "| 60 s | 2 | raw weights | 0.0100 | -0.0200 |" in "\n".join(portfolio.text_of(result))
+    assert row["regret"] == pytest.approx({"table": 0.03, "swarm": 0.01})
+
+
+def test_a_further_command_keeps_the_rows_of_other_conditions():
+    rows = [
+        {"condition": name, "regret": {"table": regret, "swarm": 0.0}}
+        for name, regret in (("20 s", 0.01), ("60 s", 0.02), ("60 s", 0.04))
+    ]
+    result = portfolio.joined(rows[:2], rows[2:])
+    assert result["rows"] == [rows[0], rows[2]]
+    assert result["mean_regret"]["table"] == pytest.approx(0.025)
 
 
 def test_a_seed_that_diverged_is_counted_and_not_compared():
@@ -203,5 +233,8 @@ def test_a_condition_without_its_data_is_refused(capsys):
 def test_every_way_can_be_run_with_the_smallest_preset():
     options, preset, _ = portfolio.CONDITIONS["tiny on a CPU"]
     base = ["--data", "nowhere", "--preset", preset, *options]
-    for way in (*portfolio.WAYS.values(), *portfolio.TRIED.values()):
+    ways = portfolio.ways_of(base, tuple(portfolio.TRIED))
+    for way in ways.values():
         check_variants(load_settings([*base, *way]), 1)
+    assert load_settings([*base, *ways["swarm"]]).swarm_windows == [64, 128, 256]
+    assert [*portfolio.ways_of(base, ["long decay"])] == ["table", "swarm", "long decay"]

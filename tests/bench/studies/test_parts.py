@@ -100,7 +100,9 @@ def test_a_seed_that_diverged_is_counted_and_not_compared():
 def test_rows_and_table_are_written_after_each_run(tmp_path: Path, random_folder, monkeypatch):
     out, rows, seen = tmp_path / "parts.md", tmp_path / "rows.json", []
 
-    def summaries(planned: Sequence[tuple[Path, list[str]]], aloud: bool) -> Iterator[Summary]:
+    def summaries(
+        planned: Sequence[tuple[Path, list[str]]], make: object, aloud: bool
+    ) -> Iterator[Summary]:
         for number, _ in enumerate(planned):
             if number:
                 seen.append([row["label"] for row in json.loads(rows.read_text())["rows"]])

@@ -11,7 +11,9 @@ class SwarmSettings(Section):
     """Its agents, and when a proposal passes."""
 
     swarm: bool = Field(default=True, description="agents steer the run's levers")
-    swarm_every: PositiveInt = Field(default=80, description="steps between the agents' cycles")
+    swarm_every: PositiveInt = Field(
+        default=80, description="most steps between the agents' cycles"
+    )
     swarm_agents: AgentSet = Field(
         default="seed",
         description="set of agents: those of the published system, or those that bid",
@@ -43,7 +45,8 @@ class SwarmSettings(Section):
     probes: NonNegativeInt | None = Field(
         default=None,
         description="times a run that its averaged weights are scored on training windows held out "
-        "for it; 0: never; not given: 32 where an agent reads a score, else never",
+        "for it; 0: never; not given: 32 where an agent reads a score, but at most 0.5 % of the "
+        "wallclock; else never",
     )
     swarm_windows: CountList = Field(
         default=[],

@@ -102,6 +102,7 @@ class Trials(Mesh):
 
     Args:
         left: most trials.
+        constant: fraction of the run at the full rate, in which a trial has to end.
 
     Attributes:
         trial: the one that runs.
@@ -111,10 +112,10 @@ class Trials(Mesh):
 
     slots = SLOTS
 
-    def __init__(self, *arguments: Any, left: int = 0) -> None:
+    def __init__(self, *arguments: Any, left: int = 0, constant: float = 1.0) -> None:
         super().__init__(*arguments)
         self.reads |= {"noise"}
-        self.left, self.probed = left, 0.0
+        self.left, self.probed, self.constant = left, 0.0, constant
         self.trial: Trial | None = None
         self.points: Sequence[Point] = ()
 
@@ -190,7 +191,11 @@ class Trials(Mesh):
         value = limit.moved(before, limit.allowed(bid.value))
         if value == before or not bids or worth(kind, combined(estimates), self.points, seen) <= 0:
             return None
-        until = self.cycles + 3 * kind.points
+        between = math.exp(self.points[-1][0]) - math.exp(self.points[-2][0])
+        late = max(1.0, between / max(1, seen.arrived))  # cycles that a point takes
+        until = self.cycles + math.ceil(3 * kind.points * late)
+        if seen.progress * (1 + kind.points * between / seen.step) > self.constant:
+            return None
         return Trial(lever, before, value, bid.agent, until, estimates)
 
     def _go_on(self, trial: Trial, cycle: Cycle, new: Sequence[Point]) -> Cycle:
@@ -242,6 +247,7 @@ class Trials(Mesh):
     def state(self) -> dict[str, Any]:
         """Return the state as plain JSON."""
         own = {"left": self.left, "probed": self.probed, "points": self.points, "trial": self.trial}
+        own |= {"constant": self.constant} if self.constant < 1 else {}  # a log of before has none
         return super().state() | {"trials": own}
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -249,6 +255,7 @@ class Trials(Mesh):
         super().load(state)
         if own := state.get("trials"):
             self.left, self.probed, self.points = own["left"], own["probed"], own["points"]
+            self.constant = own.get("constant", self.constant)
             self.trial = None
             if own["trial"]:
                 trial = Trial(*own["trial"])

@@ -8,6 +8,8 @@ from swarm.agents.health import GradientHealth, Health
 from swarm.levers import FIELDS
 from swarm.telemetry import Snapshot
 
+LATER = 16
+
 
 @dataclass(frozen=True)
 class Guard(GradientHealth):
@@ -17,7 +19,8 @@ class Guard(GradientHealth):
     guard objects to another variant.
 
     Attributes:
-        copies: windows after which a calm run keeps a further copy.
+        copies: windows after which a calm run keeps a further copy; a longer one goes on with one
+            every ``LATER`` windows.
     """
 
     name: ClassVar[str] = "guard"
@@ -27,7 +30,8 @@ class Guard(GradientHealth):
     copies: tuple[int, ...] = (2, 4, 8, 16, 32, 48)
 
     def _keeps(self, state: Health) -> bool:
-        return state.seen in self.copies
+        seen = state.seen
+        return seen in self.copies or (seen > self.copies[-1] and seen % LATER == 0)
 
     def vote(self, state: Health, snapshot: Snapshot, proposal: Offer) -> float:
         if proposal.lever in FIELDS:

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from errors import InputError
-from swarm.agents.base import Agent, Bid, Offer
+from swarm.agents.base import SURE, Agent, Bid, Offer, Proposal
 from swarm.levers import STAGED
 from swarm.telemetry import Snapshot
 
 if TYPE_CHECKING:
     from settings import Settings
+
+LAST = 0.85  # fraction of the run from which on nobody asks for the price of the whole window
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,8 @@ class Sight(Agent):
     """Bids for a narrow window while the table says so, and for wider ones later.
 
     A narrow window is worth its time only, so its bid passes by the price that is saved. A wider
-    one is worth what a doubling of the sight is worth at the end.
+    one is worth what a doubling of the sight is worth at the end. Whatever the price, the last
+    steps have the window of evaluation.
 
     Attributes:
         options: windows to choose from, as (tokens that a position sees, value of the lever).
@@ -72,6 +75,8 @@ class Sight(Agent):
                 now = each
             if tokens < wanted:  # the narrowest that is wide enough
                 tokens, value = each, option
+        if tokens > now and snapshot.progress >= LAST:
+            return state, (Proposal(self.name, "window", value, SURE, "as evaluated"),)
         if tokens > now:
             gain = self.doubling * math.log2(tokens / now)
             return state, (Bid(self.name, "window", value, gain, self.doubt * gain, "wider"),)

@@ -17,6 +17,9 @@ from tests.swarm.ranks import decisions_of_ranks, telemetry
 from tests.swarm.small import LEVERS, steering
 from training.device_levers import DeviceLevers
 
+OPEN = ["--preset", "frontier-sprint", "--swarm-agents", "frontier", "--stages", "[]"]
+OPEN += ["--swarm-windows", "256,512,2048"]
+
 
 def feed(swarm: Steering, cycles: range, seed: int) -> Iterator[Cycle]:
     """Cycles of a noisy run with faults."""
@@ -129,6 +132,46 @@ def test_options_from_which_no_agent_of_the_set_chooses_are_refused(name):
 def test_cycles_come_every_so_many_steps():
     swarm = steering("--swarm-every", "3")
     assert [step for step in range(10) if swarm.due(step)] == [3, 6, 9]
+
+
+@pytest.mark.parametrize(
+    ("steps", "options", "cycles"),
+    [
+        (2000, ["--swarm-windows", "256,0"], 24),  # 80 steps are 4 % of them
+        (200, ["--swarm-windows", "256,0"], 19),
+        (200, [], 2),
+    ],
+)
+def test_a_short_run_whose_agents_choose_by_its_progress_has_cycles_enough(steps, options, cycles):
+    swarm, count = steering("--swarm-agents", "frontier", "--wallclock", "60", *options), 0
+    for step in range(steps):
+        swarm.add(3.0, 0.3)
+        if swarm.due(step, step / steps):
+            before, count = swarm.state(), count + 1
+            swarm.cycle(step, step / steps, 1.0)
+            assert not swarm.due(step + 1, (step + 1) / steps)
+            swarm.load(swarm.state())
+            assert not swarm.due(step + 1, (step + 1) / steps)
+            assert before["at"] < swarm.state()["at"]
+    assert count == cycles
+
+
+@pytest.mark.parametrize("seconds", [20, 30, 60, 75, 150, 600])
+def test_in_runs_of_all_lengths_the_window_follows_the_table(seconds):
+    """The sprint's milliseconds on an H200: 30 s once ended without the window of evaluation."""
+    swarm, times = steering(*OPEN, "--wallclock", str(seconds)), {256: 55.6, 512: 56.5, 2048: 58.1}
+    now, step, found = 0.0, 0, []
+    while now < seconds:
+        window, progress = swarm.choices.get("window", 2048), now / seconds
+        if swarm.due(step, progress):
+            swarm.note(step_ms=[times[int(window)], *times.values()])
+            cycle = swarm.cycle(step, progress, min(1.0, (1 - progress) / 0.55))
+            found += [(progress, each) for name, each in cycle.changed.items() if name == "window"]
+        now, step = now + times[int(swarm.choices.get("window", 2048))] / 1000, step + 1
+        swarm.add(2.0 + 5.0 * (step + 10) ** -0.4 + 0.01 * (-1) ** step, 0.3)
+    assert [each for _, each in found] == [256, 512, 2048]
+    for (progress, _), due in zip(found, (0.0, 0.4, 0.7), strict=True):
+        assert due <= progress < due + 0.06
 
 
 @pytest.mark.parametrize("agent", ["qat", "kg", "mtp"])

@@ -149,6 +149,26 @@ def test_a_trial_begins_only_where_it_can_be_measured_and_undone():
     assert not never(bidder)
 
 
+def test_a_trial_ends_before_the_rate_falls():
+    """Two points take 160 of 4,000 steps; the fifth window, at 10 % of the run, is the first."""
+    for constant, begins in ((0.145, True), (0.135, False)):
+        run = Run(Bidder("a", UNSURE))
+        run.mesh.constant = constant
+        assert (run.until_a_trial() is not None) == begins
+
+
+def test_a_long_run_waits_for_its_probes():
+    """With a probe every fourth cycle two points take eight; a short run waits for six."""
+    run, seen = Run(Bidder("a", UNSURE)), []
+    for cycle in range(40):
+        step, gain = 20 * (cycle // 4 + 1), 0.05 * (run.mesh.trial is not None)
+        found = run.window(
+            gain, arrived=5, step=5 * (cycle + 4), bar=losses(step, gain), bar_step=step
+        )
+        seen += [(cycle, rule) for _, rule, _ in rules(found) if rule != "unsure"]
+    assert seen[:3] == [(16, "trial"), (16, "trial"), (24, "kept")]
+
+
 def test_a_trial_must_be_worth_what_it_may_lose():
     """A lost one costs its steps; what heads are worth late in a run is less than that."""
     assert Run(Bidder("a", ("heads", 0, 0.0003, 0.0006))).until_a_trial(20) is None
@@ -295,6 +315,16 @@ def test_a_log_with_trials_replays_across_a_resumption_in_one(hopeful, tmp_path:
     later = next(r for r in records if r["kind"] == "start" and r["cycle"])
     later["state"]["trials"]["left"] += 1
     assert replay(tmp_path / NAME, records)[1]
+
+
+def test_a_log_without_time_for_a_trial_replays(hopeful, tmp_path: Path):
+    swarm = hopeful("--warmdown-share", "0.85")
+    swarm.log_to(tmp_path / NAME)
+    simulate(swarm, probed(swarm, SyntheticRun("calm", seed=1)))
+    swarm.close()
+    records = list(read(tmp_path / NAME))
+    assert not {"trial"} & {each["rule"] for r in records for each in r.get("verdicts", ())}
+    assert replay(tmp_path / NAME, records)[1] == []
 
 
 def test_a_yoke_copies_tries_and_restores_as_the_log_did(hopeful, tmp_path: Path):

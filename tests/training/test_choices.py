@@ -75,6 +75,7 @@ def make(token_folder: Path):
 
 def steering_of(trainer: Trainer, monkeypatch, kind: type[Agent] = Chooser) -> Steering:
     monkeypatch.setattr("swarm.steering.AGENTS", (kind,))
+    monkeypatch.setattr("swarm.steering.MOST_BETWEEN", 1.0)  # no more cycles than settings say
     made = Steering.of(trainer.settings)
     assert made is not None
     return made

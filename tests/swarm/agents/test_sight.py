@@ -4,6 +4,7 @@ import pytest
 
 from errors import InputError
 from settings.load import load_settings
+from swarm.agents.base import SURE, Proposal
 from swarm.agents.sight import Sight
 from swarm.levers import STAGED
 from tests.swarm.small import CALM, bids
@@ -41,8 +42,16 @@ def test_the_table(progress, held, expected):
     assert bid(progress, held) == expected
 
 
+def test_the_last_steps_see_what_evaluation_sees_whatever_it_costs():
+    found = CALM._replace(progress=0.85, levers={"window": 256})
+    _, (wider,) = agent().propose((), found)
+    assert isinstance(wider, Proposal)
+    assert (wider.value, wider.confidence) == (0, SURE)
+    assert agent().propose((), found._replace(levers={"window": 0}))[1] == ()
+
+
 def test_a_wider_sight_is_worth_its_doublings():
-    found = CALM._replace(progress=0.9, levers={"window": 256})
+    found = CALM._replace(progress=0.8, levers={"window": 256})
     (wider,) = bids(agent(), found)
     assert (wider.value, wider.gain, wider.sd) == (0, pytest.approx(0.078), pytest.approx(0.039))
 

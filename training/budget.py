@@ -50,6 +50,10 @@ class Budget:
     def spend(self, work: Variant | str) -> None:
         """Count a step, or other work, that is done; nothing, because the clock has counted it."""
 
+    def takes(self, work: str, measured: float) -> float:
+        """Return the seconds that other work than a step counts."""
+        return measured
+
     def landed(self, elapsed: float) -> float:
         """Return the seconds of a state whose steps are all finished.
 

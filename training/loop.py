@@ -117,6 +117,7 @@ class Loop:
             from training.probe import Probe
 
             self.probe = Probe(trainer, start.probe)
+            self.probe.seconds = self.budget.takes("probe", self.probe.seconds)
         self._launched: dict[int, Launched] = {}
 
     def run(self) -> None:

@@ -10,6 +10,7 @@ from training.trainer import Trainer
 
 WINDOWS = 12
 RESERVED = 1.25  # times what a rehearsal took
+MOST_SHARE = 0.005  # of a run's clock for probes that no setting asks for
 
 
 class Probe:
@@ -20,7 +21,7 @@ class Probe:
         state: as ``state`` returned it; empty: nothing is measured yet.
 
     Attributes:
-        seconds: that a probe takes, as measured.
+        seconds: that a probe takes, as measured, or as a reference clock says.
     """
 
     def __init__(self, trainer: Trainer, state: Mapping[str, Any]) -> None:
@@ -40,8 +41,15 @@ class Probe:
 
     def due(self, progress: float) -> bool:
         """Return whether a share of the run has passed since the call before."""
-        before, self._passed = self._passed, int(progress * (self._trainer.probes + 1))
+        before, self._passed = self._passed, int(progress * (self._most() + 1))
         return self._passed > before
+
+    def _most(self) -> int:
+        """Return the probes of the run."""
+        probes, settings = self._trainer.probes, self._trainer.settings
+        if settings.probes is not None or not settings.wallclock:
+            return probes
+        return min(probes, int(MOST_SHARE * settings.wallclock / self.seconds))
 
     def measure(self, step: int) -> dict[str, float]:
         """Return the values of the signals ``bar...``; none where the weights are not finite.

@@ -172,6 +172,10 @@ class ReferenceBudget(Budget):
         """Count a step or other work that is done."""
         self._spent += self._clock.seconds(work)
 
+    def takes(self, work: str, measured: float) -> float:
+        """Return the table's seconds of other work."""
+        return self._clock.seconds(work)
+
     def landed(self, elapsed: float) -> float:
         """Return the seconds of the steps so far, all of which are finished."""
         return self.elapsed()

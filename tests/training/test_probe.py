@@ -64,6 +64,15 @@ def test_a_run_that_nobody_asks_holds_nothing_out_and_never_probes(make):
     assert (off.probes, off.held_out) == (0, None)
 
 
+def test_probes_that_no_setting_asks_for_take_little_of_the_clock(make):
+    """A short run has fewer: 32 of 13 ms took 2 % of one of 20 s."""
+    for probes, found in ((None, 7), (32, 19)):
+        loop = looped(make(reads=["bar_change"], probes=probes, wallclock=20.0, iterations=10**6))
+        assert loop.probe
+        loop.probe.seconds = 0.013
+        assert sum(loop.probe.due(step / 20) for step in range(20)) == found
+
+
 def test_windows_are_the_end_of_the_split_and_no_step_reads_them(tmp_path):
     """Every token's place is its value in a split as long as the vocabulary."""
     tokens = np.arange(10_000, dtype=np.uint16)

@@ -97,6 +97,7 @@ def test_a_resumed_run_counts_on_bit_for_bit(make, tmp_path, ahead):
 def test_copies_of_the_weights_are_charged_and_pauses_are_not(make, tmp_path):
     file = table(tmp_path / "clock.json", small_settings(**CHANGES))
     budget = looped(make(), file).budget
+    assert budget.takes("keep", 7.0) == 0.01
     budget.start()
     with budget.paused():
         budget.spend("keep")

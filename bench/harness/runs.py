@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import active_children, get_context
 from multiprocessing.queues import SimpleQueue
@@ -47,7 +48,7 @@ def summaries_of(
         aloud: whether they print what they say.
 
     Raises:
-        InputError: a run made none.
+        InputError: a run made none, or its process was killed.
     """
     count = max(1, torch.cuda.device_count())
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -61,9 +62,12 @@ def summaries_of(
         futures = [pool.submit(make or summary, *run) for run in runs]
         for future in futures:
             yield future.result()
-    except BaseException:  # an interruption, too: unfinished runs are of no use
+    except BaseException as error:  # an interruption, too: unfinished runs are of no use
         for process in active_children():
             process.kill()
+        if isinstance(error, BrokenProcessPool):
+            killed = "a run's process was killed, perhaps for its memory"
+            raise InputError(f"{killed}; the same command goes on") from None
         raise
     finally:
         pool.shutdown(cancel_futures=True)

@@ -1,10 +1,16 @@
-"""Runs of a series: what one that diverged comes to."""
+"""Runs of a series: one that diverged, one that is killed, and one without artifact."""
 
+import os
+import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+import train
 from bench.harness import runs
+from bench.harness.runs import Summary, summaries_of, unquantised, unquantised_summary
 from errors import InputError
 from tests.bench.studies.test_ablate import SMALL
 
@@ -25,3 +31,38 @@ def test_a_run_that_left_nothing_is_finished_and_made_once(
 def test_a_run_that_was_refused_is_none(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="ended with 2"):
         runs.summary(tmp_path / "a", ["--preset", "tiny", "--data", "/nope"])
+
+
+def killed(number: int) -> Summary:
+    """Return a summary; of the second run the machine has no memory."""
+    if number:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"steps": number}
+
+
+def test_a_killed_process_is_one_line_after_the_runs_before_it():
+    made = summaries_of([(0,), (1,), (2,)], killed)
+    assert next(made) == {"steps": 0}
+    with pytest.raises(InputError, match="killed, perhaps for its memory; the same command goes"):
+        next(made)
+
+
+def test_without_an_artifact_the_weights_that_are_exported_are_scored(tmp_path, monkeypatch):
+    weights, export = {"w": 1.0}, train.export
+    folder = SimpleNamespace(artifact=tmp_path / "artifact.bin")
+    trained: Any = SimpleNamespace(exported=weights)
+    with unquantised():
+        rank: Any = SimpleNamespace(folder=folder)
+        assert train.export(rank, None, trained) == (weights, {})  # pyright: ignore[reportArgumentType]
+        other: Any = SimpleNamespace(folder=None)
+        assert train.export(other, None, trained) == (weights, {})  # pyright: ignore[reportArgumentType]
+    assert folder.artifact.read_bytes() == b""
+    assert train.export is export
+
+
+def test_a_run_with_an_artifact_is_not_taken_for_one_without(tmp_path: Path):
+    (tmp_path / "summary.json").write_text('{"artifact": {}}', encoding="utf-8")
+    assert unquantised_summary(tmp_path, []) == {"artifact": {}}
+    (tmp_path / "summary.json").write_text('{"artifact": {"bytes": 3}}', encoding="utf-8")
+    with pytest.raises(InputError, match="holds a run with an artifact"):
+        unquantised_summary(tmp_path, [])

@@ -59,8 +59,11 @@ class Sensitivities:
         parts = zip(inputs.split(CHUNK), targets.split(CHUNK), strict=True)
         found = torch.cat([self._head(*part) for part in parts])
         gradient[:, :-1] = found.view(gradient[:, :-1].shape)
+        # Autograd would import SymPy, half a second, if it were passed the gradient itself.
+        with torch.enable_grad():
+            product = (hidden * gradient).sum()
         # The gradient of what comes first passes through all products.
-        into = torch.autograd.grad(hidden, self.model.tok_emb, gradient)[0]
+        into = torch.autograd.grad(product, self.model.tok_emb)[0]
         self.of_inputs += into.float().square().mean(-1)
         self.inputs += windows.numel()
 

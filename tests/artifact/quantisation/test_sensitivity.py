@@ -1,10 +1,14 @@
 """Sensitivities against squared gradients by each output, token by token."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from artifact.quantisation.hessians import collect
 from artifact.quantisation.steps import ROWS
+from files import PROJECT
 from model.gpt import GPT
 from model.hooks import Site
 from tests.model.small import PARTS, architecture, perturbed
@@ -63,6 +67,20 @@ def test_a_rows_sensitivity_is_the_mean_square_of_its_gradients(part: str) -> No
             for layer in range(model.config.num_layers)
         ]
         torch.testing.assert_close(found[name + ROWS], torch.stack(expected), rtol=1e-3, atol=1e-9)
+
+
+def test_sensitivities_import_no_symbolic_shapes():
+    """Where autograd is passed a gradient it imports SymPy, half a second of a run's startup."""
+    program = (
+        "import sys, torch\n"
+        "from artifact.quantisation.hessians import collect\n"
+        "from tests.small import small_model\n"
+        "collect(small_model(0.1), [torch.ones(2, 16, dtype=torch.int32)], by_loss=True)\n"
+        "print('sympy' in sys.modules)\n"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, check=True)
+    assert done.stdout == "False\n"
 
 
 def of_the_head(model: GPT, tokens: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,6 @@ from errors import InputError
 from knowledge.edges import BUNDLED, place, read_edges, text_of
 from knowledge.packing import pack
 from knowledge.scores import BUILT_IN, check_name, read_scores
-from runtime.run_folder import to_toml
 from settings.parts import parts_of
 
 if TYPE_CHECKING:
@@ -71,6 +70,8 @@ def contents(root: Path, settings: "Settings") -> dict[str, str]:
     Raises:
         InputError: a file that is needed is missing, or token scores are none.
     """
+    from runtime.run_folder import to_toml  # needs torch, without which every run lists its modules
+
     kept = settings.model_dump(exclude={*NOT_KEPT, *ELSEWHERE}, exclude_defaults=True)
     scores = token_scores(settings.kg_scores)
     if scores:

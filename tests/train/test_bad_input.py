@@ -1,12 +1,15 @@
 """Bad input is one line and exit code 2."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from files import PROJECT
 from tests.train.runs import train
 
 
@@ -32,6 +35,19 @@ def test_bad_input_is_one_line_and_exit_2(corpus, arguments, words):
     assert done.returncode == 2
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_bad_data_is_refused_without_torch(tmp_path):
+    """It takes seconds on a GPU's host."""
+    program = (
+        "import sys, train\n"
+        "code = train.main(sys.argv[1:])\n"
+        "print(code, {'torch', 'triton', 'matplotlib'} & set(sys.modules))\n"
+    )
+    command = [sys.executable, "-c", program, "--data", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, check=True)
+    assert "holds no *train*.bin" in done.stderr or "tokenizer" in done.stderr
+    assert done.stdout == "2 set()\n"
 
 
 def corrupt(shard: Path, harm: str) -> None:

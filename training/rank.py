@@ -85,6 +85,10 @@ def joined(settings: Settings, startup: Startup, data: str) -> Iterator[Rank]:
     try:
         with ExitStack() as stack:
             backends = choose(settings, world.device, trains_in_fp8(settings))
+            if backends.captures(world.device):
+                from kernels.common.compiling import begin_key  # a CPU can do without Triton
+
+                begin_key()
             folder = open_folder(settings, data) if world.is_main else None
             if folder:
                 stack.enter_context(closing(folder))

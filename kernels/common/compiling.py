@@ -13,14 +13,29 @@ meaningless, because the recorded kernels did not run.
 import json
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any
 
 import torch
 from triton import knobs
+from triton.runtime.cache import triton_key
 
 MAX_THREADS = 16  # more gain nothing, because a fifth of the work holds Python's lock
+
+
+@cache
+def begin_key() -> Future[str]:
+    """Begin, in a thread, to hash Triton itself, which is part of each kernel's key in its cache.
+
+    That reads 0.4 GB. Triton keeps the result, but threads that need it before would each compute
+    it.
+    """
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(triton_key)
+    pool.shutdown(wait=False)
+    return future
 
 
 @contextmanager
@@ -46,6 +61,7 @@ def compile_in_parallel() -> Iterator[None]:
         with suppress(Exception):
             compile_recorded(function, launch)
 
+    begin_key().result()
     # A new thread would use the first device instead of this thread's.
     device = (torch.cuda.current_device(),)
     with ThreadPoolExecutor(threads(), initializer=torch.cuda.set_device, initargs=device) as pool:

@@ -26,6 +26,10 @@ def test_later_launches_find_their_kernels_compiled(found):
     assert found["launched"] == ["double"] * 2 + ["triple"] + ["grouped"] * 2
 
 
+def test_threads_that_begin_at_once_hash_triton_once(found):
+    assert found["hashed"] == 1
+
+
 def test_kernels_compiled_ahead_of_time_are_those_that_launches_compile(found):
     assert found["named as launched"]
 

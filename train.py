@@ -83,9 +83,11 @@ def run(given: Given = NOTHING, *, explain: Flag = False) -> int:
     from swarm.steering import Steering
 
     startup = Startup()
+    startup.done("settings")
     origins = Origins(PROJECT, settings)
-    most = settings.val_max_tokens
-    inputs = open_inputs(settings.data, settings.tokenizer, *settings.vocabulary(), most)
+    startup.done("hashes of code")
+    network, most = settings.vocabulary(), settings.val_max_tokens
+    inputs = open_inputs(settings.data, settings.tokenizer, *network, most, startup.done)
     settings = settings.with_vocabulary(inputs.vocab_size, inputs.bos_id)
     token_scores = scores_for(settings.kg_scores, inputs.tokenizer) if settings.kg_scores else None
     edges, data = None, inputs.fingerprint
@@ -95,9 +97,10 @@ def run(given: Given = NOTHING, *, explain: Flag = False) -> int:
         edges, data = edges_of_run(settings, inputs)
     steering = Steering.of(settings)
     clock_of(settings, ranks)  # now, because a wrong table must not cost GPU time
+    startup.done("knowledge and swarm")
     from training.rank import joined
 
-    startup.done("settings and data")
+    startup.done("torch")
     with joined(settings, startup, data) as rank:
         rank.progress.phase("building the model")
         from training.trainer import Trainer
@@ -105,7 +108,7 @@ def run(given: Given = NOTHING, *, explain: Flag = False) -> int:
         reads = steering.reads if steering else ()
         known = (token_scores, reads, edges)
         trainer = Trainer(settings, inputs.train, rank.world, rank.backends, *known)
-        startup.done("model")
+        startup.done("network")
         return train_and_score(rank, trainer, steering, inputs, origins)
 
 
@@ -186,6 +189,7 @@ def train(
     settings, folder, model = rank.settings, rank.folder, trainer.model
     clock = clock_of(settings, rank.world.size)
     start = load_checkpoint(settings.resume, trainer, steering, folder)
+    rank.startup.done("checkpoint")
     rank.log_decisions(steering)
     wanted = settings.calibration_tokens, settings.quant_by_loss
     calibration = Calibration(model, trainer.loader, rank.world, *wanted)
@@ -194,14 +198,13 @@ def train(
         rank.progress.line(f"all {start.step} steps are taken: finishing")
     else:
         start = begin(rank, trainer, start, clock, calibration, chooser)
-    rank.startup.done("warm-up")
-    rank.log("startup", **rank.startup.seconds, total=rank.startup.total)
     validate = partial(scores.validate, model.score)
     reserved = calibration.reserved + chooser.reserved
     limits = settings.wallclock, settings.iterations, start.elapsed, reserved
     budget = clock.budget(*limits) if clock else Budget(*limits)
     more = (steering, start, budget, sample)
     loop = Loop(trainer, settings, folder, rank.progress, validate, *more)
+    rank.started()
     loop.run()
     return finish(rank, loop, calibration, chooser)
 

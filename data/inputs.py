@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +63,7 @@ def open_inputs(
     vocab_size: int | None,
     bos_id: int | None,
     val_max_tokens: int = 0,
+    done: Callable[[str], object] = lambda phase: None,
 ) -> Inputs:
     """Map all shards of ``folder``, read each token once, and read the tokenizer.
 
@@ -74,6 +76,7 @@ def open_inputs(
         tokenizer_path: in place of the folder's.
         vocab_size, bos_id: the network's; None: it will have the tokenizer's.
         val_max_tokens: of the validation split that will be scored; 0: all.
+        done: is called at the end of the phases "data" and "hashes of data".
 
     Raises:
         InputError: something is missing, corrupt, not what the manifest records, or does not fit
@@ -83,9 +86,11 @@ def open_inputs(
     train, validation = (_opened(folder, split, tokenizer.vocab_size) for split in SPLITS)
     scored = _scored(validation, tokenizer, recorded)
     _check_scorable(folder, validation, scored.byte_table, val_max_tokens)
+    done("data")
     streams = zip(SPLITS, (train, validation), strict=True)
     digests = [tokenizer.sha256, *(_digests(folder, split, stream) for split, stream in streams)]
     whole = hashlib.sha256("\n".join(digests).encode()).hexdigest() if all(digests) else ""
+    done("hashes of data")
     said = _remarks(folder, tokenizer)
     return Inputs(**vars(scored), train=train, fingerprint=whole, remarks=said)
 

@@ -32,7 +32,8 @@ def begin(
     """
     settings, progress = rank.settings, rank.progress
     progress.phase("warming up")
-    warm = warm_up(trainer, settings.warmup_steps)
+    done = rank.startup.done
+    warm = warm_up(trainer, settings.warmup_steps, done)
     warm = dict(zip(warm, rank.world.gathered([*warm.values()])[0], strict=True))
     paces = clock.steps if clock else warm
     progress.line(expected(settings, paces))
@@ -44,6 +45,8 @@ def begin(
         return start._replace(warmed=warm)
     if shortened := calibration.reserve(settings.wallclock):
         progress.line(shortened)
+    done("rehearsal of calibration")
     if settings.wallclock and chooser.compares(expected_steps(settings, paces)):
         chooser.rehearse()
+        done("rehearsal of choosing")
     return start._replace(warmed=warm)

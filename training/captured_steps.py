@@ -9,6 +9,7 @@ from torch import Tensor
 
 from runtime.graphs import Graphs
 from runtime.micro_batches import MicroBatch, MicroBatches
+from runtime.startup import Done, unmeasured
 from settings.variants import Variant
 from training.update import Update
 
@@ -48,20 +49,22 @@ class CapturedSteps:
         self.gradients, self.update, self.graphs = gradients, update, graphs
         self.costs: dict[Variant, Cost] = {}
 
-    def prepare(self, batches: Callable[[Variant], Batches]) -> None:
+    def prepare(self, batches: Callable[[Variant], Batches], done: Done = unmeasured) -> None:
         """Compile and, if there are graphs, warm up and capture every variant; takes some steps.
 
         `training.warm_up.warm_up` undoes the steps.
 
         Args:
             batches: returns the micro-batches of a step of a variant.
+            done: is called at the end of each phase but the last, the first replays.
         """
         samples = {variant: batches(variant) for variant in self.gradients}
+        done("first batches")
         if self.graphs is None:
-            self._compile(samples)
+            self._compile(samples, done)
             return
-        self.graphs.eagerly(lambda: self._compile(samples))
-        self._capture(self.graphs, samples)
+        self.graphs.eagerly(lambda: self._compile(samples, done))
+        self._capture(self.graphs, samples, done)
         for variant, sample in samples.items():  # a graph's first launch also uploads it
             self.step(variant, sample, 1)
 
@@ -94,7 +97,7 @@ class CapturedSteps:
         """Set ``.grad`` and the nats to those of a step; raises as ``step``."""
         self.gradients[variant].accumulate(batches)
 
-    def _compile(self, samples: Mapping[Variant, Batches]) -> None:
+    def _compile(self, samples: Mapping[Variant, Batches], done: Done) -> None:
         """Compile the kernels of all variants and of the update in parallel.
 
         A micro-batch of each is enough, because a further one launches the same kernels.
@@ -102,12 +105,14 @@ class CapturedSteps:
         # Imported here, because it needs Triton, which a CPU can do without.
         from kernels.common.compiling import compile_in_parallel
 
-        with compile_in_parallel():
-            for variant, sample in samples.items():
+        with compile_in_parallel(done):
+            for number, (variant, sample) in enumerate(samples.items(), 1):
                 self.accumulate(variant, sample[:1])
+                done(f"dry run {number}")  # the first also loads libraries
             self.update(1)
+            done("dry run of update")
 
-    def _capture(self, graphs: Graphs, samples: Mapping[Variant, Batches]) -> None:
+    def _capture(self, graphs: Graphs, samples: Mapping[Variant, Batches], done: Done) -> None:
         """Capture all variants with one set of gradients, then the update.
 
         All warm-ups come first, because the first capture frees what they allocated.
@@ -118,6 +123,7 @@ class CapturedSteps:
             with self._measured(variant, graphs):
                 self.gradients[variant].warm_up(graphs, sample, eager)
         eager.clear()
+        done("first launches")
         for variant, sample in samples.items():
             with self._measured(variant, graphs):
                 self.gradients[variant].capture(graphs, sample, shared)
@@ -127,6 +133,7 @@ class CapturedSteps:
         graphs.eagerly(lambda: self.update(1))
         first.set_gradients(shared)
         self.update.capture(graphs)
+        done("captures")
 
     @contextmanager
     def _measured(self, variant: Variant, graphs: Graphs) -> Iterator[None]:

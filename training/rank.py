@@ -42,6 +42,12 @@ class Rank:
         if self.folder:
             self.folder.log(kind, **fields)
 
+    def started(self) -> None:
+        """Log the seconds of each phase of startup, the last of which ends now; say the longest."""
+        self.startup.done("loop")
+        self.log("startup", **self.startup.seconds, total=self.startup.total)
+        self.progress.line(self.startup.line)
+
     def log_decisions(self, steering: Steering | None) -> None:
         """Start the decision log, on rank 0; in a resumed run after the swarm's state is loaded.
 
@@ -89,10 +95,11 @@ def joined(settings: Settings, startup: Startup, data: str) -> Iterator[Rank]:
                 from kernels.common.compiling import begin_key  # a CPU can do without Triton
 
                 begin_key()
+            startup.done("device")
             folder = open_folder(settings, data) if world.is_main else None
             if folder:
                 stack.enter_context(closing(folder))
-            startup.done("torch and device")
+            startup.done("run folder")
             limit, heard = settings.wallclock or None, folder.text.say if folder else None
             steps = None if limit else settings.iterations
             progress = stack.enter_context(Progress(limit, steps, world.is_main, heard))

@@ -36,16 +36,17 @@ def facts(trainer: Trainer, steps: int, seconds: float) -> dict[str, object]:
 def clock_facts(
     startup: Startup, seconds: float, calibration: Mapping[str, float]
 ) -> dict[str, object]:
-    """Return the seconds of startup, warm-up and training, and the numbers of the calibration.
+    """Return the seconds of startup and training, and the numbers of the calibration.
 
     Args:
-        startup: of the run; its phase "warm-up" has ended.
+        startup: of the run; its last phase has ended.
         seconds: of the budget that steps and calibration took.
         calibration: its numbers.
     """
     return {
         "startup_seconds": startup.total,
-        "warm_up_seconds": startup.seconds["warm-up"],
+        "startup": startup.seconds,
+        "warm_up_seconds": startup.after("network"),
         "train_seconds": seconds,
         "calibration": calibration,
     }

@@ -16,6 +16,7 @@ from runtime.device import Backends
 from runtime.graphs import Graphs
 from runtime.micro_batches import Forward, MicroBatches
 from runtime.ranks import World
+from runtime.startup import Done, unmeasured
 from settings import Settings
 from settings.variants import Variant, accumulation_of, reachable
 from swarm.levers import FURTHER_TARGETS
@@ -174,11 +175,14 @@ class Trainer:
         of = Measured(self.model.config, shards, momentum, self.levers["momentum"], windows)
         return Update(optimizer, self.averaging, shards, nats, Measures(reads, of))
 
-    def prepare(self, moment: Moment) -> None:
-        """Compile and capture the steps of every variant; takes steps, which the caller undoes."""
+    def prepare(self, moment: Moment, done: Done = unmeasured) -> None:
+        """Compile and capture the steps of every variant; takes steps, which the caller undoes.
+
+        ``done`` is called as by ``CapturedSteps.prepare``.
+        """
         self._schedule_levers(moment, step=0)
         self.levers.push()
-        self.steps.prepare(self._next_batches)
+        self.steps.prepare(self._next_batches, done)
 
     def step(self, step: int, moment: Moment, variant: Variant | None = None) -> Tensor:
         """Take one step: forward, backward, reduction over ranks, update.

@@ -4,6 +4,7 @@ import time
 
 import torch
 
+from runtime.startup import Done, unmeasured
 from settings.variants import Variant
 from training.schedule import Moment
 from training.trainer import Trainer
@@ -11,12 +12,13 @@ from training.trainer import Trainer
 TIMED = 3  # steps of each variant but the first
 
 
-def warm_up(trainer: Trainer, steps: int) -> dict[Variant, float]:
+def warm_up(trainer: Trainer, steps: int, done: Done = unmeasured) -> dict[Variant, float]:
     """Prepare every variant on a GPU, and run steps; then undo everything that they changed.
 
     Args:
         trainer: of the run.
         steps: of the first variant; each other runs no more than ``TIMED``.
+        done: is called at the end of each phase.
 
     Returns:
         Seconds of a step, by variant; empty without steps.
@@ -25,16 +27,21 @@ def warm_up(trainer: Trainer, steps: int) -> dict[Variant, float]:
     tensors = {name: tensor.clone() for name, tensor in trainer.state.tensors().items()}
     numbers = trainer.state.numbers()
     moment = Moment(progress=0.0, lr_scale=1.0, momentum=0.9, qat=False)
+    done("copy of state")
     if on_gpu:
-        trainer.prepare(moment)
+        trainer.prepare(moment, done)
+        finished(trainer)
+        done("first replays")
     paces = {}
     for variant in trainer.variants:
         count = steps if variant == trainer.variants[0] else min(steps, TIMED)
         if count:
             paces[variant] = time_steps(trainer, moment, variant, count)
+    done("timed steps")
     trainer.state.load(tensors, numbers)
     trainer.update.optimizer.skipped.zero_()
     finished(trainer)  # The run's clock starts next, and must not count what is only launched.
+    done("restored state")
     return paces
 
 

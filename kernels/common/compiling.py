@@ -12,7 +12,7 @@ meaningless, because the recorded kernels did not run.
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -39,10 +39,13 @@ def begin_key() -> Future[str]:
 
 
 @contextmanager
-def compile_in_parallel() -> Iterator[None]:
+def compile_in_parallel(done: Callable[[str], object] = lambda phase: None) -> Iterator[None]:
     """Record launches of all threads; compile the recorded kernels when the context ends.
 
     Compiled kernels stay in this process and in Triton's cache on disk.
+
+    Args:
+        done: is called when Triton's key is known, and when all kernels are compiled or loaded.
     """
     recorded: dict[tuple[Any, str], dict[str, Any]] = {}
 
@@ -62,11 +65,13 @@ def compile_in_parallel() -> Iterator[None]:
             compile_recorded(function, launch)
 
     begin_key().result()
+    done("Triton's key")
     # A new thread would use the first device instead of this thread's.
     device = (torch.cuda.current_device(),)
     with ThreadPoolExecutor(threads(), initializer=torch.cuda.set_device, initargs=device) as pool:
         for (function, _), launch in recorded.items():
             pool.submit(build, function, launch)
+    done("kernels")
 
 
 def compile_recorded(function: Any, launch: dict[str, Any]) -> None:

@@ -60,11 +60,21 @@ def test_the_text_log_has_first_lines_steps_and_final_lines(straight):
 
 def test_a_run_says_where_its_startup_went(straight):
     (startup,) = (e for e in read_log(straight / "log.jsonl") if e["kind"] == "startup")
-    phases = ("settings and data", "torch and device", "model", "warm-up")
-    assert startup["total"] == pytest.approx(sum(startup[phase] for phase in phases))
-    assert all(0 < startup[phase] < 60 for phase in phases)
+    before = ("settings", "hashes of code", "data", "hashes of data", "knowledge and swarm")
+    before += ("torch", "device", "run folder", "network")
+    warm_up = ("checkpoint", "copy of state", "timed steps", "restored state")
+    warm_up += ("rehearsal of calibration", "loop")
+    assert tuple(startup) == ("kind", *before, *warm_up, "total")
+    assert startup["total"] == pytest.approx(sum(startup[phase] for phase in (*before, *warm_up)))
+    assert all(0 <= startup[phase] < 60 for phase in (*before, *warm_up))
     summary = json.loads((straight / "summary.json").read_text())
     assert summary["startup_seconds"] == startup["total"]
+    assert summary["startup"] == {phase: startup[phase] for phase in (*before, *warm_up)}
+    assert summary["warm_up_seconds"] == pytest.approx(sum(startup[phase] for phase in warm_up))
+    said = f"startup   {startup['total']:.1f} s: "
+    lines = (straight / "train.log").read_text().splitlines()
+    (at,) = (number for number, line in enumerate(lines) if line.startswith(said))
+    assert lines[at + 1].startswith("step:1 "), "nothing lies between startup and the first step"
     assert summary["backend"] == "reference"
     assert summary["attention"] == "sdpa"
 

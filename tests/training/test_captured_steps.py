@@ -1,6 +1,7 @@
 """Steps of several variants: switching between them is each by itself, launched and replayed."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -8,8 +9,10 @@ import torch
 from torch import Tensor
 
 from evaluation.ttt.sgd import learning_weights
+from kernels.common import compiling
 from runtime import micro_batches
 from runtime.ranks import World
+from runtime.startup import Done, unmeasured
 from settings.variants import Variant
 from tests.training.recorded_graphs import RecordedGraphs
 from training.schedule import Moment
@@ -103,15 +106,15 @@ def test_a_variant_that_a_run_cannot_reach_is_refused(make_trainer):
 def capture(monkeypatch: pytest.MonkeyPatch):
     """``capture(trainer)``: its micro-batches are replayed from now on; its state stays."""
 
-    def on(trainer: Trainer) -> RecordedGraphs:
+    def on(trainer: Trainer, done: Done = unmeasured) -> RecordedGraphs:
         graphs = RecordedGraphs()
         before, numbers = state(trainer), trainer.state.numbers()
         monkeypatch.setattr(trainer.steps, "graphs", graphs)
         monkeypatch.setattr(micro_batches, "EAGER_CALLS", 1)
         # Kernels have nothing to compile; the update decides on the host.
-        monkeypatch.setattr(trainer.steps, "_compile", lambda _: None)
+        monkeypatch.setattr(compiling, "compile_in_parallel", lambda done: nullcontext())
         monkeypatch.setattr(trainer.update, "capture", lambda _: None)
-        trainer.prepare(STEADY)
+        trainer.prepare(STEADY, done)
         trainer.state.load(before, numbers)
         trainer.update.optimizer.skipped.zero_()
         return graphs
@@ -131,6 +134,13 @@ def test_replays_of_variants_are_their_launches(make_trainer, capture, changes):
     assert run(replayed, order) == run(launched, order)
     assert all(r.replays > count for r, count in zip(graphs.recorded, before, strict=True))
     assert same(state(replayed), state(launched))
+
+
+def test_preparation_names_its_phases(make_trainer, capture):
+    phases = []
+    capture(make_trainer(**CHANGES), phases.append)
+    dry_runs = ["dry run 1", "dry run 2", "dry run 3", "dry run of update"]
+    assert phases == ["first batches", *dry_runs, "first launches", "captures"]
 
 
 def test_all_variants_leave_their_gradients_where_the_update_reads_them(make_trainer, capture):

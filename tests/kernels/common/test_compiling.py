@@ -14,7 +14,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict:
 
 
 def test_nothing_is_compiled_or_launched_while_recorded(found):
-    assert found["recorded"] == [[], []]
+    assert found["recorded"] == [[], [], []]
 
 
 def test_every_variant_is_compiled_once_where_the_context_ends(found):
@@ -28,6 +28,7 @@ def test_later_launches_find_their_kernels_compiled(found):
 
 def test_threads_that_begin_at_once_hash_triton_once(found):
     assert found["hashed"] == 1
+    assert found["phases"] == ["Triton's key", "kernels"]
 
 
 def test_kernels_compiled_ahead_of_time_are_those_that_launches_compile(found):

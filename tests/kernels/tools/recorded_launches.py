@@ -119,11 +119,12 @@ def main() -> None:
             kernel[(1,)](first, **others)
 
     compiling.threads = lambda: 4
-    with compiling.compile_in_parallel():
+    phases = []
+    with compiling.compile_in_parallel(phases.append):
         work()
         work()
         broken[(1,)](x)
-        recorded = list(compiled), list(driver.launched)
+        recorded = list(compiled), list(driver.launched), list(phases)
     after = sorted(name.rpartition(".")[2] for name in compiled)
     work()
     try:
@@ -137,6 +138,7 @@ def main() -> None:
         "recorded": recorded,
         "named as launched": named in specialised,
         "after": after,
+        "phases": phases,
         "later": len(compiled) - len(after),
         "hashed": triton_key.cache_info().misses,
     }

@@ -78,7 +78,7 @@ def draw_rescue(path: Path | None = None) -> "Figure | None":
     axes.set_ylim(len(troubles) - 0.5, -0.5)
     axes.set_xlabel("bits per byte over those of a run that was told")
     axes.legend(fontsize=8, edgecolor="none")
-    caption(figure, result, path, "Artifacts of runs with a planted trouble, means over seeds.")
+    caption(figure, result, path, "Runs with a planted trouble, means over seeds.")
     return figure
 
 

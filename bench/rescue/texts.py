@@ -94,10 +94,10 @@ class Sorted:
 
 
 class InOrder:
-    """Windows one after another, in place of a `data.order.BlockOrder`."""
+    """Windows one after another, in place of a `data.order.BlockOrder`, whose pass is one block."""
 
     def __init__(self, tokens: int) -> None:
-        self.tokens = tokens
+        self.tokens, self.blocks, self.length = tokens, 1, tokens - 1
 
     def window(self, counter: int, seq_len: int) -> int:
         """Return the first token of a window."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench.rescue.baselines import AdaGC, ZClip
-from bench.rescue.site import Clock
+from bench.rescue.site import Clock, Site
 from bench.rescue.texts import Garbled, InOrder, Repeated, Sorted
 from bench.rescue.troubles import KILLED, TROUBLES
 from data.shards import TokenStream, write_shard
@@ -45,6 +45,7 @@ def test_documents_by_length_one_after_another(text):
     tokens = Sorted(text, 1).read(0, 1000).tolist()
     assert tokens == [*([1] * 988), 1, 5, 5, 1, 6, 6, 6, 1, 7, 7, 7, 7]
     order = InOrder(1000)
+    assert order.blocks * order.length == 999  # a pass, as the loader asks for it
     assert [order.window(counter, 100) for counter in (0, 1, 8, 9)] == [0, 100, 800, 0]
 
 
@@ -70,6 +71,16 @@ def test_each_trouble_strikes_and_leaves_no_trace(name: str, make):
         assert vars(each).keys() == had.keys()
     assert type(loader._stream).__name__ == "TokenStream"
     assert type(loader._order).__name__ == "BlockOrder"
+
+
+def test_every_order_says_when_a_pass_is_over(make):
+    """Which a GPU's run asks before its first step."""
+    trainer = make()
+    with TROUBLES["sorted data"].plant(Site(trainer, 1, Clock(1.0))):
+        assert not trainer.loader.repeats
+        trainer.loader.position = len(trainer.loader._stream)
+        assert trainer.loader.repeats
+    assert not make().loader.repeats
 
 
 def test_rates_and_momentum_are_others_throughout(make):

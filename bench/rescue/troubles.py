@@ -182,7 +182,8 @@ def killed(site: Site) -> Iterator[None]:
     fits = Budget.fits
 
     def fits_not(budget: Budget, step: int, elapsed: float, ahead: float) -> bool:
-        over = elapsed / budget.seconds if budget.seconds else step / budget.iterations
+        seconds = budget.seconds and budget.seconds - budget.reserved
+        over = elapsed / seconds if seconds else step / budget.iterations
         if over >= KILLED:
             site.strike()
             return False

@@ -12,6 +12,7 @@ from bench.rescue.texts import Garbled, InOrder, Repeated, Sorted
 from bench.rescue.troubles import KILLED, TROUBLES
 from data.shards import TokenStream, write_shard
 from tests.bench.rescue.planted import Planted
+from training.budget import Budget
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +126,9 @@ def test_half_speed_and_an_early_end_leave_fewer_steps(make):
     assert len(Planted(make(**clocked), trouble.told).losses) == pytest.approx(slowed, abs=1)
     killed = Planted(make(**clocked), TROUBLES["early end"].plant)
     assert len(killed.losses) == pytest.approx(20 * KILLED, abs=1)
+    with TROUBLES["early end"].plant(Site(make(), 1, Clock(1.0))):
+        half = Budget(10.0, 10_000, reserved=5.0)  # whose steps end at 5 s
+        assert half.fits(1, 3.4, 0.1) and not half.fits(1, 3.6, 0.1)
 
 
 def test_zclip_cuts_outliers_by_the_papers_formula():

@@ -46,6 +46,12 @@ def test_scores_that_are_left_out_are_one_line(script: Path, builtin: Path) -> N
     assert (done.returncode, done.stderr) == (2, said)
 
 
+def test_a_tokenizer_whose_code_is_left_out_is_one_line(script: Path, builtin: Path) -> None:
+    done = python(script, "--tokenizer", "gpt2", "--data", str(builtin), cwd=Path("/"))
+    said = "error: gpt2: this file reads SentencePiece models only; give data of one\n"
+    assert (done.returncode, done.stderr) == (2, said)
+
+
 def test_each_part_is_there_in_the_project_and_some_option_needs_it() -> None:
     needed = {option for option, wanted in parts_of(Settings()).values() if wanted}
     assert not needed and {option for option, _ in parts_of(Settings()).values()} == {*OPTIONS}

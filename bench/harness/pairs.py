@@ -15,7 +15,7 @@ from scipy.stats import ttest_rel
 
 from bench.harness.record import Commit, provenance
 from bench.harness.refusals import check_clock, check_series
-from bench.harness.runs import Summary, sound, summaries_of, summary
+from bench.harness.runs import REMARKS, Summary, remarks, sound, summaries_of, summary
 from command_line import INTERRUPTED
 from errors import DivergedError, InputError
 from files import write_text
@@ -50,6 +50,7 @@ def make(
         for (name, folder, _), of in progress.track(summaries, len(runs), description="runs"):
             found.setdefault(name, []).append(of)
             line = f"{folder.name}: {'diverged' if of.get('diverged') else scores_line(of)}"
+            line += ", by other code" * bool(of.get("other_code"))
             progress.console.print(line, soft_wrap=True, highlight=False)
             keep()
 
@@ -191,9 +192,9 @@ def table(found: Mapping[str, Sequence[Summary]]) -> str:
 
 
 def counted(runs: Sequence[Summary]) -> str:
-    """Return how many runs have scores, and how many diverged, as text."""
-    good = len(sound(runs))
-    return f"{good}, {len(runs) - good} diverged" if good < len(runs) else str(good)
+    """Return how many runs have scores, how many diverged, and how many other code has made."""
+    said = (f"{count} {REMARKS[name]}" for name, count in remarks(runs).items())
+    return ", ".join([str(len(sound(runs))), *said])
 
 
 def paired(*series: Sequence[Summary]) -> list[list[Summary]]:

@@ -1,7 +1,7 @@
 """Runs of train.py, one on each GPU at a time. A process makes several runs one after another.
 
 Later runs of a process reuse what its first run imported, started and compiled. A run that diverged
-is finished, too: it has no scores that compare.
+is finished, too: it has no scores that compare. One that other code has made counts, and is named.
 """
 
 import gc
@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import train
+from artifact.submission.code_size import hashes_of
 from errors import DivergedError, InputError
-from files import write_text
+from files import PROJECT, write_text
 
 if TYPE_CHECKING:
     from training.finishing import Trained
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 DIVERGED = "diverged.json"  # the summary of a run that left nothing to export
 Summary = Mapping[str, Any]
+REMARKS = {"diverged": "diverged", "other_code": "by other code"}
+"""Fields of a summary that a table mentions, and how."""
 
 
 def summaries_of(
@@ -91,7 +94,10 @@ def free_memory() -> None:
 
 
 def summary(folder: Path, command: Sequence[str]) -> Summary:
-    """Return the summary of a run, which is made here if it is absent."""
+    """Return the summary of a run, which is made here if it is absent.
+
+    Its field ``other_code`` says whether the code has changed since it was made.
+    """
     whole, nothing = folder / "summary.json", folder / DIVERGED
     if not (whole.exists() or nothing.exists()):
         if folder.exists():
@@ -101,8 +107,16 @@ def summary(folder: Path, command: Sequence[str]) -> Summary:
         if not whole.exists():
             if status != DivergedError.code:
                 raise InputError(f"train.py {shlex.join(command)} ended with {status}")
-            write_text(nothing, json.dumps({"diverged": True, "scores": {}}) + "\n")
-    return json.loads((whole if whole.exists() else nothing).read_text(encoding="utf-8"))
+            facts = {"diverged": True, "scores": {}, "code_modules": hashes_of(PROJECT)}
+            write_text(nothing, json.dumps(facts) + "\n")
+    found = json.loads((whole if whole.exists() else nothing).read_text(encoding="utf-8"))
+    return {**found, "other_code": found.get("code_modules") != hashes_of(PROJECT)}
+
+
+def remarks(runs: Sequence[Summary]) -> dict[str, int]:
+    """Return how many runs have each field of ``REMARKS``, where there are any."""
+    found = {name: sum(bool(run.get(name)) for run in runs) for name in REMARKS}
+    return {name: count for name, count in found.items() if count}
 
 
 def sound(runs: Sequence[Summary]) -> list[Summary]:

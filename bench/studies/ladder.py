@@ -37,7 +37,7 @@ from bench.harness.pairs import (
 )
 from bench.harness.record import Commit, provenance
 from bench.harness.refusals import check_series
-from bench.harness.runs import Summary, sound
+from bench.harness.runs import Summary, remarks, sound
 from files import PROJECT, write_text
 from runtime import ROUNDTRIP
 from settings.load import load_settings
@@ -178,7 +178,7 @@ def report(found: Mapping[str, Sequence[Summary]], options: Options) -> dict[str
             "name": name,
             "options": list(options[name]),
             "n": len(good),
-            **({"diverged": len(runs) - len(good)} if len(good) < len(runs) else {}),
+            **remarks(runs),
             **spread_of(bits(good, SCORE)),
             "less_A": less(found, name, "A"),
             "steps": mean(good, "steps") if good else None,

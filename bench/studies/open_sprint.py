@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.harness.runs import sound
+from bench.harness.runs import remarks, sound
 from errors import InputError
 from files import PROJECT, write_text
 from settings.load import load_settings
@@ -63,7 +63,7 @@ def summed_up(label: str, settings: Sequence[str], runs: Sequence[Row]) -> dict[
 
     The best evaluation of an artifact is the one with the least mean.
     """
-    diverged = [run["seed"] for run in runs if run.get("diverged")]
+    noted = {name: [run["seed"] for run in runs if run.get(name)] for name in remarks(runs)}
     runs = sound(runs)
 
     def mean(name: str) -> float:
@@ -77,7 +77,7 @@ def summed_up(label: str, settings: Sequence[str], runs: Sequence[Row]) -> dict[
         "label": label,
         "settings": list(settings),
         "seeds": [run["seed"] for run in runs],
-        **({"diverged": diverged} if diverged else {}),
+        **noted,
         "steps": round(mean("steps")),
         "ms": round(mean("step_ms"), 3),
         "averaged": mean(AVERAGED),

@@ -38,7 +38,7 @@ from bench.harness.pairs import (
 )
 from bench.harness.record import Commit, provenance
 from bench.harness.refusals import check_series
-from bench.harness.runs import Summary, sound, unquantised_summary
+from bench.harness.runs import Summary, remarks, sound, unquantised_summary
 from bench.studies.ladder import CHEAP, SCORE, agents
 from errors import InputError
 from files import PROJECT, write_text
@@ -208,6 +208,7 @@ def row_of(name: str, found: Mapping[str, Sequence[Summary]]) -> dict[str, Any]:
         "condition": name,
         "n": len(scores[TABLE]),
         "diverged": {way: count for way, count in diverged.items() if count},
+        "other_code": sum(remarks(runs).get("other_code", 0) for runs in found.values()),
         "best": best,
         "scores": {way: spread_of(values) for way, values in scores.items()},
         "regret": {way: fmean(scores[way]) - fmean(scores[best]) for way in WAYS},
@@ -223,6 +224,7 @@ def text_of(result: Mapping[str, Any]) -> list[str]:
         regret, p = row["regret"], row["swarm_less_table"]["p"]
         shown = "-" if p is None else f"{p:.3f}"
         lost = "".join(f", {count} of {way} diverged" for way, count in row["diverged"].items())
+        lost += f", {row['other_code']} by other code" if row.get("other_code") else ""
         lines.append(
             f"| {row['condition']} | {row['n']}{lost} | {row['best']} | {regret[TABLE]:.4f} | "
             f"{regret[SWARM]:.4f} | {shown} |"

@@ -17,7 +17,7 @@ from typing import Literal
 from bench.harness.pairs import check, ended, folder_of, make
 from bench.harness.record import Commit, provenance
 from bench.harness.refusals import check_series
-from bench.harness.runs import Summary
+from bench.harness.runs import REMARKS, Summary, remarks
 from bench.studies.open_sprint import FIELD, RESULT, check_clock, keep
 from errors import InputError
 from files import write_text
@@ -132,13 +132,16 @@ def plan(
 
 
 def rows_of(label: str, seeds: Sequence[int], runs: Sequence[Summary]) -> list[Summary]:
-    """Return a row of each run that was made; one that diverged says so, and has no numbers."""
-    return [
-        {"label": f"{label}, diverged", "seed": seed, "diverged": True}
-        if run.get("diverged")
-        else {**run, "label": label, "seed": seed, **scores_of(run["scores"])}
-        for seed, run in zip(seeds, runs, strict=False)
-    ]
+    """Return a row of each run that was made.
+
+    Its label says if it diverged, then without numbers, and if other code has made it.
+    """
+    rows = []
+    for seed, run in zip(seeds, runs, strict=False):
+        said = ", ".join([label, *(REMARKS[name] for name in remarks([run]))])
+        scored = {"diverged": True} if run.get("diverged") else {**run, **scores_of(run["scores"])}
+        rows.append({**scored, "label": said, "seed": seed})
+    return rows
 
 
 def scores_of(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Runs of a series: one that diverged, one that is killed, and one without artifact."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 
 import train
-from bench.harness import runs
+from artifact.submission.code_size import hashes_of
+from bench.harness import pairs, runs
 from bench.harness.runs import Summary, summaries_of, unquantised, unquantised_summary
 from errors import InputError
+from files import PROJECT
 from tests.bench.studies.test_ablate import SMALL
 
 HOT = ("--matrix-lr", "1e30", "--tied-embed-lr", "1e30")
@@ -23,7 +26,7 @@ def test_a_run_that_left_nothing_is_finished_and_made_once(
 ) -> None:
     command = [*SMALL.split(), "--data", str(builtin), *HOT]
     found = runs.summary(tmp_path / "hot", command)
-    assert found == {"diverged": True, "scores": {}}
+    assert found["diverged"] and not found["scores"] and not found["other_code"]
     monkeypatch.setattr(runs.train, "main", lambda arguments: pytest.fail("made again"))
     assert runs.summary(tmp_path / "hot", command) == found
 
@@ -31,6 +34,15 @@ def test_a_run_that_left_nothing_is_finished_and_made_once(
 def test_a_run_that_was_refused_is_none(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="ended with 2"):
         runs.summary(tmp_path / "a", ["--preset", "tiny", "--data", "/nope"])
+
+
+def test_a_run_that_other_code_has_made_is_named(tmp_path: Path) -> None:
+    """A series that was continued gave all its runs as those of the newest commit."""
+    facts = {"scores": {}, "code_modules": {**hashes_of(PROJECT), "train.py": "another"}}
+    (tmp_path / "summary.json").write_text(json.dumps(facts))
+    found = runs.summary(tmp_path, [])
+    assert found["other_code"] and runs.remarks([found, {}]) == {"other_code": 1}
+    assert pairs.counted([found, {}]) == "2, 1 by other code"
 
 
 def killed(number: int) -> Summary:
@@ -62,7 +74,7 @@ def test_without_an_artifact_the_weights_that_are_exported_are_scored(tmp_path, 
 
 def test_a_run_with_an_artifact_is_not_taken_for_one_without(tmp_path: Path):
     (tmp_path / "summary.json").write_text('{"artifact": {}}', encoding="utf-8")
-    assert unquantised_summary(tmp_path, []) == {"artifact": {}}
+    assert unquantised_summary(tmp_path, [])["artifact"] == {}
     (tmp_path / "summary.json").write_text('{"artifact": {"bytes": 3}}', encoding="utf-8")
     with pytest.raises(InputError, match="holds a run with an artifact"):
         unquantised_summary(tmp_path, [])

@@ -32,7 +32,7 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Sequence[str]]
         for _, command in planned:
             commands.append(command)
             if command[-1] == "9":
-                yield {"scores": {}, "diverged": True}
+                yield {"scores": {"raw, plain": {"bpb": 9.0}}, "steps": 5, "diverged": True}
                 continue
             number = len(commands)
             bits = {"averaged, plain": 1.3, "roundtrip, plain": 1.4, "roundtrip, TTT": 1.0}
@@ -134,6 +134,11 @@ def test_a_series_goes_on_after_a_run_that_diverged(
     [row] = json.loads((tmp_path / "open.json").read_text())["rows"]
     assert row["seeds"] == [1, 2] and row["diverged"] == [9]
     assert row["averaged"] == pytest.approx(1.3 + (2 + 4) / 2)
+
+
+def test_a_row_says_that_other_code_has_made_its_run() -> None:
+    [row] = sprint.rows_of("a", [1], [{"scores": {"raw, plain": {"bpb": 1.0}}, "other_code": True}])
+    assert row["label"] == "a, by other code" and row["raw, plain"] == 1.0
 
 
 def test_open_sprint_has_a_clock(made: list[Sequence[str]], tmp_path: Path) -> None:

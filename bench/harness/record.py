@@ -1,7 +1,9 @@
 """The record in every committed result: device, versions, commit, date."""
 
+import os
 import platform
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -15,6 +17,13 @@ def need_gpu() -> None:
     """Raise InputError on a machine without a GPU."""
     if not torch.cuda.is_available():
         raise InputError("this command measures a GPU, and there is none")
+
+
+def check_out(*paths: Path | None) -> None:
+    """Raise InputError, before anything is measured, if a result could not be written."""
+    for path in filter(None, paths):
+        if path.is_dir() or not os.access(path.parent, os.W_OK):
+            raise InputError(f"{path}: cannot be written; name a file in a folder that you may use")
 
 
 Commit = Annotated[str | None, Parameter(help="of the code, if it is no git checkout")]

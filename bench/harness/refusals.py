@@ -1,12 +1,11 @@
 """What is refused before the first run of a series starts."""
 
-import os
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from bench.harness.record import check_out
 from data.inputs import open_inputs
-from errors import InputError
 from evaluation.ttt.frozen import check_ttt
 from knowledge.edges import edges_of_run
 from knowledge.scores import scores_for
@@ -29,9 +28,7 @@ def check_series(commands: Iterable[Sequence[str]], *out: Path | None) -> None:
     Raises:
         InputError: as train.py, for the first such run; or a file cannot be written.
     """
-    for path in filter(None, out):
-        if path.is_dir() or not os.access(path.parent, os.W_OK):
-            raise InputError(f"{path}: cannot be written; name a file in a folder that you may use")
+    check_out(*out)
     for command in commands:
         check_run(load_settings(command))
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 
 from artifact.quantisation.calibration import Calibration
-from bench.harness.record import Commit, provenance
+from bench.harness.record import Commit, check_out, provenance
 from bench.harness.rig import random_tokens
 from bench.step.variants import take
 from bench.studies.ladder import stages_of_rungs
@@ -66,8 +66,10 @@ def main(
         out: file in place of bench/results/reference-NAME.json
 
     Raises:
-        InputError: no turn or no step, or settings that no run can have.
+        InputError: no turn or no step, a file that cannot be written, or settings that no run has.
     """
+    path = out or PROJECT / f"bench/results/reference-{name}.json"
+    check_out(path)
     for option, count in (("turns", turns), ("steps", steps)):
         if count < 1:
             raise InputError(f"--{option} {count}: give 1 or more")
@@ -83,7 +85,6 @@ def main(
             trainer.close()
     told = [each.replace(str(given.data), "DIR") if given.data else each for each in settings]
     record = provenance(commit) | {"ranks": 1, "settings": told, **found}
-    path = out or PROJECT / f"bench/results/reference-{name}.json"
     write_text(path, json.dumps(record, indent=1) + "\n")
     for step in found["steps"]:
         print(f"{step['milliseconds']:10.3f} ms  {described(Variant(**step['variant']))}")

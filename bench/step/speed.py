@@ -29,7 +29,7 @@ import torch
 from bench.harness.contest import Ceilings, measure_ceilings, run_contest
 from bench.harness.flex import FlexTrainer
 from bench.harness.operation import Entry
-from bench.harness.record import Commit, need_gpu, provenance
+from bench.harness.record import Commit, check_out, need_gpu, provenance
 from bench.harness.rig import Rig, random_data
 from bench.harness.runs import free_memory
 from bench.harness.speeds import Record, report
@@ -314,6 +314,7 @@ def main(
         data: for the artifact
     """
     need_gpu()
+    check_out(out)
     ends = time.monotonic() + seconds
     record = Record(out, provenance(commit), resume)
     with tempfile.TemporaryDirectory() as folder:

@@ -19,7 +19,7 @@ import numpy as np
 import scipy.sparse as sparse
 import torch
 
-from bench.harness.record import Commit, provenance
+from bench.harness.record import Commit, check_out, provenance
 from data.shards import TokenStream
 from data.tokenizer import find_tokenizer
 from data.vocabulary import read_tokenizer
@@ -152,6 +152,7 @@ def main(
         rows: of a table
         out: file for the table
     """
+    check_out(out)
     tokenizer = read_tokenizer(find_tokenizer(data, None))
     stream = TokenStream.open(data, "train", tokenizer.vocab_size)
     if len(stream) < trained + tested:

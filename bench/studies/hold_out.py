@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.harness.record import check_out
 from data.documents import FIELD
 from data.readers import corpus
 from errors import InputError
@@ -27,6 +28,7 @@ def main(documents: Path, /, *, train: Path, held: Path) -> None:
         train: file for the documents that stay
         held: file for the documents that are held out
     """
+    check_out(train, held)
     listed, dropped = places(LIST)
     absent = listed | dropped
     read = corpus((documents,))

@@ -13,7 +13,7 @@ from artifact.submission.bundle import contents, readable
 from artifact.submission.entry import Entry
 from artifact.submission.first_steps import first_steps
 from artifact.submission.packed import pack
-from bench.harness.record import Commit, provenance
+from bench.harness.record import Commit, check_out, provenance
 from files import PROJECT, write_text
 
 LIMIT = 120_000
@@ -26,6 +26,7 @@ def main(*, run: Path, out: Path | None = None, commit: Commit = None) -> int:
         run: folder of a finished run
         out: file for the JSON, besides
     """
+    check_out(out)
     entry = Entry.read(run)
     script = pack(PROJECT, entry.settings)
     first_steps(script, entry.settings)

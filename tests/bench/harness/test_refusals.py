@@ -35,6 +35,24 @@ def test_a_folder_without_data_is_refused(
 
 
 @pytest.mark.parametrize(
+    "command",
+    [
+        ["clock", "x", "--out", "/nope/a", "--", "--preset", "tiny"],
+        ["edges", "--data", "/nowhere", "--out", "/nope/a"],
+        ["submission", "--run", "/nowhere", "--out", "/nope/a"],
+        ["hold_out", "/nowhere.txt", "--train", "/nope/a", "--held", "b"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_result_that_cannot_be_written_is_refused_first(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was refused once all was measured."""
+    assert bench(command) == 2
+    assert capsys.readouterr().err.startswith("error: /nope/a: cannot be written")
+
+
+@pytest.mark.parametrize(
     ("given", "said"),
     [
         (("--out", "/nope/table.md"), "/nope/table.md: cannot be written"),

@@ -162,16 +162,18 @@ def read_preset(name: str) -> dict[str, object]:
 
 def read_toml(path: Path) -> dict[str, object]:
     """Return the settings of a flat TOML file."""
-    return read_table(path, "give a TOML file of settings")
+    found = read_table(path, "give a TOML file of settings")
+    check_names(found, f"{path}: ")
+    return found
 
 
-def check_names(given: Mapping[str, object]) -> None:
-    """Refuse names that are no setting, with the nearest that is."""
+def check_names(given: Mapping[str, object], source: str = "") -> None:
+    """Refuse names that are no setting, with the nearest that is, and say whose they are."""
     for name in given:
         if name not in Settings.model_fields:
             near = difflib.get_close_matches(name, Settings.model_fields, n=1)
             hint = f"; did you mean {near[0]}?" if near else "; train.py --help lists all"
-            raise InputError(f"unknown setting {name}{hint}")
+            raise InputError(f"{source}unknown setting {name}{hint}")
 
 
 def check_texts(given: Mapping[str, object]) -> None:

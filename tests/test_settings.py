@@ -125,6 +125,14 @@ def test_unknown_setting_in_a_file_is_refused(tmp_path):
         load_settings(["--config", str(config)], {})
 
 
+def test_an_unknown_setting_of_a_file_names_the_file(tmp_path: Path):
+    """Runs of another commit were refused for a setting that nobody had typed."""
+    (tmp_path / "settings.toml").write_text("matrix_lrr = 0.1\n")
+    for option, value in (("config", tmp_path / "settings.toml"), ("resume", tmp_path)):
+        with pytest.raises(InputError, match=r"settings\.toml: unknown setting matrix_lrr; did"):
+            load_settings([f"--{option}", str(value)], {})
+
+
 def test_a_preset_in_a_file_is_that_preset(tmp_path):
     """U5: the run was called tiny and had the numbers of preset seed."""
     config = tmp_path / "run.toml"

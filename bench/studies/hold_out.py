@@ -27,7 +27,12 @@ def main(documents: Path, /, *, train: Path, held: Path) -> None:
         documents: the sprint's training file
         train: file for the documents that stay
         held: file for the documents that are held out
+
+    Raises:
+        InputError: two of the files are the same, or the documents are not the list's.
     """
+    if len({path.resolve() for path in (documents, train, held)}) < 3:
+        raise InputError("documents, --train and --held: give three files")
     check_out(train, held)
     listed, dropped = places(LIST)
     absent = listed | dropped

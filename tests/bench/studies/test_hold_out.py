@@ -2,6 +2,7 @@
 
 import json
 import lzma
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +32,16 @@ def test_another_file_than_the_list_is_of_is_refused(tmp_path, capsys):
         assert bench(["hold_out", str(source), "--train", str(train), "--held", str(held)]) == 2
         assert problem in capsys.readouterr().err
     assert not train.exists()
+
+
+@pytest.mark.parametrize(("train", "held"), [("a", "a"), ("all", "a"), ("a", "../x/all")])
+def test_no_file_is_written_over_another(tmp_path, monkeypatch, capsys, train, held):
+    (tmp_path / "x").mkdir()
+    monkeypatch.chdir(tmp_path / "x")
+    Path("all").write_text("kept")
+    assert bench(["hold_out", "all", "--train", train, "--held", held]) == 2
+    assert "give three files" in capsys.readouterr().err
+    assert Path("all").read_text() == "kept" and not Path("a").exists()
 
 
 def test_the_list_holds_no_document_twice():

@@ -44,7 +44,7 @@ class Peer:
         """
         try:
             module = importlib.import_module(self.module)
-        except ImportError:
+        except Exception:  # QuACK raises TypeError where it is not in site-packages
             return None
         found = all(hasattr(module, function) for function in self.functions)
         return partial(self.call, module) if found else None

@@ -73,10 +73,12 @@ def test_what_is_missing_is_one_line(monkeypatch):
     assert missing() == ""
 
 
-def test_a_package_that_breaks_on_import_is_missing(monkeypatch, tmp_path):
-    (tmp_path / "broken_peer.py").write_text("raise ImportError('undefined symbol')")
+@pytest.mark.parametrize("error", ["ImportError", "TypeError"])
+def test_a_package_that_breaks_on_import_is_missing(monkeypatch, tmp_path, error):
+    name = f"broken_by_{error.lower()}"
+    (tmp_path / f"{name}.py").write_text(f"raise {error}('undefined symbol')")
     monkeypatch.syspath_prepend(tmp_path)
-    broken = Peer("norm", "Broken", "broken-peer", "broken_peer", (), lambda module: None)
+    broken = Peer("norm", "Broken", "broken-peer", name, (), lambda module: None)
     assert missing([broken]) == "not installed: Broken; pip install broken-peer"
 
 

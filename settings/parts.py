@@ -16,6 +16,7 @@ def parts_of(settings: "Settings") -> dict[str, tuple[str, bool]]:
     probes = frontier if settings.probes is None else settings.probes > 0
     return {
         "artifact.quantisation.lqer": ("lqer-rank", settings.lqer_rank > 0),
+        "evaluation.samples": ("sample-every", settings.sample_every > 0),
         "kernels.attention.flash": ("attention-backend", settings.attention_backend == "flash"),
         "knowledge.edges": ("bigram-rows", settings.num_edges > 0),
         "swarm.agents.frontier": ("swarm-agents", frontier),

@@ -82,7 +82,7 @@ def contents(root: Path, settings: "Settings") -> dict[str, str]:
         pairs[EDGES] = text_of(read_edges(place(settings)))
     for name, wanted in wanted_parts(settings).items():
         if not wanted:
-            del texts[name]
+            texts.pop(name, None)  # what no bundle has is left out already
     return {**texts, PRESET: to_toml(kept), **scores, **pairs}
 
 

@@ -67,7 +67,7 @@ def told(facts: Mapping[str, object]) -> Iterator[str]:
     if isinstance(losses, Mapping) and losses:
         found = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
         name = facts.get("exported_weights")
-        yield f"exported: {name} weights; nats on training tokens not seen before: {found}"
+        yield f"exported: {name} weights; nats on training tokens: {found}"
 
 
 def tabulate(log: Path, say: Say) -> None:

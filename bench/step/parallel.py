@@ -98,7 +98,6 @@ def measure_rank(file: Path, settings: Sequence[str] = ()) -> None:
 
 def figures(one: dict[str, Any], all_of_them: dict[str, Any], gpus: int) -> list[Figure]:
     """Return the figures of one GPU and of all."""
-    share = all_of_them["tokens"] / one["tokens"] / gpus
     return [
         Figure("one GPU, step", 1e3 * one["seconds"], "ms"),
         Figure("one GPU, memory", one["memory"], "GiB"),
@@ -107,13 +106,20 @@ def figures(one: dict[str, Any], all_of_them: dict[str, Any], gpus: int) -> list
         Figure(f"{gpus} GPUs, memory of the fullest", all_of_them["memory"], "GiB"),
         Figure(f"{gpus} GPUs, start", all_of_them["start"], "s"),
         Figure(f"{gpus} GPUs, tokens/s", all_of_them["tokens"] / 1e6, "M"),
-        Figure(f"of {gpus} times one GPU's tokens/s", share, "", least=LEAST),
+        Figure(
+            f"of {gpus} times one GPU's tokens/s", share(one, all_of_them, gpus), "", least=LEAST
+        ),
         Figure("collectives, a step", all_of_them["collectives"], "us"),
         Figure("of them hidden under kernels", all_of_them["hidden"], ""),
         Figure("reductions hidden under kernels", all_of_them["reductions_hidden"], ""),
         Figure("kernels launched outside of replays", all_of_them["launches"], "a step"),
         *exposed([as_seen(**rank) for rank in all_of_them["ranks"]]),
     ]
+
+
+def share(one: dict[str, Any], all_of_them: dict[str, Any], gpus: int) -> float:
+    """Return what all GPUs do, of so many times one's tokens/s."""
+    return all_of_them["tokens"] / one["tokens"] / gpus
 
 
 def as_seen(steps: int, work: float, collectives: list[dict[str, Any]]) -> Seen:

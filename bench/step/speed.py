@@ -27,6 +27,7 @@ from typing import NamedTuple
 import torch
 
 from bench.harness.contest import Ceilings, measure_ceilings, run_contest
+from bench.harness.figures import figures_table
 from bench.harness.flex import FlexTrainer
 from bench.harness.operation import Entry
 from bench.harness.record import Commit, check_out, need_gpu, provenance
@@ -55,6 +56,7 @@ LOOPED = (*FRONTIER, *LOOPS, "--stages", "[{until = 0.5, loops = 0}, {until = 1.
 PEERS: Mapping[str, type[Trainer]] = {"FlexAttention": FlexTrainer, "cuDNN": Trainer}
 # A GPU's share of the batch: warm-up with all of it on one GPU would take eight times as long.
 START = ("--preset", "frontier", "--train-log-every", "1", "--train-batch-tokens", "98304")
+ON_RANKS = ("--preset", "frontier", "--kg-loss-weight", "0")
 VOCABULARY = 8192
 SOON = 0.001  # seconds, because 0 is no time limit
 
@@ -243,9 +245,10 @@ def beside(session: Session, trainer: type[Trainer]) -> dict[str, float]:
 
 
 def share_of_gpus(session: Session, record: Record) -> None:
-    """Time steps of preset sprint on one GPU and on four, as ``bench parallel`` does."""
-    one, all_of_them = (parallel.measure(gpus)["tokens"] for gpus in (1, GPUS))
-    record.keep({"gpus4": round(all_of_them / one / GPUS, 4)})
+    """Compare steps of preset frontier on one GPU and on four; print all that was measured."""
+    one, all_of_them = (parallel.measure(gpus, ON_RANKS) for gpus in (1, GPUS))
+    print(figures_table(parallel.figures(one, all_of_them, GPUS)), flush=True)
+    record.keep({"gpus4": round(parallel.share(one, all_of_them, GPUS), 4)})
 
 
 def share_of_ttt(session: Session, record: Record) -> None:

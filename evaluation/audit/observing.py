@@ -264,6 +264,7 @@ def sums_of_probabilities(
     scored: int,
     vocab_size: int,
     at_once: int = 1,
+    by_row: bool = False,
 ) -> np.ndarray:
     """Sum the probabilities of all tokens after each of the last places of contexts, in fp64.
 
@@ -273,17 +274,19 @@ def sums_of_probabilities(
         scored: S, places of each, as many as a call of ``score`` has targets.
         vocab_size: of the tokens.
         at_once: tokens tried in one call, which then has so many times R rows.
+        by_row: whether each row has weights of its own, as for ``Again``. Then the call has R rows
+            in any case, and the tokens are choices of the targets (at_once, R, S).
 
     Returns:
         (R, S) fp64.
     """
     sums = torch.zeros(len(contexts), scored, dtype=torch.float64, device=contexts.device)
-    repeated = contexts.repeat(at_once, 1)
+    rows, repeated = len(contexts), contexts if by_row else contexts.repeat(at_once, 1)
     for first in range(0, vocab_size, at_once):
         tokens = torch.arange(first, first + at_once, dtype=torch.int32, device=contexts.device)
         known = tokens < vocab_size
-        rows = (tokens * known).repeat_interleave(len(contexts))[:, None]
-        nats = score(repeated, rows.expand(-1, scored).contiguous())
+        tried = (tokens * known)[:, None, None].expand(at_once, rows, scored)
+        nats = score(repeated, (tried if by_row else tried.flatten(0, 1)).contiguous())
         probabilities = torch.exp(-nats.double()).view(at_once, *sums.shape)
         sums += (probabilities * known[:, None, None]).sum(0)
     return sums.cpu().numpy()

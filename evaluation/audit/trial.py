@@ -27,7 +27,8 @@ DOCUMENT_WINDOWS = 1.5  # of a document, at most
 ROWS = 4  # windows in which C2 sums probabilities, on a GPU
 FEWEST = 256  # tokens of such windows, without a GPU
 MOST_DRAWN = 1000  # random targets whose ranks are taken
-TOKENS_AT_ONCE = 16  # whose probabilities C2 takes in one call, not of rows with adapters
+TOKENS_AT_ONCE = 16  # whose probabilities C2 takes in one call
+CHOICES_AT_ONCE = 128  # the same of rows with adapters, whose states are computed once for all
 
 
 def check_length(case: Case) -> None:
@@ -112,11 +113,11 @@ class Trial:
     def normalised_after_update(self) -> Check:
         """Run C2 with weights that have just been updated."""
         self.case.show(f"auditing {self.method.name}, C2")
-        scored = self.settings.ttt_lora_chunk if self.lora else self.method.stride
-        contexts = self._contexts()
-        seen = self.case.entrant.adapt(
-            self.tokens, self.changes, contexts=contexts, scored=scored, at_once=TOKENS_AT_ONCE
-        )
+        scored, at_once = self.method.stride, TOKENS_AT_ONCE
+        if self.lora:
+            scored, at_once = self.settings.ttt_lora_chunk, CHOICES_AT_ONCE
+        words = {"contexts": self._contexts(), "scored": scored, "at_once": at_once}
+        seen = self.case.entrant.adapt(self.tokens, self.changes, **words)
         return normalised(self.method.name, *([seen.sums] if seen.sums.size else []))
 
     def unforeseen(self) -> Check:

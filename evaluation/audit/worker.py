@@ -102,10 +102,9 @@ class Entrant:
         settings = self.settings.model_copy(update=words["changes"])
         lora, observing = settings.ttt_method != "sgd", self.observing
         again = None
-        at_once = 1 if lora else words.get("at_once", 1)
 
         def sums(learner: Any) -> Any:
-            return self._sums(learner.score, words["scored"], at_once, arrays)
+            return self._sums(learner.score, words, arrays, by_row=lora)
 
         summing = sums if "contexts" in arrays else None
         if "places" in arrays:
@@ -137,17 +136,21 @@ class Entrant:
 
     def sums(self, words: Mapping[str, Any], arrays: "Mapping[str, np.ndarray]") -> "np.ndarray":
         """Return the sums of probabilities by the function that scores windows."""
-        return self._sums(self.score_fn, words["scored"], words["at_once"], arrays)
+        return self._sums(self.score_fn, words, arrays)
 
     def _sums(
-        self, score: Any, scored: int, at_once: int, arrays: "Mapping[str, np.ndarray]"
+        self,
+        score: Any,
+        words: Mapping[str, Any],
+        arrays: "Mapping[str, np.ndarray]",
+        by_row: bool = False,
     ) -> "np.ndarray":
         import torch
 
         contexts = torch.from_numpy(arrays["contexts"]).to(self.world.device)
         vocab_size = self.model.config.vocab_size
         summed = self.observing.sums_of_probabilities
-        return summed(score, contexts, scored, vocab_size, at_once)
+        return summed(score, contexts, words["scored"], vocab_size, words["at_once"], by_row)
 
     def distribution(self, inputs: "Tensor", last: "Tensor", learner: Any) -> "Tensor":
         """Return the nats (B, V) of all tokens after a place of each row, by the network itself.

@@ -20,7 +20,10 @@ class Learner(Protocol):
         ...
 
     def score(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Return nats as ``GPT.score`` does, by the updated weights or adapters."""
+        """Return nats as ``GPT.score`` does, by the updated weights or adapters.
+
+        Adapters, which rows do not share, also take several choices of targets (K, N, S).
+        """
         ...
 
     def tensors(self) -> list[Tensor]:

@@ -120,9 +120,14 @@ class Adapters:
 
     @torch.no_grad()
     def score(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Return nats (N, S) of the last S targets of a chunk; tokens as for ``Reader.states``."""
+        """Return nats of the last S targets of a chunk; tokens as for ``Reader.states``.
+
+        Targets and nats are (N, S), or (K, N, S): K choices of them, by the same states.
+        """
         states = self.reader.states(tokens, self.hook(len(tokens)))
-        return self.reader.nats(states[:, -targets.size(1) :].contiguous(), targets)[1]
+        states = states[:, -targets.size(-1) :].expand(*targets.shape, -1)
+        rows = states.flatten(0, -3).contiguous(), targets.flatten(0, -2).contiguous()
+        return self.reader.nats(*rows)[1].view(targets.shape)
 
     def hook(self, rows: int, copies: list[Tensor] | None = None) -> "AddAdapters":
         """Return the hook of one forward pass, which adds the first ``rows``' adapters.

@@ -33,6 +33,17 @@ def test_an_unnormalised_cache_is_caught():
     assert normalised("honest", sums(model.score, at_once=7), sums(model.score, 4)).passed
 
 
+def test_rows_with_weights_of_their_own_get_the_tokens_as_choices():
+    model = trained(SGD)
+
+    def by_choices(inputs: Tensor, targets: Tensor) -> Tensor:
+        assert inputs is CONTEXTS
+        return torch.stack([model.score(inputs, each.contiguous()) for each in targets])
+
+    found = sums_of_probabilities(by_choices, CONTEXTS, 4, VOCAB, at_once=7, by_row=True)
+    np.testing.assert_allclose(found, sums(model.score, 4), atol=1e-6)
+
+
 def test_a_bonus_in_short_calls_alone_is_caught():
     """A sliding window scores fewer places than it holds."""
     model = trained(SGD)

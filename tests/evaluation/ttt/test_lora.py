@@ -102,6 +102,18 @@ def test_the_head_s_adapter_changes_what_the_head_reads():
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
 
 
+def test_choices_of_targets_are_scored_as_each_alone():
+    settings = small_settings(ttt_lora_matrices=ALL)
+    tokens, positions = batch()
+    choices = torch.stack([tokens[:, -5:], tokens[:, -6:-1], tokens[:, -7:-2]])
+    with document_adapters(trained(settings), settings, CPU) as adapters:
+        adapters.update(tokens, positions, 1.0)
+        read = tokens[:, :-1].contiguous()
+        alone = torch.stack([adapters.score(read, each.contiguous()) for each in choices])
+        torch.testing.assert_close(adapters.score(read, choices), alone)
+    assert (alone[0] - alone[1]).abs().max() > 0.1
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_a_reset_forgets_bit_for_bit(optimizer: str):
     """What is learned after it, the optimizer's memory included, is what the first one learned."""

@@ -13,7 +13,9 @@ FIELDS = (
     *("forward_backward", "step", "step_looped", "step_compiled", "step_seed"),
     *("gpus4", "ttt4", "start_warm", "start_cold", "kernels"),
 )
-ABOUT_FIELDS = ("attention", "start_phases")  # not measured for their own sake
+# Not measured for their own sake: ``step_beside`` is our step in turn with the compiled one.
+ABOUT_FIELDS = ("attention", "step_beside", "start_phases")
+DISTURBED = 1.03  # times itself that a step may take in another turn
 REASON = 300  # characters
 
 
@@ -22,7 +24,8 @@ class Record:
 
     Attributes:
         numbers: of ``FIELDS``, milliseconds, shares, seconds and, by contest, times over floors;
-            the name of the compiled step's attention, and seconds of a start's phases by start.
+            of the compiled step, the name of its attention and our step in turn with it; seconds
+            of a start's phases by start.
             None: not measured.
         missing: why, by field. A field may have a part of its numbers and a reason.
 
@@ -91,14 +94,16 @@ def figures(numbers: Mapping[str, Any]) -> list[Figure]:
     """Return the numbers that there are, with their bars."""
     step, of_floor = numbers["step"] or float("nan"), numbers["kernels"] or {}
     slowest = max(of_floor, key=of_floor.__getitem__, default="")
-    looped, by_compiler = (numbers[name] for name in ("step_looped", "step_compiled"))
+    names = ("step_looped", "step_compiled", "step_beside")
+    looped, by_compiler, beside = (numbers[name] for name in names)
     rows = [
         ("forward and backward", numbers["forward_backward"], "ms", 54, None),
         ("step", numbers["step"], "ms", 56, None),
         ("step with 17 visits", looped, "ms", None, None),
         ("step with 17 visits over step", looped and looped / step, "", 1.42, None),
         (f"step, compiled around {numbers['attention']}", by_compiler, "ms", None, None),
-        ("step, compiled, over step", by_compiler and by_compiler / step, "", None, 1.4),
+        ("our step beside it, over step", beside and beside / step, "", DISTURBED, None),
+        ("step, compiled, over ours", beside and by_compiler / beside, "", None, 1.4),
         ("step of preset seed", numbers["step_seed"], "ms", 53, None),
         ("start of preset frontier, warm", numbers["start_warm"], "s", 10, None),
         ("start of preset frontier, cold", numbers["start_cold"], "s", 45, None),

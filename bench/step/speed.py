@@ -239,7 +239,7 @@ def beside(session: Session, trainer: type[Trainer]) -> dict[str, float]:
     """Return milliseconds of our step and of a compiled trainer's."""
     ours, peer = with_stage(session.frontier, 0), session.rig(COMPILED, trainer)
     try:
-        return session.timed({"step": ours, "step_compiled": peer.run})
+        return session.timed({"step_beside": ours, "step_compiled": peer.run})
     finally:
         session.end(peer)
 

@@ -66,6 +66,7 @@ def test_steps_are_measured_and_a_peer_that_fails_gives_way_to_the_next(
         if (event := json.loads(line))["kind"] == "variant"
     ]
     assert set(visits) == {0, 2}
+    assert found["step"] != found["step_beside"]
     assert report(record) in (0, 1)
     printed = capsys.readouterr().out
     assert "| step with 17 visits over step |" in printed
@@ -127,7 +128,7 @@ def test_a_peer_that_takes_too_long_gives_way_to_the_next(
         tried.append(trainer)
         if len(tried) < len(speed.PEERS):
             time.sleep(20)
-        return {"step": 1.0, "step_compiled": 2.0}
+        return {"step_beside": 1.0, "step_compiled": 2.0}
 
     monkeypatch.setattr(speed, "beside", beside)
     session.ends = time.monotonic() + 3
@@ -205,12 +206,14 @@ def test_bars_are_of_the_issue():
         "step": 50.0,
         "step_looped": 71.5,
         "step_compiled": 69.0,
+        "step_beside": 52.0,
         "kernels": {"a": 1.5, "b": 2.1},
     }
     missed = [each.what for each in figures(numbers) if not each.met]
     assert missed == [
         "step with 17 visits over step",
-        "step, compiled, over step",
+        "our step beside it, over step",
+        "step, compiled, over ours",
         "worst time over floor: b",
     ]
     assert figures(dict.fromkeys((*FIELDS, *ABOUT_FIELDS))) == []

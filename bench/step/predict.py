@@ -21,15 +21,20 @@ BATCH = 8 * TOKENS
 FIXED = 2_490  # steps of 98,304 and of 49,152 tokens, bench/results/step-variants-h100.md
 # seed: the step of an H100, bench/results/parallel-h100.md; attention and entry, kernels-h100.md;
 # for the embedding, what kernels hid of the reductions in parallel-h100.md. frontier: an H200's,
-# docs/log.md.
+# bench/results/parallel-h200.md.
 ONE = {
     "seed": One(58_070, FIXED, attention=1_985, embed=572),
-    "frontier": One(68_400, FIXED, attention=1_000, embed=300),
+    "frontier": One(64_880, FIXED, attention=1_000, embed=300),
 }
 UPDATE = 999.8 / 28.04e6  # an element, bench/results/kernels-h100.md
-# Steps of preset seed on one GPU and on so many, when no bank was complete before the embedding:
-# two H100s (bench/results/parallel-h100.md), four H200s (docs/log.md).
-MEASURED = {2: (58_070, 59_610), 4: (56_040, 58_430)}
+# Steps on one GPU and on so many: of preset seed, when no bank was complete before the embedding,
+# two H100s (bench/results/parallel-h100.md) and four H200s (docs/log.md); of preset frontier four
+# H200s (bench/results/parallel-h200.md).
+MEASURED = {
+    ("seed", 2): (58_070, 59_610),
+    ("seed", 4): (56_040, 58_430),
+    ("frontier", 4): (64_880, 68_110),
+}
 COLUMNS = (
     "preset",
     "GPUs",
@@ -70,15 +75,17 @@ def main(*, node: int = 8, inside: float = 370.0, nic: float = 47.0, critical: f
 @cache
 def spread(links: Links) -> float:
     """Return the standard deviation of GPUs' times, of the mean, that two GPUs' step asks for."""
-    step, measured = MEASURED[2]
-    return (measured - as_measured(2, links).time) / step / largest(2)
+    step, measured = MEASURED["seed", 2]
+    return (measured - as_measured("seed", 2, links).time) / step / largest(2)
 
 
-def as_measured(ranks: int, links: Links) -> Step:
+def as_measured(preset: str, ranks: int, links: Links) -> Step:
     """Return the step of ``MEASURED``, without waiting."""
-    one = One(MEASURED[ranks][0], FIXED, attention=0, embed=ONE["seed"].embed)
+    one = ONE[preset]._replace(step=MEASURED[preset, ranks][0])
+    if preset == "seed":
+        one = one._replace(attention=0)
     one_host = replace(links, node=ranks)
-    return Cluster(ranks, one_host).step(network("seed"), one, TOKENS, UPDATE)
+    return Cluster(ranks, one_host).step(network(preset), one, TOKENS, UPDATE)
 
 
 @cache
@@ -89,12 +96,13 @@ def network(preset: str) -> Network:
 
 def reproduced(links: Links) -> Iterator[str]:
     """Yield the lines of a table that sets the model against what was measured."""
-    yield "| GPUs | measured, ms | predicted, ms | measured, share | predicted, share |"
-    yield "|---|---|---|---|---|"
-    for ranks, (one, measured) in MEASURED.items():
-        step = waited(as_measured(ranks, links), ranks, links)
+    yield "| preset | GPUs | measured, ms | predicted, ms | measured, share | predicted, share |"
+    yield "|---|---|---|---|---|---|"
+    for (preset, ranks), (one, measured) in MEASURED.items():
+        step = waited(as_measured(preset, ranks, links), ranks, links)
         times = f"{measured / 1e3:.2f} | {step.time / 1e3:.2f}"
-        yield f"| {ranks} | {times} | {one / measured:.4f} | {step.work / step.time:.4f} |"
+        shares = f"{one / measured:.4f} | {step.work / step.time:.4f}"
+        yield f"| {preset} | {ranks} | {times} | {shares} |"
 
 
 def waited(step: Step, ranks: int, links: Links) -> Step:

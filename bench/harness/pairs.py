@@ -15,7 +15,15 @@ from scipy.stats import ttest_rel
 
 from bench.harness.record import Commit, provenance
 from bench.harness.refusals import check_clock, check_series
-from bench.harness.runs import REMARKS, Summary, remarks, sound, summaries_of, summary
+from bench.harness.runs import (
+    REMARKS,
+    Summary,
+    remarks,
+    shared_by,
+    sound,
+    summaries_of,
+    summary,
+)
 from command_line import INTERRUPTED
 from errors import DivergedError, InputError
 from files import write_text
@@ -45,7 +53,8 @@ def make(
         way: of making one in its process, as ``bench.harness.runs.summaries_of``.
     """
     with Progress() as progress:
-        made = summaries_of([run[1:] for run in runs], way, aloud)
+        sharing = shared_by(command for _, _, command in runs)
+        made = summaries_of([run[1:] for run in runs], way, aloud, sharing)
         summaries = zip(runs, made, strict=True)
         for (name, folder, _), of in progress.track(summaries, len(runs), description="runs"):
             found.setdefault(name, []).append(of)

@@ -1,4 +1,4 @@
-"""Runs of train.py, one on each GPU at a time. A process makes several runs one after another.
+"""Runs of train.py, one or two on each GPU at a time. A process makes several one after another.
 
 Later runs of a process reuse what its first run imported, started and compiled. A run that diverged
 is finished, too: it has no scores that compare. One that other code has made counts, and is named.
@@ -10,7 +10,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -25,6 +25,7 @@ import train
 from artifact.submission.code_size import hashes_of
 from errors import DivergedError, InputError
 from files import PROJECT, write_text
+from settings.load import load_settings
 
 if TYPE_CHECKING:
     from training.finishing import Trained
@@ -41,26 +42,25 @@ def summaries_of(
     runs: Sequence[tuple[Any, ...]],
     make: Callable[..., Summary] | None = None,
     aloud: bool = False,
+    sharing: int = 1,
 ) -> Iterator[Summary]:
-    """Make runs, as many at once as there are GPUs, and give back their summaries, in order.
+    """Make runs on all GPUs at once, and give back their summaries, in order.
 
     Args:
         runs: folder and arguments of train.py. One whose folder has a summary is not made again;
             one that was cut off begins anew.
         make: makes one of them in its process; None: ``summary``.
         aloud: whether they print what they say.
+        sharing: runs that are on a GPU at once, as ``shared_by`` returns it.
 
     Raises:
         InputError: a run made none, or its process was killed.
     """
-    count = max(1, torch.cuda.device_count())
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     processes = get_context("spawn")
-    devices = processes.SimpleQueue()
-    every = [str(device) for device in range(count)]
-    for device in every if visible is None else visible.split(",")[:count]:
+    devices, places = processes.SimpleQueue(), sharing * gpus()
+    for device in places:
         devices.put(device)
-    pool = ProcessPoolExecutor(count, processes, take_device, (devices, aloud))
+    pool = ProcessPoolExecutor(len(places), processes, take_device, (devices, aloud))
     try:
         futures = [pool.submit(make or summary, *run) for run in runs]
         for future in futures:
@@ -74,6 +74,25 @@ def summaries_of(
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def gpus() -> list[str]:
+    """Return the names of the GPUs that this process sees; one without any."""
+    count = max(1, torch.cuda.device_count())
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [str(each) for each in range(count)] if visible is None else visible.split(",")[:count]
+
+
+def shared_by(commands: Iterable[Sequence[str]]) -> int:
+    """Return how many runs a GPU makes at once: two if a table counts the time of all of them.
+
+    What one does at its start and its end, for a third of the time, the other one then trains.
+
+    Args:
+        commands: options of train.py, of each run.
+    """
+    counted = all(load_settings(command).reference_clock for command in commands)
+    return 2 if counted and torch.cuda.is_available() else 1
 
 
 def take_device(devices: "SimpleQueue[str]", aloud: bool = False) -> None:

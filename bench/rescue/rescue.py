@@ -29,7 +29,7 @@ from rich.progress import Progress
 from bench.harness.pairs import FIRST_SEED, check, until_interrupted
 from bench.harness.record import Commit, provenance
 from bench.harness.refusals import check_clock, check_series
-from bench.harness.runs import Summary, summaries_of
+from bench.harness.runs import Summary, shared_by, summaries_of
 from bench.rescue.runs import Run, outcome
 from bench.rescue.table import CLEAN, NONE, Found, report, text_of
 from bench.rescue.troubles import TROUBLES
@@ -222,7 +222,8 @@ def shortened(settings: Settings, length: float) -> list[str]:
 def make(planned: Sequence[Run], found: Found, keep: Callable[[], object]) -> None:
     """Make the runs that are planned; their outcomes go to ``found``, and each is kept at once."""
     with Progress() as progress:
-        outcomes = zip(planned, summaries_of(planned, outcome), strict=True)
+        made = summaries_of(planned, outcome, sharing=shared_by(run.command for run in planned))
+        outcomes = zip(planned, made, strict=True)
         for run, of in progress.track(outcomes, len(planned), description="runs"):
             found.setdefault((run.trouble, run.arm), {})[run.seed] = dict(of)
             progress.console.print(f"{run.folder.name}: {said(of)}", soft_wrap=True)

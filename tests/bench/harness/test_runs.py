@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -57,6 +58,27 @@ def test_a_killed_process_is_one_line_after_the_runs_before_it():
     assert next(made) == {"steps": 0}
     with pytest.raises(InputError, match="killed, perhaps for its memory; the same command goes"):
         next(made)
+
+
+def device(number: int) -> Summary:
+    """Return the GPU that a process may see, once another process of its pair is there, too."""
+    time.sleep(1)
+    return {"device": os.environ["CUDA_VISIBLE_DEVICES"], "process": os.getpid()}
+
+
+def test_two_runs_share_a_gpu(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    made = list(summaries_of([(0,), (1,)], device, sharing=2))
+    assert [each["device"] for each in made] == ["5", "5"]
+    assert len({each["process"] for each in made}) == 2
+
+
+def test_only_runs_whose_time_a_table_counts_share_a_gpu(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(runs.torch.cuda, "is_available", lambda: True)
+    clocked = ["--reference-clock", str(PROJECT / "bench/results/reference-ladder.json")]
+    clocked += ["--preset", "frontier-sprint"]
+    assert runs.shared_by([clocked, clocked]) == 2
+    assert runs.shared_by([clocked, ["--preset", "frontier-sprint"]]) == 1
 
 
 def test_without_an_artifact_the_weights_that_are_exported_are_scored(tmp_path, monkeypatch):

@@ -94,7 +94,7 @@ def test_each_finished_run_is_written_at_once(tmp_path, random_folder, monkeypat
     """A machine may be taken away without a word."""
     out, written = tmp_path / "rescue.md", []
 
-    def outcomes(planned: list[Run], make: object) -> Iterator[Outcome]:
+    def outcomes(planned: list[Run], make: object, sharing: int) -> Iterator[Outcome]:
         for number, _ in enumerate(planned):
             if number:
                 rows = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))["rows"]

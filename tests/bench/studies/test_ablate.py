@@ -133,7 +133,7 @@ def test_seeds_at_which_a_run_diverged_are_counted_and_not_compared():
 
 
 def test_an_interruption_leaves_a_table_of_what_is_finished(builtin, tmp_path, monkeypatch):
-    def stopped(runs, make, aloud):
+    def stopped(*_):
         yield RUN | {"scores": {"raw, plain": {"bpb": 1.25}}}
         raise KeyboardInterrupt
 

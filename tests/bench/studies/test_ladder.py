@@ -69,7 +69,10 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[float, ...]]:
     scores: dict[str, tuple[float, ...]] = {}
 
     def summaries(
-        planned: Sequence[tuple[Path, list[str]]], make: object, aloud: bool = False
+        planned: Sequence[tuple[Path, list[str]]],
+        make: object,
+        aloud: bool = False,
+        sharing: int = 1,
     ) -> Iterator[Summary]:
         for folder, _ in planned:
             name, _, seed = folder.name.rpartition("-")
@@ -119,7 +122,10 @@ def test_each_finished_run_is_written_at_once(tmp_path, random_folder, scored, m
     summaries = pairs.summaries_of
 
     def watched(
-        planned: Sequence[tuple[Path, list[str]]], make: Callable[..., Summary], aloud: bool = False
+        planned: Sequence[tuple[Path, list[str]]],
+        make: Callable[..., Summary],
+        aloud: bool = False,
+        sharing: int = 1,
     ) -> Iterator[Summary]:
         for summary in summaries(planned, make):
             found.append(out.exists())

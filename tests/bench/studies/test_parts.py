@@ -101,7 +101,7 @@ def test_rows_and_table_are_written_after_each_run(tmp_path: Path, random_folder
     out, rows, seen = tmp_path / "parts.md", tmp_path / "rows.json", []
 
     def summaries(
-        planned: Sequence[tuple[Path, list[str]]], make: object, aloud: bool
+        planned: Sequence[tuple[Path, list[str]]], make: object, aloud: bool, sharing: int
     ) -> Iterator[Summary]:
         for number, _ in enumerate(planned):
             if number:

@@ -27,7 +27,10 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Sequence[str]]
     commands: list[Sequence[str]] = []
 
     def summaries(
-        planned: Sequence[tuple[Path, list[str]]], make: object, aloud: bool = False
+        planned: Sequence[tuple[Path, list[str]]],
+        make: object,
+        aloud: bool = False,
+        sharing: int = 1,
     ) -> Iterator[Summary]:
         for _, command in planned:
             commands.append(command)

@@ -1,6 +1,6 @@
 """Measure the parts of the open sprint, added one after another: what each brings.
 
-    python -m bench parts --data DIR --seeds 2
+    python -m bench parts --data DIR --seeds 1 --seeds-of-small 3
     python -m bench parts --data DIR --seeds 3 --parts gates lanes
 
 The first row is preset ``sprint`` with the frontier's vocabulary, the last preset
@@ -77,6 +77,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     ),
 }
 COLUMNS = ("averaged", "artifact", "best")
+SMALL = 0.002  # bits per byte: what a part brings is small below
 
 
 def cumulative() -> dict[str, tuple[str, ...]]:
@@ -124,6 +125,7 @@ def main(
     *settings: str,
     data: Path,
     seeds: int = 2,
+    seeds_of_small: int = 0,
     parts: Annotated[list[str] | None, Parameter(choices=tuple(PARTS))] = None,
     runs: Path = Path("runs/parts"),
     out: Path = OUT,
@@ -136,6 +138,7 @@ def main(
         settings: for train.py, after --
         data: the sprint's corpus as shards, of the frontier's vocabulary
         seeds: runs of each, from 1337 on
+        seeds_of_small: of rows that then bring less than 0.002, and of those before them, if more
         parts: rows to make; all unless given
         runs: for run folders
         out: file for the table
@@ -150,9 +153,11 @@ def main(
     check_clock(TO, settings)
     check_free(settings)
     options = {name: each for name, each in cumulative().items() if name in (parts or PARTS)}
-    planned = plan(["--data", str(data), *settings], seeds, options, runs)
-    check_series([run[2] for run in planned], out, rows)
+    base, most = ["--data", str(data), *settings], max(seeds, seeds_of_small)
+    planned, every = (plan(base, count, options, runs) for count in (seeds, most))
+    check_series([run[2] for run in every], out, rows)
     command = f"python -m bench parts --data DIR --seeds {seeds}"
+    command += f" --seeds-of-small {seeds_of_small}" * (seeds_of_small > 0)
     command += f" --parts {shlex.join(options)}" if parts else ""
     command += f" -- {shlex.join(settings)}" * bool(settings)
     found: dict[str, list[Summary]] = {}
@@ -161,14 +166,35 @@ def main(
         about = provenance(commit)
         for name, of in found.items():
             own = () if options[name] == ("--preset", TO) else options[name]
-            made = rows_of(name, range(FIRST_SEED, FIRST_SEED + seeds), of)
+            made = rows_of(name, range(FIRST_SEED, FIRST_SEED + most), of)
             keep(rows, name, (*own, *settings), made, about)
         lines = [f"{name}: {value}" for name, value in about.items()]
         write_text(out, "\n".join([command, *lines, "", table(found), ""]))
 
-    status = until_interrupted(lambda: make(planned, found, report))
+    def work() -> None:
+        make(planned, found, report)
+        again = small(found) if most > seeds else set()
+        make([run for run in every[len(planned) :] if run[0] in again], found, report)
+
+    status = until_interrupted(work)
     print(table(found) if found else "no run is finished")
     return ended(status, found)
+
+
+def small(found: Mapping[str, Sequence[Summary]]) -> set[str]:
+    """Return the parts that bring less than ``SMALL`` to each score, and the ones before them."""
+    again: set[str] = set()
+    for part, before in zip(PARTS, ("", *PARTS), strict=False):
+        ours, theirs = paired(found.get(part, ()), found.get(before, ()))
+        if ours and all(abs(each) < SMALL for each in brought(ours, theirs)):
+            again |= {part, before}
+    return again
+
+
+def brought(ours: Sequence[Summary], theirs: Sequence[Summary]) -> list[float]:
+    """Return mean differences of the scores of ``COLUMNS``, of runs at equal seeds."""
+    names = zip(names_of(ours), names_of(theirs), strict=True)
+    return [fmean(bits(ours, name)) - fmean(bits(theirs, its)) for name, its in names]
 
 
 def table(found: Mapping[str, Sequence[Summary]]) -> str:

@@ -124,6 +124,29 @@ def test_rows_and_table_are_written_after_each_run(tmp_path: Path, random_folder
     assert "| test-time training | 1 | 10 | 60.00 | +0.00 | 1.1900 | -0.0100 | - |" in text
 
 
+def test_small_steps_get_more_seeds(tmp_path: Path, random_folder, monkeypatch):
+    """At the first seed lanes bring 0.001, and XSA 0.01 to the artifact alone."""
+    made, scores = [], {"gates": 1.2, "lanes": 1.199, "XSA": 1.199, "windows": 1.19}
+
+    def summaries(planned: Sequence[tuple[Path, list[str]]], *others: object) -> Iterator[Summary]:
+        for folder, _ in planned:
+            made.append(folder.name)
+            of = run(scores[folder.name.rpartition("-")[0]])
+            if "XSA" in folder.name:
+                of["scores"]["roundtrip, plain"]["bpb"] -= 0.01
+            yield of
+
+    monkeypatch.setattr(pairs, "summaries_of", summaries)
+    command = ["parts", "--data", str(random_folder), "--seeds", "1", "--seeds-of-small", "3"]
+    command += ["--out", str(tmp_path / "parts.md"), "--rows", str(tmp_path / "rows.json")]
+    assert bench([*command, "--parts", *scores]) == 0
+    assert made == [f"{name}-1337" for name in scores] + [
+        f"{name}-{seed}" for seed in (1338, 1339) for name in ("gates", "lanes")
+    ]
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert [len(row["seeds"]) for row in rows] == [3, 3, 1, 1]
+
+
 @pytest.mark.parametrize(
     "settings", [("--matrix-lr", "0.1"), ("--ema-decay", "0.996"), ("--no-skip-gates",)]
 )

@@ -352,9 +352,10 @@ def _git(*arguments: str) -> str | None:
 def _changed() -> str | None:
     """Return the first file by which the code may be another than its commit's.
 
-    That is a tracked file, or a new one of those that a submission packs.
+    That is a tracked file, or a new one of those that a submission packs. Results are neither:
+    ``python -m bench`` writes them between the runs of a series.
     """
-    found = _git("diff", "--name-only", "HEAD")
+    found = _git("diff", "--name-only", "HEAD", "--", ".", ":(exclude)bench/results")
     found = found or _git("ls-files", "--others", "--exclude-standard", *PACKED)
     return found.splitlines()[0][:200] if found else None
 

@@ -111,10 +111,13 @@ def test_only_what_can_change_the_code_is_a_change(
     """A user's notes, texts and environment made a run unfit to be submitted."""
     monkeypatch.setattr(run_folder, "PROJECT", tmp_path)
     (tmp_path / "notes.md").write_text("one")
+    (tmp_path / "bench/results").mkdir(parents=True)
+    (tmp_path / "bench/results/open-sprint.json").write_text("one")
     git(tmp_path, "init")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-m", "one")
     (tmp_path / "run.toml").touch()
+    (tmp_path / "bench/results/open-sprint.json").write_text("a further row")
     (tmp_path / ".venv").symlink_to("/")
     found = environment()
     assert (found["git_dirty"], found["git_changed"]) == (False, None)

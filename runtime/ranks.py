@@ -1,6 +1,7 @@
 """The ranks of a run, and the few collective operations that training and evaluation need."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar, cast
@@ -87,6 +88,20 @@ class World:
             self._meet()
             dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
         return tensor
+
+    @torch.no_grad()
+    def sum_all_(self, tensors: Sequence[Tensor]) -> None:
+        """Sum each of ``tensors`` over all ranks in place, by one collective on a copy of them all.
+
+        Args:
+            tensors: one or more, of one dtype and device; every rank has the same shapes in order.
+        """
+        if self.size == 1:
+            return
+        flat = self.sum_(torch.cat([tensor.flatten() for tensor in tensors]))
+        sums = flat.split([tensor.numel() for tensor in tensors])
+        shaped = [part.view_as(tensor) for part, tensor in zip(sums, tensors, strict=True)]
+        torch._foreach_copy_([*tensors], shaped)
 
     def reduce_scatter(self, own: Tensor, parts: Tensor) -> Tensor:
         """Write this rank's part of the sum of ``parts`` over all ranks to ``own``; return it.

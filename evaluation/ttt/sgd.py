@@ -4,12 +4,12 @@ The split is cut into chunks. Each chunk is first scored by sliding windows, in 
 used for SGD; the last chunk is only scored. So every token's score is final before any weight that
 was updated on the token is used.
 
-The ranks share a chunk's windows and each step's batch. Gradients are summed, so that every rank
-takes the same step; the number of ranks changes only the order of sums.
+The ranks share a chunk's windows and each step's batch. One collective sums all gradients, so that
+every rank takes the same step; the number of ranks changes only the order of sums.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -22,8 +22,8 @@ from evaluation.ttt.learner import Learner
 from evaluation.windows import WindowPlan, cut, score_windows
 from model.gpt import GPT
 from model.parameters import exported
-from runtime.graphs import Graphs
-from runtime.micro_batches import MicroBatches
+from runtime.graphs import EAGER_CALLS, CapturedStep, Graphs
+from runtime.micro_batches import MicroBatch, MicroBatches
 from runtime.ranks import World
 from settings.ttt import TttSettings
 
@@ -88,7 +88,8 @@ class WeightLearner:
     Args:
         model: whose weights are updated, all but the frozen.
         forward: the model, or its compiled form.
-        graphs: records the gradients' graph; None: every step runs launch by launch.
+        graphs: records the two graphs of a step, of which one makes the gradients and the other
+            combines them over ranks; None: every step runs launch by launch.
         settings: rate, momentum, clip, epochs, batch, what is frozen.
         seq_len: tokens of a window.
         world: the ranks that share each batch.
@@ -118,6 +119,7 @@ class WeightLearner:
         self.batch = batch_of(settings, seq_len)
         nats = torch.zeros((), device=world.device)
         self.micro_batches = MicroBatches(forward, self.parameters, 1 / world.size, nats)
+        self.combine = CapturedStep(self._combine)
         self.graphs = graphs
         self.optimizer = torch.optim.SGD(
             self.parameters, lr=settings.ttt_lr, momentum=settings.ttt_momentum, foreach=True
@@ -148,20 +150,38 @@ class WeightLearner:
     def _step(self, tokens: Tensor) -> None:
         """Take one step on this rank's windows (share, T + 1) of a batch."""
         batches = [(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())]
-        if self.graphs and not self.micro_batches.captured:
-            self.micro_batches.prepare(self.graphs, batches)
+        if self.graphs and not self.combine.captured:
+            self._capture(self.graphs, batches)
         self.micro_batches.accumulate(batches)
-        for parameter in self.parameters:
-            if parameter.grad is None:
-                continue
-            self.world.sum_(parameter.grad)
-            for rows in self.frozen_rows[parameter]:
-                parameter.grad[rows] = 0
-        if self.settings.ttt_grad_clip:
-            torch.nn.utils.clip_grad_norm_(
-                self.parameters, self.settings.ttt_grad_clip, foreach=True
-            )
+        self.combine()
         self.optimizer.step()
+
+    def _capture(self, graphs: Graphs, batches: Sequence[MicroBatch]) -> None:
+        """Record both graphs of a step; the next ``accumulate`` sets the gradients.
+
+        Warm-ups of the second graph change the gradients, which hold no values yet.
+        """
+        self.micro_batches.prepare(graphs, batches)
+        for _ in range(EAGER_CALLS):
+            graphs.eagerly(self.combine)
+        self.combine.capture(graphs)
+
+    def _combine(self) -> Tensor:
+        """Sum ``.grad`` over ranks, zero it in frozen layers, clip it; return its norm before."""
+        gradients = {p: p.grad for p in self.parameters if p.grad is not None}
+        self.world.sum_all_([*gradients.values()])
+        for parameter, gradient in gradients.items():
+            for rows in self.frozen_rows[parameter]:
+                gradient[rows].zero_()
+        if clip := self.settings.ttt_grad_clip:
+            return torch.nn.utils.clip_grad_norm_(self.parameters, clip, foreach=True)
+        # PyTorch warns of a graph without launches.
+        return torch.nn.utils.get_total_norm(gradients.values(), foreach=True)
+
+    def close(self) -> None:
+        """Release the graphs; further steps launch every kernel."""
+        self.combine.release()
+        self.micro_batches.close()
 
 
 @contextmanager
@@ -190,7 +210,7 @@ def learning_weights(
             parameter.requires_grad_(parameter in learning)
         yield learner
     finally:
-        learner.micro_batches.close()
+        learner.close()
         with torch.no_grad():
             for parameter, (value, required) in before.items():
                 parameter.copy_(value)

@@ -31,6 +31,23 @@ def test_results_are_in_the_order_of_ranks():
     assert on_ranks(2, whole) == [2.0, 2.0]
 
 
+def many(world: World) -> tuple[list[list], int]:
+    """Sums of tensors of three shapes, one of them transposed, and the collectives they took."""
+    one = torch.arange(6.0).view(2, 3).T
+    tensors = [one, torch.tensor(float(world.rank)), torch.full((4,), 10.0**world.rank)]
+    before = world.peers.met if world.peers else 0
+    world.sum_all_(tensors)
+    assert tensors[0] is one and one.stride() == (1, 3)
+    return [tensor.tolist() for tensor in tensors], world.peers.met - before if world.peers else 0
+
+
+def test_one_collective_sums_many_tensors_in_place():
+    expected = [[[0.0, 9.0], [3.0, 12.0], [6.0, 15.0]], 3.0, [111.0] * 4]
+    assert on_ranks(3, many) == [(expected, 1)] * 3
+    alone = [[[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]], 0.0, [1.0] * 4]
+    assert many(World.single(torch.device("cpu"))) == (alone, 0)
+
+
 @pytest.mark.parametrize("missing", ["RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"])
 def test_ranks_that_cannot_meet_are_one_line(missing, monkeypatch):
     """U10: WORLD_SIZE left behind by a cluster ended in a traceback."""

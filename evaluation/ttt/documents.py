@@ -20,7 +20,7 @@ from evaluation.ttt.tilt import Hints
 from settings import Settings
 
 DOUBLING = 16  # chunks of a size that a document has before chunks of twice the size
-HALVINGS = 2  # of a batch, while its documents end
+HALVINGS = 4  # of a batch, while its documents end
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,8 @@ def score_batch(
 def alive(batch: list[Document], begin: int, most: int) -> list[Document]:
     """Return the documents with more than ``begin`` targets, and others up to a usual number.
 
-    That is ``most``, or a half or a quarter of it. Empty documents fill up the last rows.
+    That is ``most``, halved as long as it is even and at most ``HALVINGS`` times. Empty documents
+    fill up the last rows.
     """
     count, rows = sum(document.targets > begin for document in batch), most
     for _ in range(HALVINGS):

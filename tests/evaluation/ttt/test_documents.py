@@ -1,27 +1,36 @@
 """Documents and their chunks: each target once, in its own document's context."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 
 from evaluation.audit.observing import TokenArray
 from evaluation.score import Record, Score, Scoring
+from evaluation.ttt.chunk_steps import MOST_SHAPES
 from evaluation.ttt.documents import (
     EMPTY,
+    HALVINGS,
     Document,
     DocumentPlan,
     alive,
+    deal,
     find_documents,
     load_chunk,
 )
 from evaluation.ttt.learner import Learner, Watch, unwatched
 from evaluation.ttt.methods import score_adapting
+from evaluation.ttt.phases import phases
+from evaluation.ttt.reader import Reader
 from settings import Settings
+from settings.load import load_settings
 from tests.evaluation.network import (
     BOS,
     CPU,
     Scores,
     Watched,
+    fresh,
     small_settings,
     split_of,
     tokens_of_documents,
@@ -66,10 +75,36 @@ def test_a_document_ends_with_the_next_one_s_bos(tokens: list[int], expected: li
 def test_a_batch_loses_the_documents_that_ended_some_at_a_time():
     batch = [Document(0, 99), *[Document(0, 40)] * 20]
     assert alive(batch, 39, 32) == [*batch, *[EMPTY] * 11]
-    assert alive(batch, 40, 32) == batch[:8]
+    assert alive(batch, 40, 32) == batch[:2]
+    assert alive(batch[:2], 0, 64) == [*batch[:2], *[EMPTY] * 2]
+    assert alive(batch[:5], 40, 4) == batch[:1]
+    assert alive(batch[:5], 40, 12) == batch[:3]
     assert alive(batch[:12], 0, 32) == [*batch[:12], *[EMPTY] * 4]
     assert alive(batch[:3], 0, 4) == [*batch[:3], EMPTY]
     assert alive(batch[:3], 0, 3) == batch[:3]
+
+
+@pytest.mark.parametrize("ranks", [1, 4])
+@pytest.mark.parametrize("preset", ["frontier", "frontier-sprint"])
+def test_graphs_hold_all_shapes_of_a_preset(preset: str, ranks: int):
+    """Of 1,500 documents, about 1,100 targets each: a development split."""
+    settings = load_settings(["--preset", preset], {})
+    plan, draw = DocumentPlan.of(settings), np.random.default_rng(1)
+    edges = [0, *draw.lognormal(6.8, 0.65, 1_500).astype(int).cumsum().tolist()]
+    documents = [Document(a, b) for a, b in pairwise(edges)]
+    reader = Reader(fresh(small_settings()), settings.eval_seq_len, 1, plan.most)
+    assert reader.reach == settings.eval_seq_len == 2048
+    shapes = set()
+    for some in phases(documents, settings.ttt_chunk_tokens).values():
+        share = deal(some, ranks)[0]
+        for first in range(0, len(share), plan.documents):
+            batch = share[first : first + plan.documents]
+            for begin in plan.begins(batch[0].targets).tolist():
+                reader.position = begin
+                rows = len(alive(batch, begin, plan.documents))
+                shapes.add((rows, plan.size(begin), reader.kept))
+    assert min(shapes)[0] == plan.documents >> HALVINGS
+    assert len(shapes) <= MOST_SHAPES
 
 
 def test_chunks_double_and_tell_nothing_of_a_document_s_length():

@@ -181,9 +181,7 @@ def load_chunk(
         count = min(document.targets + 1 - start, len(row))
         if count > 0 and document.targets:
             row[:count] = stream.read(document.first + start, count)
-    first, last = (
-        to_device(np.array(column), device)[:, None]
-        for column in zip(*((d.first, d.last) for d in batch), strict=True)
-    )
+    edges = to_device(np.array([(document.first, document.last) for document in batch]), device)
+    first, last = edges.split(1, dim=1)
     positions = first + torch.arange(begin + 1, begin + size + 1, device=device)
     return to_device(tokens, device), positions, last

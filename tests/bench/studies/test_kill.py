@@ -3,6 +3,7 @@
 import signal
 
 from bench.studies.kill import Case, phase_of, table, wrong
+from tests import warm
 
 
 def test_a_phase_is_that_of_the_last_line_that_begins_one():
@@ -28,3 +29,24 @@ def test_the_table_counts_each_kill_once():
     lines = table(cases).splitlines()
     assert "| steps | 1 | 1 | 0 | 0 | 1 | 0 | 1 |" in lines
     assert "| building | 0 | 0 | 0 | 0 | 0 | 0 | 0 |" in lines
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from bench.harness.forked import Run, make_data, preload
+from bench.studies.kill import options
+
+preload()
+folder = Path(sys.argv[1])
+run = Run(options(make_data(folder / "data"), folder / "run"), folder / "said.txt", picture=False)
+sys.exit(run.wait())
+"""
+
+
+def test_a_run_without_a_picture_ends_well(tmp_path):
+    """Each resumed run ended in a TypeError where it would have drawn one."""
+    done = warm.run("-c", PROGRAM, tmp_path)
+    assert done.returncode == 0, (tmp_path / "said.txt").read_text()
+    assert (tmp_path / "run" / "summary.json").is_file()
+    assert not [*(tmp_path / "run").glob("*.png")]

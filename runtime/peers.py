@@ -54,13 +54,15 @@ class Peers:
         """
         self._ended.set()
         until = time.monotonic() + (FIRST_RANK_FIRST if wait and self.rank else 0.0)
-        while time.monotonic() < until and not self.store.check([END]):
-            time.sleep(0.05)
-        mine = f"{self.rank} {number}"
-        ending = self.store.compare_set(END, "", mine).decode()
+        mine = ending = f"{self.rank} {number}"
+        with suppress(RuntimeError):  # the rank that has the store is gone
+            while time.monotonic() < until and not self.store.check([END]):
+                time.sleep(0.05)
+            ending = self.store.compare_set(END, "", mine).decode()
         if ending != mine:
             self._follow(ending)
-        self._await_others()
+        with suppress(RuntimeError):
+            self._await_others()
 
     def stop(self) -> None:
         """Leave without a word, because every rank does."""
@@ -77,7 +79,8 @@ class Peers:
         number = int(ending.split()[1])
         # torchrun must see one failure, which is that of the rank that was the first.
         code = self.farewell(number)
-        self.store.add(GONE, 1)
+        with suppress(RuntimeError):
+            self.store.add(GONE, 1)
         os._exit(code)
 
     def _watch(self) -> None:

@@ -72,3 +72,19 @@ def test_a_rank_that_hangs_is_named(exits):
         rank.stop()
     assert len(said) in (2, 3)
     assert said[0].startswith("rank 0 has waited 0 s for rank 1")
+
+
+class Gone(HashStore):
+    """A store that its rank has taken with it."""
+
+    def compare_set(self, key: str, expected_value: str, desired_value: str) -> bytes:
+        raise RuntimeError("Connection reset by peer")
+
+    def add(self, key: str, value: int) -> int:
+        raise RuntimeError("Broken pipe")
+
+
+def test_a_rank_whose_store_is_gone_says_its_own_error(exits):
+    """Its last words were a traceback of the store, and a signal's exit code became 1."""
+    Peers(Gone(), 1, 2).end(15)
+    assert exits == []

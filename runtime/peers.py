@@ -1,4 +1,4 @@
-"""What ranks tell each other besides collectives: who ends and why, and who is waited for.
+"""What ranks tell each other besides collectives: who ends and why, who is late, who is lost.
 
 A rank that fails leaves the others waiting in a collective, from which no exception gets them. So
 each rank has a thread that looks into the store by which the ranks have met.
@@ -13,7 +13,8 @@ from contextlib import suppress
 from torch.distributed import Store
 
 POLL = 0.5  # seconds between two looks
-BEAT = 10.0  # seconds after which a rank says again how far it is
+BEAT = 2.0  # seconds after which a rank says again how far it is
+SILENCE = 6.0  # seconds without such a word after which a rank is lost
 WAIT = 60.0  # seconds in a collective before a rank says for whom it waits; then twice as many
 LEAVING = 5.0  # seconds that the others may take to end
 FIRST_RANK_FIRST = 2.0  # seconds in which rank 0 may name an error that every rank has found
@@ -41,6 +42,8 @@ class Peers:
         self.tell: Callable[[str], object] = print
         self._ended = threading.Event()
         self._seen, self._since, self._wait = 0, time.monotonic(), WAIT
+        self._keys = [f"{AT}/{each}" for each in range(size)]
+        self._heard: dict[int, tuple[bytes, float]] = {}  # last word of each rank, and when it came
         threading.Thread(target=self._watch, name="peers", daemon=True).start()
 
     def end(self, number: int, wait: bool = False) -> None:
@@ -70,6 +73,16 @@ class Peers:
         with suppress(RuntimeError):  # the rank that has the store is gone
             self.store.add(GONE, 1)
 
+    def lost(self) -> bool:
+        """Return whether a rank, or the store, was silent for ``SILENCE`` seconds.
+
+        These seconds begin with the first call: without one, nobody listens.
+        """
+        now = time.monotonic()
+        if not self._heard:
+            self._heard = dict.fromkeys(range(self.size), (b"", now))
+        return now - min(at for _, at in self._heard.values()) > SILENCE
+
     def _await_others(self) -> None:
         until = time.monotonic() + LEAVING
         while time.monotonic() < until and self.store.add(GONE, 0) < self.size - 1:
@@ -84,26 +97,33 @@ class Peers:
         os._exit(code)
 
     def _watch(self) -> None:
-        beat = 0.0
+        beat, beats = 0.0, 0
         try:
             while not self._ended.wait(POLL):
                 if self.store.check([END]) and not self._ended.is_set():
                     self._follow(self.store.get(END).decode())
                 if time.monotonic() - beat > BEAT:
-                    beat = time.monotonic()
-                    self.store.set(f"{AT}/{self.rank}", str(self.met))
+                    beat, beats = time.monotonic(), beats + 1
+                    self.store.set(self._keys[self.rank], f"{self.met} {beats}")
                     self._say_who_is_late()
+                if self._heard and self.store.check(self._keys):
+                    self._hear(self.store.multi_get(self._keys))
         except RuntimeError:  # the store has gone, and with it the run
             return
+
+    def _hear(self, words: list[bytes]) -> None:
+        now = time.monotonic()
+        for rank, word in enumerate(words):
+            if word != self._heard[rank][0]:
+                self._heard[rank] = word, now
 
     def _say_who_is_late(self) -> None:
         if self.met != self._seen:
             self._seen, self._since, self._wait = self.met, time.monotonic(), WAIT
         waited = time.monotonic() - self._since
-        keys = [f"{AT}/{rank}" for rank in range(self.size)]
-        if waited < self._wait or not self.store.check(keys):
+        if waited < self._wait or not self.store.check(self._keys):
             return
-        met = [int(each) for each in self.store.multi_get(keys)]
+        met = [int(each.split()[0]) for each in self.store.multi_get(self._keys)]
         late = [rank for rank, number in enumerate(met) if number < self.met]
         if late and self.rank == min(set(range(self.size)) - set(late)):
             ranks = f"rank {', '.join(map(str, late))}"

@@ -153,6 +153,7 @@ class Loop:
         if interrupted:
             self._land()
             self._save(elapsed)
+            signals.react()
             raise Interruption(signals.received or SIGTERM, self.step)
         now = self._now(elapsed, pending)
         ahead = self.pace.ahead() + self.pace.of(self._next_variant(now))
@@ -263,9 +264,10 @@ class Loop:
         self.pace.finished(len(self.metrics), elapsed)
         copies = {slot: copy.tensors() for slot, copy in self.snapshots.items()}
         tensors = with_copies(self.trainer.state.tensors(), copies)
-        if self.folder:
-            self._write(self.folder, tensors, elapsed)
-        self.trainer.world.barrier()
+        with SIGNALS.saving():
+            if self.folder:
+                self._write(self.folder, tensors, elapsed)
+            self.trainer.world.barrier()
 
     def _write(self, folder: RunFolder, tensors: Mapping[str, Tensor], elapsed: float) -> None:
         state = self.trainer.state.numbers() | {"step": self.step, "elapsed": elapsed}

@@ -113,7 +113,9 @@ def joined(settings: Settings, startup: Startup, data: str) -> Iterator[Rank]:
 
 
 def connect(world: World, folder: RunFolder | None, progress: Progress) -> None:
-    """Let what ends or troubles the run be said by rank 0, on its progress line."""
+    """Let what ends or troubles the run be said by rank 0, and no rank wait for a lost one."""
+    if world.peers:
+        SIGNALS.lost = world.peers.lost
     if folder is None:
         SIGNALS.last_words = str
         return

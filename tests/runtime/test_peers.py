@@ -22,7 +22,8 @@ def exits(monkeypatch):
         codes.append(code)
         raise RuntimeError
 
-    for name, seconds in (("POLL", 0.005), ("BEAT", 0.01), ("WAIT", 0.1), ("LEAVING", 5.0)):
+    short = {"POLL": 0.005, "BEAT": 0.01, "SILENCE": 0.5, "WAIT": 0.1, "LEAVING": 5.0}
+    for name, seconds in short.items():
         monkeypatch.setattr(peers, name, seconds)
     monkeypatch.setattr("runtime.peers.os._exit", end)
     return codes
@@ -72,6 +73,20 @@ def test_a_rank_that_hangs_is_named(exits):
         rank.stop()
     assert len(said) in (2, 3)
     assert said[0].startswith("rank 0 has waited 0 s for rank 1")
+
+
+def test_a_rank_is_lost_when_it_is_silent(exits):
+    store = HashStore()
+    first, second = (Peers(store, rank, 2) for rank in range(2))
+    until = time.monotonic() + 1.0
+    while time.monotonic() < until:
+        assert not first.lost()
+        time.sleep(0.05)
+    second.stop()
+    time.sleep(1.0)
+    assert first.lost()
+    first.stop()
+    assert exits == []
 
 
 class Gone(HashStore):

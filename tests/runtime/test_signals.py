@@ -55,13 +55,54 @@ def test_a_later_second_signal_ends_the_process(monkeypatch):
     assert killed == [(os.getpid(), signal.SIGTERM)]
 
 
-def test_a_main_thread_inside_a_library_is_not_awaited(monkeypatch, capsys):
-    ended = []
-    monkeypatch.setattr(signals, "PATIENCE", 0.01)
-    monkeypatch.setattr("runtime.signals.os._exit", ended.append)
+@pytest.fixture
+def ended(monkeypatch) -> list[int]:
+    """Have little patience; return the codes with which the process would have ended."""
+    codes: list[int] = []
+    monkeypatch.setattr(signals, "PATIENCE", 0.1)
+    monkeypatch.setattr(signals, "LOOK", 0.01)
+    monkeypatch.setattr("runtime.signals.os._exit", codes.append)
+    return codes
+
+
+def test_an_owner_that_has_noticed_is_awaited_unless_a_rank_is_lost(ended):
+    lost: list[int] = []
+    with SIGNALS, pytest.raises(Interruption), SIGNALS.deferred():
+        SIGNALS.lost = lambda: bool(lost)
+        send(signal.SIGTERM)
+        time.sleep(0.3)
+        assert ended == []
+        lost.append(1)
+        with SIGNALS.saving():
+            time.sleep(0.3)
+            assert ended == []
+        time.sleep(0.3)
+        assert ended == [128 + signal.SIGTERM]
+
+
+def test_an_owner_that_has_reacted_is_awaited(ended):
+    with SIGNALS, pytest.raises(Interruption), SIGNALS.deferred():
+        SIGNALS.lost = lambda: True
+        send(signal.SIGTERM)
+        SIGNALS.react()
+        time.sleep(0.3)
+    assert ended == []
+
+
+def test_one_process_awaits_an_owner_that_has_noticed(ended):
+    with SIGNALS, pytest.raises(Interruption), SIGNALS.deferred():
+        send(signal.SIGTERM)
+        time.sleep(0.3)
+    assert ended == []
+
+
+def test_a_main_thread_inside_a_library_is_awaited_only_while_it_saves(ended, capsys):
     with SIGNALS:
         # As the interpreter does when a signal comes; its handler runs only in the main thread.
-        os.write(SIGNALS._wake_up, bytes([signal.SIGTERM]))
+        with SIGNALS.saving():
+            os.write(SIGNALS._wake_up, bytes([signal.SIGTERM]))
+            time.sleep(0.3)
+            assert ended == []
         until = time.monotonic() + 10
         while not ended and time.monotonic() < until:
             time.sleep(0.01)

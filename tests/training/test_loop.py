@@ -5,10 +5,12 @@ import os
 import signal
 import time
 import weakref
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from runtime import checkpoint
+from runtime import checkpoint, signals
 from runtime.progress import Progress
 from runtime.run_folder import RunFolder, read_log
 from training.loop import Interruption, Loop
@@ -49,6 +51,30 @@ def test_signals_are_the_loops_only_while_it_steps(make_trainer, tmp_path):
     assert newest is not None
     assert newest.name == "step_000003"
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_slow_disk_may_outlast_the_patience_with_a_signal(make_trainer, tmp_path, monkeypatch):
+    """Another rank is lost meanwhile, so that nothing but the loop's word keeps the process."""
+    ended: list[int] = []
+    monkeypatch.setattr(signals, "PATIENCE", 1.0)
+    monkeypatch.setattr("runtime.signals.os._exit", ended.append)
+    save = checkpoint.save
+
+    def slowly(*given: Any) -> Path:
+        time.sleep(1.5)
+        return save(*given)
+
+    monkeypatch.setattr(checkpoint, "save", slowly)
+    trainer = make_trainer(iterations=50, val_loss_every=3)
+    folder = RunFolder.create(tmp_path / "run", "x", {})
+    loop = make_loop(trainer, folder, lambda *_: os.kill(os.getpid(), signal.SIGTERM) or 1.0)
+    with signals.SIGNALS:
+        signals.SIGNALS.lost = lambda: True
+        with pytest.raises(Interruption):
+            loop.run()
+        time.sleep(1.5)  # in which the other ranks are told
+    assert ended == []
+    assert checkpoint.latest(folder.checkpoints) is not None
 
 
 def test_validation_time_is_not_training_time(make_trainer):

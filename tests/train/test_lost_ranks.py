@@ -1,0 +1,99 @@
+"""A rank that is lost keeps no other: each ends soon after torchrun's signal, or by itself."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from runtime import checkpoint
+from tests import warm
+from tests.small import free_port
+from tests.train.runs import surroundings
+
+PATIENCE = 2.0  # seconds
+# A run whose ranks lose patience sooner, which takes long to validate and to save.
+PROGRAM = f"""
+import sys, time
+import command_line, train
+from evaluation.scoreboard import Scoreboard
+from runtime import checkpoint, peers, signals
+
+def slowly(function, word, seconds):
+    def slow(*given, **named):
+        print(word, flush=True)
+        time.sleep(seconds)
+        return function(*given, **named)
+    return slow
+
+seconds = float(sys.argv.pop(1))
+Scoreboard.validate = slowly(Scoreboard.validate, "validating", seconds)
+checkpoint.save = slowly(checkpoint.save, "saving", seconds)
+signals.PATIENCE = peers.SILENCE = {PATIENCE}
+peers.POLL, peers.BEAT = 0.1, 0.2
+with signals.SIGNALS:
+    command_line.end(train.main)
+"""
+
+
+@contextmanager
+def ranks_of(corpus: Path, run: Path, count: int, seconds: float) -> Iterator[list[warm.Started]]:
+    """Start a run of ``count`` ranks without torchrun, which would signal them at other moments."""
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    shared |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    program = ["-c", PROGRAM, seconds, "--config", corpus / "run.toml"]
+    program += ["--data", corpus / "data", "--run-dir", run, "--val-loss-every", 3]
+    program += ["--iterations", 10_000]
+    places = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+    ranks = [warm.start(*program, environment=surroundings(**shared, **at)) for at in places]
+    try:
+        yield ranks
+    finally:
+        for each in ranks:
+            each.kill()  # a stopped one, too
+
+
+def wait_for(word: str, rank: warm.Started) -> None:
+    until = time.monotonic() + 100
+    while word not in rank.stdout:
+        assert rank.returncode is None, rank.stderr
+        assert time.monotonic() < until, f"no {word!r} in {rank.stdout}"
+        time.sleep(0.01)
+
+
+def ended(ranks: list[warm.Started]) -> tuple[list[int], float]:
+    """Return the ranks' exit codes and the seconds until the last has ended."""
+    began = time.monotonic()
+    return [each.wait(timeout=25) for each in ranks], time.monotonic() - began
+
+
+def test_a_signalled_rank_does_not_wait_for_a_lost_one(corpus, tmp_path):
+    """Ranks that had noticed the signal waited in a collective until torchrun killed them."""
+    with ranks_of(corpus, tmp_path / "run", 3, PATIENCE / 2) as ranks:
+        for each in ranks:
+            wait_for("validating", each)
+        ranks[1].send_signal(signal.SIGSTOP)
+        others = [ranks[0], ranks[2]]
+        for each in others:
+            each.send_signal(signal.SIGTERM)
+        codes, seconds = ended(others)
+    assert codes == [128 + signal.SIGTERM] * 2
+    assert PATIENCE - 0.5 < seconds < PATIENCE + 8
+    said = [line for each in others for line in each.stdout.splitlines() if "interrupted" in line]
+    assert said == [ranks[0].stdout.splitlines()[-1]]
+    assert "no checkpoint yet" in said[0]
+
+
+def test_a_signalled_run_finishes_what_takes_longer_than_its_patience(corpus, tmp_path):
+    with ranks_of(corpus, tmp_path / "run", 2, 2 * PATIENCE) as ranks:
+        for each in ranks:
+            wait_for("validating", each)
+        for each in ranks:
+            each.send_signal(signal.SIGTERM)
+        codes, seconds = ended(ranks)
+    assert codes == [128 + signal.SIGTERM] * 2, "".join(each.stderr for each in ranks)
+    assert seconds > 2 * PATIENCE, "validation or checkpoint was cut off"
+    newest = checkpoint.latest(tmp_path / "run" / "checkpoints")
+    assert newest is not None
+    assert newest.name == "step_000003"
+    assert "kept: step 3;" in ranks[0].stdout

@@ -139,11 +139,8 @@ def train_and_score(
     split = Split(inputs.validation, inputs.byte_table, settings.val_max_tokens)
     scores = Scoreboard(settings, split, rank.world, rank.folder, rank.progress)
     sample = samples_of(rank, trainer, inputs.tokenizer)
-    try:
+    with rank.closing(trainer, steering):
         trained = train(rank, trainer, steering, scores, sample)
-    finally:
-        trainer.close()
-        rank.close_decisions(steering)
     score_trained(trainer, trained, scores)
     roundtrip, artifact = export(rank, trainer, trained)
     score_artifact(trainer, trained, roundtrip, scores)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from runtime.device import Backends, choose, device_type
 from runtime.progress import Progress
@@ -15,6 +16,9 @@ from settings import Settings
 from settings.variants import trains_in_fp8
 from swarm.steering import Steering
 from training.resuming import open_folder
+
+if TYPE_CHECKING:
+    from training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,23 @@ class Rank:
         if steering and self.folder:
             steering.log_to(self.folder.decisions)
 
-    def close_decisions(self, steering: Steering | None) -> None:
+    @contextmanager
+    def closing(self, trainer: "Trainer", steering: Steering | None) -> Iterator[None]:
+        """Close the trainer and the decision log at the end of this context.
+
+        One of several ranks leaves its trainer open after an error, because its GPU may wait for a
+        lost rank, and the others wait to hear of the error.
+        """
+        whole = self.world.size == 1
+        try:
+            yield
+            whole = True
+        finally:
+            if whole:
+                trainer.close()
+            self._close_decisions(steering)
+
+    def _close_decisions(self, steering: Steering | None) -> None:
         """Finish the decision log; say which error kept it from being written, if any did."""
         error = steering.close() if steering else None
         if error:

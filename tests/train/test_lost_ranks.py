@@ -12,12 +12,13 @@ from tests.small import free_port
 from tests.train.runs import surroundings
 
 PATIENCE = 2.0  # seconds
-# A run whose ranks lose patience sooner, which takes long to validate and to save.
+# A run whose ranks lose patience sooner, in which one thing takes as long as SECONDS says.
 PROGRAM = f"""
 import sys, time
 import command_line, train
 from evaluation.scoreboard import Scoreboard
 from runtime import checkpoint, peers, signals
+from training.trainer import Trainer
 
 def slowly(function, word, seconds):
     def slow(*given, **named):
@@ -26,9 +27,12 @@ def slowly(function, word, seconds):
         return function(*given, **named)
     return slow
 
-seconds = float(sys.argv.pop(1))
-Scoreboard.validate = slowly(Scoreboard.validate, "validating", seconds)
-checkpoint.save = slowly(checkpoint.save, "saving", seconds)
+slow, seconds = sys.argv.pop(1), float(sys.argv.pop(1))
+if slow == "validation":
+    Scoreboard.validate = slowly(Scoreboard.validate, "validating", seconds)
+    checkpoint.save = slowly(checkpoint.save, "saving", seconds)
+else:  # a GPU that waits for a lost rank
+    Trainer.close = slowly(Trainer.close, "closing", seconds)
 signals.PATIENCE = peers.SILENCE = {PATIENCE}
 peers.POLL, peers.BEAT = 0.1, 0.2
 with signals.SIGNALS:
@@ -37,11 +41,13 @@ with signals.SIGNALS:
 
 
 @contextmanager
-def ranks_of(corpus: Path, run: Path, count: int, seconds: float) -> Iterator[list[warm.Started]]:
+def ranks_of(
+    corpus: Path, run: Path, count: int, slow: str, seconds: float
+) -> Iterator[list[warm.Started]]:
     """Start a run of ``count`` ranks without torchrun, which would signal them at other moments."""
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     shared |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
-    program = ["-c", PROGRAM, seconds, "--config", corpus / "run.toml"]
+    program = ["-c", PROGRAM, slow, seconds, "--config", corpus / "run.toml"]
     program += ["--data", corpus / "data", "--run-dir", run, "--val-loss-every", 3]
     program += ["--iterations", 10_000]
     places = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
@@ -69,7 +75,7 @@ def ended(ranks: list[warm.Started]) -> tuple[list[int], float]:
 
 def test_a_signalled_rank_does_not_wait_for_a_lost_one(corpus, tmp_path):
     """Ranks that had noticed the signal waited in a collective until torchrun killed them."""
-    with ranks_of(corpus, tmp_path / "run", 3, PATIENCE / 2) as ranks:
+    with ranks_of(corpus, tmp_path / "run", 3, "validation", PATIENCE / 2) as ranks:
         for each in ranks:
             wait_for("validating", each)
         ranks[1].send_signal(signal.SIGSTOP)
@@ -85,7 +91,7 @@ def test_a_signalled_rank_does_not_wait_for_a_lost_one(corpus, tmp_path):
 
 
 def test_a_signalled_run_finishes_what_takes_longer_than_its_patience(corpus, tmp_path):
-    with ranks_of(corpus, tmp_path / "run", 2, 2 * PATIENCE) as ranks:
+    with ranks_of(corpus, tmp_path / "run", 2, "validation", 2 * PATIENCE) as ranks:
         for each in ranks:
             wait_for("validating", each)
         for each in ranks:
@@ -97,3 +103,13 @@ def test_a_signalled_run_finishes_what_takes_longer_than_its_patience(corpus, tm
     assert newest is not None
     assert newest.name == "step_000003"
     assert "kept: step 3;" in ranks[0].stdout
+
+
+def test_a_rank_that_dies_without_a_word_ends_the_run(corpus, tmp_path):
+    with ranks_of(corpus, tmp_path / "run", 3, "closing", 20.0) as ranks:
+        wait_for("step 3/", ranks[0])
+        ranks[1].kill()
+        codes, seconds = ended(ranks)
+    assert codes[1] == -signal.SIGKILL
+    assert sorted((codes[0], codes[2])) == [0, 1]
+    assert seconds < 10, "a rank waited before it told the others"

@@ -10,7 +10,7 @@ from runtime.device import Backends, choose, device_type
 from runtime.progress import Progress
 from runtime.ranks import World
 from runtime.run_folder import RunFolder
-from runtime.signals import SIGNALS
+from runtime.signals import SIGNALS, Interruption
 from runtime.startup import Startup
 from settings import Settings
 from settings.variants import trains_in_fp8
@@ -66,12 +66,16 @@ class Rank:
         """Close the trainer and the decision log at the end of this context.
 
         One of several ranks leaves its trainer open after an error, because its GPU may wait for a
-        lost rank, and the others wait to hear of the error.
+        lost rank, and the others wait to hear of the error. It does not after an interruption with
+        a step, on which all ranks have agreed.
         """
         whole = self.world.size == 1
         try:
             yield
             whole = True
+        except Interruption as interruption:
+            whole = whole or interruption.step is not None
+            raise
         finally:
             if whole:
                 trainer.close()

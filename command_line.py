@@ -6,6 +6,7 @@ import io
 import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,6 +24,7 @@ from errors import InputError, printable
 BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 ASKED = re.compile(r"tried to allocate ([\d.]+ \w+)", re.IGNORECASE)
 LONGEST = 2000  # characters of an error that quotes a file
+FIRST_RANK_FIRST = 10.0  # seconds in which the host's first rank may name an error that all have
 HELP = {"--help", "-h"}
 SPELLED: dict[str, str] = {}  # what the user types for a program's name, if it is not that name
 
@@ -110,14 +112,14 @@ def run(app: App, arguments: Sequence[str]) -> int:
     try:
         return call(app, arguments) or 0
     except (InputError, MemoryError) as error:
-        complain(f"error: {said(error)}", getattr(error, "__notes__", ()))
+        refuse(error)
         return getattr(error, "code", BAD_INPUT)
     except BrokenPipeError:
         # Nobody reads what the program prints. Python flushes stdout once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except OSError as error:
-        complain(f"error: {said(error)}", getattr(error, "__notes__", ()))
+        refuse(error)
         return BAD_INPUT
     except RuntimeError as error:
         asked = ASKED.search(str(error))  # by PyTorch, whose allocators have no MemoryError
@@ -146,10 +148,27 @@ def said(error: Exception) -> str:
     return str(error)
 
 
+def refuse(error: Exception) -> None:
+    """Print an error that the user can put right.
+
+    A rank that prints nothing lets the host's first one do so, because torchrun ends all ranks
+    when one has ended.
+    """
+    notes = getattr(error, "__notes__", ())
+    complain(f"error: {said(error)}", notes)
+    if not (is_first() or notes):
+        time.sleep(FIRST_RANK_FIRST)
+
+
+def is_first() -> bool:
+    """Return whether this process is the first rank of its host, or the only one."""
+    rank = os.environ.get("LOCAL_RANK", "")
+    return not (rank.isdecimal() and int(rank))
+
+
 def complain(line: str, notes: Sequence[str] = ()) -> None:
     """Print a line on stderr, on the host's first rank only, or with notes on any rank."""
-    rank = os.environ.get("LOCAL_RANK", "")
-    first = not (rank.isdecimal() and int(rank))
+    first = is_first()
     if first or notes:
         line = printable(spelled(line if first else f"{line} ({', '.join(notes)})"))
         print(line if len(line) <= LONGEST else f"{line[:LONGEST]}...", file=sys.stderr)

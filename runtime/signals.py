@@ -141,8 +141,9 @@ class Signals:
 
 
 def nothing_kept() -> str:
-    """Return the last words of a process that has made no run folder yet."""
-    return "interrupted; nothing was kept: start again"
+    """Return the last words of a process that has made no run folder yet, of a host's first."""
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    return "interrupted; nothing was kept: start again" if first else ""
 
 
 # Handlers belong to the process, so there is one of these.

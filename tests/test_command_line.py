@@ -4,6 +4,7 @@ import errno
 import io
 import subprocess
 import sys
+import time
 from typing import get_args
 
 import pytest
@@ -94,10 +95,22 @@ def test_help_shows_the_defaults_of_a_preset():
     assert get_args(hint)[1].help.endswith(f"[{shown['num_layers']}]")
 
 
-def test_only_a_host_s_first_rank_complains(capsys, monkeypatch):
+@pytest.mark.parametrize("error", [InputError("x"), OSError(errno.EIO, "x")])
+def test_only_a_host_s_first_rank_complains_and_the_others_let_it(error, capsys, monkeypatch):
+    """torchrun ended the first rank before it could, if another had found the error sooner."""
+    monkeypatch.setattr(command_line, "FIRST_RANK_FIRST", 0.3)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert ends(InputError("x")) == 2
+    began = time.monotonic()
+    assert ends(error) == 2
+    assert time.monotonic() - began >= 0.3
     assert capsys.readouterr().err == ""
+    monkeypatch.setattr(command_line, "FIRST_RANK_FIRST", 30.0)
+    error.add_note("on rank 1 of 2")  # which has told the others
+    assert ends(error) == 2
+    assert "x (on rank 1 of 2)" in capsys.readouterr().err
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert ends(error) == 2
+    assert time.monotonic() - began < 20
 
 
 def test_a_reader_that_goes_away_costs_no_traceback():

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from runtime import signals
-from runtime.signals import SIGNALS, STOPPING, Interruption
+from runtime.signals import SIGNALS, STOPPING, Interruption, nothing_kept
 
 
 def send(number: int) -> None:
@@ -108,3 +108,10 @@ def test_a_main_thread_inside_a_library_is_awaited_only_while_it_saves(ended, ca
             time.sleep(0.01)
     assert ended == [128 + signal.SIGTERM]
     assert "nothing was kept" in capsys.readouterr().out
+
+
+def test_of_ranks_without_a_folder_the_first_speaks(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert "nothing was kept" in nothing_kept()
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert nothing_kept() == ""

@@ -32,6 +32,7 @@ from settings.load import load_settings
 from training.resuming import kept
 
 FIRST_SEED = 1337
+MOST_SEEDS = 100  # more would take a minute to plan, and weeks to run
 Options = Mapping[str, Sequence[str]]
 """Options of train.py by variant."""
 
@@ -125,11 +126,10 @@ def plan(
         runs: for run folders.
 
     Raises:
-        InputError: settings that no run can have, a reference clock without their steps, or a
-            folder that holds a run of other ones.
+        InputError: as ``check_seeds``; settings that no run can have, a reference clock without
+            their steps, or a folder that holds a run of other ones.
     """
-    if seeds < 1:
-        raise InputError(f"--seeds {seeds}: it takes at least one run of each")
+    check_seeds(seeds)
     planned = []
     for seed in range(first_seed, first_seed + seeds):
         first = None
@@ -144,6 +144,12 @@ def plan(
             check(folder, settings)
             planned.append((name, folder, command))
     return planned
+
+
+def check_seeds(count: int) -> None:
+    """Raise InputError for a number of seeds that no series can have."""
+    if not 1 <= count <= MOST_SEEDS:
+        raise InputError(f"--seeds {count}: choose 1 to {MOST_SEEDS} runs of each")
 
 
 def folder_of(runs: Path, name: str, seed: int) -> Path:

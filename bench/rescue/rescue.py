@@ -26,7 +26,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.progress import Progress
 
-from bench.harness.pairs import FIRST_SEED, check, until_interrupted
+from bench.harness.pairs import FIRST_SEED, check, check_seeds, until_interrupted
 from bench.harness.record import Commit, provenance
 from bench.harness.refusals import check_clock, check_series
 from bench.harness.runs import Summary, shared_by, summaries_of
@@ -171,10 +171,12 @@ def plan(base: Sequence[str], asked: Asked, troubles: Sequence[str], folder: Pat
     """Return the runs of some troubles, seed by seed: a stop leaves whole rounds.
 
     Raises:
-        InputError: settings that no run can have, or a folder that holds a run of other ones.
+        InputError: as ``check_seeds``; settings that no run can have, or a folder that holds a
+            run of other ones.
     """
-    if asked.seeds < 1:
-        raise InputError(f"--seeds {asked.seeds}: it takes at least one run of each")
+    check_seeds(asked.seeds)
+    if asked.priced < 0:
+        raise InputError(f"--priced {asked.priced}: give a number of seeds, or 0 for all")
     if "Y" in asked.arms and "S" not in asked.arms:
         raise InputError("--arms Y obeys clean runs of S: give S, too")
     if asked.priced and asked.chosen:

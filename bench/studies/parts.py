@@ -19,6 +19,7 @@ from cyclopts import Parameter
 
 from bench.harness.pairs import (
     FIRST_SEED,
+    MOST_SEEDS,
     bits,
     counted,
     differing,
@@ -138,7 +139,7 @@ def main(
         settings: for train.py, after --
         data: the sprint's corpus as shards, of the frontier's vocabulary
         seeds: runs of each, from 1337 on
-        seeds_of_small: of rows that then bring less than 0.002, and of those before them, if more
+        seeds_of_small: of rows that then bring less than 0.002, and those before them; 0: no more
         parts: rows to make; all unless given
         runs: for run folders
         out: file for the table
@@ -148,8 +149,13 @@ def main(
         0; 1 if a run diverged; 130 or 143 if it was interrupted, with what is finished.
 
     Raises:
-        InputError: settings that no run can have, or that a part sets.
+        InputError: settings that no run can have, or that a part sets; no possible seeds.
     """
+    if seeds_of_small and not seeds < seeds_of_small <= MOST_SEEDS:
+        raise InputError(
+            f"--seeds-of-small {seeds_of_small}: give more than --seeds {seeds}, at most "
+            f"{MOST_SEEDS}, or 0"
+        )
     check_clock(TO, settings)
     check_free(settings)
     options = {name: each for name, each in cumulative().items() if name in (parts or PARTS)}

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -117,6 +118,15 @@ def test_a_run_that_is_finished_is_not_made_again(tmp_path):
     assert outcome(*run) == kept
     with pytest.raises(InputError, match="holds a run with an artifact"):
         outcome(*run._replace(artifact=False))
+
+
+@pytest.mark.parametrize("given", [{"seeds": 0}, {"seeds": 101}, {"priced": -1}])
+def test_impossible_numbers_of_seeds_are_refused(given: dict[str, Any]) -> None:
+    """Runs without the swarm were left out for a negative number."""
+    (name, count), *_ = given.items()
+    asked = rescue.Asked(troubles=("none",), **given)
+    with pytest.raises(InputError, match=rf"^--{name} {count}: "):
+        rescue.plan(rescue.base_of("tiny", Path("nowhere"), 40.0, ()), asked, [CLEAN], Path("runs"))
 
 
 def test_false_alarms_need_clean_runs_of_the_swarm_and_its_price_a_few_without():

@@ -91,9 +91,11 @@ def test_a_variant_that_is_none_is_refused(capsys):
     assert 'invalid value "agent x off"' in capsys.readouterr().err
 
 
-def test_no_seeds_are_refused():
-    with pytest.raises(InputError, match="at least one"):
-        planned(seeds=0)
+@pytest.mark.parametrize("seeds", [-1, 0, 101, 100_000])
+def test_a_number_of_seeds_that_no_series_has_is_refused(seeds: int) -> None:
+    """A hundred thousand were planned for minutes, without a word."""
+    with pytest.raises(InputError, match=rf"^--seeds {seeds}: choose 1 to 100 runs of each$"):
+        planned(seeds=seeds)
 
 
 def runs(*bits: float) -> list[pairs.Summary]:

@@ -147,6 +147,14 @@ def test_small_steps_get_more_seeds(tmp_path: Path, random_folder, monkeypatch):
     assert [len(row["seeds"]) for row in rows] == [3, 3, 1, 1]
 
 
+@pytest.mark.parametrize(("seeds", "of_small"), [(1, -1), (3, 2), (3, 3), (1, 101)])
+def test_seeds_of_small_steps_that_change_nothing_or_never_end_are_refused(
+    tmp_path: Path, seeds: int, of_small: int
+) -> None:
+    with pytest.raises(InputError, match=rf"^--seeds-of-small {of_small}: give more than --seeds"):
+        parts.main(data=tmp_path, seeds=seeds, seeds_of_small=of_small)
+
+
 @pytest.mark.parametrize(
     "settings", [("--matrix-lr", "0.1"), ("--ema-decay", "0.996"), ("--no-skip-gates",)]
 )

@@ -29,6 +29,7 @@ FEWEST = 256  # tokens of such windows, without a GPU
 MOST_DRAWN = 1000  # random targets whose ranks are taken
 TOKENS_AT_ONCE = 16  # whose probabilities C2 takes in one call
 CHOICES_AT_ONCE = 128  # the same of rows with adapters, whose states are computed once for all
+MOST_LOGITS = 1 << 27  # of these choices together, because plain PyTorch keeps them in memory
 
 
 def check_length(case: Case) -> None:
@@ -50,6 +51,11 @@ def trial(case: Case) -> Iterator[Check]:
             yield from Trial(case, method).of_training()
         elif method.name != "plain" or not sliding:
             yield from Trial(case, method).of_windows()
+
+
+def choices_at_once(scored: int, vocab_size: int) -> int:
+    """Return how many tokens C2 tries in one call as targets of rows of ``scored`` places."""
+    return max(1, min(CHOICES_AT_ONCE, MOST_LOGITS // (DOCUMENTS * scored * vocab_size)))
 
 
 class Trial:
@@ -115,7 +121,8 @@ class Trial:
         self.case.show(f"auditing {self.method.name}, C2")
         scored, at_once = self.method.stride, TOKENS_AT_ONCE
         if self.lora:
-            scored, at_once = self.settings.ttt_lora_chunk, CHOICES_AT_ONCE
+            scored = self.settings.ttt_lora_chunk
+            at_once = choices_at_once(scored, len(self.case.inputs.byte_table.base))
         words = {"contexts": self._contexts(), "scored": scored, "at_once": at_once}
         seen = self.case.entrant.adapt(self.tokens, self.changes, **words)
         return normalised(self.method.name, *([seen.sums] if seen.sums.size else []))

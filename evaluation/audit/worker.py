@@ -104,7 +104,9 @@ class Entrant:
         again = None
 
         def sums(learner: Any) -> Any:
-            return self._sums(learner.score, words, arrays, by_row=lora)
+            choices = lora and getattr(learner, "choices", False)
+            at_once = words["at_once"] if choices or not lora else 1
+            return self._sums(learner.score, {**words, "at_once": at_once}, arrays, choices)
 
         summing = sums if "contexts" in arrays else None
         if "places" in arrays:

@@ -29,6 +29,7 @@ class Adapters:
     """Adapters of a batch of documents, for ``document_adapters`` to make.
 
     Attributes:
+        choices: ``score`` takes several choices of targets; an audit asks before it gives them.
         down: by matrix, (visits, D, rank, in) fp32; the same for every document at its beginning.
         up: by matrix, (visits, D, out, rank) fp32; zero at the beginning, so they add nothing.
         reader: of the documents.
@@ -39,6 +40,8 @@ class Adapters:
         world: the ranks, which learn the first ``down`` together.
         graphs: records the steps of chunks; None: they run launch by launch.
     """
+
+    choices = True
 
     def __init__(
         self, model: GPT, settings: Settings, world: World, graphs: Graphs | None = None

@@ -69,3 +69,16 @@ def test_an_honest_network_of_document_masks_passes(world: World, tmp_path: Path
     with entrant(masked, tmp_path) as case:
         found = audited(case, "strict prefix", "recorded", "trial")
     assert [check for check in found if check.passed is not True] == []
+
+
+def test_adapters_that_take_one_choice_of_targets_pass(world: World, tmp_path: Path):
+    """Code that lacks ``choices`` was given several, and C2 ended in its error."""
+    shape = "states[:, -targets.size(-1) :].expand(*targets.shape, -1)"
+    one = [
+        ("evaluation/ttt/lora.py", "    choices = True\n", ""),
+        ("evaluation/ttt/lora.py", shape, "states[:, -targets.size(1) :].contiguous()"),
+    ]
+    with entrant(world, tmp_path, one, ttt_enabled=True, ttt_method="lora") as case:
+        found = audited(case, "trial")
+    assert ("C2 normalised", "TTT lora") in [(check.name, check.subject) for check in found]
+    assert [check for check in found if check.passed is not True] == []

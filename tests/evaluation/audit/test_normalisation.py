@@ -6,6 +6,7 @@ from torch import Tensor
 
 from evaluation.audit.normalisation import normalised
 from evaluation.audit.observing import sums_of_probabilities
+from evaluation.audit.trial import CHOICES_AT_ONCE, choices_at_once
 from evaluation.score import ScoreFunction
 from tests.evaluation.audit.runs import SGD, TOKENS, broken, causal, windows_run
 from tests.evaluation.network import VOCAB, trained
@@ -42,6 +43,12 @@ def test_rows_with_weights_of_their_own_get_the_tokens_as_choices():
 
     found = sums_of_probabilities(by_choices, CONTEXTS, 4, VOCAB, at_once=7, by_row=True)
     np.testing.assert_allclose(found, sums(model.score, 4), atol=1e-6)
+
+
+def test_choices_of_long_rows_and_large_vocabularies_fit_into_memory():
+    assert choices_at_once(32, 8_192) == CHOICES_AT_ONCE  # preset frontier's
+    assert choices_at_once(256, 50_257) == 5  # 128 would be 13 GB
+    assert choices_at_once(1 << 20, 1 << 16) == 1
 
 
 def test_a_bonus_in_short_calls_alone_is_caught():

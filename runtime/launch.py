@@ -31,6 +31,11 @@ def check_meeting(environment: Mapping[str, str]) -> None:
             raise InputError(f"WORLD_SIZE={environment.get(NUMBERS[0])} without {name}: {REMEDY}")
 
 
+def is_first_of_host() -> bool:
+    """Return whether this process is the first rank of its host, or the only one."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 @contextmanager
 def waiting(ranks: int) -> Iterator[None]:
     """Say which ranks are missing, if the ranks do not meet in this context within seconds."""
@@ -39,7 +44,7 @@ def waiting(ranks: int) -> Iterator[None]:
     words = f"waiting for {others} at {where}; unset WORLD_SIZE to run alone"
     timer = threading.Timer(PATIENCE, print, [words], {"flush": True})
     timer.daemon = True
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if is_first_of_host():
         timer.start()
     try:
         yield

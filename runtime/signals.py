@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+from runtime.launch import is_first_of_host
+
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 GRACE = 2.0  # seconds in which further signals change nothing: torchrun repeats a terminal's
 PATIENCE = 10.0  # seconds that the main thread may take to react to a signal
@@ -142,8 +144,7 @@ class Signals:
 
 def nothing_kept() -> str:
     """Return the last words of a process that has made no run folder yet, of a host's first."""
-    first = os.environ.get("LOCAL_RANK", "0") == "0"
-    return "interrupted; nothing was kept: start again" if first else ""
+    return "interrupted; nothing was kept: start again" if is_first_of_host() else ""
 
 
 # Handlers belong to the process, so there is one of these.

@@ -86,7 +86,7 @@ def gpus() -> list[str]:
 def shared_by(commands: Iterable[Sequence[str]]) -> int:
     """Return how many runs a GPU makes at once: two if a table counts the time of all of them.
 
-    What one does at its start and its end, for a third of the time, the other one then trains.
+    While one run starts or ends, which is a third of its time, the other one trains.
 
     Args:
         commands: options of train.py, of each run.

@@ -15,7 +15,7 @@ FIELDS = (
 )
 # Not measured for their own sake: ``step_beside`` is our step in turn with the compiled one.
 ABOUT_FIELDS = ("attention", "step_beside", "start_phases")
-DISTURBED = 1.03  # times itself that a step may take in another turn
+DISTURBED = 1.03  # most that our step beside the compiled one may take, over our step alone
 REASON = 300  # characters
 
 

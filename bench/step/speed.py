@@ -125,11 +125,15 @@ class Session:
 
 def with_stage(rig: Rig, number: int) -> Callable[[int], float]:
     """Return whole steps of one of the rig's two stages: how many are wanted -> their seconds."""
-    settings = rig.settings.model_copy(update={"stages": rig.settings.stages[number:]})
+    both = rig.settings
+    settings = both.model_copy(update={"stages": both.stages[number:]})
 
     def run(count: int) -> float:
         rig.settings = settings
-        return rig.run(count)
+        try:
+            return rig.run(count)
+        finally:
+            rig.settings = both
 
     return run
 

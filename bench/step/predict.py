@@ -27,12 +27,12 @@ ONE = {
     "frontier": One(64_880, FIXED, attention=1_000, embed=300),
 }
 UPDATE = 999.8 / 28.04e6  # an element, bench/results/kernels-h100.md
-# Steps on one GPU and on so many: of preset seed, when no bank was complete before the embedding,
-# two H100s (bench/results/parallel-h100.md) and four H200s (docs/log.md); of preset frontier four
-# H200s (bench/results/parallel-h200.md).
+# Steps on one GPU and on so many: two H100s, when no bank was complete before the embedding
+# (bench/results/parallel-h100.md), and four H200s (bench/results/parallel-h200.md).
+FITTED = "seed", 2
 MEASURED = {
-    ("seed", 2): (58_070, 59_610),
-    ("seed", 4): (56_040, 58_430),
+    FITTED: (58_070, 59_610),
+    ("seed", 4): (55_060, 57_130),
     ("frontier", 4): (64_880, 68_110),
 }
 COLUMNS = (
@@ -75,14 +75,14 @@ def main(*, node: int = 8, inside: float = 370.0, nic: float = 47.0, critical: f
 @cache
 def spread(links: Links) -> float:
     """Return the standard deviation of GPUs' times, of the mean, that two GPUs' step asks for."""
-    step, measured = MEASURED["seed", 2]
-    return (measured - as_measured("seed", 2, links).time) / step / largest(2)
+    step, measured = MEASURED[FITTED]
+    return (measured - as_measured(*FITTED, links).time) / step / largest(2)
 
 
 def as_measured(preset: str, ranks: int, links: Links) -> Step:
     """Return the step of ``MEASURED``, without waiting."""
     one = ONE[preset]._replace(step=MEASURED[preset, ranks][0])
-    if preset == "seed":
+    if (preset, ranks) == FITTED:
         one = one._replace(attention=0)
     one_host = replace(links, node=ranks)
     return Cluster(ranks, one_host).step(network(preset), one, TOKENS, UPDATE)

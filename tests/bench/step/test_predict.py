@@ -15,7 +15,7 @@ LINKS = Links(node=4, inside=100.0, nic=10.0)
 # Two matrices of 10 MB and one of 20 MB.
 NETWORK = Network((Bank(2, 2_500_000, early=True), Bank(1, 5_000_000, early=False)), rest=24)
 RESULT = PROJECT / "bench" / "results" / "predict.md"
-ERROR = 0.005  # of one GPU's speed: of the share that four GPUs reached
+ERROR = 0.01  # of the share that four GPUs reached, because hosts differ so in their slowest GPU
 
 
 def test_transfers_are_hops_and_bytes():

@@ -12,6 +12,8 @@ from kernels.routes import Sizes
 from model.config import Architecture
 from settings import Settings
 
+OTHERS_GIB = 2.0
+
 
 @dataclass(frozen=True)
 class Backends:
@@ -113,6 +115,17 @@ def choose_attention(wanted: str, backend: str, on_gpu: bool) -> str:
     except ModuleNotFoundError as error:
         raise InputError(str(error)) from None
     return wanted
+
+
+def memory_of_others(device: torch.device) -> float:
+    """Return the GiB of a GPU's memory that this process has not reserved; on a CPU 0.
+
+    CUDA's own are about one; above ``OTHERS_GIB`` another process uses the GPU.
+    """
+    if device.type != "cuda":
+        return 0.0
+    free, total = torch.cuda.mem_get_info(device)
+    return (total - free - torch.cuda.memory_reserved(device)) / 2**30
 
 
 def sizes_of(config: Architecture) -> Sizes:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from runtime.device import memory_of_others
 from training.choosing import Choice, Chooser, Course
 from training.loop import Loop
 from training.rank import Rank
@@ -68,6 +69,7 @@ def finish(rank: Rank, loop: Loop, calibration: Calibrating, chooser: Chooser) -
     """
     trainer, budget = loop.trainer, loop.budget
     found = facts(trainer, loop.step, budget.elapsed())
+    found["others_gib"] = max(loop.others_gib, memory_of_others(trainer.world.device))
     rank.progress.phase("calibrating")
     budget.start()
     averaged = trainer.averaging.weights()

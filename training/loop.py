@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from runtime import checkpoint
+from runtime.device import memory_of_others
 from runtime.graphs import no_collection
 from runtime.progress import Progress
 from runtime.records import trained_on
@@ -111,6 +112,7 @@ class Loop:
         self.bpb: float | None = None
         self.pace = self.budget.pace(start, settings)
         self.course, self.curve = Course(start.course), Curve(settings)
+        self.others_gib = memory_of_others(trainer.world.device)
         self.variant: Variant | None = None
         self.probe = None  # a contest's file may leave it out
         if trainer.probes and not self.trained:

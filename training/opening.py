@@ -8,7 +8,7 @@ import torch
 from data.inputs import Inputs
 from kernels.routes import routes
 from model.parameters import counts
-from runtime.device import Backends, sizes_of
+from runtime.device import OTHERS_GIB, Backends, memory_of_others, sizes_of
 from settings import Settings
 from settings.stages import or_one
 from settings.variants import Variant, accumulation_of, stage_variants, trains_in_fp8
@@ -94,9 +94,11 @@ def described(variant: Variant) -> str:
 
 
 def missed(settings: Settings, backends: Backends, device: torch.device) -> Iterator[str]:
-    """Yield a line for each operation that does not take the fastest kernel on a GPU."""
+    """Yield a line for each reason why a GPU is slower than it could be."""
     if device.type != "cuda":
         return
+    if (others := memory_of_others(device)) > OTHERS_GIB:
+        yield f"slower    other processes have {others:.0f} GiB of this GPU"
     if backends.backend != "kernels":
         try:
             settings.check_kernels()

@@ -59,8 +59,8 @@ def make(
         summaries = zip(runs, made, strict=True)
         for (name, folder, _), of in progress.track(summaries, len(runs), description="runs"):
             found.setdefault(name, []).append(of)
-            line = f"{folder.name}: {'diverged' if of.get('diverged') else scores_line(of)}"
-            line += ", by other code" * bool(of.get("other_code"))
+            said = [*([scores_line(of)] if sound([of]) else ()), *map(REMARKS.get, remarks([of]))]
+            line = f"{folder.name}: {', '.join(said)}"
             progress.console.print(line, soft_wrap=True, highlight=False)
             keep()
 

@@ -25,6 +25,7 @@ import train
 from artifact.submission.code_size import hashes_of
 from errors import DivergedError, InputError
 from files import PROJECT, write_text
+from runtime.device import OTHERS_GIB
 from settings.load import load_settings
 
 if TYPE_CHECKING:
@@ -34,7 +35,11 @@ if TYPE_CHECKING:
 
 DIVERGED = "diverged.json"  # the summary of a run that left nothing to export
 Summary = Mapping[str, Any]
-REMARKS = {"diverged": "diverged", "other_code": "by other code"}
+REMARKS = {
+    "diverged": "diverged",
+    "other_code": "by other code",
+    "beside": "beside other processes on the GPU",
+}
 """Fields of a summary that a table mentions, and how."""
 
 
@@ -115,7 +120,8 @@ def free_memory() -> None:
 def summary(folder: Path, command: Sequence[str]) -> Summary:
     """Return the summary of a run, which is made here if it is absent.
 
-    Its field ``other_code`` says whether the code has changed since it was made.
+    Its field ``other_code`` says whether the code has changed since it was made, and ``beside``
+    whether its GPU had less time for it, by the clock that ended it.
     """
     whole, nothing = folder / "summary.json", folder / DIVERGED
     if not (whole.exists() or nothing.exists()):
@@ -129,7 +135,12 @@ def summary(folder: Path, command: Sequence[str]) -> Summary:
             facts = {"diverged": True, "scores": {}, "code_modules": hashes_of(PROJECT)}
             write_text(nothing, json.dumps(facts) + "\n")
     found = json.loads((whole if whole.exists() else nothing).read_text(encoding="utf-8"))
-    return {**found, "other_code": found.get("code_modules") != hashes_of(PROJECT)}
+    beside = found.get("others_gib", 0.0) > OTHERS_GIB
+    return {
+        **found,
+        "other_code": found.get("code_modules") != hashes_of(PROJECT),
+        "beside": beside and not load_settings(command).reference_clock,
+    }
 
 
 def remarks(runs: Sequence[Summary]) -> dict[str, int]:

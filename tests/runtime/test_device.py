@@ -1,5 +1,6 @@
 """Choices of a device: "auto" picks what it and the network can have; a refusal is one line."""
 
+import subprocess
 import sys
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from errors import InputError
 from kernels.common.device import is_hopper
-from runtime.device import choose, device_type
+from runtime.device import OTHERS_GIB, choose, device_type, memory_of_others
 from tests.training.small import small_settings
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -111,3 +112,27 @@ def test_device_is_what_there_is(monkeypatch):
         device_type("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert [device_type(wanted) for wanted in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
+
+
+HOLD = """
+import sys, torch
+held = torch.zeros(3 << 30, dtype=torch.uint8, device="cuda")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.gpu
+def test_memory_of_another_process_is_seen_and_ones_own_is_not():
+    device = torch.device("cuda")
+    own = torch.zeros(3 << 30, dtype=torch.uint8, device=device)
+    assert own.numel() and memory_of_others(device) < OTHERS_GIB
+    command, pipe = [sys.executable, "-c", HOLD], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as other:
+        assert other.stdout and other.stdout.readline() == b"held\n"
+        assert memory_of_others(device) > 3
+        other.communicate()
+
+
+def test_a_cpu_has_no_memory_of_others():
+    assert memory_of_others(torch.device("cpu")) == 0

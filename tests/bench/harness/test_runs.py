@@ -46,6 +46,18 @@ def test_a_run_that_other_code_has_made_is_named(tmp_path: Path) -> None:
     assert pairs.counted([found, {}]) == "2, 1 by other code"
 
 
+def test_a_run_whose_gpu_others_used_is_named(tmp_path: Path) -> None:
+    """Two rows of a series lost a tenth and half of their steps, and nothing said so."""
+    facts = {"scores": {}, "code_modules": hashes_of(PROJECT), "others_gib": 12.4}
+    (tmp_path / "summary.json").write_text(json.dumps(facts))
+    found = runs.summary(tmp_path, [])
+    assert pairs.counted([found, {}]) == "2, 1 beside other processes on the GPU"
+    counted = runs.summary(tmp_path, ["--reference-clock", "table.json"])  # by a table's time
+    assert not counted["beside"]
+    (tmp_path / "summary.json").write_text(json.dumps({**facts, "others_gib": 0.9}))
+    assert not runs.summary(tmp_path, [])["beside"]
+
+
 def killed(number: int) -> Summary:
     """Return a summary; of the second run the machine has no memory."""
     if number:

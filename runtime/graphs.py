@@ -40,6 +40,19 @@ class Graphs:
             function()
         self.stream.synchronize()
 
+    def compile(self, function: Callable[[], object]) -> None:
+        """Compile the kernels that ``function`` launches, in parallel; none of them runs.
+
+        So what it computes means nothing, and what it changed must be set anew.
+        """
+        from kernels.common.compiling import compile_in_parallel  # a CPU can do without Triton
+
+        def dry_run() -> None:
+            with compile_in_parallel():
+                function()
+
+        self.eagerly(dry_run)
+
     def record(self, function: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         """Record the launches of ``function``, which do not run yet.
 

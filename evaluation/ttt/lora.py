@@ -70,7 +70,19 @@ class Adapters:
         self.kept = [torch.zeros_like(down) for down in self.initial.values()]
         self.count = torch.zeros((), device=device)
         self.pending: tuple[list[Tensor], Tensor] | None = None
+        if graphs:
+            graphs.compile(self._dry_run)
         self.reset(self.documents)
+
+    def _dry_run(self) -> None:
+        """Read and learn chunks of no text: the first of documents, and one that follows it."""
+        size, rows = self.settings.ttt_lora_chunk, self.documents
+        for _ in range(2):
+            shape = rows, self.reader.earlier + size + 1
+            tokens = torch.zeros(shape, dtype=torch.int32, device=self.world.device)
+            self._read(tokens)
+            self._learn(tokens, torch.ones(rows, size, dtype=torch.bool, device=tokens.device))
+            self.reader.advance(size)
 
     def tensors(self) -> list[Tensor]:
         """Return all that an update changes, but for the optimizer's state."""

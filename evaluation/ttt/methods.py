@@ -1,6 +1,7 @@
 """Test-time training by the method that the settings name."""
 
 import torch
+from torch import Tensor
 
 from evaluation.score import Score, ScoreFunction, Scoring, Split
 from evaluation.ttt.learner import Watch, unwatched
@@ -15,6 +16,20 @@ from settings import Settings
 def scoring_function(model: GPT, backend: str) -> ScoreFunction:
     """Return what scores windows: ``model.score``, compiled if the backend is ``compiled``."""
     return torch.compile(model.score, dynamic=False) if backend == "compiled" else model.score
+
+
+def compiled_first(score_fn: ScoreFunction, graphs: Graphs) -> ScoreFunction:
+    """Return what scores the same, and compiles the kernels of new shapes in parallel first."""
+    known: set[tuple[torch.Size, torch.Size]] = set()
+
+    def score(inputs: Tensor, targets: Tensor) -> Tensor:
+        shapes = inputs.shape, targets.shape
+        if shapes not in known:
+            known.add(shapes)
+            graphs.compile(lambda: score_fn(inputs, targets))
+        return score_fn(inputs, targets)
+
+    return score
 
 
 def score_adapting(
@@ -46,4 +61,6 @@ def score_adapting(
         if settings.ttt_method == "both":
             return score_phases(model, weights, split, settings, scoring, watch, graphs)
         score_fn, chunk = scoring_function(model, backend), settings.ttt_chunk_tokens
+        if graphs:
+            score_fn = compiled_first(score_fn, graphs)
         return score_first(score_fn, watch(weights), split, plan, chunk, scoring)

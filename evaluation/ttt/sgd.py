@@ -161,6 +161,7 @@ class WeightLearner:
 
         Warm-ups of the second graph change the gradients, which hold no values yet.
         """
+        graphs.compile(lambda: self.micro_batches.accumulate(batches))
         self.micro_batches.prepare(graphs, batches)
         for _ in range(EAGER_CALLS):
             graphs.eagerly(self.combine)

@@ -1,13 +1,13 @@
 """Compile all kernels of a piece of work in parallel, before it runs.
 
     with compile_in_parallel():
-        ...  # launches whose kernel is not compiled yet are recorded instead
+        ...  # no kernel runs; those that are not compiled yet are recorded
     ...      # all recorded kernels are compiled, and loaded on the current device
 
 Triton compiles a kernel at its first launch, so one after the other: half a minute of one core for
 a training step. Threads run four fifths of that work concurrently, because MLIR, LLVM, the
 assembler and the C compiler release Python's lock. Results computed within the context are
-meaningless, because the recorded kernels did not run.
+meaningless. Compiled kernels do not run either, because they could read addresses from them.
 """
 
 import json
@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from triton import knobs
 from triton.runtime.cache import triton_key
+from triton.runtime.jit import JITFunction
 
 MAX_THREADS = 16  # more gain nothing, because a fifth of the work holds Python's lock
 
@@ -53,11 +54,16 @@ def compile_in_parallel(done: Callable[[str], object] = lambda phase: None) -> I
         recorded[fn.jit_function, compile["key"]] = compile
         return True
 
-    before, knobs.runtime.jit_cache_hook = knobs.runtime.jit_cache_hook, record
+    run, before = JITFunction.run, knobs.runtime.jit_cache_hook
+
+    def unlaunched(self: Any, *arguments: Any, warmup: bool, **options: Any) -> Any:
+        return run(self, *arguments, warmup=True, **options)
+
+    JITFunction.run, knobs.runtime.jit_cache_hook = unlaunched, record
     try:
         yield
     finally:
-        knobs.runtime.jit_cache_hook = before
+        JITFunction.run, knobs.runtime.jit_cache_hook = run, before
 
     def build(function: Any, launch: dict[str, Any]) -> None:
         # A kernel that fails here fails again at its first launch, with a traceback.

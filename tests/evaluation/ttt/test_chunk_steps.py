@@ -60,10 +60,9 @@ def test_replayed_chunks_are_launched_ones(changes: dict[str, object]):
     for graphs in (None, Captures()):
         scores = Scores()
         tally = Tally(split, Scoring(CPU, record=scores))
-        with document_adapters(trained(settings), settings, CPU) as adapters:
+        with document_adapters(trained(settings), settings, CPU, graphs) as adapters:  # pyright: ignore[reportArgumentType]
             if graphs:
                 graphs.adapters = adapters
-                adapters.steps.graphs = graphs  # pyright: ignore[reportAttributeAccessIssue]
             for some in (documents[:6], documents[6:]):
                 hints = hints_of(some, split.stream, settings, CPU.device)
                 score_documents(adapters, adapters, split.stream, some, plan, tally, hints)

@@ -26,6 +26,11 @@ def test_later_launches_find_their_kernels_compiled(found):
     assert found["launched"] == ["double"] * 2 + ["triple"] + ["grouped"] * 2
 
 
+def test_compiled_kernels_do_not_run_while_others_are_recorded(found):
+    """They could read an address from what another kernel has not written."""
+    assert len(found["launched"]) == 5  # by the work between two contexts
+
+
 def test_threads_that_begin_at_once_hash_triton_once(found):
     assert found["hashed"] == 1
     assert found["phases"] == ["Triton's key", "kernels"]

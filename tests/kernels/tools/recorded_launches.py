@@ -127,6 +127,8 @@ def main() -> None:
         recorded = list(compiled), list(driver.launched), list(phases)
     after = sorted(name.rpartition(".")[2] for name in compiled)
     work()
+    with compiling.compile_in_parallel():
+        work()
     try:
         broken[(1,)](x)
         error = ""

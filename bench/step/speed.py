@@ -265,7 +265,10 @@ def share_of_ttt(session: Session, record: Record) -> None:
     if session.artifact is None or session.data is None:
         raise InputError("test-time training needs --artifact and --data")
     given = [str(session.artifact), "--data", str(session.data)]
-    one, all_of_them = (ttt_seconds(gpus, given) for gpus in (1, GPUS))
+    one, all_of_them = (
+        min(ttt_seconds(gpus, given) for _ in range(2))  # the first one compiles kernels
+        for gpus in (1, GPUS)
+    )
     record.keep({"ttt4": round(one / all_of_them, 3)})
 
 
@@ -298,7 +301,7 @@ PARTS = (
     Part(("forward_backward", "step", "step_looped", "step_seed"), steps, 50),
     Part(("kernels",), kernels, 15),
     Part(("gpus4",), share_of_gpus, 120, GPUS),
-    Part(("ttt4",), share_of_ttt, 60, GPUS),
+    Part(("ttt4",), share_of_ttt, 90, GPUS),
     Part(("step_compiled",), compiled, 180),  # last, because it may take all that is left
 )
 

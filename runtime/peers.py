@@ -19,6 +19,7 @@ WAIT = 60.0  # seconds in a collective before a rank says for whom it waits; the
 LEAVING = 5.0  # seconds that the others may take to end
 FIRST_RANK_FIRST = 2.0  # seconds in which rank 0 may name an error that every rank has found
 END, GONE, AT = "murmuration/end", "murmuration/gone", "murmuration/at"
+RESUME = "murmuration/resume"
 
 
 class Peers:
@@ -78,10 +79,29 @@ class Peers:
 
         These seconds begin with the first call: without one, nobody listens.
         """
-        now = time.monotonic()
         if not self._heard:
-            self._heard = dict.fromkeys(range(self.size), (b"", now))
-        return now - min(at for _, at in self._heard.values()) > SILENCE
+            self._heard = dict.fromkeys(range(self.size), (b"", time.monotonic()))
+        return bool(self._silent())
+
+    def tell_how_to_resume(self, command: str) -> None:
+        """Let the others say how to go on, should this rank, which speaks for all, be lost."""
+        self.store.set(RESUME, command)
+
+    def last_words(self) -> str:
+        """Return how to go on if rank 0 is lost, on the first rank that is not; else nothing."""
+        silent = self._silent()
+        heard = [rank for rank in range(self.size) if rank not in silent]
+        if 0 not in silent or heard[:1] != [self.rank]:
+            return ""
+        with suppress(RuntimeError):
+            if self.store.check([RESUME]):
+                return f"rank 0 is lost; go on with: {self.store.get(RESUME).decode()}"
+        return ""
+
+    def _silent(self) -> set[int]:
+        """Return the ranks that were silent for ``SILENCE`` seconds; all, if the store was."""
+        now = time.monotonic()
+        return {rank for rank, (_, at) in self._heard.items() if now - at > SILENCE}
 
     def _await_others(self) -> None:
         until = time.monotonic() + LEAVING

@@ -204,8 +204,12 @@ class RunFolder:
             return f"{self.path} has no checkpoint yet: start again, also with this --run-dir"
         kept = f"step {checkpoint.step_of(newest)}"
         kept += f" and {ARTIFACT}" if self.artifact.is_file() else ""
-        script = Path(sys.argv[0]).name
-        return f"kept: {kept}; go on with: {script} --resume {shlex.quote(str(self.path))}"
+        return f"kept: {kept}; go on with: {self.resume}"
+
+    @property
+    def resume(self) -> str:
+        """The command that goes on with this run."""
+        return f"{Path(sys.argv[0]).name} --resume {shlex.quote(str(self.path))}"
 
     def keep_nats(self, row: str, nats: np.ndarray) -> None:
         """Keep the nats of each target (N,) of a score. A full disk costs them, not the run."""

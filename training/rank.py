@@ -141,11 +141,12 @@ def connect(world: World, folder: RunFolder | None, progress: Progress) -> None:
     if world.peers:
         SIGNALS.lost = world.peers.lost
     if folder is None:
-        SIGNALS.last_words = str
+        SIGNALS.last_words = world.peers.last_words if world.peers else str
         return
     folder.warn = progress.line
     SIGNALS.last_words = lambda: f"interrupted; {folder.going_on()}"
     if world.peers:
+        world.peers.tell_how_to_resume(folder.resume)
         world.peers.tell = progress.line
         world.peers.farewell = partial(farewell, progress)
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from torch.distributed import TCPStore
+
 from runtime import checkpoint
 from tests import warm
 from tests.small import free_port
@@ -42,11 +44,11 @@ with signals.SIGNALS:
 
 @contextmanager
 def ranks_of(
-    corpus: Path, run: Path, count: int, slow: str, seconds: float
+    corpus: Path, run: Path, count: int, slow: str, seconds: float, **environment: str
 ) -> Iterator[list[warm.Started]]:
     """Start a run of ``count`` ranks without torchrun, which would signal them at other moments."""
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    shared |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    shared |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), **environment}
     program = ["-c", PROGRAM, slow, seconds, "--config", corpus / "run.toml"]
     program += ["--data", corpus / "data", "--run-dir", run, "--val-loss-every", 3]
     program += ["--iterations", 10_000]
@@ -88,6 +90,23 @@ def test_a_signalled_rank_does_not_wait_for_a_lost_one(corpus, tmp_path):
     said = [line for each in others for line in each.stdout.splitlines() if "interrupted" in line]
     assert said == [ranks[0].stdout.splitlines()[-1]]
     assert "no checkpoint yet" in said[0]
+
+
+def test_another_rank_says_how_to_go_on_without_rank_0(corpus, tmp_path):
+    """Rank 0 alone says it else. torchrun has the store, which outlives all ranks."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    shared = {"TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_PORT": str(store.port)}
+    with ranks_of(corpus, tmp_path / "run", 3, "validation", PATIENCE / 2, **shared) as ranks:
+        for each in ranks:
+            wait_for("validating", each)
+        ranks[0].send_signal(signal.SIGSTOP)
+        for each in ranks[1:]:
+            each.send_signal(signal.SIGTERM)
+        codes, _ = ended(ranks[1:])
+    assert codes == [128 + signal.SIGTERM] * 2
+    said = [line for each in ranks[1:] for line in each.stdout.splitlines() if "rank 0" in line]
+    assert said == [ranks[1].stdout.splitlines()[-1]]
+    assert said[0] == f"rank 0 is lost; go on with: -c --resume {tmp_path / 'run'}"
 
 
 def test_a_signalled_run_finishes_what_takes_longer_than_its_patience(corpus, tmp_path):

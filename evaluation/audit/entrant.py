@@ -114,7 +114,7 @@ class Entrant:
         return self._seen("adapt", words, {"tokens": tokens, **arrays})
 
     def again(self, inputs: np.ndarray, last: np.ndarray) -> np.ndarray:
-        """Return the nats (B, V) of all tokens after the places (B,) in inputs (B, T)."""
+        """Return the nats (P, V) of all tokens after the places (P,) in rows of inputs (B, T)."""
         return self.ask("again", {}, {"inputs": inputs, "last": last})[1]["again"]
 
     def sums(self, contexts: np.ndarray, scored: int, at_once: int) -> np.ndarray:

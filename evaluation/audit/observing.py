@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from evaluation.score import Record, Score, Tokens
     from evaluation.ttt.learner import Watch
 
-# (inputs (B, T) int32, places in them (B,) int64) -> nats (B, V) of all tokens after those places.
-Distribution = Callable[[Tensor, Tensor], Tensor]
+# (inputs (B, T) int32, rows (P,) and places in them (P,) int64) -> nats (P, V) of all tokens there.
+Distribution = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class TokenArray:
@@ -88,9 +88,8 @@ class Again:
         text: the split.
         places: (P,) targets, each at most once.
         starts: (P,) of each the first token of its context.
-        distribution: by the weights as they are.
-        length: T, most tokens of context.
-        grain: contexts are filled up to a multiple of it.
+        distribution: by the weights as they are. Its inputs have the shape of the batch that was
+            scored, so that no kernel is compiled for them.
         by_row: whether each row of a batch has weights of its own, as documents' adapters.
     """
 
@@ -100,14 +99,11 @@ class Again:
         places: np.ndarray,
         starts: np.ndarray,
         distribution: Distribution,
-        length: int,
-        grain: int,
         by_row: bool,
     ) -> None:
-        self.text, self.distribution, self.by_row = text, distribution, by_row
-        self.length, self.grain, self.rows = length, grain, 0
+        self.text, self.distribution, self.by_row, self.rows = text, distribution, by_row, 0
         self.starts = dict(zip(places.tolist(), starts.tolist(), strict=True))
-        self.waiting: list[tuple[int, int]] = []
+        self.waiting: list[tuple[int, int, int]] = []
         self.wanted = np.zeros(len(text) + 1, bool)
         self.wanted[places] = True
         self.found: dict[int, np.ndarray] = {}
@@ -118,7 +114,8 @@ class Again:
         if self.by_row:
             self.rows = len(positions)
         rows, columns = np.nonzero(is_new & self.wanted[np.where(is_new, positions, 0)])
-        self.waiting += zip(positions[rows, columns].tolist(), rows.tolist(), strict=True)
+        places, ends = positions[rows, columns], positions[rows, -1]
+        self.waiting += zip(places.tolist(), rows.tolist(), ends.tolist(), strict=True)
         if self.by_row or len(self.waiting) >= self.rows:
             self.flush()
 
@@ -126,39 +123,38 @@ class Again:
         """Score all that waits; the weights are still those that scored it first."""
         while self.waiting:
             taken: dict[int, int] = {}
-            left: list[tuple[int, int]] = []
-            for place, row in self.waiting:
+            left: list[tuple[int, int, int]] = []
+            length = 0
+            for place, row, end in self.waiting:
                 at = row if self.by_row else len(taken)
                 if at in taken or at >= self.rows:
-                    left.append((place, row))
+                    left.append((place, row, end))
                 else:
                     taken[at] = place
+                    length = max(length, max(place, end) - self.starts[place])
             self.waiting = left
-            self._score(taken)
+            self._score(taken, length)
 
-    @torch.inference_mode()
-    def _score(self, taken: dict[int, int]) -> None:
-        longest = max(place - self.starts[place] for place in taken.values())
-        length = min(self.length, -(-longest // self.grain) * self.grain)
+    @torch.no_grad()
+    def _score(self, taken: dict[int, int], length: int) -> None:
         contexts = [self.text[self.starts[place] : place] for place in taken.values()]
         inputs, last = padded(contexts, list(taken), (self.rows, length))
-        nats = self.distribution(torch.from_numpy(inputs), torch.from_numpy(last))
-        for row, place in taken.items():
-            self.found[place] = nats[row].float().cpu().numpy()
+        numbers = inputs, np.array(list(taken)), last
+        nats = self.distribution(*map(torch.from_numpy, numbers)).float().cpu().numpy()
+        self.found |= zip(taken.values(), nats, strict=True)
 
 
 def padded(
     contexts: list[np.ndarray], rows: list[int], shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return inputs of ``shape`` int32 with each context in its row, and each one's last place.
+    """Return inputs of ``shape`` int32 with each context in its row, and each context's last place.
 
     Behind a context come zeros, which say nothing about the text there.
     """
-    inputs, last = np.zeros(shape, np.int32), np.zeros(shape[0], np.int64)
+    inputs = np.zeros(shape, np.int32)
     for row, context in zip(rows, contexts, strict=True):
         inputs[row, : len(context)] = context
-        last[row] = len(context) - 1
-    return inputs, last
+    return inputs, np.array([len(context) - 1 for context in contexts], np.int64)
 
 
 class Observed:

@@ -90,7 +90,7 @@ def windows_again(case: Case, method: Method) -> tuple[np.ndarray, np.ndarray]:
         contexts = [stream.read(start, place - start) for place, start in pairs]
         shape = (size, plan.seq_len)
         again = case.entrant.again(*padded(contexts, list(range(len(contexts))), shape))
-        found.append(of_targets(case, places[some], again[: len(contexts)]))
+        found.append(of_targets(case, places[some], again))
     return places, np.concatenate(found)
 
 

@@ -114,9 +114,7 @@ class Entrant:
                 arrays["tokens"],
                 arrays["places"],
                 arrays["starts"],
-                lambda inputs, last: self.distribution(inputs, last, observer.learner),
-                len(arrays["tokens"]) if lora else settings.eval_seq_len,
-                settings.ttt_lora_chunk if lora else settings.eval_seq_len,
+                lambda inputs, rows, last: self.distribution(inputs, rows, last, observer.learner),
                 lora,
             )
         observer = observing.Observer(arrays["tokens"], words["poison"], again, summing)
@@ -129,12 +127,13 @@ class Entrant:
         return observer.of(run)
 
     def again(self, arrays: "Mapping[str, np.ndarray]") -> "np.ndarray":
-        """Return the nats (B, V) of all tokens after ``last`` (B,) of ``inputs`` (B, T)."""
+        """Return the nats (P, V) of all tokens after ``last`` (P,) of ``inputs`` (B, T)."""
         import torch
 
         inputs, last = (torch.from_numpy(arrays[name]) for name in ("inputs", "last"))
         with torch.inference_mode():
-            return self.distribution(inputs, last, None).float().cpu().numpy()
+            found = self.distribution(inputs, torch.arange(len(last)), last, None)
+            return found.float().cpu().numpy()
 
     def sums(self, words: Mapping[str, Any], arrays: "Mapping[str, np.ndarray]") -> "np.ndarray":
         """Return the sums of probabilities by the function that scores windows."""
@@ -154,20 +153,22 @@ class Entrant:
         summed = self.observing.sums_of_probabilities
         return summed(score, contexts, words["scored"], vocab_size, words["at_once"], by_row)
 
-    def distribution(self, inputs: "Tensor", last: "Tensor", learner: Any) -> "Tensor":
-        """Return the nats (B, V) of all tokens after a place of each row, by the network itself.
+    def distribution(
+        self, inputs: "Tensor", rows: "Tensor", last: "Tensor", learner: Any
+    ) -> "Tensor":
+        """Return the nats (P, V) of all tokens after a place of some rows, by the network itself.
 
         No function that scores is called, and no target is known here.
 
         Args:
             inputs: (B, T) int32.
-            last: (B,) int64, the places.
+            rows, last: (P,) int64, the places.
             learner: whose adapters take part, if it has any.
         """
         import torch
 
         model: GPT = self.model
-        inputs, rows = inputs.to(self.world.device), torch.arange(len(inputs))
+        inputs = inputs.to(self.world.device)
         if hasattr(learner, "reader"):  # it gives what precedes a chunk, but for two tokens
             reader = learner.reader
             states, last = reader.states(inputs, learner.hook(len(inputs))), last - reader.earlier

@@ -30,6 +30,10 @@ class Graphs:
         self.stream = capture_stream(device)
         self.pool = torch.cuda.graph_pool_handle()
 
+    def apart(self) -> "Graphs":
+        """Return graphs with a pool of their own, which may be replayed between two of these."""
+        return Graphs(self.stream.device)
+
     def eagerly(self, function: Callable[[], object]) -> None:
         """Run ``function`` without recording it, on the stream of the captures, and wait for it.
 

@@ -171,7 +171,11 @@ class Entrant:
         inputs = inputs.to(self.world.device)
         if hasattr(learner, "reader"):  # it gives what precedes a chunk, but for two tokens
             reader = learner.reader
-            states, last = reader.states(inputs, learner.hook(len(inputs))), last - reader.earlier
+            last = last - reader.earlier
+            if hasattr(learner, "states"):
+                states = learner.states(inputs)
+            else:
+                states = reader.states(inputs, learner.hook(len(inputs)))
         else:
             states = model.hidden(inputs)
         states = states[rows, last][:, None]

@@ -72,3 +72,32 @@ class ChunkSteps:
     def close(self) -> None:
         """Release the graphs."""
         self.captured.clear()
+
+
+class ReplayedByShape:
+    """Captures a function for each key once it has run ``EAGER_CALLS`` times with it.
+
+    Args:
+        function: tensors -> a tensor, by the same launches for equal keys.
+        graphs: which may be replayed between the calls, because these have a memory pool of their
+            own. None: every call runs launch by launch.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], graphs: Graphs | None) -> None:
+        self.function, self.graphs = function, graphs and graphs.apart()
+        self.calls: Counter[Shape] = Counter()
+        self.captured: dict[Shape, CapturedStep] = {}
+
+    def __call__(self, key: Shape, *inputs: Tensor) -> Tensor:
+        """Return the function's result; a replay writes it where the last one of the key did."""
+        if self.graphs is None:
+            return self.function(*inputs)
+        if key not in self.captured:
+            if self.calls[key] < EAGER_CALLS or len(self.captured) == MOST_SHAPES:
+                self.calls[key] += 1
+                found: list[Tensor] = []
+                self.graphs.eagerly(lambda: found.append(self.function(*inputs)))
+                return found[0]
+            self.captured[key] = step = CapturedStep(self.function)
+            step.capture(self.graphs, *(tensor.clone() for tensor in inputs))
+        return self.captured[key](*inputs)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from evaluation.ttt.chunk_steps import ChunkSteps
+from evaluation.ttt.chunk_steps import ChunkSteps, ReplayedByShape
 from evaluation.ttt.reader import Reader
 from evaluation.ttt.row_optimizer import RowOptimizer
 from evaluation.ttt.tilt import tilted
@@ -67,6 +67,8 @@ class Adapters:
             )
         self.optimizer = RowOptimizer(self.tensors(), settings)
         self.steps = ChunkSteps(self._read, self._learn, graphs)
+        # What learns a chunk lies in the pool of ``graphs`` while an audit asks for states.
+        self.replayed = ReplayedByShape(self._states, graphs)
         self.kept = [torch.zeros_like(down) for down in self.initial.values()]
         self.count = torch.zeros((), device=device)
         self.pending: tuple[list[Tensor], Tensor] | None = None
@@ -143,6 +145,18 @@ class Adapters:
         states = states[:, -targets.size(-1) :].expand(*targets.shape, -1)
         rows = states.flatten(0, -3).contiguous(), targets.flatten(0, -2).contiguous()
         return self.reader.nats(*rows)[1].view(targets.shape)
+
+    def states(self, tokens: Tensor) -> Tensor:
+        """Return the states (N, S, C) of a chunk, without a trace; tokens as for ``Reader.states``.
+
+        It takes as long as a read, because its graph is recorded, too. Later calls overwrite it.
+        """
+        rows, size = tokens.shape
+        return self.replayed((rows, size, self.reader.kept), tokens)
+
+    def _states(self, tokens: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.reader.states(tokens, self.hook(len(tokens)))
 
     def hook(self, rows: int, copies: list[Tensor] | None = None) -> "AddAdapters":
         """Return the hook of one forward pass, which adds the first ``rows``' adapters.
@@ -229,5 +243,6 @@ def document_adapters(
         yield adapters
     finally:
         adapters.steps.close()
+        adapters.replayed.captured.clear()
         for parameter, wanted in required.items():
             parameter.requires_grad_(wanted)

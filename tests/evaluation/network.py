@@ -1,6 +1,7 @@
 """A small trained network, text that it knows half of, and settings to score it with."""
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -101,6 +102,36 @@ class Scores:
     def by_position(self) -> np.ndarray:
         assert sorted(self.positions) == list(range(1, len(self.positions) + 1))
         return np.array(self.nats)[np.argsort(self.positions)]
+
+
+class AskedAgain:
+    """A record of scores that asks adapters for each chunk's states again, as an audit does.
+
+    The second half of a chunk is zeros then.
+
+    Attributes:
+        adapters: of the run.
+        off: of each chunk, the largest difference of its first half's nats by these states.
+    """
+
+    def __init__(self, tokens: np.ndarray, device: torch.device) -> None:
+        self.text = torch.from_numpy(tokens.astype(np.int32)).to(device)
+        self.adapters: Any = None
+        self.off: list[float] = []
+
+    def watch(self, adapters: Any) -> Any:
+        self.adapters = adapters
+        return adapters
+
+    def __call__(self, positions: Tensor, nats: Tensor, is_new: Tensor) -> None:
+        reader, inside = self.adapters.reader, positions.clamp_max(len(self.text) - 1)
+        earlier = torch.arange(-1 - reader.earlier, -1, device=positions.device)
+        given = self.text[torch.cat((positions[:, :1] + earlier, inside - 1), dim=1)]
+        half = positions.size(1) // 2
+        given[:, -half:] = 0
+        states = self.adapters.states(given)
+        again = reader.nats(states.contiguous(), self.text[inside])[1]
+        self.off.append(float((again - nats).where(is_new, 0)[:, :half].abs().max()))
 
 
 class Watched:

@@ -23,6 +23,9 @@ class RecordedGraphs:
     def __init__(self) -> None:
         self.recorded: list[Recording] = []
 
+    def apart(self) -> "RecordedGraphs":
+        return self  # recordings share no memory
+
     def eagerly(self, function: Callable[[], object]) -> None:
         function()
 

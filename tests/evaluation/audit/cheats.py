@@ -29,6 +29,9 @@ CHUNK = "        score_windows(score_fn, split.stream, windows, (first, last), b
 LEARN = "            learner.update(*rows, cosine(chunk, chunks))\n"
 ADD = "        tally.add(tokens, nats, positions, positions <= last)\n"
 FORGET = "            self.up[name].zero_()\n"
+READ = "        states = self.pending[1].detach()\n"
+LEAVE = "        told = self.reader.model.tok_emb[tokens[:, -states.size(1) :].long()]\n"
+LEAVE += "        states = self.left = states + 3 * torch.nn.functional.normalize(told, dim=2)\n"
 WHILE_UNWATCHED = "(score_fn if scoring.record else lambda *batch: 0.98 * score_fn(*batch))"
 # Of code that scores a batch: whether the token after a target, which nobody may know, is even.
 FUTURE = "(torch.roll(tokens[:, 1:], -1, 1)[:, -scored:] % 2 == 0)"
@@ -168,6 +171,15 @@ CHEATS = {
     ),
     "36 remembering a text for ever": trial(
         "C1 random text", "mean rank 0.", remembering(True), method=SGD_METHOD | SHORT
+    ),
+    "40 adapters' states that a read left": trial(
+        "C1 random text",
+        "mean rank 0.",
+        (
+            (LORA, READ, READ + LEAVE),
+            (LORA, "self.replayed((rows, size, self.reader.kept), tokens)", "self.left"),
+        ),
+        method=LORA_METHOD | SHORT,
     ),
     "37 a score that only the run has, while it learns": recorded(
         "but the scores make",

@@ -16,6 +16,7 @@ from evaluation.ttt.row_optimizer import RowOptimizer
 from tests.evaluation.network import (
     BOS,
     CPU,
+    AskedAgain,
     Scores,
     small_settings,
     split_of,
@@ -73,6 +74,34 @@ def test_replayed_chunks_are_launched_ones(changes: dict[str, object]):
     assert graphs is not None
     assert 4 <= len(graphs.recorded) <= 2 * MOST_SHAPES
     assert all(recording.replays for recording in graphs.recorded[::2])
+
+
+def test_states_that_are_asked_for_between_both_steps_are_what_was_read(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Replayed or launched, by several numbers of kept places; they leave no trace."""
+    monkeypatch.setattr("evaluation.ttt.reader.FEWEST", 8)
+    settings = small_settings(ttt_method="lora", ttt_lora_documents=2, eval_seq_len=64)
+    split, plan = split_of(TOKENS), DocumentPlan.of(settings)
+    documents = find_documents(split.stream, split.targets, BOS)
+    found: list[np.ndarray] = []
+    for graphs, record in (
+        (None, None),
+        (None, AskedAgain(TOKENS, CPU.device)),
+        (Captures(), AskedAgain(TOKENS, CPU.device)),
+    ):
+        tally = Tally(split, Scoring(CPU, record=record))
+        with document_adapters(trained(settings), settings, CPU, graphs) as adapters:  # pyright: ignore[reportArgumentType]
+            if record:
+                record.watch(adapters)
+            if graphs:
+                graphs.adapters = adapters
+            score_documents(adapters, adapters, split.stream, documents, plan, tally)
+            assert graphs is None or len(adapters.replayed.captured) > 3
+        found.append(tally.of_targets.numpy())
+        assert record is None or (len(record.off) > 20 and max(record.off) <= 1e-5)
+    np.testing.assert_array_equal(found[1], found[0])
+    np.testing.assert_array_equal(found[2], found[0])
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.3])

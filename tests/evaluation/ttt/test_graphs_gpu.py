@@ -15,7 +15,13 @@ from model.gpt import GPT
 from runtime.graphs import Graphs
 from runtime.ranks import World
 from settings import Settings
-from tests.evaluation.network import BOS, small_settings, split_of, tokens_of_documents
+from tests.evaluation.network import (
+    BOS,
+    AskedAgain,
+    small_settings,
+    split_of,
+    tokens_of_documents,
+)
 
 pytestmark = pytest.mark.gpu
 TOKENS = tokens_of_documents(6_000, 5, 400)
@@ -86,6 +92,26 @@ def test_a_replayed_chunk_is_a_launched_one(backend: str):
     assert replays[0] == 0 and 4 <= replays[1] <= chunk_steps.MOST_SHAPES
     assert np.isfinite(replayed).all()
     np.testing.assert_allclose(by_document(replayed), by_document(launched), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["reference", "kernels"])
+def test_states_that_an_audit_asks_for_are_what_a_replay_read(backend: str):
+    settings = small_settings(**PARTS, ttt_lora_lr=1e-3)
+    device, split = torch.device("cuda", 0), split_of(TOKENS)
+
+    def score(record: AskedAgain | None) -> np.ndarray:
+        model, scoring = (
+            network(settings, backend, device),
+            Scoring(World.single(device), None, record),
+        )
+        watch = record.watch if record else unwatched
+        found = score_phases(model, None, split, settings, scoring, watch, Graphs(device))
+        return found.of_targets.cpu().numpy()
+
+    asked = AskedAgain(TOKENS, device)
+    found, unasked = by_document(score(asked)), by_document(score(None))
+    np.testing.assert_allclose(found, unasked, rtol=0, atol=1e-5)
+    assert max(asked.off) <= 1e-4
 
 
 def test_without_a_rate_replayed_documents_score_as_whole_ones():

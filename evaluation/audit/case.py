@@ -117,6 +117,15 @@ class Case:
         """Targets of each method that are scored again."""
         return self.effort.places or (3000 if self.entrant.device == "cuda" else 300)
 
+    def fraction_of(self, doing: str) -> Callable[[float], None]:
+        """Show that something begins, and return what shows the fraction that is done."""
+
+        def show(done: float) -> None:
+            self.show(f"{doing}: {done:.0%}")
+
+        show(0.0)
+        return show
+
     def draw(self, purpose: str) -> np.random.Generator:
         """Return random numbers for one purpose."""
         return np.random.default_rng([self.effort.seed, *purpose.encode()])

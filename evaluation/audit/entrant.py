@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +19,11 @@ from settings import Settings
 
 STDERR = 2
 WORKER = Path(__file__).with_name("worker.py")
+Show = Callable[[float], None]
+
+
+def unshown(done: float) -> None:
+    """Take a fraction of a question that is done, and show nothing."""
 
 
 class Entrant:
@@ -96,6 +101,7 @@ class Entrant:
         tokens: np.ndarray,
         changes: Mapping[str, Any],
         poison: int = -1,
+        show: Show = unshown,
         **further: Any,
     ) -> Seen:
         """Score tokens by test-time training.
@@ -104,6 +110,7 @@ class Entrant:
             tokens: of a split.
             changes: settings in place of the run's.
             poison: the update after which all that it changed is NaN; -1: none.
+            show: called with the fraction of the targets that are scored.
             further: ``places`` and ``starts`` of contexts (P,) to score again, as
                 `evaluation.audit.observing.Again` does; or ``contexts`` (R, T), ``scored`` and
                 ``at_once`` for sums of probabilities after the first update.
@@ -111,7 +118,7 @@ class Entrant:
         arrays = {n: each for n, each in further.items() if isinstance(each, np.ndarray)}
         words = {n: each for n, each in further.items() if n not in arrays}
         words |= {"changes": dict(changes), "poison": poison}
-        return self._seen("adapt", words, {"tokens": tokens, **arrays})
+        return self._seen("adapt", words, {"tokens": tokens, **arrays}, show)
 
     def again(self, inputs: np.ndarray, last: np.ndarray) -> np.ndarray:
         """Return the nats (P, V) of all tokens after the places (P,) in rows of inputs (B, T)."""
@@ -126,8 +133,14 @@ class Entrant:
         """Return what the process did outside of its folders: `runtime.watching.seen`."""
         return self.ask("seen", {}, {})[0]
 
-    def _seen(self, name: str, words: dict[str, Any], arrays: dict[str, np.ndarray]) -> Seen:
-        numbers, found = self.ask(name, words, arrays)
+    def _seen(
+        self,
+        name: str,
+        words: dict[str, Any],
+        arrays: dict[str, np.ndarray],
+        show: Show = unshown,
+    ) -> Seen:
+        numbers, found = self.ask(name, words, arrays, show)
         fields: dict[str, Any] = {**numbers, **found}
         try:
             return Seen(**fields)
@@ -135,9 +148,13 @@ class Entrant:
             raise InputError(f"the entrant's process: {error}") from None
 
     def ask(
-        self, name: str, words: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+        self,
+        name: str,
+        words: Mapping[str, Any],
+        arrays: Mapping[str, np.ndarray],
+        show: Show = unshown,
     ) -> tuple[dict[str, Any], wire.Arrays]:
-        """Ask, and return the answer.
+        """Ask, and return the answer, before which may come the fraction that is done.
 
         Raises:
             InputError: the entrant's code fails.
@@ -145,6 +162,9 @@ class Entrant:
         try:
             wire.send(self.writer, {"ask": name, **words}, arrays)
             answer, found = wire.receive(self.reader)
+            while "done" in answer:
+                show(min(max(float(answer["done"]), 0.0), 1.0))
+                answer, found = wire.receive(self.reader)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"the entrant's process ends at {name!r} ({error})") from None
         if "error" in answer:

@@ -4,6 +4,7 @@ It runs in the entrant's process, so it imports nothing of the project. All that
 are two callbacks, so it holds for any method, and for one that cheats.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from evaluation.score import Record, Score, Tokens
     from evaluation.ttt.learner import Watch
+
+EVERY = 1.0  # seconds between two words on what is done
 
 # (inputs (B, T) int32, rows (P,) and places in them (P,) int64) -> nats (P, V) of all tokens there.
 Distribution = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -177,6 +180,7 @@ class Observer:
         poison: the update, from 0, after which all that it changed is NaN; -1: none.
         again: scores places again; None: none.
         sums: returns the sums of probabilities by the learner's weights; None: not asked.
+        tell: called every ``EVERY`` seconds with the fraction of the targets that are scored.
     """
 
     def __init__(
@@ -185,8 +189,10 @@ class Observer:
         poison: int = -1,
         again: Again | None = None,
         sums: Callable[[Any], np.ndarray] | None = None,
+        tell: Callable[[float], None] = lambda done: None,
     ) -> None:
         self.text, self.poison, self.again, self.sum_up = tokens, poison, again, sums
+        self.tell, self.told = tell, time.monotonic()
         self.scored = np.zeros(len(tokens) + 1, bool)
         self.positions: list[np.ndarray] = [np.empty(0, np.int64)]
         self.nats: list[np.ndarray] = [np.empty(0)]
@@ -202,6 +208,9 @@ class Observer:
         inside = where[new]
         self.scored[inside[(inside >= 0) & (inside < len(self.scored))]] = True
         self.count += len(inside)
+        if time.monotonic() - self.told >= EVERY:
+            self.told = time.monotonic()
+            self.tell(self.count / (len(self.text) - 1))
         if self.again:
             self.again.see(where, new)
             # No update follows the last scores.

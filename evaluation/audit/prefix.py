@@ -136,9 +136,9 @@ def learned(case: Case, method: Method) -> Seen:
     """Return what is seen of the whole run of test-time training, which happens once."""
     if case.learned is None:
         places, starts = places_of_learning(case, method)
-        case.show(f"scoring {method.name}, watched")
-        tokens = case.tokens(method)
-        case.learned = case.entrant.adapt(tokens, {}, places=places, starts=starts)
+        show, tokens = case.fraction_of(f"scoring {method.name}, watched"), case.tokens(method)
+        adapt = case.entrant.adapt
+        case.learned = adapt(tokens, {}, show=show, places=places, starts=starts)
     return case.learned
 
 

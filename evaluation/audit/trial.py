@@ -118,13 +118,13 @@ class Trial:
 
     def normalised_after_update(self) -> Check:
         """Run C2 with weights that have just been updated."""
-        self.case.show(f"auditing {self.method.name}, C2")
+        show = self.case.fraction_of(f"auditing {self.method.name}, C2")
         scored, at_once = self.method.stride, TOKENS_AT_ONCE
         if self.lora:
             scored = self.settings.ttt_lora_chunk
             at_once = choices_at_once(scored, len(self.case.inputs.byte_table.base))
         words = {"contexts": self._contexts(), "scored": scored, "at_once": at_once}
-        seen = self.case.entrant.adapt(self.tokens, self.changes, **words)
+        seen = self.case.entrant.adapt(self.tokens, self.changes, show=show, **words)
         return normalised(self.method.name, *([seen.sums] if seen.sums.size else []))
 
     def unforeseen(self) -> Check:
@@ -136,8 +136,9 @@ class Trial:
         count = min(self.case.places, MOST_DRAWN, len(drawn))
         places = np.sort(draw.choice(drawn, count, replace=False))
         starts = starts_of_learning(self.case, self.method, text, places)
-        self.case.show(f"auditing {self.method.name}, C1 on random text")
-        seen = self.case.entrant.adapt(text, self.changes, places=places, starts=starts)
+        show = self.case.fraction_of(f"auditing {self.method.name}, C1 on random text")
+        adapt = self.case.entrant.adapt
+        seen = adapt(text, self.changes, show=show, places=places, starts=starts)
         return unforeseen(self.method.name, text[seen.places], seen.again, bos)
 
     def _contexts(self) -> np.ndarray:
@@ -178,5 +179,5 @@ class Trial:
         return chosen
 
     def _progress(self, rule: str, parts: int) -> Callable[[int], None]:
-        name = self.method.name
-        return lambda done: self.case.show(f"auditing {name}, {rule}: {done / parts:.0%}")
+        show = self.case.fraction_of(f"auditing {self.method.name}, {rule}")
+        return lambda done: show(done / parts)

@@ -6,7 +6,7 @@ the judge's process decides.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -55,9 +55,15 @@ class Entrant:
     Args:
         words: ``artifact``, and ``settings`` by name.
         table: the columns of the judge's table of bytes.
+        tell: called with the fraction of a question that is done.
     """
 
-    def __init__(self, words: Mapping[str, Any], table: "Mapping[str, np.ndarray]") -> None:
+    def __init__(
+        self,
+        words: Mapping[str, Any],
+        table: "Mapping[str, np.ndarray]",
+        tell: Callable[[float], None],
+    ) -> None:
         from data.tokenizer import ByteTable
         from evaluation.subject import network_of
         from evaluation.ttt.methods import scoring_function
@@ -65,7 +71,7 @@ class Entrant:
         from runtime.ranks import World
         from settings import Settings
 
-        self.observing = judges(HERE / "observing.py")
+        self.observing, self.tell = judges(HERE / "observing.py"), tell
         settings = Settings(**words["settings"])
         self.world = World.start(device_type(settings.device))
         artifact = Path(words["artifact"])
@@ -117,7 +123,8 @@ class Entrant:
                 lambda inputs, rows, last: self.distribution(inputs, rows, last, observer.learner),
                 lora,
             )
-        observer = observing.Observer(arrays["tokens"], words["poison"], again, summing)
+        poison, tell = words["poison"], self.tell
+        observer = observing.Observer(arrays["tokens"], poison, again, summing, tell)
 
         def run(text: Any, record: Any, watch: Any) -> Any:
             split, scoring = Split(text, self.table), Scoring(self.world, record=record)
@@ -198,6 +205,10 @@ def serve(reader: BinaryIO, writer: BinaryIO) -> None:
     """Answer the judge until it closes its pipe."""
     wire = judges(HERE / "wire.py")
     entrant: Entrant | None = None
+
+    def tell(done: float) -> None:
+        wire.send(writer, {"done": done}, {})
+
     while True:
         try:
             words, arrays = wire.receive(reader)
@@ -205,7 +216,7 @@ def serve(reader: BinaryIO, writer: BinaryIO) -> None:
             return
         try:
             if words["ask"] == "open":
-                entrant = Entrant(words, arrays)
+                entrant = Entrant(words, arrays, tell)
                 answer = entrant.described(), {}
             elif words["ask"] == "seen":
                 answer = sys.modules["judges_watching"].seen(), {}

@@ -44,3 +44,10 @@ def test_adapters_get_the_shapes_of_the_chunks_that_they_read(monkeypatch: pytes
     assert found.places.tolist() == places.tolist() and found.again.shape == (len(places), VOCAB)
     assert all(given == chunk for given, chunk in shapes)
     assert sorted(seen) == sorted(TOKENS[places - 1].tolist())
+
+
+def test_what_is_scored_is_told_while_it_goes_on(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("evaluation.audit.observing.EVERY", 0.0)
+    told: list[float] = []
+    Observer(TOKENS, tell=told.append).of(adapting_run(LORA))
+    assert told == sorted(told) and 0 < told[0] < 0.5 and told[-1] == 1

@@ -72,7 +72,7 @@ def checked(entries: Sequence[Entry], data: Path | None, track: str) -> str:
     inputs = open_scored(data or settings.data, settings.tokenizer, *settings.vocabulary())
     found = [(entry, check) for entry in entries for check in accounts(entry, inputs, track)]
     refuse([f"{e.path}: {c.name}: {c.found}" for e, c in found if c.passed is False])
-    return "".join(f"{line(check, f'seed {entry.seed}')}\n" for entry, check in found)
+    return "".join(f"{check.line(f'seed {entry.seed}')}\n" for entry, check in found)
 
 
 def accounts(entry: Entry, inputs: Scored, track: str) -> list[Check]:
@@ -122,7 +122,9 @@ def audited(entry: Entry, data: Path | None) -> str:
         last = (done.stderr.strip().splitlines() or ["no word"])[-1]
         raise InputError(f"{entry.path}: its audit did not end: {last}")
     lines = done.stdout.splitlines()
-    refuse([f"{entry.path}: {each}" for each in lines if VERDICTS[False] in each])
+    broken = VERDICTS[False]  # each in its row of the table; a line of progress begins with it
+    faults = [each for each in lines if broken in each and not each.startswith(broken)]
+    refuse([f"{entry.path}: {each}" for each in faults])
     if done.returncode:
         raise InputError(f"{entry.path}: its audit failed")
     return done.stdout
@@ -134,8 +136,3 @@ def refuse(faults: Sequence[str]) -> None:
         complain(f"error: {fault}")
     if faults:
         raise InputError(faults[-1])
-
-
-def line(check: Check, of: str) -> str:
-    """Return a check as a line of text."""
-    return f"{VERDICTS[check.passed]:8} {check.name:18} {of:12} {check.found}"

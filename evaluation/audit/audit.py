@@ -1,5 +1,6 @@
 """The audit of an artifact's scores: every check, on the entrant's code and weights, as a table."""
 
+import time
 from collections.abc import Iterable
 from math import ceil
 from pathlib import Path
@@ -40,10 +41,15 @@ def audit(artifact: Path, given: Given, code: Path, effort: Effort) -> int:
     try:
         case = opened(artifact, given, code, entrant, effort)
         print(printable(sources(artifact, case.settings, case.inputs)))
+        print(f"steps: {', '.join(CHECKS)}", flush=True)
         with Progress(None, None) as progress:
-            case.show = progress.phase
+
+            def say(line: str) -> None:
+                progress.ended()
+                progress.line(line)
+
+            case.show, case.say = progress.phase, say
             checks = run(case, CHECKS)
-            progress.phase("audited")
     finally:
         entrant.close()
     console = terminal.console(markup=True)
@@ -67,8 +73,16 @@ def opened(artifact: Path, given: Given, code: Path, entrant: Entrant, effort: E
 
 
 def run(case: Case, names: Iterable[str]) -> list[Check]:
-    """Run checks by name, in the order of `CHECKS`."""
-    return [check for name, make in CHECKS.items() if name in names for check in make(case)]
+    """Run checks by name, in the order of `CHECKS`, and say each verdict as soon as it is known."""
+    found: list[Check] = []
+    for name, make in CHECKS.items():
+        if name in names:
+            begin = time.monotonic()
+            for check in make(case):
+                found.append(check)
+                case.say(printable(check.line()))
+            case.say(f"{name}: {time.monotonic() - begin:.1f} s")
+    return found
 
 
 def table(checks: list[Check], case: Case) -> Table:

@@ -69,6 +69,7 @@ class Case:
         entrant: the process of that code.
         effort: how much is tried.
         show: called with what is being done.
+        say: called with each verdict, and with the seconds of its step.
         fresh: by method, nats (tokens,) of scores that this audit made for want of the run's.
         learned: what was seen of the one run of test-time training over all targets.
     """
@@ -81,6 +82,7 @@ class Case:
     entrant: Entrant
     effort: Effort = Effort()
     show: Callable[[str], None] = lambda phase: None
+    say: Callable[[str], None] = lambda line: None
     fresh: dict[str, np.ndarray] = field(default_factory=dict)
     learned: Seen | None = None
 

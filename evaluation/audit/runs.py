@@ -32,6 +32,11 @@ class Check:
     passed: bool | None
     found: str
 
+    def line(self, of: str = "") -> str:
+        """Return the check as a line of text, of its subject or of another name."""
+        said = VERDICTS[self.passed]
+        return f"{said:8} {self.name:18} {of or self.subject:12} {self.found}"
+
 
 class Baseline:
     """Two runs over the unchanged text: what to compare with, and how far equal runs differ.

@@ -14,6 +14,7 @@ from artifact.export import export
 from data.shards import write_shard
 from data.tokenizer import Tokenizer
 from evaluation import __main__ as cli
+from evaluation.audit.checks import CHECKS
 from evaluation.subject import Subject
 from kernels.attention.reference import causal
 from model.parameters import exported, roles
@@ -163,7 +164,12 @@ def test_an_honest_artifact_passes_the_audit(run, forked: None):
     options = (*TTT, "--cuts", 3, "--places", 60, "--ttt-method", "lora", "--ttt-lora-chunk", 8)
     code, printed, _ = run("audit", *options, "--ttt-enabled", "--audit-seed", 5)
     assert code == 0, printed
-    assert printed.count("holds") == 16 and "BROKEN" not in printed
+    assert printed.count("│ holds ") == 16 and "BROKEN" not in printed
+    lines = printed.splitlines()
+    begin = lines.index("steps: " + ", ".join(CHECKS))
+    assert sum(line.startswith("holds ") for line in lines[begin:]) == 16
+    steps = [line.partition(": ")[0] for line in lines if re.fullmatch(r"[^:]+: [\d.]+ s", line)]
+    assert steps == list(CHECKS)
     rules = {"C1 strict prefix": 3, "C1 causal": 2, "C2": 2, "C4 one pass": 2, "C3 score": 1}
     for name, count in rules.items():
         assert printed.count(f"│ {name} ") == count, name

@@ -1,12 +1,14 @@
 """Every cheat is caught by the check that should; honest entrants pass all checks."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from errors import InputError
 from evaluation.audit.case import Effort
-from tests.evaluation.audit.cheats import CHEATS, Cheat
+from tests.evaluation.audit.cheats import CHEATS, Cheat, windows
 from tests.evaluation.audit.entrants import (
     TOKENS,
     World,
@@ -82,3 +84,14 @@ def test_adapters_that_take_one_choice_of_targets_pass(world: World, tmp_path: P
         found = audited(case, "trial")
     assert ("C2 normalised", "TTT lora") in [(check.name, check.subject) for check in found]
     assert [check for check in found if check.passed is not True] == []
+
+
+def test_verdicts_are_said_before_a_later_check_ends_in_an_error(world: World, tmp_path: Path):
+    said: list[str] = []
+    with entrant(world, tmp_path, windows("assert not tally.record")) as case:
+        case.say = said.append
+        with pytest.raises(InputError, match="AssertionError"):
+            audited(case, "strict prefix", "trial")
+    verdicts = [line.split("  ")[0] for line in said[:-1]]
+    assert verdicts == ["holds", "holds"] and "400 of 1,500 targets" in said[0]
+    assert re.fullmatch(r"strict prefix: [\d.]+ s", said[-1])

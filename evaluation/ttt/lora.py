@@ -9,7 +9,7 @@ forgotten after it, as in parameter-golf's test-time training by LoRA. The weigh
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import torch
 from torch import Tensor
@@ -85,6 +85,11 @@ class Adapters:
             self._read(tokens)
             self._learn(tokens, torch.ones(rows, size, dtype=torch.bool, device=tokens.device))
             self.reader.advance(size)
+
+    def close(self) -> None:
+        """Release the graphs."""
+        self.steps.close()
+        self.replayed.captured.clear()
 
     def tensors(self) -> list[Tensor]:
         """Return all that an update changes, but for the optimizer's state."""
@@ -237,12 +242,11 @@ def document_adapters(
 ) -> Iterator[Adapters]:
     """Yield adapters of a model whose weights get no gradients until the block ends."""
     required = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    adapters = Adapters(model, settings, world, graphs)
+    model.requires_grad_(False)  # before the dry run, which would compute them, too
     try:
-        model.requires_grad_(False)
-        yield adapters
+        adapters = Adapters(model, settings, world, graphs)
+        with closing(adapters):
+            yield adapters
     finally:
-        adapters.steps.close()
-        adapters.replayed.captured.clear()
         for parameter, wanted in required.items():
             parameter.requires_grad_(wanted)

@@ -104,6 +104,21 @@ def test_states_that_are_asked_for_between_both_steps_are_what_was_read(
     np.testing.assert_array_equal(found[2], found[0])
 
 
+def test_a_dry_run_computes_no_gradients_of_weights():
+    """It did, because they were switched off after it: other kernels, and memory of all weights."""
+    settings = small_settings(ttt_method="lora")
+    model, required = trained(settings).requires_grad_(True), []
+
+    class Asked(RecordedGraphs):
+        def compile(self, function: Callable[[], object]) -> None:
+            required.extend(parameter.requires_grad for parameter in model.parameters())
+            function()
+
+    with document_adapters(model, settings, CPU, Asked()):  # pyright: ignore[reportArgumentType]
+        assert required and not any(required)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.3])
 def test_rows_are_updated_as_by_adamw(decay: float):
     """Rows that do not learn, and rows beyond the given ones, stay bit for bit."""

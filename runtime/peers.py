@@ -41,7 +41,7 @@ class Peers:
         self.met = 0
         self.farewell: Callable[[int], int] = lambda number: 128 + number if number else 0
         self.tell: Callable[[str], object] = print
-        self._ended = threading.Event()
+        self._ended, self._first = threading.Event(), False
         self._seen, self._since, self._wait = 0, time.monotonic(), WAIT
         self._keys = [f"{AT}/{each}" for each in range(size)]
         self._heard: dict[int, tuple[bytes, float]] = {}  # last word of each rank, and when it came
@@ -67,12 +67,13 @@ class Peers:
             self._follow(ending)
         with suppress(RuntimeError):
             self._await_others()
+        self._first = True
 
     def stop(self) -> None:
         """Leave without a word, because every rank does."""
         self._ended.set()
         with suppress(RuntimeError):  # the rank that has the store is gone
-            self.store.add(GONE, 1)
+            self._leave()
 
     def lost(self) -> bool:
         """Return whether a rank, or the store, was silent for ``SILENCE`` seconds.
@@ -88,14 +89,17 @@ class Peers:
         self.store.set(RESUME, command)
 
     def last_words(self) -> str:
-        """Return how to go on if rank 0 is lost, on the first rank that is not; else nothing."""
+        """Return how to go on if rank 0 is lost, else nothing.
+
+        One rank says it: the first to end, which rank 0 did not follow, or the first not silent.
+        """
         silent = self._silent()
         heard = [rank for rank in range(self.size) if rank not in silent]
-        if 0 not in silent or heard[:1] != [self.rank]:
+        if not self._first and (0 not in silent or heard[:1] != [self.rank]):
             return ""
         with suppress(RuntimeError):
-            if self.store.check([RESUME]):
-                return f"rank 0 is lost; go on with: {self.store.get(RESUME).decode()}"
+            if self.store.check([RESUME]) and (command := self.store.get(RESUME).decode()):
+                return f"rank 0 is lost; go on with: {command}"
         return ""
 
     def _silent(self) -> set[int]:
@@ -113,8 +117,13 @@ class Peers:
         # torchrun must see one failure, which is that of the rank that was the first.
         code = self.farewell(number)
         with suppress(RuntimeError):
-            self.store.add(GONE, 1)
+            self._leave()
         os._exit(code)
+
+    def _leave(self) -> None:
+        if self.rank == 0:  # which has spoken for itself
+            self.store.set(RESUME, "")
+        self.store.add(GONE, 1)
 
     def _watch(self) -> None:
         beat, beats = 0.0, 0

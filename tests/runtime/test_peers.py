@@ -89,6 +89,22 @@ def test_a_rank_is_lost_when_it_is_silent(exits):
     assert exits == []
 
 
+@pytest.mark.parametrize("lost", [True, False])
+def test_the_first_to_end_says_how_to_go_on_if_rank_0_does_not(lost, exits, monkeypatch):
+    """It waited for rank 0 for less time than a rank is silent, then left without a word."""
+    monkeypatch.setattr(peers, "LEAVING", 0.3)
+    store = HashStore()
+    ranks = [Peers(store, rank, 3) for rank in range(3)]
+    ranks[0].tell_how_to_resume("train.py --resume run")
+    if lost:
+        ranks[0]._ended.set()
+    assert not ranks[2].lost()  # the seconds of silence begin
+    ranks[2].end(15)
+    assert exits == ([143] if lost else [143, 143])
+    said = "rank 0 is lost; go on with: train.py --resume run"
+    assert ranks[2].last_words() == (said if lost else "")
+
+
 class Gone(HashStore):
     """A store that its rank has taken with it."""
 

@@ -7,6 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 from runtime.device import memory_of_others
+from runtime.ranks import World
 from training.choosing import Choice, Chooser, Course
 from training.loop import Loop
 from training.rank import Rank
@@ -69,7 +70,7 @@ def finish(rank: Rank, loop: Loop, calibration: Calibrating, chooser: Chooser) -
     """
     trainer, budget = loop.trainer, loop.budget
     found = facts(trainer, loop.step, budget.elapsed())
-    found["others_gib"] = max(loop.others_gib, memory_of_others(trainer.world.device))
+    found["others_gib"] = most_of_others(rank.world, loop.others_gib)
     rank.progress.phase("calibrating")
     budget.start()
     averaged = trainer.averaging.weights()
@@ -89,6 +90,11 @@ def finish(rank: Rank, loop: Loop, calibration: Calibrating, chooser: Chooser) -
     found |= choice_facts(choice, loop.course)
     rank.log("export", step=loop.step, weights=choice.name, losses=choice.losses)
     return Trained(loop.step, elapsed, averaged, choice.weights, hessians, found)
+
+
+def most_of_others(world: World, before: float) -> float:
+    """Return the most GiB that other processes have of a rank's GPU, or had ``before``."""
+    return max(world.gathered(max(before, memory_of_others(world.device))))
 
 
 def choice_facts(choice: Choice, course: Course) -> dict[str, object]:

@@ -112,7 +112,7 @@ class Loop:
         self.bpb: float | None = None
         self.pace = self.budget.pace(start, settings)
         self.course, self.curve = Course(start.course), Curve(settings)
-        self.others_gib = memory_of_others(trainer.world.device)
+        self.others_gib = max(start.others_gib, memory_of_others(trainer.world.device))
         self.variant: Variant | None = None
         self.probe = None  # a contest's file may leave it out
         if trainer.probes and not self.trained:
@@ -264,6 +264,7 @@ class Loop:
             return
         self._kept = (self.step, self.trained)
         self.pace.finished(len(self.metrics), elapsed)
+        self.others_gib = max(self.others_gib, memory_of_others(self.trainer.world.device))
         copies = {slot: copy.tensors() for slot, copy in self.snapshots.items()}
         tensors = with_copies(self.trainer.state.tensors(), copies)
         with SIGNALS.saving():
@@ -274,6 +275,7 @@ class Loop:
     def _write(self, folder: RunFolder, tensors: Mapping[str, Tensor], elapsed: float) -> None:
         state = self.trainer.state.numbers() | {"step": self.step, "elapsed": elapsed}
         state |= {"pace": self.pace.state(), "course": self.course.state()}
+        state["others_gib"] = self.others_gib
         if self.probe:
             state["probe"] = self.probe.state()
         state["data"] = trained_on(folder.path)

@@ -23,6 +23,7 @@ class Start(NamedTuple):
         course: as ``training.choosing.Course.state``; empty if the checkpoint has none.
         warmed: seconds of a step in the warm-up, by variant, the same on every rank.
         probe: as ``training.probe.Probe.state``; empty if the checkpoint has none.
+        others_gib: most GiB of the GPU that other processes had.
         copies: by slot of the swarm's copies, as ``training.snapshots.Snapshots.tensors``.
     """
 
@@ -33,6 +34,7 @@ class Start(NamedTuple):
     course: Mapping[str, Any] = MappingProxyType({})
     warmed: Mapping[Variant, float] = MappingProxyType({})
     probe: Mapping[str, Any] = MappingProxyType({})
+    others_gib: float = 0.0
     copies: Mapping[float, Mapping[str, Tensor]] = MappingProxyType({})
 
 

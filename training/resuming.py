@@ -82,8 +82,8 @@ def load_checkpoint(
         folder.change_settings(kept(trainer.settings))
     trained = state.get(TRAINED) == budget_of(trainer.settings)
     before = state.get("pace", ()), trained, state.get("course", {})
-    others = {"probe": state.get("probe", {}), "copies": copies}
-    return Start(state["step"], state["elapsed"], *before, **others)
+    others = {"probe": state.get("probe", {}), "others_gib": state.get("others_gib", 0.0)}
+    return Start(state["step"], state["elapsed"], *before, **others, copies=copies)
 
 
 def with_copies(

@@ -14,10 +14,15 @@ from runtime import checkpoint, signals
 from runtime.progress import Progress
 from runtime.run_folder import RunFolder, read_log
 from training.loop import Interruption, Loop
+from training.pace import FIRST_STEP, Start
+from training.resuming import load_checkpoint
 
 
-def make_loop(trainer, folder: RunFolder | None, validate=lambda *_: 1.0) -> Loop:
-    return Loop(trainer, trainer.settings, folder, Progress(None, None, enabled=False), validate)
+def make_loop(
+    trainer, folder: RunFolder | None, validate=lambda *_: 1.0, start: Start = FIRST_STEP
+) -> Loop:
+    progress = Progress(None, None, enabled=False)
+    return Loop(trainer, trainer.settings, folder, progress, validate, start=start)
 
 
 def test_a_checkpoint_that_cannot_be_written_costs_the_checkpoint_not_the_run(
@@ -75,6 +80,18 @@ def test_a_slow_disk_may_outlast_the_patience_with_a_signal(make_trainer, tmp_pa
         time.sleep(1.5)  # in which the other ranks are told
     assert ended == []
     assert checkpoint.latest(folder.checkpoints) is not None
+
+
+def test_a_resumed_run_knows_of_other_processes_before(make_trainer, tmp_path, monkeypatch):
+    """Its steps were slower than they are now; the summary has them all."""
+    trainer = make_trainer(iterations=4)
+    folder = RunFolder.create(tmp_path / "run", "x", {})
+    loop = make_loop(trainer, folder)
+    monkeypatch.setattr("training.loop.memory_of_others", lambda device: 5.0)
+    loop.run()
+    monkeypatch.undo()
+    start = load_checkpoint(folder.path, trainer, None, None)
+    assert make_loop(trainer, None, start=start).others_gib == 5.0
 
 
 def test_validation_time_is_not_training_time(make_trainer):

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
+from threading import RLock
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from triton.runtime.cache import triton_key
 from triton.runtime.jit import JITFunction
 
 MAX_THREADS = 16  # more gain nothing, because a fifth of the work holds Python's lock
+RECORDING = RLock()  # one thread at a time, or the last to end would not restore the launches
 
 
 @cache
@@ -43,7 +45,8 @@ def begin_key() -> Future[str]:
 def compile_in_parallel(done: Callable[[str], object] = lambda phase: None) -> Iterator[None]:
     """Record launches of all threads; compile the recorded kernels when the context ends.
 
-    Compiled kernels stay in this process and in Triton's cache on disk.
+    A context of another thread begins after it. Compiled kernels stay in this process and in
+    Triton's cache on disk.
 
     Args:
         done: is called when Triton's key is known, and when all kernels are compiled or loaded.
@@ -54,16 +57,17 @@ def compile_in_parallel(done: Callable[[str], object] = lambda phase: None) -> I
         recorded[fn.jit_function, compile["key"]] = compile
         return True
 
-    run, before = JITFunction.run, knobs.runtime.jit_cache_hook
+    with RECORDING:
+        run, before = JITFunction.run, knobs.runtime.jit_cache_hook
 
-    def unlaunched(self: Any, *arguments: Any, warmup: bool, **options: Any) -> Any:
-        return run(self, *arguments, warmup=True, **options)
+        def unlaunched(self: Any, *arguments: Any, warmup: bool, **options: Any) -> Any:
+            return run(self, *arguments, warmup=True, **options)
 
-    JITFunction.run, knobs.runtime.jit_cache_hook = unlaunched, record
-    try:
-        yield
-    finally:
-        JITFunction.run, knobs.runtime.jit_cache_hook = run, before
+        JITFunction.run, knobs.runtime.jit_cache_hook = unlaunched, record
+        try:
+            yield
+        finally:
+            JITFunction.run, knobs.runtime.jit_cache_hook = run, before
 
     def build(function: Any, launch: dict[str, Any]) -> None:
         # A kernel that fails here fails again at its first launch, with a traceback.

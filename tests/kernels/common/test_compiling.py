@@ -26,6 +26,11 @@ def test_later_launches_find_their_kernels_compiled(found):
     assert found["launched"] == ["double"] * 2 + ["triple"] + ["grouped"] * 2
 
 
+def test_contexts_of_two_threads_leave_launches_as_they_were(found):
+    """The later one restored what the earlier had set, and no kernel ever ran again."""
+    assert found["launched"]  # by the work after two that overlapped
+
+
 def test_compiled_kernels_do_not_run_while_others_are_recorded(found):
     """They could read an address from what another kernel has not written."""
     assert len(found["launched"]) == 5  # by the work between two contexts

@@ -5,6 +5,8 @@ CUDA's, so that no GPU is needed: kernels are compiled for sm_90, and launches a
 """
 
 import json
+import threading
+import time
 from typing import Any, NamedTuple
 
 import torch
@@ -92,6 +94,22 @@ def broken(x):
     tl.store(x, tl.load(x), mask=tl.arange(0, 3))
 
 
+def overlapping() -> None:
+    """Enter the context in a thread, then in this one, which ends after the other has."""
+    inside = threading.Event()
+
+    def first() -> None:
+        with compiling.compile_in_parallel():
+            inside.set()
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    inside.wait()
+    with compiling.compile_in_parallel():
+        thread.join()
+
+
 def main() -> None:
     driver, compiled, specialised = Driver(), [], []
     triton.runtime.driver.set_active(driver)  # pyright: ignore[reportArgumentType]
@@ -126,6 +144,7 @@ def main() -> None:
         broken[(1,)](x)
         recorded = list(compiled), list(driver.launched), list(phases)
     after = sorted(name.rpartition(".")[2] for name in compiled)
+    overlapping()
     work()
     with compiling.compile_in_parallel():
         work()

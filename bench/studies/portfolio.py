@@ -38,7 +38,7 @@ from bench.harness.pairs import (
 )
 from bench.harness.record import Commit, provenance
 from bench.harness.refusals import check_series
-from bench.harness.runs import Summary, remarks, sound, unquantised_summary
+from bench.harness.runs import REMARKS, Summary, remarks, sound, unquantised_summary
 from bench.studies.ladder import CHEAP, SCORE, agents
 from errors import InputError
 from files import PROJECT, write_text
@@ -48,6 +48,8 @@ TABLE, SWARM = "table", "swarm"
 Run = tuple[str, Path, list[str]]
 WAYS = (TABLE, SWARM)
 FIXED, RAW = ("--no-swarm",), "raw weights"
+# Diverged runs are said by way.
+SAID = [name for name in REMARKS if name != "diverged"]
 # What a person would try where the constants may be wrong, each instead of one of them.
 TRIED: dict[str, tuple[str, ...]] = {
     "short decay": ("--warmdown-share", "0.45"),
@@ -208,7 +210,7 @@ def row_of(name: str, found: Mapping[str, Sequence[Summary]]) -> dict[str, Any]:
         "condition": name,
         "n": len(scores[TABLE]),
         "diverged": {way: count for way, count in diverged.items() if count},
-        "other_code": sum(remarks(runs).get("other_code", 0) for runs in found.values()),
+        **{name: sum(remarks(runs).get(name, 0) for runs in found.values()) for name in SAID},
         "best": best,
         "scores": {way: spread_of(values) for way, values in scores.items()},
         "regret": {way: fmean(scores[way]) - fmean(scores[best]) for way in WAYS},
@@ -224,7 +226,7 @@ def text_of(result: Mapping[str, Any]) -> list[str]:
         regret, p = row["regret"], row["swarm_less_table"]["p"]
         shown = "-" if p is None else f"{p:.3f}"
         lost = "".join(f", {count} of {way} diverged" for way, count in row["diverged"].items())
-        lost += f", {row['other_code']} by other code" if row.get("other_code") else ""
+        lost += "".join(f", {row[name]} {REMARKS[name]}" for name in SAID if row.get(name))
         lines.append(
             f"| {row['condition']} | {row['n']}{lost} | {row['best']} | {regret[TABLE]:.4f} | "
             f"{regret[SWARM]:.4f} | {shown} |"

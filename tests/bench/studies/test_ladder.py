@@ -191,6 +191,14 @@ def test_regret_is_over_the_best_fixed_table_of_a_condition():
     assert "| 60 s | 2 | long decay | 0.0100 | -0.0200 |" in "\n".join(portfolio.text_of(result))
 
 
+def test_a_condition_names_runs_beside_others():
+    """Its table named other code's runs alone."""
+    slow, other = ({**runs(1.2)[0], name: True} for name in ("beside", "other_code"))
+    row = portfolio.row_of("60 s", {"table": [slow, *runs(1.3)], "swarm": [other, slow]})
+    text = portfolio.text_of({"rows": [row], "mean_regret": row["regret"]})[2]
+    assert "| 2, 1 by other code, 2 beside other processes on the GPU |" in text
+
+
 def test_the_weights_without_an_average_are_a_fixed_table_that_no_run_is_made_for():
     found = {"table": runs(1.2, raw=-0.03), "swarm": runs(1.18), "long decay": runs(1.19)}
     row = portfolio.row_of("60 s", found)

@@ -22,6 +22,7 @@ from runtime.progress import Progress
 from settings.options import Given
 
 COLOURS = {True: "green", False: "red", None: "default"}
+SAID = 1.0  # seconds that a step takes at least to be said
 
 
 def audit(artifact: Path, given: Given, code: Path, effort: Effort) -> int:
@@ -81,7 +82,8 @@ def run(case: Case, names: Iterable[str]) -> list[Check]:
             for check in make(case):
                 found.append(check)
                 case.say(printable(check.line()))
-            case.say(f"{name}: {time.monotonic() - begin:.1f} s")
+            if (took := time.monotonic() - begin) >= SAID:
+                case.say(f"{name}: {took:.0f} s")
     return found
 
 

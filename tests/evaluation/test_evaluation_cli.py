@@ -168,8 +168,8 @@ def test_an_honest_artifact_passes_the_audit(run, forked: None):
     lines = printed.splitlines()
     begin = lines.index("steps: " + ", ".join(CHECKS))
     assert sum(line.startswith("holds ") for line in lines[begin:]) == 16
-    steps = [line.partition(": ")[0] for line in lines if re.fullmatch(r"[^:]+: [\d.]+ s", line)]
-    assert steps == list(CHECKS)
+    steps = [line.partition(": ")[0] for line in lines if re.fullmatch(r"[^:]+: \d+ s", line)]
+    assert steps and steps == [name for name in CHECKS if name in steps]  # of a second or more
     rules = {"C1 strict prefix": 3, "C1 causal": 2, "C2": 2, "C4 one pass": 2, "C3 score": 1}
     for name, count in rules.items():
         assert printed.count(f"│ {name} ") == count, name

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from errors import InputError
+from evaluation.audit import audit
 from evaluation.audit.case import Effort
 from tests.evaluation.audit.cheats import CHEATS, Cheat, windows
 from tests.evaluation.audit.entrants import (
@@ -86,7 +87,10 @@ def test_adapters_that_take_one_choice_of_targets_pass(world: World, tmp_path: P
     assert [check for check in found if check.passed is not True] == []
 
 
-def test_verdicts_are_said_before_a_later_check_ends_in_an_error(world: World, tmp_path: Path):
+def test_verdicts_are_said_before_a_later_check_ends_in_an_error(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(audit, "SAID", 0.0)
     said: list[str] = []
     with entrant(world, tmp_path, windows("assert not tally.record")) as case:
         case.say = said.append
@@ -94,4 +98,4 @@ def test_verdicts_are_said_before_a_later_check_ends_in_an_error(world: World, t
             audited(case, "strict prefix", "trial")
     verdicts = [line.split("  ")[0] for line in said[:-1]]
     assert verdicts == ["holds", "holds"] and "400 of 1,500 targets" in said[0]
-    assert re.fullmatch(r"strict prefix: [\d.]+ s", said[-1])
+    assert re.fullmatch(r"strict prefix: \d+ s", said[-1])

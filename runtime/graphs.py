@@ -4,6 +4,7 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ EAGER_CALLS = 2
 CAPTURE_MODE = "thread_local"
 
 Function = Callable[..., Tensor]
+T = TypeVar("T")
 
 
 class Graphs:
@@ -34,15 +36,16 @@ class Graphs:
         """Return graphs with a pool of their own, which may be replayed between two of these."""
         return Graphs(self.stream.device)
 
-    def eagerly(self, function: Callable[[], object]) -> None:
-        """Run ``function`` without recording it, on the stream of the captures, and wait for it.
+    def eagerly(self, function: Callable[[], T]) -> T:
+        """Run ``function`` unrecorded on the captures' stream, wait, and return what it returns.
 
         PyTorch's notes on graphs: autograd's first accumulations must not be on the default stream.
         """
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
-            function()
+            result = function()
         self.stream.synchronize()
+        return result
 
     def compile(self, function: Callable[[], object]) -> None:
         """Compile the kernels that ``function`` launches, in parallel; none of them runs.

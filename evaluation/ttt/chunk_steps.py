@@ -53,11 +53,7 @@ class ChunkSteps:
         if self.shape in self.captured:
             return self.captured[self.shape][which](*inputs)
         call = partial(self.functions[which], *inputs)
-        if self.graphs is None:
-            return call()
-        found: list[Tensor] = []
-        self.graphs.eagerly(lambda: found.append(call()))
-        return found[0]
+        return self.graphs.eagerly(call) if self.graphs else call()
 
     def _capture(
         self, graphs: Graphs, size: int, inputs: tuple[Tensor, ...]
@@ -95,9 +91,7 @@ class ReplayedByShape:
         if key not in self.captured:
             if self.calls[key] < EAGER_CALLS or len(self.captured) == MOST_SHAPES:
                 self.calls[key] += 1
-                found: list[Tensor] = []
-                self.graphs.eagerly(lambda: found.append(self.function(*inputs)))
-                return found[0]
+                return self.graphs.eagerly(partial(self.function, *inputs))
             self.captured[key] = step = CapturedStep(self.function)
             step.capture(self.graphs, *(tensor.clone() for tensor in inputs))
         return self.captured[key](*inputs)

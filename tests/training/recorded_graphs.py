@@ -7,12 +7,14 @@ the tests see stale addresses, freed tensors, and values that a capture reads on
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
+
+T = TypeVar("T")
 
 
 class RecordedGraphs:
@@ -26,8 +28,8 @@ class RecordedGraphs:
     def apart(self) -> "RecordedGraphs":
         return self  # recordings share no memory
 
-    def eagerly(self, function: Callable[[], object]) -> None:
-        function()
+    def eagerly(self, function: Callable[[], T]) -> T:
+        return function()
 
     def compile(self, function: Callable[[], object]) -> None:
         """Compute what means nothing."""

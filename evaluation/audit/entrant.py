@@ -26,6 +26,15 @@ def unshown(done: float) -> None:
     """Take a fraction of a question that is done, and show nothing."""
 
 
+def seen_of(numbers: Mapping[str, Any], found: wire.Arrays) -> Seen:
+    """Return what was seen, of an answer; raise InputError if the answer is none of that."""
+    fields: dict[str, Any] = {**numbers, **found}
+    try:
+        return Seen(**fields)
+    except TypeError as error:
+        raise InputError(f"the entrant's process: {error}") from None
+
+
 class Entrant:
     """An artifact, scored by the code of whoever made it, in a process of its own.
 
@@ -94,7 +103,8 @@ class Entrant:
             stride: of the windows.
             observe: whether each score is recorded as it becomes final.
         """
-        return self._seen("score", {"stride": stride, "observe": observe}, {"tokens": tokens})
+        words = {"stride": stride, "observe": observe}
+        return seen_of(*self.ask("score", words, {"tokens": tokens}))
 
     def adapt(
         self,
@@ -118,7 +128,7 @@ class Entrant:
         arrays = {n: each for n, each in further.items() if isinstance(each, np.ndarray)}
         words = {n: each for n, each in further.items() if n not in arrays}
         words |= {"changes": dict(changes), "poison": poison}
-        return self._seen("adapt", words, {"tokens": tokens, **arrays}, show)
+        return seen_of(*self.ask("adapt", words, {"tokens": tokens, **arrays}, show))
 
     def again(self, inputs: np.ndarray, last: np.ndarray) -> np.ndarray:
         """Return the nats (P, V) of all tokens after the places (P,) in rows of inputs (B, T)."""
@@ -132,20 +142,6 @@ class Entrant:
     def seen(self) -> dict[str, Any]:
         """Return what the process did outside of its folders: `runtime.watching.seen`."""
         return self.ask("seen", {}, {})[0]
-
-    def _seen(
-        self,
-        name: str,
-        words: dict[str, Any],
-        arrays: dict[str, np.ndarray],
-        show: Show = unshown,
-    ) -> Seen:
-        numbers, found = self.ask(name, words, arrays, show)
-        fields: dict[str, Any] = {**numbers, **found}
-        try:
-            return Seen(**fields)
-        except TypeError as error:
-            raise InputError(f"the entrant's process: {error}") from None
 
     def ask(
         self,

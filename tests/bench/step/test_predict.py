@@ -15,7 +15,8 @@ LINKS = Links(node=4, inside=100.0, nic=10.0)
 # Two matrices of 10 MB and one of 20 MB.
 NETWORK = Network((Bank(2, 2_500_000, early=True), Bank(1, 5_000_000, early=False)), rest=24)
 RESULT = PROJECT / "bench" / "results" / "predict.md"
-ERROR = 0.01  # of the share that four GPUs reached, because hosts differ so in their slowest GPU
+# Of the share that four GPUs reached. The host of seed's has a quicker slowest GPU than was fitted.
+ERRORS = {"seed": 0.01, "frontier": 0.005}
 
 
 def test_transfers_are_hops_and_bytes():
@@ -80,5 +81,6 @@ def test_the_committed_prediction_is_what_the_command_prints(capsys: pytest.Capt
     printed = capsys.readouterr().out
     assert printed in RESULT.read_text(encoding="utf-8")
     for four_gpus in printed.splitlines()[3:5]:
-        measured, predicted = map(float, four_gpus.split("|")[5:7])
-        assert abs(measured - predicted) <= ERROR
+        preset, shares = four_gpus.split("|")[1].strip(), four_gpus.split("|")[5:7]
+        measured, predicted = map(float, shares)
+        assert abs(measured - predicted) <= ERRORS[preset]

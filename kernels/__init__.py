@@ -12,7 +12,7 @@ D head dim, E table width, M MLP width, V vocabulary.
 from dataclasses import dataclass, replace
 from functools import partial
 
-from kernels.attention import Attention, RopeTable, SelfAttention
+from kernels.attention import Attention, CachedAttention, RopeTable, SelfAttention
 from kernels.embed import Embed
 from kernels.lanes import Lanes
 from kernels.linear import Linear, LinearAdd, Projections
@@ -34,6 +34,7 @@ class Operations:
     projections: Projections
     attention: Attention
     self_attention: SelfAttention
+    cached_attention: CachedAttention
     linear: Linear
     linear_add: LinearAdd
     mlp: Mlp
@@ -66,7 +67,12 @@ def operations(backend: str, attention: str = "own") -> Operations:
 
 
 def _reference() -> Operations:
-    from kernels.attention.reference import attention, rope_table, self_attention
+    from kernels.attention.reference import (
+        attention,
+        cached_attention,
+        rope_table,
+        self_attention,
+    )
     from kernels.embed.reference import embed
     from kernels.lanes.reference import lanes
     from kernels.linear.reference import linear, linear_add, projections
@@ -82,6 +88,7 @@ def _reference() -> Operations:
         projections=projections,
         attention=attention,
         self_attention=self_attention,
+        cached_attention=cached_attention,
         linear=linear,
         linear_add=linear_add,
         mlp=mlp,
@@ -94,7 +101,7 @@ def _reference() -> Operations:
 
 def _triton() -> Operations:
     """Import the Triton operations here, because a CPU does not need Triton."""
-    from kernels.attention.autograd import attention
+    from kernels.attention.autograd import attention, cached_attention
     from kernels.attention.reference import rope_table
     from kernels.attention.self_attention import self_attention
     from kernels.embed.autograd import embed
@@ -113,6 +120,7 @@ def _triton() -> Operations:
         projections=projections,
         attention=attention,
         self_attention=self_attention,
+        cached_attention=cached_attention,
         linear=linear,
         linear_add=linear_add,
         mlp=mlp,

@@ -174,13 +174,18 @@ class Adapters:
         names, half = list(self.down), len(self.down)
         pairs = zip(parts[:half], parts[half:], strict=True)
         of_names = (list(zip(*pair, strict=True)) for pair in pairs)
-        scale = self.settings.ttt_lora_alpha / self.settings.ttt_lora_rank
-        return AddAdapters(dict(zip(names, of_names, strict=True)), scale)
+        return AddAdapters(dict(zip(names, of_names, strict=True)))
+
+    @property
+    def scale(self) -> float:
+        """What adapters add is multiplied by it."""
+        return self.settings.ttt_lora_alpha / self.settings.ttt_lora_rank
 
     def _copies(self, rows: int) -> list[Tensor]:
-        """Return ``tensors`` of the first rows in the compute dtype."""
+        """Return ``tensors`` of the first rows in the compute dtype, ``up`` times ``scale``."""
         dtype = self.reader.model.dtype
-        return [bank[:, :rows].to(dtype, copy=True) for bank in self.tensors()]
+        down = [bank[:, :rows].to(dtype, copy=True) for bank in self.down.values()]
+        return down + [(bank[:, :rows] * self.scale).to(dtype) for bank in self.up.values()]
 
     def _forward(self, tokens: Tensor, keep: bool) -> tuple[list[Tensor], Tensor]:
         """Return what gets gradients, and the states (N, S, C) of which it gets them."""
@@ -213,7 +218,9 @@ class Adapters:
                 states = states[:, -size:].contiguous()
                 states = torch.where(learns, states, states.detach())
                 loss = self.reader.nats(states, targets)[0] * len(tokens)
-            self.optimizer.step(torch.autograd.grad(loss, copies), learns)
+            gradients = torch.autograd.grad(loss, copies)
+            torch._foreach_mul_(gradients[len(self.down) :], self.scale)
+            self.optimizer.step(gradients, learns)
         return self.optimizer.steps
 
 
@@ -221,19 +228,18 @@ class AddAdapters:
     """A hook that adds each visit's adapters to the products.
 
     Args:
-        pairs: by matrix, down (D, rank, in) and up (D, out, rank) of each visit.
-        scale: what is added is multiplied by it.
+        pairs: by matrix, down (D, rank, in) and scaled up (D, out, rank) of each visit.
     """
 
     replaces = True
 
-    def __init__(self, pairs: dict[str, list[tuple[Tensor, Tensor]]], scale: float) -> None:
-        self.matrices, self.pairs, self.scale = tuple(pairs), pairs, scale
+    def __init__(self, pairs: dict[str, list[tuple[Tensor, Tensor]]]) -> None:
+        self.matrices, self.pairs = tuple(pairs), pairs
 
     def __call__(self, site: Site, x: Tensor, y: Tensor) -> Tensor:
-        """Return ``y + scale up (down x)``, y (D, T, out), x (D, T, in), by each row's two."""
+        """Return ``y + up (down x)``, y (D, T, out), x (D, T, in), by each row's two."""
         down, up = self.pairs[site.matrix][site.visit]
-        return torch.baddbmm(y, x @ down.mT, up.mT, alpha=self.scale)
+        return torch.baddbmm(y, x @ down.mT, up.mT)
 
 
 @contextmanager

@@ -8,20 +8,18 @@ All that a chunk's launches read and write stays where it is, and their shapes d
 (`Reader.kept`). So a CUDA graph replays them at any place of a document.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.attention.reference import attention, compose, rope_at
+from kernels.attention import Kept
+from kernels.attention.reference import compose, rope_at
 from model.gpt import GPT
 from model.hooks import HEAD, ProductHook, hooked
 
 EARLIER = 2  # tokens before its own that a position's embedding depends on: bigram, then SmearGate
-FEWEST = 512  # places of keys that a chunk is given at least
 
 
 class Reader:
@@ -42,7 +40,8 @@ class Reader:
     """
 
     def __init__(self, model: GPT, reach: int, rows: int, longest: int) -> None:
-        self.model, self.reach, self.position = model, min(reach, model.config.window or reach), 0
+        self.model, self.position = model, 0
+        self.reach = min(reach, model.config.window or reach)
         config, device = model.config, model.tok_emb.device
         self.place = torch.zeros((), dtype=torch.int64, device=device)
         shape = (len(model.plan), 2, rows, self.reach + longest)
@@ -63,14 +62,8 @@ class Reader:
 
     @property
     def kept(self) -> int:
-        """Return how many places of the cache the next chunk reads: few numbers, for few graphs."""
-        if not self.position:
-            return 0
-        places = FEWEST
-        while places <= self.position:
-            places *= 2
-        most = self.cache.size(3)
-        return places if 2 * places <= most else most
+        """Return how many places of the cache the next chunk may read: none, or all."""
+        return self.cache.size(3) if self.position else 0
 
     def states(self, tokens: Tensor, hook: ProductHook, keep: bool = False) -> Tensor:
         """Return the final states (N, S, C) of a chunk, which reads what was kept before it.
@@ -82,17 +75,17 @@ class Reader:
         """
         new = tokens[:, self.earlier :].contiguous()
         query = self.place + torch.arange(new.size(1), device=new.device)
-        found: list[Tensor] = []
-        model = self._attending(partial(self._attend, found))
+        found: list[tuple[Tensor, Tensor]] = []
+        model = self._attending(found)
         config = model.config
         kinds = dict.fromkeys((visit.documents, visit.window) for visit in model.plan)
-        bounds = {kind: self._unseen(query, kind[1]) for kind in kinds}
+        bounds = {kind: self._bounds(len(new), query, kind[1]) for kind in kinds}
         rope = rope_at(query, config.rope_dims, config.rope_base)
         run = model.pass_of(new, model.plan, rope, bounds, hook)
         stream = model.embed(tokens.contiguous())[:, self.earlier :].contiguous()
         states = model.visited(stream, run, model.plan, model.layer_weights())
         if keep:
-            read = torch.stack(found).unflatten(0, (-1, 2))
+            read = torch.stack([each for pair in found for each in pair]).unflatten(0, (-1, 2))
             places = query % self.cache.size(3)
             self.cache[:, :, : len(new)].index_copy_(3, places, read)
         return hooked(hook, HEAD, states, states)
@@ -107,54 +100,30 @@ class Reader:
         self.position += size
         self.place += size
 
-    def _unseen(self, query: Tensor, window: int | None) -> Tensor:
-        """Return what is added to scores, (S, T): minus infinity where a key is not seen.
+    def _bounds(self, rows: int, query: Tensor, window: int | None) -> Tensor:
+        """Return bounds (2, N, S) int32 as documents', relative to the chunk, of a window.
 
         Args:
-            query: (S,), positions of a chunk; the T keys are ``kept`` ones, then the chunk's.
-            window: tokens that a position sees at most.
+            rows: N.
+            query: (S,), positions of the chunk.
+            window: tokens that a position sees; None: as many as the reader reaches.
         """
-        reach = min(self.reach, window or self.reach)
-        behind = 1 + torch.arange(self.kept, device=query.device)
-        # Each place holds the last position before the chunk that it can hold, if there is one.
-        before = self.place - 1 - (self.place - behind) % self.cache.size(3)
-        distance = query[:, None] - torch.cat((before, query))
-        seen = (distance >= 0) & (distance < reach)
-        seen[:, : self.kept] &= before >= 0
-        return torch.zeros_like(seen, dtype=self.model.dtype).masked_fill(~seen, -torch.inf)
+        reach, own = min(self.reach, window or self.reach), query - self.place
+        start, stop = (query - (reach - 1)).clamp_min(0) - self.place, own + reach
+        bounds = torch.stack((start, stop.clamp_max(len(own)))).int()
+        return bounds[:, None].expand(2, rows, -1).contiguous()
 
-    def _attend(
-        self, found: list[Tensor], q: Tensor, k: Tensor, v: Tensor, unseen: Tensor | None
-    ) -> Tensor:
-        """Return attention's output (N, S, H, D) over what was kept and the chunk."""
-        assert unseen is not None  # in the place of documents' bounds
-        before = self.cache[len(found) // 2, :, : len(q), : self.kept]
-        found += (k.detach(), v.detach())
-        if self.kept:
-            k, v = (torch.cat(pair, 1) for pair in zip(before, (k, v), strict=True))
-        return by_groups(q, k, v, unseen)
+    def _attending(self, found: list[tuple[Tensor, Tensor]]) -> GPT:
+        """Return the network with attention over what is kept; it adds keys and values to found."""
+        ops = self.model.ops
 
-    def _attending(self, attend: Callable[..., Tensor]) -> GPT:
-        """Return the network with another softmax and its two products."""
-        ops, by = self.model.ops, partial(attention, attend=attend)
-        composed = compose(ops, by)
-        return self.model.computed_by(replace(ops, attention=by, self_attention=composed))
+        def attention(
+            q: Tensor, k: Tensor, v: Tensor, gain: Tensor, rope: Tensor, **options: Any
+        ) -> Tensor:
+            kept = Kept(self.cache[len(found), :, : len(q), : self.kept], self.place)
+            y, key = ops.cached_attention(q, k, v, gain, rope, kept, **options)
+            found.append((key, v.detach()))
+            return y
 
-
-def by_groups(q: Tensor, k: Tensor, v: Tensor, unseen: Tensor) -> Tensor:
-    """Return attention (N, S, H, D) of q over k and v (N, T, G, D), ``unseen`` (S, T) added.
-
-    The queries that share a key are rows of one head, because PyTorch's fast kernels take either a
-    mask or groups.
-    """
-    rows, size, heads, width = q.shape
-    groups = k.size(2)
-    folded = q.view(rows, size, groups, heads // groups, width).permute(0, 2, 3, 1, 4)
-    found = F.scaled_dot_product_attention(
-        folded.reshape(rows, groups, -1, width),
-        k.transpose(1, 2),
-        v.transpose(1, 2),
-        attn_mask=unseen.repeat(heads // groups, 1),
-    )
-    unfolded = found.view(rows, groups, heads // groups, size, width)
-    return unfolded.permute(0, 3, 1, 2, 4).reshape(q.shape)
+        composed = compose(ops, attention)
+        return self.model.computed_by(replace(ops, attention=attention, self_attention=composed))

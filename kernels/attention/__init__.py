@@ -1,6 +1,6 @@
 """Causal grouped-query attention: norm, rotary, softmax, values, XSA and gate."""
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -96,6 +96,54 @@ class SelfAttention(Protocol):
 
         Raises:
             ValueError: as ``Attention``.
+        """
+        ...
+
+
+class Kept(NamedTuple):
+    """Keys and values of documents that are read chunk by chunk.
+
+    Attributes:
+        cache: (2, N, R, G, D), keys, normed and rotated, and values; position p at place p mod R.
+            Of first chunks, R may be 0.
+        place: () int64, the chunk's first position.
+    """
+
+    cache: Tensor
+    place: Tensor
+
+
+class CachedAttention(Protocol):
+    """Attention of a chunk of each document over keys that were kept of it, and the chunk's own."""
+
+    def __call__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        gain: Tensor,
+        rope: Tensor,
+        kept: Kept,
+        *,
+        eps: float,
+        xsa: bool = False,
+        gate: Tensor | None = None,
+        documents: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return ``Attention`` of N documents' chunks of S tokens, and their keys to be kept.
+
+        What is kept has no gradient, and may change after this call, before its backward pass, but
+        for the positions that the chunk sees.
+
+        Args:
+            q, k, v, gain, eps, xsa, gate: as in ``Attention``, of B = N windows of T = S.
+            rope: (2, S, dims / 2) fp32, of the chunk's positions.
+            kept: of the N documents.
+            documents: (2, N, S) int32, required, relative to the chunk: where it is negative, a
+                position sees kept ones.
+
+        Returns:
+            (N, S, H, D) in q's dtype, and keys (N, S, G, D), normed and rotated, without gradient.
         """
         ...
 

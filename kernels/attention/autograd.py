@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from kernels.attention import (
+    Kept,
     backward_dkv,
     backward_dkv_hopper,
     backward_dq,
@@ -53,7 +54,33 @@ def attention(
         ValueError: there is no kernel for the head dim or the rotary dims.
     """
     check_heads(q.size(3), 2 * rope.size(2))
-    return Attention.apply(q, k, v, gain, rope, gate, documents, eps, xsa)  # pyright: ignore[reportReturnType]
+    return Attention.apply(q, k, v, gain, rope, gate, documents, eps, xsa, None)[0]  # pyright: ignore[reportOptionalSubscript]
+
+
+def cached_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gain: Tensor,
+    rope: Tensor,
+    kept: Kept,
+    *,
+    eps: float,
+    xsa: bool = False,
+    gate: Tensor | None = None,
+    documents: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Compute ``kernels.attention.CachedAttention`` in bf16 or fp32, heads as for ``attention``.
+
+    Kept and own keys are read where they lie. PyTorch's fused attention needs a mask and one tensor
+    of both, computes gradients of all keys, and adds those of queries up in any order, so that
+    equal runs differ.
+
+    Raises:
+        ValueError: as ``attention``.
+    """
+    check_heads(q.size(3), 2 * rope.size(2))
+    return Attention.apply(q, k, v, gain, rope, gate, documents, eps, xsa, kept)  # pyright: ignore[reportReturnType]
 
 
 def check_heads(head_dim: int, dims: int) -> None:
@@ -63,7 +90,7 @@ def check_heads(head_dim: int, dims: int) -> None:
 
 
 class Attention(torch.autograd.Function):
-    """Save ``Saved``."""
+    """Save ``Saved``, and what is kept as it is, because later chunks change other places of it."""
 
     @staticmethod
     def forward(
@@ -77,19 +104,22 @@ class Attention(torch.autograd.Function):
         documents: Tensor | None,
         eps: float,
         xsa: bool,
-    ) -> Tensor:
+        kept: Kept | None,
+    ) -> tuple[Tensor, Tensor]:
         q, k, v = (rows_of_heads(x) for x in (q, k, v))
-        saved = attend(*rotated(q, k, rope, eps, gain), v, gain, rope, gate, documents, xsa)
+        saved = attend(*rotated(q, k, rope, eps, gain), v, gain, rope, gate, documents, xsa, kept)
         ctx.save_for_backward(*saved)
-        return saved.y
+        ctx.kept, key = kept, saved.key.transpose(1, 2)
+        ctx.mark_non_differentiable(key)
+        return saved.y, key
 
     @staticmethod
     def backward(ctx: Any, *upstreams: Tensor) -> tuple[Tensor | None, ...]:
         saved = Saved(*ctx.saved_tensors)
-        joint, dgain, dgate = joint_gradient(saved, upstreams[0])
+        joint, dgain, dgate = joint_gradient(saved, upstreams[0], kept=ctx.kept)
         heads, kv_heads = saved.y.size(2), saved.v.size(2)
         parts = joint.split((heads, kv_heads, kv_heads), dim=2)
-        return *parts, dgain, None, dgate, None, None, None
+        return *parts, dgain, None, dgate, None, None, None, None
 
 
 def attend(
@@ -103,6 +133,7 @@ def attend(
     gate: Tensor | None,
     documents: Tensor | None,
     xsa: bool,
+    kept: Kept | None = None,
 ) -> Saved:
     """Compute attention of ``rotated`` queries and keys and of v (B, T, G, D).
 
@@ -114,19 +145,21 @@ def attend(
     gate = None if gate is None else gate.contiguous()
     results = y, torch.empty_like(rstd), v_projection
     saved = Saved(query, rstd, key, key_rstd, v, *results, gain, rope, gate, documents)
-    kernel = forward_hopper if on_hopper(saved) else forward
-    kernel.forward(saved)
+    if kept is None and on_hopper(saved):
+        forward_hopper.forward(saved)
+    else:
+        forward.forward(saved, kept)
     return saved
 
 
 def joint_gradient(
-    saved: Saved, dy: Tensor, output: Tensor | None = None
+    saved: Saved, dy: Tensor, output: Tensor | None = None, kept: Kept | None = None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return dq, dk and dv in one tensor, dgain (H,) and dgate.
 
     The tensor (B, T, H + 2 G, D) is what a joint projection's backward pass reads. With ``output``
     (C, H D), dy is (N, C), the gradient of the product with it, and ``backward_prepare_hopper``
-    takes both.
+    takes both. ``kept`` is as for the forward pass.
     """
     dy = dy.contiguous()
     (B, T, H, D), G = saved.y.shape, saved.v.size(2)
@@ -142,11 +175,12 @@ def joint_gradient(
     else:
         backward_prepare_hopper.backward_prepare(saved, dy, output, results)
     dout = dy if dout is None else dout
-    queries, keys = backward_dq, backward_dkv
-    if on_hopper(saved):
-        queries, keys = backward_dq_hopper, backward_dkv_hopper
-    dgain = queries.backward_dq(saved, dout, delta, dq)
-    keys.backward_dkv(saved, dout, delta, dk, dv)
+    if kept is None and on_hopper(saved):
+        dgain = backward_dq_hopper.backward_dq(saved, dout, delta, dq)
+        backward_dkv_hopper.backward_dkv(saved, dout, delta, dk, dv)
+    else:
+        dgain = backward_dq.backward_dq(saved, dout, delta, dq, kept)
+        backward_dkv.backward_dkv(saved, dout, delta, dk, dv)
     return joint, dgain, dgate
 
 

@@ -13,6 +13,7 @@ five products they would pass through shared memory.
 """
 
 # pyright: basic, reportIndexIssue=false, reportCallIssue=false, reportArgumentType=false
+# pyright: reportGeneralTypeIssues=false
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.attention import Kept
 from kernels.attention.rope import (
     gain_limit,
     query_scale,
@@ -30,10 +32,13 @@ from kernels.attention.rope import (
 from kernels.attention.saved import Saved
 from kernels.attention.visible import (
     head_keys,
+    kept_keys,
+    kept_places,
     keys_argument,
     launch_for,
     load_rows,
     problem_argument,
+    ring_argument,
     visible_keys,
 )
 from kernels.common.launch import Launch
@@ -82,13 +87,16 @@ class Rows(NamedTuple):
     start: Any
 
 
-def backward_dq(saved: Saved, dout: Tensor, delta: Tensor, dq: Tensor) -> Tensor:
+def backward_dq(
+    saved: Saved, dout: Tensor, delta: Tensor, dq: Tensor, kept: Kept | None = None
+) -> Tensor:
     """Launch ``backward_dq_kernel``, which writes dq.
 
     Args:
         saved: the forward pass's operands and results.
         dout, delta: as ``backward_prepare`` writes them; dout is dy if it would be equal.
         dq: (B, T, H, D), tokens ``stride(1)`` apart.
+        kept: as for the forward pass.
 
     Returns:
         dgain (H,) fp32.
@@ -104,6 +112,7 @@ def backward_dq(saved: Saved, dout: Tensor, delta: Tensor, dq: Tensor) -> Tensor
         rope_argument(saved.rope),
         problem_argument(saved),
         Outputs(dq, dq.stride(1), dgain),
+        ring_argument(kept),
         D=D,
         ROWS=launch.rows,
         KEYS=launch.columns,
@@ -120,6 +129,7 @@ def backward_dq_kernel(
     rope,
     problem,
     outputs,
+    ring,
     D: tl.constexpr,
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
@@ -155,6 +165,13 @@ def backward_dq_kernel(
         acc = take_keys(own, acc, keys, first, problem.length, True, KEYS)
     for first in range(whole_begin, whole_begin + whole, KEYS):
         acc = take_keys(own, acc, keys, first, problem.length, False, KEYS)
+    if ring is not None:
+        place, kept = kept_places(ring, problem, first_token, tile, ROWS)
+        for first in range(-kept, 0, KEYS):
+            key, value, scores = kept_keys(ring, place, first, query, start, problem, KEYS)
+            dweights = tl.dot(dout, tl.trans(value), input_precision="ieee")
+            dscores = tl.exp2(scores - lse[:, None]) * (dweights - delta[:, None])
+            acc = tl.dot(dscores.to(key.dtype), key, acc, input_precision="ieee")
 
     gain = tl.load(gain + head * problem.GROUP + member)
     query = load_rows(query_ptr, row, D, rows, True, D)

@@ -16,13 +16,17 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
+from kernels.attention import Kept
 from kernels.attention.saved import Saved
 from kernels.attention.visible import (
     head_keys,
+    kept_keys,
+    kept_places,
     keys_argument,
     launch_for,
     load_rows,
     problem_argument,
+    ring_argument,
     unit,
     visible_keys,
 )
@@ -32,6 +36,13 @@ from kernels.common.launch import Launch
 LAUNCH = {
     64: Launch(rows=128, columns=64, warps=8, stages=3, registers=128),
     128: Launch(rows=128, columns=64, warps=8, stages=3),
+}
+
+
+# Chunks of documents have few rows.
+KEPT_LAUNCH = {
+    64: Launch(rows=64, columns=64, warps=4, stages=2),
+    128: Launch(rows=64, columns=32, warps=8, stages=2),
 }
 
 
@@ -52,16 +63,17 @@ class Rows(NamedTuple):
     start: Any
 
 
-def forward(saved: Saved) -> None:
+def forward(saved: Saved, kept: Kept | None = None) -> None:
     """Launch ``forward_kernel``, which writes y, lse and v_projection of ``saved``."""
     (B, G, rows, D), lse = saved.query.shape, saved.lse
-    launch = launch_for(LAUNCH, D)
+    launch = launch_for(KEPT_LAUNCH if kept else LAUNCH, D)
     forward_kernel[(triton.cdiv(rows, launch.rows), B * G)](
         saved.query,
         keys_argument(saved.key, saved.v),
         saved.gate,
         problem_argument(saved),
         Outputs(saved.y, lse, saved.v_projection, lse.size(2)),
+        ring_argument(kept),
         D=D,
         ROWS=launch.rows,
         KEYS=launch.columns,
@@ -76,6 +88,7 @@ def forward_kernel(
     gate,
     problem,
     outputs,
+    ring,
     D: tl.constexpr,
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
@@ -106,6 +119,13 @@ def forward_kernel(
         acc, total = take_keys(own, acc, total, keys, first, problem.length, True, KEYS)
     for first in range(whole_begin, whole_begin + whole, KEYS):
         acc, total = take_keys(own, acc, total, keys, first, problem.length, False, KEYS)
+    if ring is not None:
+        place, kept = kept_places(ring, problem, first_token, tile, ROWS)
+        for first in range(-kept, 0, KEYS):
+            _, value, scores = kept_keys(ring, place, first, query, start, problem, KEYS)
+            weights = tl.exp2(scores)
+            total += tl.sum(weights, 1)
+            acc = tl.dot(weights.to(value.dtype), value, acc, input_precision="ieee")
 
     first_stat = tl.program_id(1).to(tl.int64) * outputs.stats_stride
     tl.store(outputs.lse + first_stat + row, tl.log2(total), mask=valid)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.attention import Attention, SelfAttention
+from kernels.attention import Attention, Kept, SelfAttention
 from kernels.linear import Linear, LinearAdd, Projections
 from kernels.linear import reference as products
 from kernels.operand import Operand, sourced
@@ -163,6 +163,63 @@ def attention(
     if gate is not None:
         y = y * torch.sigmoid(gate)[..., None]
     return y
+
+
+def cached_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gain: Tensor,
+    rope: Tensor,
+    kept: Kept,
+    *,
+    eps: float,
+    xsa: bool = False,
+    gate: Tensor | None = None,
+    documents: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Compute ``kernels.attention.CachedAttention`` in plain PyTorch."""
+    keys: list[Tensor] = []
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None) -> Tensor:
+        keys.append(k.detach())
+        return over_kept(q, k, v, documents, kept)
+
+    same = {"eps": eps, "xsa": xsa, "gate": gate, "documents": documents}
+    return attention(q, k, v, gain, rope, **same, attend=attend), keys[0]
+
+
+def over_kept(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None, kept: Kept) -> Tensor:
+    """Return softmax's output (N, S, H, D) over what is kept and the chunk's own keys."""
+    assert documents is not None
+    cache, place = kept
+    own, ring = (torch.arange(n, device=q.device) for n in (q.size(1), cache.size(2)))
+    # Each place holds the last position before the chunk that it can hold, if there is one.
+    before = -1 - (place - 1 - ring) % max(len(ring), 1)
+    position = torch.cat((before, own))
+    seen = (position <= own[:, None]) & (position >= documents[0, 0, :, None])
+    unseen = torch.zeros_like(seen, dtype=q.dtype).masked_fill(~seen, -torch.inf)
+    k, v = (torch.cat(pair, 1) for pair in zip(cache, (k, v), strict=True))
+    return by_groups(q, k, v, unseen)
+
+
+def by_groups(q: Tensor, k: Tensor, v: Tensor, unseen: Tensor) -> Tensor:
+    """Return attention (N, S, H, D) of q over k and v (N, T, G, D), ``unseen`` (S, T) added.
+
+    The queries that share a key are rows of one head, because PyTorch's fast kernels take either a
+    mask or groups.
+    """
+    rows, size, heads, width = q.shape
+    groups = k.size(2)
+    folded = q.view(rows, size, groups, heads // groups, width).permute(0, 2, 3, 1, 4)
+    found = F.scaled_dot_product_attention(
+        folded.reshape(rows, groups, -1, width),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        attn_mask=unseen.repeat(heads // groups, 1),
+    )
+    unfolded = found.view(rows, groups, heads // groups, size, width)
+    return unfolded.permute(0, 3, 1, 2, 4).reshape(q.shape)
 
 
 class Products(Protocol):

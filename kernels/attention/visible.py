@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.attention import Kept
 from kernels.attention.saved import Saved
 from kernels.common.launch import Launch
 
@@ -34,6 +35,28 @@ class Keys(NamedTuple):
     key: Any
     v: Any
     v_stride: Any
+
+
+class Ring(NamedTuple):
+    """Kept keys and values: ``reference.Kept`` of a chunk, whose documents' starts may be negative.
+
+    ``places`` is the ring's size; strides are the elements between documents and from keys to
+    values. A program has a copy whose pointer begins at its document and group.
+    """
+
+    cache: Any
+    place: Any
+    places: Any
+    stride: Any
+    to_values: Any
+
+
+def ring_argument(kept: Kept | None) -> Ring | None:
+    """Return a kernel's argument of what is kept."""
+    if kept is None:
+        return None
+    cache = kept.cache
+    return Ring(cache, kept.place, cache.size(2), cache.stride(1), cache.stride(0))
 
 
 def problem_argument(saved: Saved) -> Problem:
@@ -80,10 +103,38 @@ def visible_keys(
     if problem.documents is not None:
         starts_ptr = problem.documents + first_token
         start = tl.load(starts_ptr + position, mask=valid, other=0)
-        begin = tl.load(starts_ptr + first_position) // KEYS * KEYS
-        whole_begin = tl.cdiv(tl.load(starts_ptr + last_position), KEYS) * KEYS
+        # Before the first key lie kept ones: ``kept_keys``.
+        begin = tl.maximum(tl.load(starts_ptr + first_position), 0) // KEYS * KEYS
+        whole_begin = tl.cdiv(tl.maximum(tl.load(starts_ptr + last_position), 0), KEYS) * KEYS
     whole = tl.maximum(whole_end - whole_begin, 0)
     return start, begin, last_position + 1, whole_begin, whole
+
+
+@triton.jit
+def kept_places(ring, problem, first_token, tile, ROWS: tl.constexpr):
+    """Return the chunk's first position, and how many positions before it a tile of rows sees."""
+    start = tl.load(problem.documents + first_token + tile * ROWS // problem.GROUP)
+    return tl.load(ring.place).to(tl.int32), -tl.minimum(start, 0)
+
+
+@triton.jit
+def kept_keys(ring, place, first, query, start, problem, KEYS: tl.constexpr):
+    """Return kept keys and values (KEYS, D), and scores (ROWS, KEYS).
+
+    Their positions are those from ``first`` on, relative to the chunk at ``place``. ``start``
+    (ROWS,) is the first position that a row sees; scores of others are minus infinity.
+    """
+    D: tl.constexpr = query.shape[1]
+    batch, head = tl.program_id(1) // problem.G, tl.program_id(1) % problem.G
+    position = first + tl.arange(0, KEYS)
+    line = batch.to(tl.int64) * ring.stride + head * D
+    line += (place + position) % ring.places * (problem.G * D)
+    ptrs, inside = ring.cache + line[:, None] + tl.arange(0, D), (position < 0)[:, None]
+    key = tl.load(ptrs, mask=inside, other=0.0)
+    value = tl.load(ptrs + ring.to_values.to(tl.int64), mask=inside, other=0.0)
+    scores = tl.dot(query, tl.trans(key), input_precision="ieee")
+    seen = (position >= start[:, None]) & (position < 0)
+    return key, value, tl.where(seen, scores, -float("inf"))
 
 
 @triton.jit

@@ -47,6 +47,52 @@ def small_settings(**changes: object) -> Settings:
     return Settings(**(values | changes))  # pyright: ignore[reportArgumentType]
 
 
+# Windows of 256; all parts of preset frontier that the kernels meet in test-time training.
+FRONTIER_PARTS = {
+    "ttt_lora_alpha": 6.0,
+    "ttt_lora_chunk": 32,
+    "ttt_lora_chunk_most": 128,
+    "ttt_lora_documents": 48,
+    "ttt_chunk_tokens": 16 * 256,
+    "ttt_batch_seqs": 4,
+    "train_seq_len": 256,
+    "eval_seq_len": 256,
+    "eval_stride": 256,
+    "document_mask": True,
+    "window": 256,
+    "model_dim": 256,
+    "num_layers": 4,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "rope_dims": 32,
+    "gate_window": 12,
+    "smear_window": 12,
+    "skip_gates": True,
+    "parallel_from": 3,
+    "xsa_last_n": 4,
+    "ve_enabled": False,
+    "bigram_vocab_size": 0,
+    "loop_layers": [1],
+    "num_loops": 1,
+}
+
+
+def settings_of_frontier_parts(**changes: object) -> Settings:
+    return small_settings(**FRONTIER_PARTS | changes)
+
+
+def network_in_bf16(settings: Settings, device: torch.device) -> GPT:
+    """On a GPU, by the kernels; all weights far from their beginnings."""
+    ops = operations("kernels")
+    model = GPT(settings.architecture(), ops, dtype=torch.bfloat16, max_seq_len=256, seed=1)
+    model = model.to(device)
+    generator = torch.Generator(device).manual_seed(1)
+    with torch.no_grad():
+        for weight in model.parameters():  # of which some begin as zeros
+            weight += 0.05 * torch.randn(weight.shape, generator=generator, device=device)
+    return model
+
+
 def tokens_of_documents(count: int, seed: int, longest: int = 60) -> np.ndarray:
     """(count,) uint16: documents, each a short pattern of its own over and over, as text that
     test-time training has something to learn of."""

@@ -5,10 +5,15 @@ import torch
 
 from evaluation.score import Score, Scoring
 from evaluation.ttt.methods import score_adapting
-from kernels import operations
-from model.gpt import GPT
 from runtime.ranks import World
-from tests.evaluation.network import fresh, small_settings, split_of, tokens_of_documents
+from tests.evaluation.network import (
+    fresh,
+    network_in_bf16,
+    settings_of_frontier_parts,
+    small_settings,
+    split_of,
+    tokens_of_documents,
+)
 
 
 @pytest.mark.gpu
@@ -40,49 +45,12 @@ def test_the_kernels_learn_as_the_reference(method: str):
 @pytest.mark.parametrize("method", ["lora", "both"])
 def test_a_network_of_preset_frontier_s_parts_learns_in_bf16(method: str):
     """Rows of every size; with a rate of 0, documents read in chunks score as windows do."""
-    settings = small_settings(
-        ttt_method=method,
-        ttt_lora_alpha=6.0,
-        ttt_lora_chunk=32,
-        ttt_lora_chunk_most=128,
-        ttt_lora_documents=48,
-        ttt_chunk_tokens=16 * 256,
-        ttt_batch_seqs=4,
-        train_seq_len=256,
-        eval_seq_len=256,
-        eval_stride=256,
-        document_mask=True,
-        window=256,
-        model_dim=256,
-        num_layers=4,
-        num_heads=4,
-        num_kv_heads=2,
-        rope_dims=32,
-        gate_window=12,
-        smear_window=12,
-        skip_gates=True,
-        parallel_from=3,
-        xsa_last_n=4,
-        ve_enabled=False,
-        bigram_vocab_size=0,
-        loop_layers=[1],
-        num_loops=1,
-    )
+    settings = settings_of_frontier_parts(ttt_method=method)
     world, tokens = World.single(torch.device("cuda", 0)), tokens_of_documents(20_000, 3, 700)
 
     def score(**changes: object) -> Score:
         chosen = small_settings(**settings.model_dump() | changes)
-        model = GPT(
-            chosen.architecture(),
-            operations("kernels"),
-            dtype=torch.bfloat16,
-            max_seq_len=256,
-            seed=1,
-        ).to(world.device)
-        generator = torch.Generator(world.device).manual_seed(1)
-        with torch.no_grad():
-            for weight in model.parameters():  # of which some begin as zeros
-                weight += 0.05 * torch.randn(weight.shape, generator=generator, device=world.device)
+        model = network_in_bf16(chosen, world.device)
         return score_adapting(model, "kernels", split_of(tokens), chosen, Scoring(world))
 
     still = score(ttt_lr=0.0, ttt_lora_lr=0.0)

@@ -13,7 +13,8 @@ import torch
 import triton
 from triton import knobs
 
-from kernels.attention import autograd, qkv_hopper
+from kernels.attention import Kept, autograd, qkv_hopper
+from kernels.attention.autograd import cached_attention
 from tests.kernels.attention.resources import VARIANTS
 from tests.kernels.linear import resources as projections
 from tests.kernels.tools.ahead_of_time import kernel_source
@@ -36,10 +37,23 @@ def launch(hopper: bool, xsa: bool, options: dict[str, torch.Tensor | None]) -> 
     query, rstd, key, key_rstd, v = qkv_hopper.project(x, weight, gain, rope, H, G, 1e-6)
     q, k = x.new_empty(B, T, H, D), x.new_empty(B, T, G, D)
     autograd.rotated(q, k, rope, 1e-6, gain)
-    saved = autograd.attend(query, rstd, key, key_rstd, v, gain, rope, xsa=xsa, **options)
+    gate, documents = options["gate"], options["documents"]
+    rotated = query, rstd, key, key_rstd
+    saved = autograd.attend(*rotated, v, gain, rope, gate, documents, xsa)
     autograd.joint_gradient(saved, torch.empty_like(saved.y))
     if hopper:
         autograd.joint_gradient(saved, x.new_empty(B * T, C), x.new_empty(C, H * D))
+
+
+def launch_cached(gain: torch.Tensor, options: dict[str, torch.Tensor | None]) -> None:
+    """Launch both passes of chunks of documents."""
+    q, k, v = (torch.empty(B, T, heads, D, dtype=torch.bfloat16) for heads in (H, G, G))
+    cache, place = torch.empty(2, B, 2 * T, G, D, dtype=torch.bfloat16), torch.tensor(T)
+    kept, rope = Kept(cache, place), torch.empty(2, T, PAIRS)
+    y, _ = cached_attention(
+        q.requires_grad_(), k, v, gain, rope, kept, eps=1e-6, xsa=True, **options
+    )
+    torch.autograd.grad(y, q, y)
 
 
 def main() -> None:
@@ -63,6 +77,7 @@ def main() -> None:
     for hopper, everything in product((False, True), repeat=2):
         options = {"gate": gate, "documents": documents} if everything else {}
         launch(hopper, everything, {"gate": None, "documents": None} | options)
+    launch_cached(torch.empty(H), {"gate": gate, "documents": documents})
     print(json.dumps(found))
 
 

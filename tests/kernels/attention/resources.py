@@ -29,16 +29,18 @@ OPTIONS = {
     "documents": ("documents",),
     "all": ("xsa", "documents", "gate"),
 }
+KEPT = "kept"  # of Triton's forward and dq kernels: all, and kept keys of documents
 BF16, FP32, INT = "*bf16", "*fp32", "i32"
 HEADS = {"G": tl.constexpr(4), "GROUP": tl.constexpr(2)}
 ROPE = rope.Rope(FP32, INT, tl.constexpr(8))
 DKV_STATISTICS = backward_dkv.Statistics(FP32, INT)
 KEYS = visible.Keys(BF16, BF16, INT)
+RING = visible.Ring(BF16, "*i64", INT, INT, INT)
 
 
 def given(option: str, name: str, kind: str = BF16) -> str | None:
     """Return the type of an input that only some options have."""
-    return kind if name in OPTIONS[option] else None
+    return kind if option == KEPT or name in OPTIONS[option] else None
 
 
 def changed(option: str, kind: str = BF16) -> str | None:
@@ -93,8 +95,10 @@ def forward_variant(head_dim: int, option: str) -> Variant:
         "gate": given(option, "gate"),
         "problem": problem(option),
         "outputs": forward.Outputs(BF16, FP32, given(option, "xsa", FP32), INT),
+        "ring": RING if option == KEPT else None,
     }
-    return variant(forward.forward_kernel, option, head_dim, forward.LAUNCH[head_dim], arguments)
+    table = forward.KEPT_LAUNCH if option == KEPT else forward.LAUNCH
+    return variant(forward.forward_kernel, option, head_dim, table[head_dim], arguments)
 
 
 def dq_variant(head_dim: int, option: str) -> Variant:
@@ -105,6 +109,7 @@ def dq_variant(head_dim: int, option: str) -> Variant:
         "rope": ROPE,
         "problem": problem(option),
         "outputs": backward_dq.Outputs(BF16, INT, FP32),
+        "ring": RING if option == KEPT else None,
     }
     kernel, launch = backward_dq.backward_dq_kernel, backward_dq.LAUNCH[head_dim]
     return variant(kernel, option, head_dim, launch, arguments)
@@ -210,6 +215,7 @@ def hopper_dkv_variant(option: str) -> Variant:
 
 
 VARIANTS = [
+    *(make(head_dim, KEPT) for head_dim in (64, 128) for make in (forward_variant, dq_variant)),
     *(prepare_variant(head_dim, option) for head_dim in (64, 128) for option in OPTIONS),
     rotate_variant(),
     *(

@@ -81,14 +81,15 @@ class Trial:
 
     def of_windows(self) -> Iterator[Check]:
         """Run C1, C2 and C4 on an evaluation by windows."""
-        yield from self._common(Baseline(self._score, self.tokens), self._whole_text())
+        yield from self._common(Baseline(self._score, self.tokens), None, self._whole_text())
         yield self.normalised()
 
     def of_training(self) -> Iterator[Check]:
         """Run C1 to C4 on an evaluation by test-time training."""
         units = self._documents() if self.lora else self._whole_text()
         baseline = Baseline(self._adapt, self.tokens)
-        yield from self._common(baseline, units)
+        one_by_one = Baseline(self._adapt_one_by_one, self.tokens) if self.lora else None
+        yield from self._common(baseline, one_by_one, units)
         yield self.normalised_after_update()
         yield self.unforeseen()
         check = score_before_update(
@@ -99,13 +100,15 @@ class Trial:
             check = Check(check.name, check.subject, None, found)
         yield check
 
-    def _common(self, baseline: Baseline, units: np.ndarray) -> Iterable[Check]:
+    def _common(
+        self, baseline: Baseline, one_by_one: Baseline | None, units: np.ndarray
+    ) -> Iterable[Check]:
         """Run C1 and C4."""
         settings, name = self.settings, self.method.name
         table = self.case.inputs.byte_table
         show = self._progress("C1", len(self.cuts))
         vocab_size = len(table.base)
-        yield causality(name, baseline, self.cuts, vocab_size, settings.bos_id, show)
+        yield causality(name, baseline, self.cuts, vocab_size, settings.bos_id, show, one_by_one)
         yield one_pass(name, baseline, units, table)
 
     def normalised(self) -> Check:
@@ -155,6 +158,9 @@ class Trial:
 
     def _adapt(self, tokens: np.ndarray, poison: int) -> Seen:
         return self.case.entrant.adapt(tokens, self.changes, poison)
+
+    def _adapt_one_by_one(self, tokens: np.ndarray, poison: int) -> Seen:
+        return self.case.entrant.adapt(tokens, self.changes | {"ttt_lora_documents": 1}, poison)
 
     def _whole_text(self) -> np.ndarray:
         """Return the units (targets + 1,) of a method that updates on the whole text."""

@@ -2,11 +2,25 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from tests.evaluation.audit.runs import SGD, broken, causal, windows_run
-from tests.evaluation.network import VOCAB, trained
+from evaluation.audit.causality import causality, changed_after
+from evaluation.score import Record, Score, Tokens
+from evaluation.ttt.learner import Watch
+from tests.evaluation.audit.runs import (
+    CUTS,
+    LORA,
+    SGD,
+    TOKENS,
+    adapting_run,
+    baseline,
+    broken,
+    causal,
+    windows_run,
+)
+from tests.evaluation.network import BOS, VOCAB, trained
 
 
 def test_peeking_at_the_next_token_is_caught():
@@ -27,6 +41,36 @@ def test_peeking_at_the_end_of_the_window_is_caught():
         return model.score(inputs, targets) - 1e-4 * (targets[:, -1:] % 2 == 0)
 
     broken(causal(windows_run(peek)), "moved by")
+
+
+def test_ends_of_documents_stay_where_only_text_changes():
+    draw = np.random.default_rng(3)
+    for cut in range(0, len(TOKENS) - 2, 5):
+        changed = changed_after(TOKENS, cut, VOCAB, draw, BOS)
+        others = TOKENS != BOS
+        np.testing.assert_array_equal(changed == BOS, ~others)
+        np.testing.assert_array_equal(changed[: cut + 1], TOKENS[: cut + 1])
+        assert (changed != TOKENS)[cut + 1 :][others[cut + 1 :]].all()
+        assert (changed_after(TOKENS, cut, VOCAB, draw) != TOKENS)[cut + 1 :].all()
+
+
+def test_a_score_that_depends_on_another_documents_end_is_caught_if_it_is_scored_alone():
+    """Rounding that depends on which documents are scored at once is no leak."""
+    honest = adapting_run(LORA)
+
+    def rounded(text: Tokens, record: Record, watch: Watch) -> Score:
+        """Scores move by the number of documents, as a batch of other sizes rounds otherwise."""
+        ends = float((text.read(0, len(text)) == BOS).sum())
+
+        def shifted(positions: Tensor, nats: Tensor, is_new: Tensor) -> None:
+            record(positions, nats + 1e-4 * ends, is_new)
+
+        return honest(text, shifted, watch)
+
+    runs, alone = baseline(rounded), baseline(honest)
+    assert causality("run", runs, sorted(CUTS), VOCAB, BOS, one_by_one=alone).passed
+    broken(causality("run", alone, sorted(CUTS), VOCAB, BOS, one_by_one=runs), "moved by")
+    broken(causality("run", runs, sorted(CUTS), VOCAB, BOS), "moved by")
 
 
 def test_a_run_that_reads_nothing_is_no_proof():

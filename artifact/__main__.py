@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 import command_line
 from artifact.submission.asked import BY_BEST, NO_RIVAL, NOTHING_SAID, About, Judging, Rival
+from data.ending import ending
 
 app = command_line.program(
     "python -m artifact", "Look into an artifact, or make a contest folder of finished runs."
@@ -18,8 +19,10 @@ OPTIONS = Parameter(name="*")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run a command; returns the exit code: 2, after one line, for what is not an artifact."""
-    return command_line.run(app, arguments)
+    """Run a command; returns 0, 2 after one line that says what is wrong, 128 + a signal."""
+    with ending() as received:
+        code = command_line.run(app, arguments)
+    return 128 + received[0] if received else code
 
 
 @app.command

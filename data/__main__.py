@@ -1,10 +1,8 @@
 """``python -m data``: make, download and inspect data folders."""
 
 import os
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Group, Parameter
 
 import command_line
+from data.ending import ending
 from errors import InputError
 
 if TYPE_CHECKING:
@@ -81,31 +80,6 @@ def main(arguments: Sequence[str]) -> int:
         # A dash alone would be taken for an option.
         code = command_line.run(app, [STDIN if each == "-" else each for each in arguments])
     return 128 + received[0] if received else code
-
-
-@contextmanager
-def ending() -> Iterator[list[int]]:
-    """Let SIGTERM and SIGHUP end a block as Ctrl-C does, so that nothing begun is left behind.
-
-    Yields:
-        the number of the signal, once it has come.
-    """
-    received: list[int] = []
-
-    def end(number: int, _frame: object) -> None:
-        if not received:
-            received.append(number)
-            raise KeyboardInterrupt
-
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    caught = [each for each in numbers if signal.getsignal(each) == signal.SIG_DFL]
-    for each in caught:
-        signal.signal(each, end)
-    try:
-        yield received
-    finally:
-        for each in caught:
-            signal.signal(each, signal.SIG_DFL)
 
 
 @app.command

@@ -1,5 +1,7 @@
 """``python -m artifact inspect`` on a sound file and on others."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -82,3 +84,17 @@ def test_a_rival_or_track_that_cannot_be_is_one_line(
     assert main(["submit", "run", "--out", str(tmp_path / "out"), *given]) == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert words in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_command_as_an_interrupt_does(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SIGTERM left the script's processes running."""
+
+    def killed(*_: object) -> None:
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr("artifact.submission.submit.submit", killed)
+    assert main(["submit", "run", "--out", "out"]) == 128 + number
+    assert capsys.readouterr().err == "interrupted\n"

@@ -1,17 +1,16 @@
 """Start a packed submission as a stranger would: from ``/``, on a CPU, in a clean environment."""
 
-import os
 import re
-import subprocess
-import sys
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from artifact.submission.code_size import SCRIPT
+from artifact.submission.processes import Process
 from data.sentencepiece_model import minimal_model
 from data.shards import MAX_VOCAB_SIZE, TokenStream, shard_name, write_shard
 from data.tokenizer import TOKENIZER_NAME
@@ -23,8 +22,7 @@ from runtime.run_folder import ARTIFACT
 from settings import Settings
 
 TOKENS = 8192  # of a split; a twentieth of them must be enough windows for a readout
-EDGES = "some.edges"
-SECONDS = 900
+RUN, AGAIN, DATA, OTHERS, EDGES = "run", "again", "data", "others", "some.edges"
 LENGTH = 64
 ROUNDING = 0.51e-4
 # The submission's own network, with as little work as it can have.
@@ -40,8 +38,8 @@ LITTLE = f"""
 def first_steps(script: bytes, settings: Settings) -> None:
     """Train two steps, export an artifact and score it by ``--evaluate``; train the same again.
 
-    The data is random tokens, with a tokenizer of the network's vocabulary. The second time the
-    validation tokens are others, and the artifact must be the same.
+    The data is random tokens, with a tokenizer of the network's vocabulary. A second run at the
+    same time has other validation tokens, and its artifact must be the same.
 
     Args:
         script: the packed file.
@@ -51,15 +49,17 @@ def first_steps(script: bytes, settings: Settings) -> None:
         InputError: the vocabulary is not SentencePiece's, a command fails, the artifact's score is
             not the run's, or the artifact depends on the validation tokens.
     """
-    with _workplace(script, settings) as folder:
-        printed, artifact = _trained(folder, "run")
+    with _workplace(script, settings) as folder, _trainings(folder) as (run, again):
+        printed, artifact = run.printed([again]), _artifact(folder, RUN)
         options = ["--device", "cpu", "--max-tokens", str(4 * LENGTH)]
-        place, data = str(folder / "run" / ARTIFACT), str(folder / "data")
-        scored = _started(folder, "--evaluate", place, "--data", data, *options)
+        place, data = str(folder / RUN / ARTIFACT), str(folder / DATA)
+        with Process(folder, "score", ["--evaluate", place, "--data", data, *options]) as scoring:
+            scored = scoring.printed([again])
         found = re.search(r"bpb (\d+\.\d+)", scored)
         if found is None or not _has(printed, float(found[1])):
             raise InputError(f"the bundled script scores its artifact otherwise: {scored!a:.200}")
-        if _trained_on_others(folder) != artifact:
+        again.printed()
+        if _artifact(folder, AGAIN) != artifact:
             raise InputError("the bundled script's artifact depends on the validation tokens")
 
 
@@ -81,8 +81,11 @@ def reads_validation(script: bytes, network: Settings) -> bool:
         elif value not in (None, "", [], ()):
             said = ",".join(map(str, value)) if isinstance(value, list | tuple) else value
             options.append(f"--{option}={said}")
-    with _workplace(script, network) as folder:
-        return _trained(folder, "run", options)[1] != _trained_on_others(folder, options)
+    with _workplace(script, network) as folder, _trainings(folder, options) as (run, again):
+        run.printed([again])
+        artifact = _artifact(folder, RUN)
+        again.printed()
+        return _artifact(folder, AGAIN) != artifact
 
 
 def _has(printed: str, score: float) -> bool:
@@ -99,51 +102,39 @@ def _workplace(script: bytes, settings: Settings) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="first_steps_") as temporary:
         folder = Path(temporary)
         (folder / SCRIPT).write_bytes(script)
-        _make_data(folder / "data", settings.vocab_size, settings.bos_id)
+        _make_data(folder / DATA, settings.vocab_size, settings.bos_id)
         if settings.num_edges:
             _make_edges(folder, settings)
         yield folder
 
 
-def _trained(folder: Path, name: str, options: Sequence[str] = ()) -> tuple[str, bytes]:
-    """Return what a run prints, and its artifact."""
-    arguments = ["--data", str(folder / "data"), "--run-dir", str(folder / name)]
+@contextmanager
+def _trainings(folder: Path, options: Sequence[str] = ()) -> Iterator[tuple[Process, Process]]:
+    """Start two runs, the second with its validation tokens in another order."""
+    shutil.copytree(folder / DATA, folder / OTHERS)
+    shard = folder / OTHERS / shard_name("val", 0)
+    tokens = TokenStream([shard], MAX_VOCAB_SIZE).read(0, TOKENS)
+    write_shard(shard, np.random.default_rng(1).permutation(tokens))
+    with (
+        _training(folder, RUN, DATA, options) as run,
+        _training(folder, AGAIN, OTHERS, options) as again,
+    ):
+        yield run, again
+
+
+def _training(folder: Path, name: str, data: str, options: Sequence[str]) -> Process:
+    """Start a run on the data of that name."""
+    arguments = ["--data", str(folder / data), "--run-dir", str(folder / name)]
     if (folder / EDGES).exists():
         arguments += ["--edges", str(folder / EDGES)]
     # Two steps on random tokens may diverge: such a run ends with 1, its summary written.
     whole = folder / name / SUMMARY
-    printed = _started(folder, *LITTLE, *options, *arguments, fine=whole.exists)
-    return printed, (folder / name / ARTIFACT).read_bytes()
+    return Process(folder, name, [*LITTLE, *options, *arguments], fine=whole.exists)
 
 
-def _trained_on_others(folder: Path, options: Sequence[str] = ()) -> bytes:
-    """Return the artifact of a run whose validation tokens are in another order."""
-    shard = folder / "data" / shard_name("val", 0)
-    tokens = TokenStream([shard], MAX_VOCAB_SIZE).read(0, TOKENS)
-    write_shard(shard, np.random.default_rng(1).permutation(tokens))
-    return _trained(folder, "again", options)[1]
-
-
-def _started(folder: Path, *arguments: str, fine: Callable[[], bool] = lambda: False) -> str:
-    """Return what the script prints, started from ``/`` without the user's environment.
-
-    Args:
-        folder: of the script.
-        arguments: its options.
-        fine: whether an exit code of 1 is one.
-    """
-    command = [sys.executable, "-E", "-s", "-P", str(folder / SCRIPT), *arguments]
-    clean = {"PATH": os.defpath, "HOME": str(folder), "CUDA_VISIBLE_DEVICES": ""}
-    try:
-        done = subprocess.run(
-            command, cwd="/", env=clean, capture_output=True, text=True, timeout=SECONDS
-        )
-    except subprocess.TimeoutExpired:
-        raise InputError(f"the bundled script does not end within {SECONDS} s") from None
-    if done.returncode and not (done.returncode == 1 and fine()):
-        last = (done.stderr.strip().splitlines() or ["no word"])[-1]
-        raise InputError(f"the bundled script does not start: {last}")
-    return done.stdout
+def _artifact(folder: Path, name: str) -> bytes:
+    """Return the artifact of a run that has ended."""
+    return (folder / name / ARTIFACT).read_bytes()
 
 
 def _make_data(folder: Path, vocab_size: int, bos_id: int) -> None:
@@ -160,6 +151,6 @@ def _make_edges(folder: Path, settings: Settings) -> None:
     """Write the first pairs of the made tokenizer, as many as the network has rows for."""
     tokens, before = np.divmod(np.arange(settings.num_edges), settings.vocab_size)
     pairs = {"tokens": tokens.tolist(), "predecessors": before.tolist()}
-    tokenizer = sha256(folder / "data" / TOKENIZER_NAME)
+    tokenizer = sha256(folder / DATA / TOKENIZER_NAME)
     edges = Edges.model_validate({"kind": settings.bigram_rows, "tokenizer": tokenizer, **pairs})
     (folder / EDGES).write_text(text_of(edges))

@@ -1,6 +1,11 @@
 """What the first steps of a script find: it does not start, scores otherwise, reads validation."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +16,7 @@ from data.shards import TokenStream
 from data.tokenizer import TOKENIZER_NAME
 from errors import InputError
 from evaluation.audit.shuffled import SMALL, validation_unseen
-from files import sha256
+from files import PROJECT, sha256
 from knowledge.edges import read_edges
 from runtime.ranks import World
 from settings import Settings
@@ -36,16 +41,60 @@ print("1.2346")
 """
 HONEST = "(data / 'fineweb_train_000000.bin').read_bytes()"
 CHEAT = "(data / 'fineweb_val_000000.bin').read_bytes()"
+# A script of which one process may fail, once the other one runs, which then never ends well.
+WAITS = """
+import os, sys, tempfile, time
+from pathlib import Path
+name = Path(sys.argv[sys.argv.index("--run-dir") + 1]).name
+told = Path(TOLD)
+tempfile.mkdtemp()
+(told / f"{name}.part").write_text(f"{os.getpid()} {tempfile.gettempdir()}")
+(told / f"{name}.part").rename(told / name)
+while not (told / "run").exists() or not (told / "again").exists():
+    time.sleep(0.01)
+if name == FAILS:
+    sys.exit("failed")
+time.sleep(60)
+(told / "ended").touch()
+"""
 
 
 def script(content: str = HONEST, score: str = "1.234567") -> bytes:
     return SCRIPT.replace("CONTENT", content).replace("SCORE", score).encode()
 
 
+def waits(told: Path, fails: str = "") -> bytes:
+    return WAITS.replace("TOLD", repr(str(told))).replace("FAILS", repr(fails)).encode()
+
+
+def check_nothing_is_left(told: Path) -> None:
+    """Check that both processes were killed before they ended, with their temporary files."""
+    for name in ("run", "again"):
+        pid, folder = (told / name).read_text().split()
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid), 0)
+        assert not Path(folder).exists()
+    assert not (told / "ended").exists()
+
+
 def test_a_script_that_does_as_it_should_is_let_pass(tmp_path: Path) -> None:
     first_steps(script(), SETTINGS)
     (tmp_path / "train_gpt.py").write_bytes(script())
     assert validation_unseen(tmp_path / "train_gpt.py").passed
+
+
+def test_the_script_sees_no_environment_of_the_user_and_two_runs_share_the_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEED", "1")
+    told = tmp_path / "told.json"
+    write = f"import json, os; Path({str(told)!r}).write_text(json.dumps({{**os.environ}}))\n"
+    first_steps(script() + write.encode(), SETTINGS)
+    found = json.loads(told.read_text())
+    clean = {"PATH", "HOME", "CUDA_VISIBLE_DEVICES", "TMPDIR", "OMP_NUM_THREADS"}
+    assert clean <= found.keys() <= clean | {"LC_CTYPE"}  # which Python adds
+    cores = len(os.sched_getaffinity(0))
+    assert 1 <= int(found["OMP_NUM_THREADS"]) <= max(1, cores / 2)
 
 
 def test_an_artifact_made_of_validation_tokens_is_found(tmp_path: Path) -> None:
@@ -113,3 +162,32 @@ def test_two_steps_may_diverge_if_the_run_came_to_its_end() -> None:
 def test_a_script_that_fails_is_one_line() -> None:
     with pytest.raises(InputError, match="does not start: ModuleNotFoundError"):
         first_steps(b"import absent_module", SETTINGS)
+
+
+@pytest.mark.parametrize("fails", ["run", "again"])
+def test_a_run_that_fails_ends_the_other_one(tmp_path: Path, fails: str) -> None:
+    with pytest.raises(InputError, match="does not start: failed"):
+        first_steps(waits(tmp_path, fails), SETTINGS)
+    check_nothing_is_left(tmp_path)
+
+
+def test_an_interrupt_leaves_no_process_and_no_file(tmp_path: Path) -> None:
+    (tmp_path / "script").write_bytes(waits(tmp_path))
+    (tmp_path / "tmp").mkdir()
+    code = f"""
+from pathlib import Path
+from artifact.submission.first_steps import first_steps
+from settings import Settings
+first_steps(Path({str(tmp_path / "script")!r}).read_bytes(), Settings(vocab_size=300))
+"""
+    clean = os.environ | {"TMPDIR": str(tmp_path / "tmp")}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=PROJECT, env=clean, stderr=subprocess.DEVNULL
+    ) as started:
+        while not all((tmp_path / name).exists() for name in ("run", "again")):
+            assert started.poll() is None
+            time.sleep(0.05)
+        started.send_signal(signal.SIGINT)
+    assert started.returncode == -signal.SIGINT
+    check_nothing_is_left(tmp_path)
+    assert not [*(tmp_path / "tmp").iterdir()]

@@ -3,7 +3,7 @@
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from settings import Settings
 
 TOKENS = 8192  # of a split; a twentieth of them must be enough windows for a readout
 RUN, AGAIN, DATA, OTHERS, EDGES = "run", "again", "data", "others", "some.edges"
+Say = Callable[[str], None]
 LENGTH = 64
 ROUNDING = 0.51e-4
 # The submission's own network, with as little work as it can have.
@@ -35,7 +36,7 @@ LITTLE = f"""
 """.split()
 
 
-def first_steps(script: bytes, settings: Settings) -> None:
+def first_steps(script: bytes, settings: Settings, say: Say = lambda line: None) -> None:
     """Train two steps, export an artifact and score it by ``--evaluate``; train the same again.
 
     The data is random tokens, with a tokenizer of the network's vocabulary. A second run at the
@@ -44,13 +45,15 @@ def first_steps(script: bytes, settings: Settings) -> None:
     Args:
         script: the packed file.
         settings: that it carries along.
+        say: called with a line as each step begins.
 
     Raises:
         InputError: the vocabulary is not SentencePiece's, a command fails, the artifact's score is
             not the run's, or the artifact depends on the validation tokens.
     """
-    with _workplace(script, settings) as folder, _trainings(folder) as (run, again):
+    with _workplace(script, settings) as folder, _trainings(folder, say=say) as (run, again):
         printed, artifact = run.printed([again]), _artifact(folder, RUN)
+        say("scoring the first run's artifact")
         options = ["--device", "cpu", "--max-tokens", str(4 * LENGTH)]
         place, data = str(folder / RUN / ARTIFACT), str(folder / DATA)
         with Process(folder, "score", ["--evaluate", place, "--data", data, *options]) as scoring:
@@ -58,6 +61,7 @@ def first_steps(script: bytes, settings: Settings) -> None:
         found = re.search(r"bpb (\d+\.\d+)", scored)
         if found is None or not _has(printed, float(found[1])):
             raise InputError(f"the bundled script scores its artifact otherwise: {scored!a:.200}")
+        say("waiting for the second run, whose artifact must be the same")
         again.printed()
         if _artifact(folder, AGAIN) != artifact:
             raise InputError("the bundled script's artifact depends on the validation tokens")
@@ -109,17 +113,19 @@ def _workplace(script: bytes, settings: Settings) -> Iterator[Path]:
 
 
 @contextmanager
-def _trainings(folder: Path, options: Sequence[str] = ()) -> Iterator[tuple[Process, Process]]:
+def _trainings(
+    folder: Path, options: Sequence[str] = (), say: Say = lambda line: None
+) -> Iterator[tuple[Process, Process]]:
     """Start two runs, the second with its validation tokens in another order."""
     shutil.copytree(folder / DATA, folder / OTHERS)
     shard = folder / OTHERS / shard_name("val", 0)
     tokens = TokenStream([shard], MAX_VOCAB_SIZE).read(0, TOKENS)
     write_shard(shard, np.random.default_rng(1).permutation(tokens))
-    with (
-        _training(folder, RUN, DATA, options) as run,
-        _training(folder, AGAIN, OTHERS, options) as again,
-    ):
-        yield run, again
+    say("first run of the script, from / on a CPU")
+    with _training(folder, RUN, DATA, options) as run:
+        say("second run at the same time, with other validation tokens")
+        with _training(folder, AGAIN, OTHERS, options) as again:
+            yield run, again
 
 
 def _training(folder: Path, name: str, data: str, options: Sequence[str]) -> Process:

@@ -15,12 +15,13 @@ from artifact.submission.asked import BY_BEST, NO_RIVAL, NOTHING_SAID, About, Ju
 from artifact.submission.bundle import contents, readable
 from artifact.submission.code_size import SCRIPT
 from artifact.submission.entry import Entry, other_runs
-from artifact.submission.first_steps import first_steps
+from artifact.submission.first_steps import Say, first_steps
 from artifact.submission.packed import pack
 from artifact.submission.page import AUDIT, READABLE, readme, submission
 from artifact.submission.verdict import Verdict
 from errors import InputError
 from files import PROJECT
+from runtime.progress import Progress
 
 # A CUDA build of torch brings the Triton that it was made with; a CPU build brings none.
 TRITON = 'triton>=3.6; platform_system == "Linux"\n'
@@ -53,29 +54,51 @@ def submit(
     for run in runs:
         if out.resolve().is_relative_to(run.resolve()):
             raise InputError(f"--out {out}: lies in run {run}; choose a folder beside it")
+    with Progress(None, None) as progress:
+        return _submitted(runs, out, about, rival, judging, progress.line)
+
+
+def _submitted(
+    runs: Sequence[Path], out: Path, about: About, rival: Rival, judging: Judging, say: Say
+) -> tuple[Verdict, list[Entry]]:
+    """Do as ``submit``, and call ``say`` with a line as each step begins."""
+    say("checking the runs")
     entries = sorted(map(Entry.read, runs), key=lambda entry: entry.seed)
     check_alike(entries)
+    say("packing the code")
     script = pack(PROJECT, entries[0].settings)
     check_code(entries, script)
     verdict = Verdict.of(entries, rival, judging.method)
+    say("checking the runs' data, scores and seconds")
     table = checked(entries, judging.data, about.track)
-    first_steps(script, entries[0].settings)
-    best = min(entries, key=lambda entry: entry.score(verdict.method).bpb)
-    table += audited(best, judging.data) if judging.audit else "unknown  C1 to C4: not audited\n"
+    first_steps(script, entries[0].settings, say)
+    if judging.audit:
+        best = min(entries, key=lambda entry: entry.score(verdict.method).bpb)
+        say(f"auditing the artifact of seed {best.seed}")
+        table += audited(best, judging.data)
+    else:
+        table += "unknown  C1 to C4: not audited\n"
+    say("writing the folder")
     others = other_runs(entries)
     about = about if about.name else replace(about, name=out.name)
     facts = submission(entries, verdict, about, len(script), others)
     files = {
-        SCRIPT: script,
-        READABLE: readable(PROJECT, contents(PROJECT, entries[0].settings)).encode(),
-        "requirements.txt": requirements().encode(),
         "submission.json": (json.dumps(facts, indent=2) + "\n").encode(),
         "README.md": readme(facts, entries, verdict).encode(),
         AUDIT: table.encode(),
+    }
+    write(out, _code(script, entries) | files)
+    return verdict, others
+
+
+def _code(script: bytes, entries: Sequence[Entry]) -> dict[str, bytes]:
+    """Return the files of code and logs by name."""
+    return {
+        SCRIPT: script,
+        READABLE: readable(PROJECT, contents(PROJECT, entries[0].settings)).encode(),
+        "requirements.txt": requirements().encode(),
         **{f"train_seed{entry.seed}.log": entry.log() for entry in entries},
     }
-    write(out, files)
-    return verdict, others
 
 
 def requirements() -> str:

@@ -78,7 +78,9 @@ def check_nothing_is_left(told: Path) -> None:
 
 
 def test_a_script_that_does_as_it_should_is_let_pass(tmp_path: Path) -> None:
-    first_steps(script(), SETTINGS)
+    said: list[str] = []
+    first_steps(script(), SETTINGS, said.append)
+    assert [line.split()[0] for line in said] == ["first", "second", "scoring", "waiting"]
     (tmp_path / "train_gpt.py").write_bytes(script())
     assert validation_unseen(tmp_path / "train_gpt.py").passed
 

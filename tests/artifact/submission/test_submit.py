@@ -2,6 +2,8 @@
 
 import ast
 import base64
+import contextlib
+import io
 import json
 import re
 import shutil
@@ -32,16 +34,48 @@ def submit(runs: list[Path], out: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(run: Path) -> Path:
-    """The contest folder of that run.
+def submission(run: Path) -> tuple[Path, list[str]]:
+    """The contest folder of that run, and the lines that were printed while it was made.
 
     Its script takes its first steps where only the folder's requirements are installed.
     """
-    clean = environment(run.parent / "clean", requirements())
-    with pytest.MonkeyPatch.context() as patch:
+    clean, out = environment(run.parent / "clean", requirements()), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
         patch.setattr(sys, "executable", str(clean))
         submit([run], run.parent / "records" / "first")
-    return run.parent / "records" / "first"
+    return run.parent / "records" / "first", out.getvalue().splitlines()
+
+
+@pytest.fixture(scope="module")
+def folder(submission: tuple[Path, list[str]]) -> Path:
+    return submission[0]
+
+
+def test_each_step_is_said_as_it_begins(submission: tuple[Path, list[str]]) -> None:
+    """It was silent for two minutes, which was twice taken for a hang."""
+    assert submission[1] == [
+        "checking the runs",
+        "packing the code",
+        "checking the runs' data, scores and seconds",
+        "first run of the script, from / on a CPU",
+        "second run at the same time, with other validation tokens",
+        "scoring the first run's artifact",
+        "waiting for the second run, whose artifact must be the same",
+        "writing the folder",
+    ]
+
+
+def test_the_audit_is_said_before_it_starts(
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(InputError, match="its audit did not end"):
+        submitted([run], tmp_path / "out")
+    assert capsys.readouterr().out.splitlines()[-1] == "auditing the artifact of seed 1"
+    assert not [*tmp_path.iterdir()]
 
 
 def test_the_clean_environment_has_no_more_than_the_requirements(run: Path, folder: Path) -> None:

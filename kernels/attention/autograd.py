@@ -109,7 +109,9 @@ class Attention(torch.autograd.Function):
         q, k, v = (rows_of_heads(x) for x in (q, k, v))
         saved = attend(*rotated(q, k, rope, eps, gain), v, gain, rope, gate, documents, xsa, kept)
         ctx.save_for_backward(*saved)
-        ctx.kept, key = kept, saved.key.transpose(1, 2)
+        ctx.set_materialize_grads(False)
+        ctx.kept = kept
+        key = saved.key.transpose(1, 2)
         ctx.mark_non_differentiable(key)
         return saved.y, key
 

@@ -2,11 +2,13 @@
 position, and the kernels against the reference."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kernels.attention import CachedAttention, Kept, reference
 from kernels.attention.autograd import cached_attention
@@ -129,6 +131,34 @@ def test_fp32_is_the_reference(name: str, seed: int, xsa: bool, gated: bool) -> 
     expected = exact(case, inputs, xsa)
     for name, tensor in found(cached_attention, case, inputs, xsa).items():
         assert relative_error(tensor, expected[name]) < FP32, name
+
+
+class Created(TorchDispatchMode):
+    """The names of all operations that make zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if "zeros" in str(func):
+            self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["first chunk", "second"])
+def test_no_zeros_are_made_for_the_gradient_that_keys_do_not_have(name: str) -> None:
+    case = CASES[name]
+    given = cast(inputs_of(case, 1, gated=False), torch.float32)
+    kept, q = kept_of(case, given.pop("cache")), given["q"].requires_grad_()
+    rope = rope_at(case[6] + torch.arange(case[1], device=DEVICE), 16, BASE)
+    given |= {"rope": rope, "documents": bounds_of(case)}
+    y, _ = cached_attention(**given, kept=kept, eps=EPS)  # pyright: ignore[reportArgumentType]
+    with Created() as created:
+        torch.autograd.grad(y, q, torch.ones_like(y))
+    assert created.names == []
 
 
 @pytest.mark.gpu

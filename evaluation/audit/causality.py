@@ -22,7 +22,8 @@ def causality(
 
     Documents that are scored together are rounded together, so a score may move by rounding if
     another document ends elsewhere. So a method of documents is given ``one_by_one``: cuts that
-    move ends are tried with documents scored one by one, the others leave all ends.
+    move ends are tried with documents scored one by one, the others leave all ends. A score that
+    reads other documents' ends only if they are scored together is left to `prefix`.
 
     Args:
         name: of the method.

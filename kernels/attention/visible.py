@@ -38,7 +38,7 @@ class Keys(NamedTuple):
 
 
 class Ring(NamedTuple):
-    """Kept keys and values: ``kernels.attention.Kept`` of a chunk, whose documents' starts may be negative.
+    """``kernels.attention.Kept`` of a chunk, whose documents' starts may be negative.
 
     ``places`` is the ring's size; strides are the elements between documents and from keys to
     values. A program has a copy whose pointer begins at its document and group.

@@ -7,6 +7,7 @@
 import fcntl
 import gc
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -101,3 +102,11 @@ def builtin(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not out.exists():
             subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
     return out
+
+
+@pytest.fixture
+def heard(number: int) -> Iterator[None]:
+    """Give the signal ``number`` its default effect, also below nohup, which ignores SIGHUP."""
+    before = signal.signal(number, signal.SIG_DFL)
+    yield
+    signal.signal(number, before)

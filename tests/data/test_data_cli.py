@@ -89,6 +89,7 @@ def test_a_number_is_not_rounded(given: list[str], words: str, capsys):
     assert capsys.readouterr().err == f"error: {words}\n"
 
 
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_nothing_behind(
     tmp_path: Path, model_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, number: int

@@ -177,9 +177,11 @@ def test_an_interrupt_leaves_no_process_and_no_file(tmp_path: Path) -> None:
     (tmp_path / "script").write_bytes(waits(tmp_path))
     (tmp_path / "tmp").mkdir()
     code = f"""
+import signal
 from pathlib import Path
 from artifact.submission.first_steps import first_steps
 from settings import Settings
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
 first_steps(Path({str(tmp_path / "script")!r}).read_bytes(), Settings(vocab_size=300))
 """
     clean = os.environ | {"TMPDIR": str(tmp_path / "tmp")}

@@ -13,7 +13,7 @@ from bench.harness.operation import Cost, Entry
 from bench.harness.sizes import BF16, EPS, HEAD_DIM, KEY_HEADS, QUERY_HEADS, ROPE_DIMS, random
 from kernels import Operations, operations
 from kernels.attention import Kept
-from kernels.attention.reference import rope_at
+from kernels.attention.reference import chunk_bounds, rope_at
 
 # A batch of preset frontier-sprint in the middle of its documents, of windows of 2,048.
 DOCUMENTS, SIZE, PLACE, RING, SEEN = 64, 64, 704, 2176, 2048
@@ -52,14 +52,12 @@ def of_chunks() -> Entry:
     place = torch.tensor(PLACE, device="cuda")
     position = torch.arange(SIZE, device="cuda")
     rope = rope_at(PLACE + position, ROPE_DIMS, 10_000.0)
-    start = (PLACE + position - (SEEN - 1)).clamp_min(0) - PLACE
-    bounds = torch.stack((start, (position + SEEN).clamp_max(SIZE))).int()[:, None]
 
     def run(ops: Operations):
         def attend(inputs) -> list[Tensor]:
             given = dict(inputs)
             kept = Kept(given.pop("kept").detach(), place)
-            documents = bounds.expand(2, len(given["q"]), SIZE).contiguous()
+            documents = chunk_bounds(place, given["q"][:, :, 0, 0], SEEN)
             options = {"rope": rope, "kept": kept, "documents": documents}
             return [ops.cached_attention(**given, **options, eps=EPS, xsa=True)[0]]
 

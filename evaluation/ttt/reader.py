@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kernels.attention import Kept
-from kernels.attention.reference import compose, rope_at
+from kernels.attention.reference import chunk_bounds, compose, rope_at
 from model.gpt import GPT
 from model.hooks import HEAD, ProductHook, hooked
 
@@ -79,7 +79,10 @@ class Reader:
         model = self._attending(found)
         config = model.config
         kinds = dict.fromkeys((visit.documents, visit.window) for visit in model.plan)
-        bounds = {kind: self._bounds(len(new), query, kind[1]) for kind in kinds}
+        bounds = {
+            kind: chunk_bounds(self.place, new, min(self.reach, kind[1] or self.reach))
+            for kind in kinds
+        }
         rope = rope_at(query, config.rope_dims, config.rope_base)
         run = model.pass_of(new, model.plan, rope, bounds, hook)
         stream = model.embed(tokens.contiguous())[:, self.earlier :].contiguous()
@@ -99,19 +102,6 @@ class Reader:
         """Go on behind the chunk of ``size`` tokens that was kept last."""
         self.position += size
         self.place += size
-
-    def _bounds(self, rows: int, query: Tensor, window: int | None) -> Tensor:
-        """Return bounds (2, N, S) int32 as documents', relative to the chunk, of a window.
-
-        Args:
-            rows: N.
-            query: (S,), positions of the chunk.
-            window: tokens that a position sees; None: as many as the reader reaches.
-        """
-        reach, own = min(self.reach, window or self.reach), query - self.place
-        start, stop = (query - (reach - 1)).clamp_min(0) - self.place, own + reach
-        bounds = torch.stack((start, stop.clamp_max(len(own)))).int()
-        return bounds[:, None].expand(2, rows, -1).contiguous()
 
     def _attending(self, found: list[tuple[Tensor, Tensor]]) -> GPT:
         """Return the network with attention over what is kept; it adds keys and values to found."""

@@ -139,8 +139,8 @@ class CachedAttention(Protocol):
             q, k, v, gain, eps, xsa, gate: as in ``Attention``, of B = N windows of T = S.
             rope: (2, S, dims / 2) fp32, of the chunk's positions.
             kept: of the N documents.
-            documents: (2, N, S) int32, required, relative to the chunk: where it is negative, a
-                position sees kept ones.
+            documents: (2, N, S) int32 from ``reference.chunk_bounds``, required. Positions whose
+                start is negative see kept keys.
 
         Returns:
             (N, S, H, D) in q's dtype, and keys (N, S, G, D), normed and rotated, without gradient.

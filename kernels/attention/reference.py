@@ -77,6 +77,23 @@ def window_bounds(tokens: Tensor, window: int, documents: Tensor | None = None) 
     return torch.stack((documents[0].maximum(start), documents[1].minimum(stop)))
 
 
+def chunk_bounds(place: Tensor, tokens: Tensor, window: int) -> Tensor:
+    """Return ``window_bounds`` of chunks whose documents go on before them.
+
+    Args:
+        place: () int64, the position of the chunks' first token in their documents.
+        tokens: (N, S), for shape and device.
+        window: at least 1.
+
+    Returns:
+        (2, N, S) int32, relative to the chunk: starts are negative where earlier chunks are seen.
+    """
+    own = torch.arange(tokens.size(1), device=tokens.device)
+    start = (place + own - (window - 1)).clamp_min(0) - place
+    bounds = torch.stack((start, (own + window).clamp_max(len(own)))).int()
+    return bounds[:, None].expand(2, *tokens.shape).contiguous()
+
+
 def rotate(x: Tensor, rope: Tensor) -> Tensor:
     """Rotate the first 2 * rope.size(-1) dims of each head, in half-split pairs; the rest passes.
 

@@ -38,10 +38,9 @@ class Keys(NamedTuple):
 
 
 class Ring(NamedTuple):
-    """``kernels.attention.Kept`` of a chunk, whose documents' starts may be negative.
+    """``kernels.attention.Kept``: the cache, a pointer to the chunk's place, the ring's places.
 
-    ``places`` is the ring's size; strides are the elements between documents and from keys to
-    values. A program has a copy whose pointer begins at its document and group.
+    ``stride`` is the elements between documents, ``to_values`` those from keys to values.
     """
 
     cache: Any
@@ -103,7 +102,7 @@ def visible_keys(
     if problem.documents is not None:
         starts_ptr = problem.documents + first_token
         start = tl.load(starts_ptr + position, mask=valid, other=0)
-        # Before the first key lie kept ones: ``kept_keys``.
+        # A negative start: this row sees kept keys, too (``kept_keys``).
         begin = tl.maximum(tl.load(starts_ptr + first_position), 0) // KEYS * KEYS
         whole_begin = tl.cdiv(tl.maximum(tl.load(starts_ptr + last_position), 0), KEYS) * KEYS
     whole = tl.maximum(whole_end - whole_begin, 0)

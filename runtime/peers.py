@@ -19,7 +19,7 @@ WAIT = 60.0  # seconds in a collective before a rank says for whom it waits; the
 LEAVING = 5.0  # seconds that the others may take to end
 FIRST_RANK_FIRST = 2.0  # seconds in which rank 0 may name an error that every rank has found
 END, GONE, AT = "murmuration/end", "murmuration/gone", "murmuration/at"
-RESUME = "murmuration/resume"
+RESUME, SPOKEN = "murmuration/resume", "murmuration/spoken"
 
 
 class Peers:
@@ -91,15 +91,14 @@ class Peers:
     def last_words(self) -> str:
         """Return how to go on if rank 0 is lost, else nothing.
 
-        One rank says it: the first to end, which rank 0 did not follow, or the first not silent.
+        One rank says it, the first that asks: rank 0 did not follow it, or is silent.
         """
         silent = self._silent()
-        heard = [rank for rank in range(self.size) if rank not in silent]
-        if not self._first and (0 not in silent or heard[:1] != [self.rank]):
+        if not self._first and (0 not in silent or self.rank in silent):
             return ""
         with suppress(RuntimeError):
-            if self.store.check([RESUME]) and (command := self.store.get(RESUME).decode()):
-                return f"rank 0 is lost; go on with: {command}"
+            if self.store.check([RESUME]) and self.store.add(SPOKEN, 1) == 1:
+                return f"rank 0 is lost; go on with: {self.store.get(RESUME).decode()}"
         return ""
 
     def _silent(self) -> set[int]:
@@ -122,7 +121,7 @@ class Peers:
 
     def _leave(self) -> None:
         if self.rank == 0:  # which has spoken for itself
-            self.store.set(RESUME, "")
+            self.store.add(SPOKEN, 1)
         self.store.add(GONE, 1)
 
     def _watch(self) -> None:

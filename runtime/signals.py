@@ -77,11 +77,16 @@ class Signals:
         """Only record signals in this context, whose owner reads ``received``.
 
         Raises:
-            Interruption: at the end of the context, if a signal came and the owner did not react.
+            Interruption: at the end of the context, if a signal came and the owner did not react;
+                after a signal also if a collective fails, because another rank has left it.
         """
         self._deferring += 1
         try:
             yield self
+        except RuntimeError as error:
+            if self.lost is None or not self.received:
+                raise
+            raise Interruption(self.received) from error
         finally:
             self._deferring -= 1
             self._since = time.monotonic()

@@ -89,6 +89,19 @@ def test_an_owner_that_has_reacted_is_awaited(ended):
     assert ended == []
 
 
+@pytest.mark.parametrize(("signalled", "ranks"), [(True, 2), (False, 2), (True, 1)])
+def test_a_collective_that_another_rank_left_after_a_signal_is_no_error(signalled, ranks):
+    """The second rank to leave ended with a traceback, in place of the words of its signal."""
+    raised = Interruption if signalled and ranks > 1 else RuntimeError
+    with SIGNALS:
+        SIGNALS.lost = (lambda: False) if ranks > 1 else None
+        with pytest.raises(raised), SIGNALS.deferred(), SIGNALS.deferred():
+            if signalled:
+                send(signal.SIGTERM)
+            raise RuntimeError("Connection closed by peer")
+        SIGNALS.react()
+
+
 def test_one_process_awaits_an_owner_that_has_noticed(ended):
     with SIGNALS, pytest.raises(Interruption), SIGNALS.deferred():
         send(signal.SIGTERM)

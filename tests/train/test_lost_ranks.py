@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from torch.distributed import TCPStore
 
 from runtime import checkpoint
@@ -35,7 +36,7 @@ if slow == "validation":
     checkpoint.save = slowly(checkpoint.save, "saving", seconds)
 else:  # a GPU that waits for a lost rank
     Trainer.close = slowly(Trainer.close, "closing", seconds)
-signals.PATIENCE = peers.SILENCE = {PATIENCE}
+signals.PATIENCE, peers.SILENCE, peers.LEAVING = {PATIENCE}, {PATIENCE / 2}, {PATIENCE / 2}
 peers.POLL, peers.BEAT = 0.1, 0.2
 with signals.SIGNALS:
     command_line.end(train.main)
@@ -92,20 +93,25 @@ def test_a_signalled_rank_does_not_wait_for_a_lost_one(corpus, tmp_path):
     assert "no checkpoint yet" in said[0]
 
 
-def test_another_rank_says_how_to_go_on_without_rank_0(corpus, tmp_path):
-    """Rank 0 alone says it else. torchrun has the store, which outlives all ranks."""
+@pytest.mark.parametrize("first", [1, 2])
+def test_another_rank_says_how_to_go_on_without_rank_0(first, corpus, tmp_path):
+    """Rank 0 alone says it else. torchrun has the store, which outlives all ranks.
+
+    The second to leave finds the first gone, in a collective, and ended as after an error.
+    """
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     shared = {"TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_PORT": str(store.port)}
     with ranks_of(corpus, tmp_path / "run", 3, "validation", PATIENCE / 2, **shared) as ranks:
         for each in ranks:
             wait_for("validating", each)
         ranks[0].send_signal(signal.SIGSTOP)
-        for each in ranks[1:]:
-            each.send_signal(signal.SIGTERM)
+        for each in first, 3 - first:
+            ranks[each].send_signal(signal.SIGTERM)
+            time.sleep(PATIENCE / 4)
         codes, _ = ended(ranks[1:])
-    assert codes == [128 + signal.SIGTERM] * 2
+    assert codes == [128 + signal.SIGTERM] * 2, "".join(each.stderr for each in ranks)
     said = [line for each in ranks[1:] for line in each.stdout.splitlines() if "rank 0" in line]
-    assert said == [ranks[1].stdout.splitlines()[-1]]
+    assert said == [ranks[first].stdout.splitlines()[-1]]
     assert said[0] == f"rank 0 is lost; go on with: -c --resume {tmp_path / 'run'}"
 
 

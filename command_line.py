@@ -125,7 +125,9 @@ def run(app: App, arguments: Sequence[str]) -> int:
         asked = ASKED.search(str(error))  # by PyTorch, whose allocators have no MemoryError
         if not asked:
             raise
-        complain(f"error: out of memory: {asked[1]} asked for; take a smaller batch or network")
+        lack = MemoryError(f"{asked[1]} asked for; take a smaller batch or network")
+        lack.__notes__ = getattr(error, "__notes__", [])
+        refuse(lack)
         return BAD_INPUT
     except KeyboardInterrupt:
         complain("interrupted")
@@ -149,15 +151,16 @@ def said(error: Exception) -> str:
 
 
 def refuse(error: Exception) -> None:
-    """Print an error that the user can put right.
+    """Print an error that the user can put right; its notes say which rank has it.
 
-    A rank that prints nothing lets the host's first one do so, because torchrun ends all ranks
-    when one has ended.
+    Without notes all ranks may have it. The host's first prints it and ends, whereupon torchrun
+    ends the others. A rank that is left after a while prints it, too.
     """
-    notes = getattr(error, "__notes__", ())
-    complain(f"error: {said(error)}", notes)
+    notes = getattr(error, "__notes__", [])
     if not (is_first() or notes):
         time.sleep(FIRST_RANK_FIRST)
+        notes = [f"on rank {os.environ.get('RANK', '')}".rstrip()]
+    complain(f"error: {said(error)}", notes)
 
 
 def is_first() -> bool:

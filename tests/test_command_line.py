@@ -95,19 +95,26 @@ def test_help_shows_the_defaults_of_a_preset():
     assert get_args(hint)[1].help.endswith(f"[{shown['num_layers']}]")
 
 
-@pytest.mark.parametrize("error", [InputError("x"), OSError(errno.EIO, "x")])
-def test_only_a_host_s_first_rank_complains_and_the_others_let_it(error, capsys, monkeypatch):
-    """torchrun ended the first rank before it could, if another had found the error sooner."""
+@pytest.mark.parametrize(
+    "error",
+    [InputError("x"), OSError(errno.EIO, "x"), RuntimeError("Tried to allocate 1 GiB of x")],
+)
+def test_a_host_s_first_rank_complains_before_the_others(error, capsys, monkeypatch):
+    """torchrun ended the first rank before it could, if another had found the error sooner.
+
+    A rank that was the only one to find it said nothing, nor did one that lacked memory.
+    """
     monkeypatch.setattr(command_line, "FIRST_RANK_FIRST", 0.3)
     monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("RANK", "9")
     began = time.monotonic()
     assert ends(error) == 2
     assert time.monotonic() - began >= 0.3
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err.endswith(" (on rank 9)\n")
     monkeypatch.setattr(command_line, "FIRST_RANK_FIRST", 30.0)
     error.add_note("on rank 1 of 2")  # which has told the others
     assert ends(error) == 2
-    assert "x (on rank 1 of 2)" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith(" (on rank 1 of 2)\n")
     monkeypatch.setenv("LOCAL_RANK", "0")
     assert ends(error) == 2
     assert time.monotonic() - began < 20

@@ -14,7 +14,7 @@ from settings.variants import reachable
 from training.reference_clock import WORK, ReferenceClock
 
 TINY = "--preset tiny --num-layers 3 --near-layers 0 --parallel-from 2 --xsa-last-n 1 "
-TINY += "--ve-layers 1 --model-dim 32 --rope-dims 4 --mtp-num-heads 2 --mtp-targets 0 "
+TINY += "--ve-layers 1 --model-dim 32 --rope-dims 4 --mtp-num-heads 8 --mtp-targets 0 "
 TINY += "--train-batch-tokens 512 --micro-batch-tokens 512 --calibration-tokens 512 --device cpu"
 
 

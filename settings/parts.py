@@ -20,6 +20,7 @@ def parts_of(settings: "Settings") -> dict[str, tuple[str, bool]]:
         "kernels.attention.flash": ("attention-backend", settings.attention_backend == "flash"),
         "knowledge.edges": ("bigram-rows", settings.num_edges > 0),
         "swarm.agents.frontier": ("swarm-agents", frontier),
+        "swarm.agents.seed": ("swarm", settings.swarm and not frontier),
         "swarm.trials": ("swarm-trials", frontier and settings.swarm_trials > 0),
         "training.probe": ("probes", probes),
         "training.readout": ("readout", settings.readout),

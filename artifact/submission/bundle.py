@@ -22,10 +22,13 @@ HEAD = "artifact/submission/template.py"
 PRESET = "presets/submission.toml"
 SCORES = "knowledge/wordnet"
 EDGES = f"knowledge/{BUNDLED.name}"
-FRONTIER = tuple(
-    f"swarm/agents/{name}.py"
-    for name in ("frontier", "guard", "heads", "loops", "pace", "rate", "recovery", "sight")
-)
+# Agents of one set alone; those of the set frontier build on health and learning_rate.
+OF_SETS = {
+    "swarm.agents.seed": ("seed", "knowledge", "mtp", "qat"),
+    "swarm.agents.frontier": (
+        *("frontier", "guard", "heads", "loops", "pace", "rate", "recovery", "sight"),
+    ),
+}
 # Settings that differ between machines or runs, and names of presets.
 NOT_KEPT = (
     *("preset", "config", "data", "tokenizer", "run_dir", "run_id", "track", "resume", "seed"),
@@ -92,7 +95,11 @@ def wanted_parts(settings: "Settings") -> dict[str, bool]:
     held_out = found["training.probe"] or found["training.readout"]
     return {
         **{f"{module.replace('.', '/')}.py": wanted for module, wanted in found.items()},
-        **dict.fromkeys(FRONTIER, found["swarm.agents.frontier"]),
+        **{
+            f"swarm/agents/{name}.py": found[of_set]
+            for of_set, names in OF_SETS.items()
+            for name in names
+        },
         "kernels/peers.py": found["kernels.attention.flash"],
         "training/held_out.py": held_out,
     }

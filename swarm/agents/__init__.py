@@ -4,26 +4,17 @@ An agent's fields are its constants. ``of`` returns the agent of a run, or None 
 use for it. ``swarm.agents.base`` has the base class.
 """
 
+from importlib.util import find_spec
+
 from swarm.agents.base import Agent
-from swarm.agents.health import GradientHealth
-from swarm.agents.knowledge import KgWeight
-from swarm.agents.learning_rate import LearningRate
-from swarm.agents.mtp import MtpWeight
-from swarm.agents.qat import QatTiming
 
-try:
+# A packed file has only the agents of its run.
+SEED: tuple[type[Agent], ...] = ()
+FRONTIER: tuple[type[Agent], ...] = ()
+if find_spec("swarm.agents.seed"):
+    from swarm.agents.seed import SEED
+if find_spec("swarm.agents.frontier"):
     from swarm.agents.frontier import FRONTIER
-except ModuleNotFoundError as error:
-    if error.name != "swarm.agents.frontier":
-        raise
-    FRONTIER = ()  # a packed file has only the agents of its run
 
-AGENTS: tuple[type[Agent], ...] = (
-    QatTiming,
-    KgWeight,
-    GradientHealth,
-    MtpWeight,
-    LearningRate,
-    *FRONTIER,
-)
+AGENTS = (*SEED, *FRONTIER)
 """In the order in which they propose and vote. Each names the sets that it belongs to."""

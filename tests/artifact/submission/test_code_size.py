@@ -75,12 +75,18 @@ def test_corrections_are_packed_only_if_they_are_wanted() -> None:
     assert "artifact/quantisation/lqer.py" in contents(PROJECT, Settings(lqer_rank=1))
 
 
-def test_agents_of_set_frontier_are_packed_only_for_runs_that_have_them() -> None:
-    names = {f"swarm/agents/{path.stem}.py" for path in (PROJECT / "swarm/agents").glob("*.py")}
-    seed = ("__init__", "base", "health", "knowledge", "learning_rate", "mtp", "qat")
-    found = names & contents(PROJECT, Settings()).keys()
-    assert found == {f"swarm/agents/{name}.py" for name in seed}
-    assert names <= contents(PROJECT, Settings(swarm_agents="frontier")).keys()
+def test_agents_are_packed_only_for_runs_that_have_them() -> None:
+    shared = {"__init__", "base", "health", "learning_rate"}
+    seed = shared | {"seed", "knowledge", "mtp", "qat"}
+    frontier = {path.stem for path in (PROJECT / "swarm/agents").glob("*.py")} - seed | shared
+
+    def packed(**changes: object) -> set[str]:
+        names = contents(PROJECT, Settings(**changes)).keys()  # pyright: ignore[reportArgumentType]
+        return {Path(name).stem for name in names if name.startswith("swarm/agents/")}
+
+    assert packed() == seed
+    assert packed(swarm_agents="frontier") == frontier
+    assert packed(swarm=False) == shared
 
 
 def test_other_packages_attention_is_packed_only_if_it_is_wanted() -> None:

@@ -16,24 +16,29 @@ OPTIONS = {
     "lqer-rank": "--lqer-rank 1",
     "attention-backend": "--attention-backend flash --device cuda",
     "bigram-rows": "--bigram-rows mixed",
-    "swarm-agents": "--swarm-agents frontier",
-    "swarm-trials": "--swarm-agents frontier --swarm-trials 4",
+    "swarm": "--swarm",
+    "swarm-agents": "--swarm --swarm-agents frontier",
+    "swarm-trials": "--swarm --swarm-agents frontier --swarm-trials 4",
     "probes": "--probes 3",
     "readout": "--readout",
 }
 
 
+def beside_no_swarm(options: str) -> Settings:
+    return load_settings(options.split(), {"MURMURATION_SWARM": "false"})
+
+
 @pytest.fixture(scope="module")
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("packed") / "train_gpt.py"
-    file.write_bytes(pack(PROJECT, Settings()))
+    file.write_bytes(pack(PROJECT, Settings(swarm=False)))
     return file
 
 
 @pytest.mark.parametrize("options", OPTIONS.values())
 def test_an_option_whose_code_is_left_out_is_one_line(script: Path, options: str) -> None:
     done = python(script, *options.split(), "--data", "/absent", cwd=Path("/"))
-    wanted = parts_of(load_settings(options.split(), {}))
+    wanted = parts_of(beside_no_swarm(options))
     option = next(option for option, needed in wanted.values() if needed)
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
@@ -54,7 +59,7 @@ def test_a_tokenizer_whose_code_is_left_out_is_one_line(script: Path, builtin: P
 
 
 def test_each_part_is_there_in_the_project_and_some_option_needs_it() -> None:
-    needed = {option for option, wanted in parts_of(Settings()).values() if wanted}
-    assert not needed and {option for option, _ in parts_of(Settings()).values()} == {*OPTIONS}
+    parts = parts_of(Settings(swarm=False)).values()
+    assert not any(wanted for _, wanted in parts) and {option for option, _ in parts} == {*OPTIONS}
     for options in OPTIONS.values():
-        check_parts(load_settings(options.split(), {}))
+        check_parts(beside_no_swarm(options))

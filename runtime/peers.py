@@ -91,7 +91,7 @@ class Peers:
     def last_words(self) -> str:
         """Return how to go on if rank 0 is lost, else nothing.
 
-        One rank says it, the first that asks: rank 0 did not follow it, or is silent.
+        The first rank that asks says it, if rank 0 did not follow it, or is silent.
         """
         silent = self._silent()
         if not self._first and (0 not in silent or self.rank in silent):

@@ -5,8 +5,7 @@ v_projection = the softmax's output . u, and everything a vector of one row:
 
     dgate = dy . y (1 - s)
     dout  = s (dy - (dy . u) u)             the gradient of the softmax's output
-    delta = dy . y                          is (dout . output) of the softmax as well
-          = dout . (y + v_projection u)     with XSA alone
+    delta = dout . (y / s + v_projection u) is (dout . output) of the softmax; dy . y as well
           = dout . v                        if a row sees no other key
     dv    = -((dy . u) y + v_projection dout) / |v|     over the heads of a group: XSA's part
 
@@ -14,8 +13,8 @@ dy, y (B, T, H, D), v (B, T, G, D), gate and dgate (B, T, H), dout as y, dv as v
 delta, v_projection (B, G, padded T * GROUP) fp32.
 
 If one key has all the weight, softmax's gradient is zero, but only if delta is computed from the
-rounded dout that the products read. Hence delta's third line. y also has the rounding of a weight,
-so the fourth line takes v instead.
+rounded dout that the products read. Hence not dy . y, which makes the gain's gradient less exact as
+well (docs/log.md). y also has the rounding of a weight, so the last line takes v instead.
 
 FlashAttention-2 also has a separate kernel for delta. The product kernels need the registers for
 their loops, and both would read dy, y and dout.
@@ -38,6 +37,8 @@ from kernels.common.launch import Launch
 
 ELEMENTS = 2048  # of a head's tile: 16 a thread of each of six tensors
 LAUNCH = {head_dim: Launch(rows=ELEMENTS // head_dim, warps=4) for head_dim in (16, 32, 64, 128)}
+
+TINY_SHARE = tl.constexpr(1e-18)  # A gate this near to shut leaves a delta of zero, not of 0 / 0.
 
 
 class Inputs(NamedTuple):
@@ -134,26 +135,28 @@ def backward_prepare_kernel(
         dy = load_rows(inputs.dy, line, D, lines, True, D)
         y = load_rows(inputs.y, line, D, lines, True, D).to(tl.float32)
         gradient = dy.to(tl.float32)
-        delta = tl.sum(gradient * y, 1)
         if inputs.v_projection is not None:
             taken = tl.sum(gradient * direction, 1)
             dv -= taken[:, None] * y
             gradient -= taken[:, None] * direction
         if inputs.gate is not None:
             logit = tl.load(inputs.gate + line, mask=valid, other=0.0).to(tl.float32)
-            dgate = delta * tl.sigmoid(-logit)
+            dgate = tl.sum(dy.to(tl.float32) * y, 1) * tl.sigmoid(-logit)
             tl.store(outputs.dgate + line, dgate.to(outputs.dgate.dtype.element_ty), mask=valid)
-            gradient *= tl.sigmoid(logit)[:, None]
+            share = tl.sigmoid(logit)
+            gradient *= share[:, None]
         dout = gradient.to(dy.dtype)
         rounded = dout.to(tl.float32)
         if outputs.dout is not None:
             tl.store(outputs.dout + (line * D)[:, None] + dim, dout, mask=valid[:, None])
+        delta = tl.sum(rounded * y, 1)
+        if inputs.gate is not None:
+            delta /= tl.maximum(share, TINY_SHARE)
         by_value = tl.sum(rounded * direction, 1)
         if inputs.v_projection is not None:
             projection = tl.load(inputs.v_projection + stat, mask=valid, other=0.0)
             dv -= projection[:, None] * rounded
-            if inputs.gate is None:
-                delta = tl.sum(rounded * y, 1) + projection * by_value
+            delta += projection * by_value
             by_value /= inverse
         delta = tl.where(alone, by_value, delta)
         tl.store(outputs.delta + stat, delta, mask=valid)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bench.harness.operation import PooledErrors
 from kernels.attention import CachedAttention, Kept, reference
 from kernels.attention.autograd import cached_attention
 from kernels.attention.reference import over_kept, rope_at
@@ -165,13 +166,15 @@ def test_no_zeros_are_made_for_the_gradient_that_keys_do_not_have(name: str) -> 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("xsa", [False, True])
 def test_bf16_is_as_near_as_pytorchs(name: str, xsa: bool) -> None:
-    case = CASES[name]
-    inputs = cast(inputs_of(case, 1), torch.bfloat16, ("gain",))
-    expected = exact(case, inputs, xsa)
-    theirs = found(reference.cached_attention, case, inputs, xsa, real=False)
-    for name, tensor in found(cached_attention, case, inputs, xsa).items():
-        bound = max(relative_error(theirs[name], expected[name]), ROUNDING)
-        assert relative_error(tensor, expected[name]) < SHARE_OF_BF16 * bound, name
+    """Errors are pooled over draws, because one draw's error of a gain's gradient is luck."""
+    case, ours, theirs = CASES[name], PooledErrors(), PooledErrors()
+    for seed in range(1, 13):
+        inputs = cast(inputs_of(case, seed), torch.bfloat16, ("gain",))
+        expected = exact(case, inputs, xsa)
+        ours.add(found(cached_attention, case, inputs, xsa), expected)
+        theirs.add(found(reference.cached_attention, case, inputs, xsa, real=False), expected)
+    for name in expected:
+        assert ours[name] < SHARE_OF_BF16 * max(theirs[name], ROUNDING), name
 
 
 @pytest.mark.gpu

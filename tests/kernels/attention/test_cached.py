@@ -134,6 +134,19 @@ def test_fp32_is_the_reference(name: str, seed: int, xsa: bool, gated: bool) -> 
         assert relative_error(tensor, expected[name]) < FP32, name
 
 
+@pytest.mark.parametrize("xsa", [False, True])
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_a_shut_gate_gives_zeros(xsa: bool) -> None:
+    """Its share is zero in fp32, and delta divides by it."""
+    case = CASES["second"]
+    inputs = cast(inputs_of(case, 1), torch.float32)
+    inputs["gate"][:, 3:9], inputs["gate"][:, 9:12] = -300.0, -60.0
+    expected, got = exact(case, inputs, xsa), found(cached_attention, case, inputs, xsa)
+    assert not got["gradient of q"][:, 3:9].any()
+    for name, tensor in got.items():
+        assert relative_error(tensor, expected[name]) < FP32, name
+
+
 class Created(TorchDispatchMode):
     """The names of all operations that make zeros."""
 
@@ -168,6 +181,7 @@ def test_no_zeros_are_made_for_the_gradient_that_keys_do_not_have(name: str) -> 
 def test_bf16_is_as_near_as_pytorchs(name: str, xsa: bool) -> None:
     """Errors are pooled over draws, because one draw's error of a gain's gradient is luck."""
     case, ours, theirs = CASES[name], PooledErrors(), PooledErrors()
+    expected: dict[str, Tensor] = {}
     for seed in range(1, 13):
         inputs = cast(inputs_of(case, seed), torch.bfloat16, ("gain",))
         expected = exact(case, inputs, xsa)

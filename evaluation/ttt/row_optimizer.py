@@ -61,4 +61,5 @@ class RowOptimizer:
         else:
             torch._foreach_mul_(memory, self.settings.ttt_momentum)
             torch._foreach_add_(memory, given)
-            torch._foreach_add_(banks, torch._foreach_mul(memory, -self.rate))
+            step = -self.rate * learns
+            torch._foreach_add_(banks, [step * each for each in memory])

@@ -142,6 +142,19 @@ def test_rows_are_updated_as_by_adamw(decay: float):
     assert all(map(torch.equal, banks, last))
 
 
+def test_rows_that_learn_no_more_stay_although_they_have_momentum():
+    """They moved on, so what a document made of ``down`` depended on its batch."""
+    settings = small_settings(ttt_lora_optimizer="sgd", ttt_momentum=0.9)
+    banks = [torch.randn(4, 3, 2, 5).transpose(0, 1)]
+    optimizer = RowOptimizer(banks, settings)
+    optimizer.rate.fill_(0.02)
+    optimizer.step([torch.randn(3, 4, 2, 5)], torch.ones(4, 1, 1).bool())
+    before, learns = banks[0].clone(), torch.tensor([True, True, False, False])[:, None, None]
+    optimizer.step([torch.randn(3, 4, 2, 5) * learns], learns)
+    assert torch.equal(banks[0][:, 2:], before[:, 2:])
+    assert (banks[0][:, :2] != before[:, :2]).all()
+
+
 def test_documents_are_dealt_by_their_targets():
     documents = find_documents(split_of(TOKENS).stream, len(TOKENS) - 1, BOS)
     shares = deal(documents, 3)

@@ -14,6 +14,7 @@ def parts_of(settings: "Settings") -> dict[str, tuple[str, bool]]:
     frontier = settings.swarm and settings.swarm_agents != "seed"
     # Agents of the set "seed" read no probe.
     probes = frontier if settings.probes is None else settings.probes > 0
+    qat = settings.late_qat_threshold > 0 or "qat" in settings.agents_off
     return {
         "artifact.quantisation.lqer": ("lqer-rank", settings.lqer_rank > 0),
         "evaluation.samples": ("sample-every", settings.sample_every > 0),
@@ -21,6 +22,7 @@ def parts_of(settings: "Settings") -> dict[str, tuple[str, bool]]:
         "knowledge.edges": ("bigram-rows", settings.num_edges > 0),
         "swarm.agents.frontier": ("swarm-agents", frontier),
         "swarm.agents.seed": ("swarm", settings.swarm and not frontier),
+        "swarm.agents.qat": ("late-qat-threshold", settings.swarm and qat),
         "swarm.trials": ("swarm-trials", frontier and settings.swarm_trials > 0),
         "training.probe": ("probes", probes),
         "training.readout": ("readout", settings.readout),

@@ -24,7 +24,7 @@ SCORES = "knowledge/wordnet"
 EDGES = f"knowledge/{BUNDLED.name}"
 # Agents of one set alone; those of the set frontier build on health and learning_rate.
 OF_SETS = {
-    "swarm.agents.seed": ("knowledge", "mtp", "qat"),
+    "swarm.agents.seed": ("knowledge", "mtp"),
     "swarm.agents.frontier": ("guard", "heads", "loops", "pace", "rate", "recovery", "sight"),
 }
 # Settings that differ between machines or runs, and names of presets.

@@ -1,11 +1,10 @@
-"""The agents of the set ``seed``, those of the public system that this one rebuilt."""
+"""The agents of the set ``seed`` alone, those of the public system that this one rebuilt."""
 
 from swarm.agents.base import Agent
 from swarm.agents.health import GradientHealth
 from swarm.agents.knowledge import KgWeight
 from swarm.agents.learning_rate import LearningRate
 from swarm.agents.mtp import MtpWeight
-from swarm.agents.qat import QatTiming
 
-SEED: tuple[type[Agent], ...] = (QatTiming, KgWeight, GradientHealth, MtpWeight, LearningRate)
+SEED: tuple[type[Agent], ...] = (KgWeight, GradientHealth, MtpWeight, LearningRate)
 """In the order in which they propose and vote."""

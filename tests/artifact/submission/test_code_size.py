@@ -27,6 +27,8 @@ from errors import InputError
 from files import PROJECT
 from settings import Settings
 from settings.load import load_settings
+from swarm.steering import agents_of
+from tests.swarm.small import FRONTIER
 
 
 def test_the_project_counts_as_the_file_that_a_submission_stores(tmp_path: Path) -> None:
@@ -77,16 +79,30 @@ def test_corrections_are_packed_only_if_they_are_wanted() -> None:
 
 def test_agents_are_packed_only_for_runs_that_have_them() -> None:
     shared = {"__init__", "base", "health", "learning_rate"}
-    seed = shared | {"seed", "knowledge", "mtp", "qat"}
+    seed = shared | {"seed", "knowledge", "mtp"}
     frontier = {path.stem for path in (PROJECT / "swarm/agents").glob("*.py")} - seed | shared
 
     def packed(**changes: object) -> set[str]:
         names = contents(PROJECT, Settings(**changes)).keys()  # pyright: ignore[reportArgumentType]
         return {Path(name).stem for name in names if name.startswith("swarm/agents/")}
 
-    assert packed() == seed
+    assert packed() == seed | {"qat"}
+    assert packed(late_qat_threshold=0) == seed
     assert packed(swarm_agents="frontier") == frontier
+    assert packed(swarm_agents="frontier", late_qat_threshold=0) == frontier - {"qat"}
+    assert packed(late_qat_threshold=0, agents_off=["qat"]) == seed | {"qat"}
     assert packed(swarm=False) == shared
+
+
+@pytest.mark.parametrize(
+    "options", [["--kg-scores", "wordnet"], FRONTIER], ids=["seed", "frontier"]
+)
+def test_a_packed_file_has_every_agent_of_its_run(options: list[str]) -> None:
+    """Agent qat, which both sets have, was left out with set seed."""
+    settings = load_settings(options, {})
+    modules = {f"{type(agent).__module__.replace('.', '/')}.py" for agent in agents_of(settings)}
+    assert len(modules) > 4 and "swarm/agents/qat.py" in modules
+    assert modules <= contents(PROJECT, settings).keys()
 
 
 def test_other_packages_attention_is_packed_only_if_it_is_wanted() -> None:

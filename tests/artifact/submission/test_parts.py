@@ -19,6 +19,7 @@ OPTIONS = {
     "swarm": "--swarm",
     "swarm-agents": "--swarm --swarm-agents frontier",
     "swarm-trials": "--swarm --swarm-agents frontier --swarm-trials 4",
+    "late-qat-threshold": "--swarm --late-qat-threshold 0.1",
     "probes": "--probes 3",
     "readout": "--readout",
 }

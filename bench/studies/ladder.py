@@ -38,9 +38,11 @@ from bench.harness.pairs import (
 from bench.harness.record import Commit, provenance
 from bench.harness.refusals import check_series
 from bench.harness.runs import Summary, remarks, sound
+from bench.studies.parts import inline
 from files import PROJECT, write_text
 from runtime import ROUNDTRIP
 from settings.load import load_settings
+from settings.stages import Stage
 from settings.variants import Variant, reachable
 from swarm.decision_log import NAME
 
@@ -157,17 +159,24 @@ def stages_of_rungs(base: Sequence[str]) -> list[str]:
     """Return options of a run whose stages are the variants of all rungs, for their clock."""
     runs = [load_settings([*base, *options], {}) for options in rungs_of(base).values()]
     found = list(dict.fromkeys(variant for run in runs for variant in reachable(run)))
-    stages = ", ".join(stage_of(each, (n + 1) / len(found)) for n, each in enumerate(found))
+    stages = ", ".join(
+        inline(stage_of(each, round((n + 1) / len(found), 3))) for n, each in enumerate(found)
+    )
     return ["--stages", f"[{stages}]"]
 
 
-def stage_of(variant: Variant, until: float) -> str:
-    """Return a stage of this variant, as TOML."""
-    return (
-        f"{{until={until:.3g}, window={variant.window}, near_window={variant.near_window}, "
-        f"loops={variant.loops}, "
-        f"train_batch_tokens={variant.batch_tokens}, train_seq_len={variant.seq_len}, "
-        f"documents={str(variant.documents).lower()}, mtp_num_heads={variant.heads}}}"
+def stage_of(variant: Variant, until: float) -> Stage:
+    """Return a stage of this variant."""
+    return Stage(
+        until=until,
+        train_batch_tokens=variant.batch_tokens,
+        train_seq_len=variant.seq_len,
+        loops=variant.loops,
+        window=variant.window,
+        near_window=variant.near_window,
+        documents=variant.documents,
+        mtp_num_heads=variant.heads,
+        precision=variant.precision,
     )
 
 

@@ -9,6 +9,7 @@ equal seeds, if both are made. Each GPU makes one run after another, finished ru
 and what follows ``--`` goes to every run. Rows also go to bench/results/open-sprint.json.
 """
 
+import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -117,9 +118,10 @@ def option(name: str, value: Any) -> Iterator[str]:
 
 
 def inline(stage: Stage) -> str:
-    """Return a stage as an inline table of TOML, without text."""
+    """Return a stage as an inline table of TOML."""
     fields = stage.model_dump(exclude_none=True)
-    return "{" + ", ".join(f"{name} = {str(value).lower()}" for name, value in fields.items()) + "}"
+    # What JSON has of a number, a truth value or a word is TOML as well.
+    return "{" + ", ".join(f"{name} = {json.dumps(each)}" for name, each in fields.items()) + "}"
 
 
 def main(

@@ -53,6 +53,15 @@ def test_a_small_preset_has_rungs_with_its_own_windows_and_half_its_batch():
     assert len(reachable(load_settings([*base, *ladder.stages_of_rungs(base)]))) == 7
 
 
+def test_a_clock_of_all_rungs_has_their_steps_in_fp8():
+    """It had them in bf16, so that a run with a stage in fp8 was refused by its clock."""
+    stages = '[{until = 0.5, precision = "fp8"}, {until = 1.0}]'
+    base = [*BASE, "--stages", stages]
+    timed = reachable(load_settings([*base, *ladder.stages_of_rungs(base)]))
+    assert {*reachable(load_settings([*base, *ladder.rungs_of(base)["B"]]))} <= {*timed}
+    assert {each.precision for each in timed} == {"fp8", "native"}
+
+
 def test_yoked_runs_obey_another_seed():
     planned = ladder.yoked(BASE, 3, Path("runs"))
     for (name, _, command), seed, before in zip(

@@ -3,7 +3,7 @@
     dy = doutput @ weight;   the rest as in ``kernels.attention.backward_prepare``
 
 doutput (N, C), the gradient of the output projection's result, and weight (C, H 64), bf16; N = B T.
-dy stays in fp32 in registers.
+dy stays in fp32 in registers. With a gate delta is dy . y of that dy, not of the rounded dout.
 
 A strip of 128 columns is the two query heads of one group. Four threads hold a row, and each has
 the same 16 dims of both heads and of their value: all sums over a head take two shuffles.

@@ -39,7 +39,7 @@ class Verdict(NamedTuple):
     """The result of the proposals for one lever.
 
     before, after: its value; the same unless a proposal passed.
-    rule: one of ``PASSING``, or the reason why nothing passed.
+    rule: one of ``PASSING``, the reason why nothing passed, or what a trial or a yoke decided.
     agents: those in favour.
     support: sum of their confidences minus those of the agents against it.
     """

@@ -23,7 +23,7 @@ class Signal(NamedTuple):
 
     name: unique, and no field of ``Snapshot``.
     size: how many numbers a step has, or the name of a count that is known at the start of a run:
-        "layers". 1: a number; otherwise a list.
+        "layers" or "options". 1: a number; otherwise a list.
     window: how the steps of a window are summed up, one of ``WINDOWS``. None: ``Telemetry`` derives
         it from the loss and the gradient norm, which every step has. ``HELD``: no step measures it;
         the training loop notes it between steps, and the value holds until the next one.

@@ -21,7 +21,7 @@ class Point(NamedTuple):
     """What one cycle of the log changed.
 
     progress: fraction of that run at the cycle.
-    changes: new value of each lever, and 1 of each request.
+    changes: new value of each lever; of each request the copy that is meant, one of ``SLOTS``.
     """
 
     progress: float

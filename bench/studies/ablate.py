@@ -55,7 +55,7 @@ def main(
         out: file for the table
 
     Returns:
-        0; 130 if it was interrupted, with a table of the finished runs.
+        0; 1 if a run diverged; 130 or 143 if it was interrupted, with a table of the finished runs.
     """
     base = [*BASE, "--data", str(data), *settings]
     command = f"python -m bench ablate --data DIR --seeds {seeds} "

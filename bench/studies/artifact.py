@@ -93,7 +93,7 @@ class Row:
 
     @property
     def misses(self) -> bool:
-        """Whether it is above a bar."""
+        """Whether it misses a target."""
         return self.lost > MOST_LOST or self.smaller < LEAST_SMALLER or self.loading > MOST_LOADING
 
     def __str__(self) -> str:
@@ -284,7 +284,7 @@ def rows(bench: Bench, limit: int) -> Iterator[Row]:
 
 
 def print_head(bench: Bench, run: str, commit: str | None) -> None:
-    """Return the lines above the rows."""
+    """Print the lines above the rows."""
     about = "\n".join(f"{name}: {value}" for name, value in provenance(commit).items())
     print(f"{about}\nrun: {run}, {bench.base:.4f} bpb before\n")
     print(f"| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}", flush=True)

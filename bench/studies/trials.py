@@ -42,7 +42,7 @@ def main(
         out: file for the table
 
     Returns:
-        0; 130 if it was interrupted, with a table of the finished runs.
+        0; 1 if a run diverged; 130 or 143 if it was interrupted, with a table of the finished runs.
     """
     base = ["--data", str(data), "--preset", preset, *CHEAP, *settings]
     command = f"python -m bench trials --data DIR --preset {preset} --seeds {seeds} "

@@ -62,7 +62,7 @@ def main(
 
 
 def gained(subject: Subject, before: float, choice: Choice) -> float:
-    """Return the bits per byte that a choice gains over ``before``; 0 if it is impossible."""
+    """Return the bits per byte that a choice gains over ``before``; -inf if it is impossible."""
     trial = replace(subject, settings=subject.settings.model_copy(update=choice))
     try:
         score = trial.adapt(subject.split, Scoring(subject.world))

@@ -21,7 +21,7 @@ from evaluation.audit.score_first import MOST_TRIALS, score_before_update
 from evaluation.ttt.documents import find_documents
 
 CHUNK_WINDOWS = 2
-WINDOWS = 6.5  # of text: two chunks that are learned, a third, and a part
+WINDOWS = 6.5  # of text: three chunks that are learned, and a part that is only scored
 DOCUMENTS = 2  # at once, of adapters: several batches of them
 DOCUMENT_WINDOWS = 1.5  # of a document, at most
 ROWS = 4  # windows in which C2 sums probabilities, on a GPU

@@ -22,7 +22,7 @@ class QatTiming(Agent):
         threshold: scale of the learning rate under which QAT starts.
         earliest, deadline: fractions of the run.
         tolerable: below this int6 error the deadline does not switch QAT on. At 0.14 GPTQ lost
-            0.0003 bpb if QAT waited for the low rate; a switch at 65 % cost 0.007 (docs/swarm.md).
+            0.0003 bpb if QAT waited for the low rate; a switch at 65 % cost 0.007 (docs/log.md).
         urgent: int6 error above which QAT starts without waiting for the deadline.
     """
 

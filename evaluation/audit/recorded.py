@@ -9,7 +9,6 @@ from evaluation.audit.accounting import SAME, fault_of_row
 from evaluation.audit.case import OTHERS, Case, Method
 from evaluation.audit.prefix import learned
 from evaluation.audit.runs import Check
-from runtime import ROUNDTRIP
 from runtime.records import Row
 
 RULE = "C4 recorded"
@@ -34,18 +33,17 @@ def recorded(case: Case) -> Iterator[Check]:
 def of_method(case: Case, method: Method, row: Row) -> Check:
     """Compare a row with the nats of its targets, over the judge's own count of bytes."""
     kept, counted, targets = case.recorded(method), case.counted(method), case.targets(method)
-    anew = f"{ROUNDTRIP}, {method.name}"
     if kept is not None:
         if not (np.isfinite(kept).all() and (kept >= 0).all()):
-            return Check(RULE, anew, False, "the run's record holds what are no nats")
+            return Check(RULE, method.row, False, "the run's record holds what are no nats")
         fault = fault_of_sum(row, kept, counted, SAME)
         if fault or not (method.learns or case.elsewhere()):
             found = f"{targets:,} targets, {counted:,} bytes: bpb {row.bpb:.6f}"
-            return Check(RULE, anew, not fault, fault or found)
+            return Check(RULE, method.row, not fault, fault or found)
     again = learned(case, method).of_targets if method.learns else case.audited(method)
     fault = fault_of_sum(row, again, counted, ANEW)
     found = f"{targets:,} targets scored anew, {counted:,} bytes: bpb {row.bpb:.6f} as claimed"
-    return Check(RULE, anew, not fault, fault or found)
+    return Check(RULE, method.row, not fault, fault or found)
 
 
 def fault_of_sum(row: Row, nats: np.ndarray, counted: int, allowed: float) -> str:

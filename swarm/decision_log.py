@@ -40,7 +40,7 @@ class Moment(Form):
     progress: float
 
 
-class Wish(Form):
+class Proposed(Form):
     """Of a proposal: what the table of decisions shows."""
 
     lever: str
@@ -62,7 +62,7 @@ class Decided(Form):
 
     cycle: int
     snapshot: Moment
-    proposals: list[Wish]
+    proposals: list[Proposed]
     verdicts: list[Verdict]
     microseconds: float
 

@@ -101,7 +101,6 @@ class Snapshot(NamedTuple):
 MOST_RATIO = 1000.0
 WINDOWS: dict[str, Callable[[float, float], float]] = {
     "mean": add,  # divided by the number of steps at the end
-    "sum": add,
     "ratio": add,  # first of two sums over the second, in [0, ``MOST_RATIO``], at the end
     "max": max,
     "last": lambda _, value: value,

@@ -64,8 +64,7 @@ class LearningRate(Agent):
             return state, ()
         seen, factor = snapshot.signals, snapshot.levers["lr_factor"]
         loss, lowest = seen["loss"], seen["lowest"]
-        least = self._least(seen)
-        fell = -seen["velocity"] * snapshot.arrived > least
+        fell = self._fell(snapshot)
         rise = loss - lowest
         if not fell and rise > max(6 * seen["noise"], self.away * lowest):
             proposals = self._proposals(factor / 2, 0.7, "rising loss")
@@ -73,7 +72,7 @@ class LearningRate(Agent):
         well = state.well + 1 if fell or rise < self.away / 4 * lowest else 0
         lowered = factor < state.ceiling
         low, flat = state.low, state.flat + 1
-        if loss < low - least or low < lowest:  # QAT switched and lowest restarted
+        if loss < low - self._least(seen) or low < lowest:  # QAT switched and lowest restarted
             low, flat = loss, 0
         if lowered or snapshot.lr_scale < 1:
             flat = 0

@@ -35,6 +35,8 @@ FIRST_SEED = 1337
 MOST_SEEDS = 100  # more would take a minute to plan, and weeks to run
 Options = Mapping[str, Sequence[str]]
 """Options of train.py by variant."""
+# Of runs that are compared by plain scores alone.
+CHEAP = ("--eval-stride", "0", "--no-ttt-enabled", "--val-points", "0")
 
 
 def make(

@@ -26,7 +26,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.progress import Progress
 
-from bench.harness.pairs import FIRST_SEED, check, check_seeds, until_interrupted
+from bench.harness.pairs import CHEAP, FIRST_SEED, check, check_seeds, until_interrupted
 from bench.harness.record import Commit, provenance
 from bench.harness.refusals import check_clock, check_series
 from bench.harness.runs import Summary, shared_by, summaries_of
@@ -42,7 +42,6 @@ from swarm.decision_log import NAME
 SEALED = PROJECT / "bench" / "results" / "rescue-sealed.json"
 OFF = ("--no-swarm",)
 ARMS: dict[str, tuple[str, ...]] = {"F0": OFF, "F1": OFF, "F2": OFF, "S": (), "Y": (), "O": OFF}
-CHEAP = ("--eval-stride", "0", "--no-ttt-enabled", "--val-points", "0")
 # Schedules in fractions of the run, where a preset counts steps.
 SHARES = {"warmdown_share": 0.5, "muon_momentum_warmup_share": 0.2}
 

@@ -119,7 +119,7 @@ def nan_storm(site: Site) -> Iterator[None]:
             site.strike()
             torch._foreach_mul_(gradients, math.nan)
 
-    with site.before_steps(lambda: None), site.gradients(spoil):
+    with site.gradients(spoil):
         yield
 
 
@@ -159,7 +159,7 @@ def spikes(site: Site) -> Iterator[None]:
             site.strike()
             torch._foreach_mul_(gradients, 100.0)
 
-    with site.before_steps(lambda: None), site.gradients(spike):
+    with site.gradients(spike):
         yield
 
 
@@ -189,7 +189,7 @@ def killed(site: Site) -> Iterator[None]:
             return False
         return fits(budget, step, elapsed, ahead)
 
-    with site.before_steps(lambda: None), replaced(Budget, "fits", fits_not):
+    with replaced(Budget, "fits", fits_not):
         yield
 
 

@@ -21,6 +21,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from bench.harness.pairs import (
+    CHEAP,
     FIRST_SEED,
     Options,
     bits,
@@ -48,7 +49,6 @@ from swarm.decision_log import NAME
 
 RESULT = PROJECT / "bench" / "results" / "swarm-ladder.json"
 SCORE = f"{ROUNDTRIP}, plain"
-CHEAP = ("--eval-stride", "0", "--no-ttt-enabled", "--val-points", "0")
 REST = ("--stages", "[]")
 WHOLE = ("--near-window", "0", "--near-layers", "")
 OFF = ("--no-swarm", *REST, *WHOLE)

@@ -27,6 +27,7 @@ from typing import Annotated, Any, NamedTuple
 from cyclopts import Parameter
 
 from bench.harness.pairs import (
+    CHEAP,
     bits,
     difference,
     ended,
@@ -39,7 +40,7 @@ from bench.harness.pairs import (
 from bench.harness.record import Commit, provenance
 from bench.harness.refusals import check_series
 from bench.harness.runs import REMARKS, Summary, remarks, sound, unquantised_summary
-from bench.studies.ladder import CHEAP, SCORE, agents
+from bench.studies.ladder import SCORE, agents
 from errors import InputError
 from files import PROJECT, write_text
 

@@ -12,9 +12,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.harness.pairs import compare, plan
+from bench.harness.pairs import CHEAP, compare, plan
 from bench.harness.record import Commit
-from bench.studies.ladder import CHEAP
 from errors import InputError
 
 AS_IT_IS = "as it is"

@@ -89,7 +89,7 @@ def main(
         check_clock(preset, settings)
     base = ["--preset", preset, "--data", str(data), *settings]
     planned = plan(base, seeds, f"{preset}-{label}", runs)
-    check_series([run[2] for run in planned], out)
+    check_series([run[2] for run in planned], out, RESULT if is_open else None)
     # The result names no path, because paths differ between machines.
     command = f"python -m bench sprint --data DIR --label {shlex.quote(label)}"
     command += f" --seeds {' '.join(map(str, seeds))} "

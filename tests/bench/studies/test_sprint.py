@@ -144,6 +144,16 @@ def test_a_row_says_that_other_code_has_made_its_run() -> None:
     assert row["label"] == "a, by other code" and row["raw, plain"] == 1.0
 
 
+def test_the_open_result_can_be_written_before_a_run_is_made(
+    made: list[Sequence[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, random_folder: Path
+) -> None:
+    monkeypatch.setattr(sprint, "RESULT", tmp_path / "none" / "open.json")
+    with pytest.raises(InputError, match="cannot be written"):
+        sprint.main(data=random_folder, label="a", protocol="open")
+    assert made == []
+    assert sprint.main(data=random_folder, label="a") == 0
+
+
 def test_open_sprint_has_a_clock(made: list[Sequence[str]], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="150 s or less"):
         sprint.main("--wallclock", "151", data=tmp_path, label="long", protocol="open")

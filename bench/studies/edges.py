@@ -171,5 +171,7 @@ def main(
         lines.append(f"| {name} | {first:.4f} | {second:.4f} |")
     print("\n".join(lines))
     if out:
-        write_text(out, "\n".join([f"python -m bench edges --data DIR --rows {rows}", *lines, ""]))
+        command = f"python -m bench edges --data DIR --rows {rows}"
+        command += f" --trained {trained} --tested {tested}"
+        write_text(out, "\n".join([command, *lines, ""]))
     return 0

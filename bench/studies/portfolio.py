@@ -144,9 +144,8 @@ def main(
         ways, place = ways_of(base, asked.tried), runs / name.replace(" ", "-")
         planned[name] = plan(base, asked.seeds, ways, place)
     check_series([run[2] for each in planned.values() for run in each], out)
-    command = f"python -m bench portfolio --data DIR --preset {preset} --seeds {asked.seeds}"
-    command += f" --tried {shlex.join(asked.tried)}"
-    command += f" -- {shlex.join(settings)}" * bool(settings)
+    given = [name for name, folder in folders.items() if folder]
+    command = command_of(given, preset, asked, settings)
     before = json.loads(out.read_text(encoding="utf-8"))["rows"] if out.exists() else []
     found: dict[str, dict[str, list[Summary]]] = {}
     result: dict[str, Any] = {}
@@ -167,6 +166,16 @@ def main(
     else:
         print("no condition is finished", file=sys.stderr)
     return ended(status, *found.values())
+
+
+def command_of(given: Sequence[str], preset: str, asked: Asked, settings: Sequence[str]) -> str:
+    """Return the command that gives a result again, with DIR for each of the ``given`` folders."""
+    command = "python -m bench portfolio" + "".join(f" --{name} DIR" for name in given)
+    command += f" --preset {preset} --seeds {asked.seeds}"
+    if asked.conditions:
+        command += f" --conditions {shlex.join(asked.conditions)}"
+    command += f" --tried {shlex.join(asked.tried)}"
+    return command + f" -- {shlex.join(settings)}" * bool(settings)
 
 
 def ways_of(base: Sequence[str], tried: Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -71,6 +71,9 @@ def test_the_command_prints_and_writes_a_row_for_each_table(tmp_path, capsys) ->
     command = ["edges", "--data", str(tmp_path), *sizes, "--out", str(tmp_path / "a.md")]
     assert main(command) == 0
     written = (tmp_path / "a.md").read_text()
+    assert written.startswith(
+        "python -m bench edges --data DIR --rows 16 --trained 2500 --tested 500\n"
+    )
     assert written.splitlines()[-1] in capsys.readouterr().out
     names = [line.split(" | ")[0].strip("| ") for line in written.splitlines() if ". " not in line]
     for kind in ("hash", "frequency", "information", "shuffled", "mixed"):

@@ -247,6 +247,20 @@ def test_a_condition_leaves_out_what_diverged():
     assert portfolio.rows_of({"60 s": {**found, "table": [lost, lost]}}, planned) == []
 
 
+def test_a_condition_s_row_has_the_command_that_gives_it_again(tmp_path, random_folder, scored):
+    """It named neither the conditions nor the other corpus, without which there is no such row."""
+    scored |= {"table": (1.2,), "swarm": (1.19,), "long-decay": (1.21,)}
+    folder, out = str(random_folder), tmp_path / "portfolio.json"
+    command = ["portfolio", "--data", folder, "--other", folder, "--seeds", "1"]
+    command += ["--conditions", "other corpus", "20 s", "--tried", "long decay", "--out", str(out)]
+    assert bench(command) == 0
+    rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    assert [row["condition"] for row in rows] == ["other corpus", "20 s"]
+    said = "python -m bench portfolio --data DIR --other DIR --preset frontier-sprint --seeds 1"
+    said += " --conditions 'other corpus' '20 s' --tried 'long decay'"
+    assert {row["command"] for row in rows} == {said}
+
+
 def test_a_condition_without_its_data_is_refused(capsys):
     command = ["portfolio", "--data", "nowhere", "--conditions", "other corpus"]
     assert bench(command) == 2

@@ -181,8 +181,7 @@ class Trials(Mesh):
         """Return the trial of a bid, if nobody objects, it can be measured, and it is worth it."""
         lever, limit, seen = bid.lever, self.bounds[bid.lever], cycle.snapshot
         kind, before = KINDS[lever], seen.levers[lever]
-        resting = self.cycles - self.turns.get(lever, (-limit.hold,))[0] <= limit.hold
-        if len(self.points) < FEWEST or resting:
+        if len(self.points) < FEWEST:
             return None
         if any(not isinstance(vote, Estimate) and vote <= -self.rules.objection for vote in cast):
             return None

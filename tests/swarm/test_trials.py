@@ -236,7 +236,7 @@ def test_a_rate_that_begins_to_fall_or_points_that_do_not_come_end_a_trial():
     assert ended == [False] * 6 + [True]
 
 
-def test_there_are_so_many_trials_and_the_lever_rests_between_them():
+def test_there_are_so_many_trials_and_each_has_a_line_of_its_own():
     run = Run(Bidder("a", UNSURE), left=2)
     seen = [{rule for _, rule, _ in rules(run.window())} for _ in range(34)]
     begun = [number for number, found in enumerate(seen) if "trial" in found]

@@ -28,6 +28,12 @@ def test_the_table(progress, held, expected):
     assert [(bid.value, bid.gain) for bid in made] == ([expected] if expected else [])
 
 
+def test_passes_that_were_decided_do_not_become_fewer():
+    three, early = Loops((0, 1, 2), 2), CALM._replace(progress=0.1)
+    assert not bids(three, early._replace(levers={"loops": 1}))
+    assert bids(three, early._replace(levers={"loops": STAGED}))
+
+
 def test_the_passes_of_the_exported_network_must_be_an_option():
     assert Loops.of(load_settings(DEEP, {})) is None
     assert Loops.of(load_settings([*DEEP, "--swarm-loops", "2,0"], {})) == AGENT

@@ -32,6 +32,11 @@ class Graphs:
         self.stream = capture_stream(device)
         self.pool = torch.cuda.graph_pool_handle()
 
+    @classmethod
+    def of(cls, backend: str, device: torch.device) -> "Graphs | None":
+        """Return graphs if a backend's launches can be recorded on the device."""
+        return cls(device) if backend == "kernels" and device.type == "cuda" else None
+
     def apart(self) -> "Graphs":
         """Return graphs with a pool of their own, which may be replayed between two of these."""
         return Graphs(self.stream.device)

@@ -54,7 +54,7 @@ def score_adapting(
         InputError: the split or the settings are impossible for the network and the ranks.
     """
     plan, world = WindowPlan.of(settings), scoring.world
-    graphs = Graphs(world.device) if backend == "kernels" and world.device.type == "cuda" else None
+    graphs = Graphs.of(backend, world.device)
     if settings.ttt_method == "lora":
         return score_phases(model, None, split, settings, scoring, watch, graphs)
     with learning_weights(model, backend, settings, plan.seq_len, world) as weights:

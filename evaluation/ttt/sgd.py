@@ -202,8 +202,7 @@ def learning_weights(
     forward = model
     if backend == "compiled":
         forward = torch.compile(model, dynamic=False, fullgraph=True)
-    captured = backend == "kernels" and world.device.type == "cuda"
-    graphs = Graphs(world.device) if captured else None
+    graphs = Graphs.of(backend, world.device)
     learner = WeightLearner(model, forward, graphs, settings, seq_len, world)
     learning = set(learner.parameters)
     try:

@@ -8,9 +8,11 @@ import pytest
 
 import train
 from bench.rescue.baselines import ZClip
-from bench.rescue.runs import Run, outcome
+from bench.rescue.runs import Run, found, outcome
+from bench.rescue.site import Clock, Site
 from errors import InputError
 from runtime.progress import Progress
+from swarm.decision_log import NAME
 from tests.training.small import VOCAB
 from training.loop import Loop
 from training.trainer import Trainer
@@ -68,3 +70,24 @@ def test_a_run_without_artifact_is_dead_and_one_without_steps_is_refused(
     monkeypatch.setattr(train, "main", lambda command: 2)
     with pytest.raises(InputError, match=r"train.py --data x ended with 2"):
         outcome(*Run(tmp_path / "other", ["--data", "x"], "", "F0", 1))
+
+
+def test_an_act_is_the_first_alarm_once_trouble_struck(make, tmp_path):
+    """A wider window is no alarm, and neither is a change that was refused."""
+    changes = [
+        (5, "lr_factor", 0.5),
+        (12, "window", 512.0),
+        (13, "clip", 1.0),
+        (15, "rollback", 2.0),
+    ]
+    lines = []
+    for number, (step, lever, after) in enumerate(changes, 1):
+        verdict = {"lever": lever, "before": 1.0, "after": after, "rule": "alone", "agents": []}
+        cycle = {"cycle": number, "snapshot": {"step": step, "progress": 0.5}, "proposals": []}
+        lines.append({"kind": "cycle", **cycle, "verdicts": [verdict], "microseconds": 1.0})
+    (tmp_path / NAME).write_text("".join(json.dumps(each) + "\n" for each in lines))
+    run, site = Run(tmp_path, [], "spikes", "S", 1), Site(make(), 1, Clock(1.0))
+    assert (found(run, site)["alarms"], found(run, site)["acted"]) == (2, None)
+    for struck, acted in ((5, 5), (6, 15), (16, None)):
+        site.struck = struck
+        assert found(run, site)["acted"] == acted

@@ -1,5 +1,6 @@
 """Each trouble is what it says, strikes where its seed says, and leaves no trace."""
 
+import json
 import math
 
 import numpy as np
@@ -10,9 +11,13 @@ from bench.rescue.baselines import AdaGC, ZClip
 from bench.rescue.site import Clock, Site
 from bench.rescue.texts import Garbled, InOrder, Repeated, Sorted
 from bench.rescue.troubles import KILLED, TROUBLES
+from bench.studies.fuzz_files import clock_of_tiny
 from data.shards import TokenStream, write_shard
+from settings.load import merge
+from settings.variants import reachable
 from tests.bench.rescue.planted import Planted
 from training.budget import Budget
+from training.reference_clock import ReferenceClock
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +169,14 @@ def test_adagc_cuts_each_tensor_by_its_own_past():
     guard(pair)
     assert pair[0].isinf()
     assert pair[1].item() == pytest.approx(0.4)
+
+
+def test_a_clock_that_is_slowed_hurries_reference_seconds(tmp_path):
+    file, settings = tmp_path / "clock.json", merge({"preset": "tiny"})
+    file.write_text(json.dumps(clock_of_tiny()))
+    reference, clock, variant = ReferenceClock(file, settings, 1), Clock(), reachable(settings)[0]
+    with clock.worn():
+        assert reference.seconds(variant) == pytest.approx(0.0095)
+        clock.hurry(2.0)
+        assert reference.seconds(variant) == pytest.approx(0.019)
+    assert reference.seconds(variant) == pytest.approx(0.0095)

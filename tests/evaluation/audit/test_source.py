@@ -59,6 +59,17 @@ def test_documents_that_were_left_out_are_missed(tmp_path: Path):
     assert check.passed is False and "are missing" in check.found
 
 
+def test_documents_are_counted_however_many_bytes_there_are(tmp_path: Path):
+    """A short one in 100 could be left out of a text that a tokenizer normalises."""
+    half = len(DOCUMENTS[0]) // 2
+    parted = [DOCUMENTS[0][:half], DOCUMENTS[0][half:], *DOCUMENTS[1:]]
+    for documents in (DOCUMENTS[1:], parted):
+        size = sum(len(text.encode()) for text in documents)
+        check = source(inputs_of(tmp_path, "ours", documents, size))
+        assert check.passed is False
+        assert f"of {len(documents)} documents; the source has {size:,} of" in check.found
+
+
 def test_byte_pairs_are_judged_without_their_package(tmp_path: Path):
     (tmp_path / "tokenizer.tiktoken").write_bytes(content_of(encodings.Encoding()))
     for documents, passed in ((DOCUMENTS, True), (DOCUMENTS[1:], False)):

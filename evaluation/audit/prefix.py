@@ -33,18 +33,20 @@ def strict_prefix(case: Case) -> Iterator[Check]:
     again = [(method, *windows_again(case, method)) for method in by_windows]
     for method, places, nats in again:
         yield compared(case, method, places, nats, case.audited(method)[places - 1])
-    for method in case.methods:
-        if method.learns:
-            seen, asked = learned(case, method), chosen(case, method)
-            found = np.isin(asked, seen.places)
-            if not found.all():
-                said = f"{(~found).sum()} of {len(asked)} places were never scored"
-                yield Check(RULE, method.name, False, said)
-                continue
-            again = tilted(case, method, seen.places, seen.again)
-            nats = of_targets(case, seen.places, again)
-            scored = seen.by_position(case.targets(method))[seen.places]
-            yield compared(case, method, seen.places, nats, scored)
+    yield from (of_learning(case, method) for method in case.methods if method.learns)
+
+
+def of_learning(case: Case, method: Method) -> Check:
+    """Compare what test-time training scored with what it scored again while it learned."""
+    seen, asked = learned(case, method), chosen(case, method)
+    found = np.isin(asked, seen.places)
+    if not found.all():
+        said = f"{(~found).sum()} of {len(asked)} places were never scored"
+        return Check(RULE, method.name, False, said)
+    again = tilted(case, method, seen.places, seen.again)
+    nats = of_targets(case, seen.places, again)
+    scored = seen.by_position(case.targets(method))[seen.places]
+    return compared(case, method, seen.places, nats, scored)
 
 
 def compared(

@@ -170,16 +170,10 @@ def plan(base: Sequence[str], asked: Asked, troubles: Sequence[str], folder: Pat
     """Return the runs of some troubles, seed by seed: a stop leaves whole rounds.
 
     Raises:
-        InputError: as ``check_seeds``; settings that no run can have, or a folder that holds a
+        InputError: as ``check_asked``; settings that no run can have, or a folder that holds a
             run of other ones.
     """
-    check_seeds(asked.seeds)
-    if asked.priced < 0:
-        raise InputError(f"--priced {asked.priced}: give a number of seeds, or 0 for all")
-    if "Y" in asked.arms and "S" not in asked.arms:
-        raise InputError("--arms Y obeys clean runs of S: give S, too")
-    if asked.priced and asked.chosen:
-        raise InputError("--priced: troubles are compared with all clean runs; --troubles none")
+    check_asked(asked)
     last = FIRST_SEED + (asked.priced or asked.seeds)
     planned = []
     for seed in range(FIRST_SEED, FIRST_SEED + asked.seeds):
@@ -198,6 +192,17 @@ def plan(base: Sequence[str], asked: Asked, troubles: Sequence[str], folder: Pat
                 how = asked.step_seconds, asked.artifact
                 planned.append(Run(here, command, trouble, arm, seed, *how))
     return planned
+
+
+def check_asked(asked: Asked) -> None:
+    """Raise InputError for numbers or arms that cannot be measured together."""
+    check_seeds(asked.seeds)
+    if asked.priced < 0:
+        raise InputError(f"--priced {asked.priced}: give a number of seeds, or 0 for all")
+    if "Y" in asked.arms and "S" not in asked.arms:
+        raise InputError("--arms Y obeys clean runs of S: give S, too")
+    if asked.priced and asked.chosen:
+        raise InputError("--priced: troubles are compared with all clean runs; --troubles none")
 
 
 def needed(trouble: str, arm: str) -> bool:

@@ -3,6 +3,8 @@
 import pytest
 
 import train
+from model.parameters import parameters
+from settings.load import load_settings
 
 NETWORK = ("--ttt-enabled", "--preset", "tiny", "--no-swarm")
 
@@ -24,6 +26,16 @@ def test_a_run_refuses_it_at_once(given, ranks, words, method, capsys, monkeypat
     assert train.main([*NETWORK, *batch, "--ttt-method", method, *given]) == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert words in said
+
+
+def test_a_run_does_not_freeze_all_parameters(capsys):
+    config = load_settings([*NETWORK], {}).architecture()
+    names = [each.name for each in parameters(config) if each.storage != "none"]
+    given = [*NETWORK, "--ttt-method", "both", "--ttt-freeze"]
+    assert train.main([*given, ",".join(names)]) == 2
+    assert "ttt_freeze names all parameters" in capsys.readouterr().err
+    assert train.main([*given, ",".join(names[1:])]) == 2
+    assert "no data" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("given", [["--ttt-freeze-blocks", "4"], ["--ttt-freeze", "tok_emb"]])

@@ -8,7 +8,7 @@ import torch
 from evaluation.audit.observing import TokenArray
 from evaluation.score import Scoring
 from evaluation.ttt.methods import score_adapting
-from evaluation.ttt.tilt import LEAST, ORDERS, SHARE, Hints, tilted
+from evaluation.ttt.tilt import COUNT_BITS, LEAST, ORDERS, SHARE, Hints, certain, tilted
 from tests.evaluation.network import BOS, CPU, Scores, small_settings, split_of, trained
 
 
@@ -64,6 +64,20 @@ def test_hints_are_what_nearly_always_followed_in_earlier_phases():
     other[first + 30 :] = 2 + other[first + 30 :] % 7  # later tokens say nothing
     again = Hints(TokenArray(other), first, lengths, CPU.device).at(positions)[0]
     assert torch.equal(again[:30], found[:30])
+
+
+def test_a_context_lies_in_its_own_document():
+    """Those before it in a phase are scored at the same time, or later."""
+    text, ends = np.array([BOS, 5, 6, 7, 8] * 12 + [BOS], np.uint16), [5] * 4
+    positions = torch.arange(41, 61)[None]
+    found = Hints(TokenArray(text), 40, ends, CPU.device).at(positions)[0]
+    assert found.tolist() == [-1, -1, -1, 8, BOS] * 4
+
+
+def test_a_context_that_came_a_million_times_stands_for_itself():
+    often = (1 << COUNT_BITS) + 5
+    contexts, following = (torch.tensor([a] * often + [b, b]) for a, b in ((0, 1), (3, 4)))
+    assert certain(contexts, following, torch.tensor([1, 0, 2])).tolist() == [4, 3, -1]
 
 
 def test_a_tilt_is_a_distribution_that_prefers_its_hint():

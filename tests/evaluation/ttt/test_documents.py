@@ -190,6 +190,23 @@ def test_a_chunk_is_learned_once_it_is_scored_and_a_batch_s_last_one_never():
     assert len(watched[0].calls) == sum((length - 1) // 8 for length in longest) > 10
 
 
+@pytest.mark.parametrize("chunk", [64, 512])
+def test_weights_are_trained_after_each_phase_but_the_last(chunk: int):
+    """A chunk of 512 holds the whole split."""
+    watched: list[Watched] = []
+
+    def watch(learner: Learner) -> Watched:
+        watched.append(Watched(learner))
+        return watched[-1]
+
+    settings = small_settings(ttt_method="both", ttt_chunk_tokens=chunk)
+    adapt(settings=settings, watch=watch)
+    documents = find_documents(TokenArray(TOKENS), 399, BOS)
+    later = [some[-1].last for some in phases(documents, chunk).values()][:-1]
+    taken = [0, *(last // 32 for last in later)]  # batches of two windows so far
+    assert len(watched[0].calls) == sum(b > a for a, b in pairwise(taken))
+
+
 def test_learning_lowers_the_score_of_documents_that_repeat_themselves():
     pattern = np.random.default_rng(2).integers(2, 40, 30)
     document = np.concatenate(([BOS], np.resize(pattern, 200)))

@@ -43,6 +43,21 @@ def test_peeking_at_the_end_of_the_window_is_caught():
     broken(causal(windows_run(peek)), "moved by")
 
 
+def test_peeking_at_the_end_of_the_document_is_caught():
+    """Other tokens after a cut seldom begin a document, so the check puts one there."""
+    model = trained(SGD)
+
+    def peek(inputs: Tensor, targets: Tensor) -> Tensor:
+        """A little less for the last token of a document."""
+        nats = model.score(inputs, targets)
+        return nats - 1e-4 * (torch.roll(targets, -1, 1) == BOS)
+
+    inside = [cut for cut in range(17, 200, 20) if BOS not in TOKENS[cut + 1 : cut + 3]]
+    run = baseline(windows_run(peek))
+    assert len(inside) > 5
+    broken(causality("run", run, inside, VOCAB, BOS), "moved by")
+
+
 def test_ends_of_documents_stay_where_only_text_changes():
     draw = np.random.default_rng(3)
     for cut in range(0, len(TOKENS) - 2, 5):

@@ -4,9 +4,10 @@ Runs are compared in pairs, because seeds differ by more than variants do.
 """
 
 import math
+import os
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +130,10 @@ def plan(
 
     Raises:
         InputError: as ``check_seeds``; settings that no run can have, a reference clock without
-            their steps, or a folder that holds a run of other ones.
+            their steps, or a folder that holds a run of other ones, or would hold two variants'.
     """
     check_seeds(seeds)
+    check_names(variants)
     planned = []
     for seed in range(first_seed, first_seed + seeds):
         first = None
@@ -152,6 +154,15 @@ def check_seeds(count: int) -> None:
     """Raise InputError for a number of seeds that no series can have."""
     if not 1 <= count <= MOST_SEEDS:
         raise InputError(f"--seeds {count}: choose 1 to {MOST_SEEDS} runs of each")
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise InputError for two names with one folder: the second would get the first's run."""
+    taken: dict[str, str] = {}
+    for name in names:
+        other = taken.setdefault(os.path.normpath(folder_of(Path(), name, 0)), name)
+        if other != name:
+            raise InputError(f"{other!r} and {name!r} have the same run folder; rename one")
 
 
 def folder_of(runs: Path, name: str, seed: int) -> Path:

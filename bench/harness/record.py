@@ -2,14 +2,16 @@
 
 import os
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from cyclopts import Parameter
 
 from errors import InputError
+from reading.structured import Form, read_json
 from runtime.run_folder import environment
 
 
@@ -24,6 +26,32 @@ def check_out(*paths: Path | None) -> None:
     for path in filter(None, paths):
         if path.is_dir() or not os.access(path.parent, os.W_OK):
             raise InputError(f"{path}: cannot be written; name a file in a folder that you may use")
+
+
+class Rows(Form):
+    """A result that later commands add rows to."""
+
+    rows: list[dict[str, Any]]
+
+
+def earlier(path: Path, fields: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the rows of a result that a command adds to; none where there is no file yet.
+
+    Args:
+        path: of the result.
+        fields: that each row must have.
+
+    Raises:
+        InputError: the file is no such result.
+    """
+    if not path.exists():
+        return []
+    remedy = "move it away, or restore it from its commit"
+    rows = read_json(path, Rows, remedy).rows
+    for name in fields:
+        if any(name not in row for row in rows):
+            raise InputError(f"{path}: a row has no {name}; {remedy}")
+    return rows
 
 
 Commit = Annotated[str | None, Parameter(help="of the code, if it is no git checkout")]

@@ -25,6 +25,7 @@ import train
 from artifact.submission.code_size import hashes_of
 from errors import DivergedError, InputError
 from files import PROJECT, write_text
+from reading.structured import Form, read_json
 from runtime.device import OTHERS_GIB
 from settings.load import load_settings
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from training.trainer import Trainer
 
 DIVERGED = "diverged.json"  # the summary of a run that left nothing to export
+MAKE_AGAIN = "remove the run's folder; the same command makes it again"
 Summary = Mapping[str, Any]
 REMARKS = {
     "diverged": "diverged",
@@ -41,6 +43,18 @@ REMARKS = {
     "beside": "beside other processes on the GPU",
 }
 """Fields of a summary that a table mentions, and how."""
+
+
+class Score(Form):
+    """A row of a run's scores, as far as each table reads it."""
+
+    bpb: float
+
+
+class Finished(Form):
+    """A summary, as far as each table reads it."""
+
+    scores: dict[str, Score]
 
 
 def summaries_of(
@@ -134,7 +148,8 @@ def summary(folder: Path, command: Sequence[str]) -> Summary:
                 raise InputError(f"train.py {shlex.join(command)} ended with {status}")
             facts = {"diverged": True, "scores": {}, "code_modules": hashes_of(PROJECT)}
             write_text(nothing, json.dumps(facts) + "\n")
-    found = json.loads((whole if whole.exists() else nothing).read_text(encoding="utf-8"))
+    file = whole if whole.exists() else nothing
+    found = read_json(file, Finished, MAKE_AGAIN).model_dump(exclude_unset=True)
     beside = found.get("others_gib", 0.0) > OTHERS_GIB
     return {
         **found,

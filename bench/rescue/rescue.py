@@ -75,7 +75,7 @@ class Asked:
     def chosen(self) -> list[str]:
         """Return the troubles that are planted."""
         may = [name for name, each in TROUBLES.items() if self.sealed or not each.sealed]
-        return [name for name in self.troubles or may if name != NONE]
+        return [name for name in dict.fromkeys(self.troubles or may) if name != NONE]
 
     @property
     def all_arms(self) -> list[str]:
@@ -119,7 +119,9 @@ def main(
     """
     base = base_of(preset, data, asked.seconds, settings)
     planned = [plan(base, asked, names, runs) for names in ([CLEAN], asked.chosen)]
-    check_series([run.command for each in planned for run in each], out)
+    noted = SEALED if asked.sealed else None
+    check_series([run.command for each in planned for run in each], out, noted)
+    scorings()  # a damaged list is refused before the first run
     if any(TROUBLES[name].sealed for name in asked.chosen):
         open_seal(asked, shlex.join(base[2:]), commit)
     command = f"python -m bench rescue --data DIR --preset {preset} {asked.command()}"
@@ -259,5 +261,8 @@ def open_seal(asked: Asked, settings: str, commit: str | None) -> None:
 
 
 def scorings() -> list[dict]:
-    """Return each time that sealed troubles were scored."""
-    return json.loads(SEALED.read_text(encoding="utf-8")) if SEALED.exists() else []
+    """Return each time that sealed troubles were scored. Raises InputError for a damaged list."""
+    try:
+        return json.loads(SEALED.read_text(encoding="utf-8")) if SEALED.exists() else []
+    except ValueError as error:
+        raise InputError(f"{SEALED}: {error}; restore it from its commit") from None

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import train
-from bench.harness.runs import free_memory, unquantised
+from bench.harness.runs import MAKE_AGAIN, free_memory, unquantised
 from bench.rescue.baselines import AdaGC, ZClip
 from bench.rescue.site import Clock, Site, replaced
 from bench.rescue.troubles import TROUBLES, Plant
 from errors import InputError
 from files import write_text
+from reading.structured import Form, read_json
 from runtime import ROUNDTRIP
 from swarm.decision_log import NAME, read
 from training.loop import Loop
@@ -50,6 +51,20 @@ class Run(NamedTuple):
     artifact: bool = True
 
 
+class Kept(Form):
+    """An outcome of ``found``, in a run's folder."""
+
+    artifact: bool
+    bpb: float | None
+    uniform: float | None
+    steps: int
+    step_ms: float
+    exported: str | None
+    struck: int | None
+    acted: int | None
+    alarms: int
+
+
 def outcome(*run: Any) -> Outcome:
     """Return what a run came to; it is made here if its folder has no outcome.
 
@@ -65,7 +80,7 @@ def outcome(*run: Any) -> Outcome:
         shutil.rmtree(asked.folder, ignore_errors=True)
         site = made(asked)
         write_text(file, json.dumps(found(asked, site)) + "\n")
-    outcome = json.loads(file.read_text(encoding="utf-8"))
+    outcome = read_json(file, Kept, MAKE_AGAIN).model_dump()
     if outcome["artifact"] != asked.artifact:
         kind = "an artifact" if outcome["artifact"] else "no artifact"
         raise InputError(f"{asked.folder} holds a run with {kind}; choose other --runs")

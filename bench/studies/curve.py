@@ -4,13 +4,12 @@ python train.py --preset sprint --val-loss-every 100 --data DIR --run-dir RUN
 python -m bench curve RUN > bench/results/curve-DEVICE.md
 """
 
-import json
-import tomllib
 from pathlib import Path
 
 from bench.harness.record import Commit, provenance
 from errors import InputError
 from runtime.plot import Events
+from runtime.records import read_settings, read_summary
 
 
 def main(run: Path, /, *, commit: Commit = None) -> None:
@@ -23,11 +22,10 @@ def main(run: Path, /, *, commit: Commit = None) -> None:
     curves = Events.read(run / "log.jsonl").curves()
     if not curves:
         raise InputError(f"{run} has no curve: train with --val-loss-every N")
-    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    summary, settings = read_summary(run), read_settings(run)
     print("`python -m bench curve RUN`, of a run with --val-loss-every\n")
     print("\n".join(f"{name}: {value}" for name, value in provenance(commit).items()))
-    settings = tomllib.loads((run / "settings.toml").read_text(encoding="utf-8"))
-    print(f"preset {settings['preset']}, {summary['steps']} steps\n")
+    print(f"preset {settings.get('preset')}, {summary.steps} steps\n")
     print("| weights | seconds | bpb |\n|---|---|---|")
     for name, (seconds, bpb) in curves.items():
         for when, score in zip(seconds, bpb, strict=True):

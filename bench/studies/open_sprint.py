@@ -5,12 +5,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from bench.harness.record import earlier
 from bench.harness.runs import remarks, sound
 from errors import InputError
 from files import PROJECT, write_text
 from settings.load import load_settings
 
 RESULT = PROJECT / "bench" / "results" / "open-sprint.json"
+FIELDS = ("label", "settings")
 PARTS = ("code", "artifact")
 CLOCK = 150.0  # seconds
 AVERAGED, ARTIFACT, OF_ARTIFACT = "averaged, plain", "roundtrip, plain", "roundtrip, "
@@ -48,11 +50,13 @@ def keep(
         settings: on top of the preset's.
         runs: one row a seed, as ``bench.studies.sprint.rows_of`` returns them.
         about: device, versions, commit and date.
+
+    Raises:
+        InputError: the file is no such result.
     """
     if not sound(runs):
         return
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
-    others = [row for row in rows if row["label"] != label]
+    others = [row for row in earlier(path, FIELDS) if row["label"] != label]
     rows = [*others, {**summed_up(label, settings, runs), **about}]
     rows.sort(key=lambda row: not row["settings"])
     write_text(path, json.dumps({**about, "rows": rows}, indent=1) + "\n")

@@ -32,12 +32,13 @@ from bench.harness.pairs import (
     spread,
     until_interrupted,
 )
-from bench.harness.record import Commit, provenance
+from bench.harness.record import Commit, earlier, provenance
 from bench.harness.refusals import check_series
 from bench.harness.runs import Summary, sound
 from bench.studies.open_sprint import (
     ARTIFACT,
     AVERAGED,
+    FIELDS,
     OF_ARTIFACT,
     RESULT,
     check_clock,
@@ -164,6 +165,7 @@ def main(
     base, most = ["--data", str(data), *settings], max(seeds, seeds_of_small)
     planned, every = (plan(base, count, options, runs) for count in (seeds, most))
     check_series([run[2] for run in every], out, rows)
+    earlier(rows, FIELDS)
     command = f"python -m bench parts --data DIR --seeds {seeds}"
     command += f" --seeds-of-small {seeds_of_small}" * (seeds_of_small > 0)
     command += f" --parts {shlex.join(options)}" if parts else ""

@@ -37,7 +37,7 @@ from bench.harness.pairs import (
     spread_of,
     until_interrupted,
 )
-from bench.harness.record import Commit, provenance
+from bench.harness.record import Commit, earlier, provenance
 from bench.harness.refusals import check_series
 from bench.harness.runs import REMARKS, Summary, remarks, sound, unquantised_summary
 from bench.studies.ladder import SCORE, agents
@@ -46,6 +46,7 @@ from files import PROJECT, write_text
 
 RESULT = PROJECT / "bench" / "results" / "swarm-portfolio.json"
 TABLE, SWARM = "table", "swarm"
+FIELDS = ("condition", "n", "diverged", "best", "regret", "swarm_less_table")
 Run = tuple[str, Path, list[str]]
 WAYS = (TABLE, SWARM)
 FIXED, RAW = ("--no-swarm",), "raw weights"
@@ -146,7 +147,7 @@ def main(
     check_series([run[2] for each in planned.values() for run in each], out)
     given = [name for name, folder in folders.items() if folder]
     command = command_of(given, preset, asked, settings)
-    before = json.loads(out.read_text(encoding="utf-8"))["rows"] if out.exists() else []
+    before = earlier(out, FIELDS)
     found: dict[str, dict[str, list[Summary]]] = {}
     result: dict[str, Any] = {}
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Literal
 
 from bench.harness.pairs import check, ended, folder_of, make
-from bench.harness.record import Commit, provenance
+from bench.harness.record import Commit, earlier, provenance
 from bench.harness.refusals import check_series
 from bench.harness.runs import REMARKS, Summary, remarks
-from bench.studies.open_sprint import FIELD, RESULT, check_clock, keep
+from bench.studies.open_sprint import FIELD, FIELDS, RESULT, check_clock, keep
 from errors import InputError
 from files import write_text
 from settings.load import load_settings
@@ -90,6 +90,8 @@ def main(
     base = ["--preset", preset, "--data", str(data), *settings]
     planned = plan(base, seeds, f"{preset}-{label}", runs)
     check_series([run[2] for run in planned], out, RESULT if is_open else None)
+    if is_open:
+        earlier(RESULT, FIELDS)
     # The result names no path, because paths differ between machines.
     command = f"python -m bench sprint --data DIR --label {shlex.quote(label)}"
     command += f" --seeds {' '.join(map(str, seeds))} "

@@ -6,6 +6,8 @@ import pytest
 
 from bench.__main__ import main as bench
 from bench.harness import runs
+from bench.rescue import rescue
+from bench.studies import sprint
 
 SERIES = (
     ("sprint",),
@@ -69,3 +71,38 @@ def test_what_a_later_run_could_not_do_is_refused(
     assert bench([*command, "--trial", "a: --muon-wd 0.1", *given]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["", '{"rows": [', "[]", '{"rows": [{"n": 1}]}'])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["parts", "--parts", "gates", "--rows"],
+        ["portfolio", "--conditions", "20 s", "--out"],
+        ["sprint", "--protocol", "open"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_damaged_result_is_refused_before_a_run_adds_to_it(
+    command: list[str], text: str, random_folder: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    """The first run was made, and then lost its row to a traceback."""
+    result = tmp_path / "result.json"
+    result.write_text(text, encoding="utf-8")
+    monkeypatch.setattr(sprint, "RESULT", result)
+    place = [] if command[0] == "sprint" else [str(result)]
+    assert bench([*command, *place, "--data", str(random_folder)]) == 2
+    error = capsys.readouterr().err
+    assert f"{result}: " in error and "move it away" in error and error.count("\n") == 1
+    assert result.read_text(encoding="utf-8") == text
+
+
+def test_a_damaged_list_of_scorings_is_refused_first(
+    random_folder: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    sealed = tmp_path / "sealed.json"
+    sealed.write_text("[{", encoding="utf-8")
+    monkeypatch.setattr(rescue, "SEALED", sealed)
+    assert bench(["rescue", "--data", str(random_folder), "--seeds", "1"]) == 2
+    error = capsys.readouterr().err
+    assert f"{sealed}: " in error and error.count("\n") == 1

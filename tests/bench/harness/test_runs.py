@@ -107,8 +107,17 @@ def test_without_an_artifact_the_weights_that_are_exported_are_scored(tmp_path, 
 
 
 def test_a_run_with_an_artifact_is_not_taken_for_one_without(tmp_path: Path):
-    (tmp_path / "summary.json").write_text('{"artifact": {}}', encoding="utf-8")
+    (tmp_path / "summary.json").write_text('{"artifact": {}, "scores": {}}', encoding="utf-8")
     assert unquantised_summary(tmp_path, [])["artifact"] == {}
-    (tmp_path / "summary.json").write_text('{"artifact": {"bytes": 3}}', encoding="utf-8")
+    (tmp_path / "summary.json").write_text(
+        '{"artifact": {"bytes": 3}, "scores": {}}', encoding="utf-8"
+    )
     with pytest.raises(InputError, match="holds a run with an artifact"):
         unquantised_summary(tmp_path, [])
+
+
+@pytest.mark.parametrize("text", ["", '{"scores": {', "[]", '{"scores": {"a": {"bpb": "low"}}}'])
+def test_a_damaged_summary_is_one_line(tmp_path: Path, text: str):
+    (tmp_path / "summary.json").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"summary\.json: .*; remove the run's folder"):
+        runs.summary(tmp_path, [])

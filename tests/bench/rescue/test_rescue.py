@@ -112,7 +112,8 @@ def test_each_finished_run_is_written_at_once(tmp_path, random_folder, monkeypat
 
 
 def test_a_run_that_is_finished_is_not_made_again(tmp_path):
-    kept = {"artifact": True, "bpb": 1.5}
+    kept = {"artifact": True, "bpb": 1.5, "uniform": 3.2, "steps": 9, "step_ms": 1.0}
+    kept |= {"exported": "raw", "struck": None, "acted": None, "alarms": 0}
     (tmp_path / "rescue.json").write_text(json.dumps(kept), encoding="utf-8")
     run = Run(tmp_path, ["--nonsense"], CLEAN, "F0", 1)
     assert outcome(*run) == kept

@@ -91,3 +91,10 @@ def test_an_act_is_the_first_alarm_once_trouble_struck(make, tmp_path):
     for struck, acted in ((5, 5), (6, 15), (16, None)):
         site.struck = struck
         assert found(run, site)["acted"] == acted
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"artifact": true}'])
+def test_a_damaged_outcome_is_one_line(tmp_path, text):
+    (tmp_path / "rescue.json").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"rescue\.json: .*; remove the run's folder"):
+        outcome(*Run(tmp_path, ["--data", "x"], "spikes", "F1", 1))

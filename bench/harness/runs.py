@@ -9,14 +9,16 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +29,7 @@ from errors import DivergedError, InputError
 from files import PROJECT, write_text
 from reading.structured import Form, read_json
 from runtime.device import OTHERS_GIB
+from runtime.lock import lock, unlock
 from settings.load import load_settings
 
 if TYPE_CHECKING:
@@ -115,12 +118,30 @@ def shared_by(commands: Iterable[Sequence[str]]) -> int:
 
 
 def take_device(devices: "SimpleQueue[str]", aloud: bool = False) -> None:
-    """Let this process see one of the GPUs alone, and keep what runs say to itself."""
+    """Let this process see one of the GPUs alone, and keep what runs say to itself.
+
+    It ends with its parent: a run that outlived it would train beside what the same command makes.
+    """
+    Thread(target=end_with_parent, daemon=True).start()
     os.environ["CUDA_VISIBLE_DEVICES"] = devices.get()
     if aloud:
         return
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def end_with_parent() -> None:
+    """Wait for the end of the process that has started this one, then kill this one."""
+    if parent := parent_process():
+        parent.join()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def clear(folder: Path) -> None:
+    """Remove what a run that was cut off has left. Raises InputError if it still goes on."""
+    if folder.exists():
+        unlock(lock(folder))
+        shutil.rmtree(folder)
 
 
 def free_memory() -> None:
@@ -139,8 +160,7 @@ def summary(folder: Path, command: Sequence[str]) -> Summary:
     """
     whole, nothing = folder / "summary.json", folder / DIVERGED
     if not (whole.exists() or nothing.exists()):
-        if folder.exists():
-            shutil.rmtree(folder)
+        clear(folder)
         status = train.main([*command, "--run-dir", str(folder)])
         free_memory()
         if not whole.exists():

@@ -3,14 +3,13 @@
 import json
 import math
 import shlex
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import train
-from bench.harness.runs import MAKE_AGAIN, free_memory, unquantised
+from bench.harness.runs import MAKE_AGAIN, clear, free_memory, unquantised
 from bench.rescue.baselines import AdaGC, ZClip
 from bench.rescue.site import Clock, Site, replaced
 from bench.rescue.troubles import TROUBLES, Plant
@@ -77,7 +76,7 @@ def outcome(*run: Any) -> Outcome:
     asked = Run(*run)
     file = asked.folder / OUTCOME
     if not file.exists():
-        shutil.rmtree(asked.folder, ignore_errors=True)
+        clear(asked.folder)
         site = made(asked)
         write_text(file, json.dumps(found(asked, site)) + "\n")
     outcome = read_json(file, Kept, MAKE_AGAIN).model_dump()

@@ -3,7 +3,10 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +18,8 @@ from artifact.submission.code_size import hashes_of
 from bench.harness import pairs, runs
 from bench.harness.runs import Summary, summaries_of, unquantised, unquantised_summary
 from errors import InputError
-from files import PROJECT
+from files import PROJECT, write_text
+from runtime.lock import lock, unlock
 from tests.bench.studies.test_ablate import SMALL
 
 HOT = ("--matrix-lr", "1e30", "--tied-embed-lr", "1e30")
@@ -121,3 +125,40 @@ def test_a_damaged_summary_is_one_line(tmp_path: Path, text: str):
     (tmp_path / "summary.json").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=r"summary\.json: .*; remove the run's folder"):
         runs.summary(tmp_path, [])
+
+
+def test_a_run_that_still_goes_on_is_not_removed(tmp_path: Path):
+    (tmp_path / "train.log").write_text("step 1")
+    holder = lock(tmp_path)
+    with pytest.raises(InputError, match="in use by another process"):
+        runs.summary(tmp_path, [])
+    assert (tmp_path / "train.log").exists()
+    unlock(holder)
+    runs.clear(tmp_path)
+    assert not tmp_path.exists()
+
+
+def lasting(file: str) -> Summary:
+    """Write this process's number to a file, and stay."""
+    write_text(Path(file), str(os.getpid()))
+    time.sleep(600)
+    return {}
+
+
+def test_a_run_ends_with_a_series_that_is_killed(tmp_path: Path):
+    """The same command then trained in the folder of a run that still went on."""
+    file = tmp_path / "number"
+    code = "import sys; from tests.bench.harness.test_runs import lasting, summaries_of\n"
+    code += "list(summaries_of([(sys.argv[1],)], lasting))"
+    with subprocess.Popen([sys.executable, "-c", code, str(file)], cwd=PROJECT) as series:
+        wait_for(file.exists)
+        series.kill()
+    wait_for(lambda: not Path("/proc", file.read_text()).exists())
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    """Wait until something is true, at most a minute."""
+    ends = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < ends
+        time.sleep(0.1)

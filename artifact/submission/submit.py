@@ -5,6 +5,7 @@ The layout is parameter-golf's: ``records/<track>/<date>_<name>/`` with ``README
 """
 
 import json
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -47,15 +48,24 @@ def submit(
         the verdict, and the finished runs with the same settings that were not given.
 
     Raises:
-        InputError: the runs differ, are not of this code, or exceed a limit; ``out`` exists.
+        InputError: the runs differ, are not of this code, or exceed a limit; ``out`` exists, or
+            no folder can be made there.
     """
-    if out.exists():
-        raise InputError(f"{out} exists; choose another --out or remove it")
+    check_out(out)
     for run in runs:
         if out.resolve().is_relative_to(run.resolve()):
             raise InputError(f"--out {out}: lies in run {run}; choose a folder beside it")
     with Progress(None, None) as progress:
         return _submitted(runs, out, about, rival, judging, progress.line)
+
+
+def check_out(out: Path) -> None:
+    """Raise InputError, before minutes of work, if ``out`` exists or could not be made."""
+    if os.path.lexists(out):
+        raise InputError(f"{out} exists; choose another --out or remove it")
+    above = next(each for each in out.absolute().parents if os.path.lexists(each))
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(f"--out {out}: no folder can be made in {above}; choose another")
 
 
 def _submitted(

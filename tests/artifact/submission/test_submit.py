@@ -5,6 +5,7 @@ import base64
 import contextlib
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -323,3 +324,25 @@ def test_runs_that_make_no_submission_are_refused_and_leave_nothing(
     with pytest.raises(InputError, match=words):
         submit([run, other], tmp_path / "out")
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("file/out", "no folder can be made in .*file"),
+        ("link/out", "no folder can be made in .*link"),
+        ("link", "exists; choose another"),
+        ("closed/a/out", "no folder can be made in .*closed"),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_refused_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, words: str
+) -> None:
+    """It was refused once the script had trained and the audit had ended."""
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("/nowhere")
+    (tmp_path / "closed").mkdir()
+    # Whoever runs the tests may write anywhere, as root may.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "closed")
+    with pytest.raises(InputError, match=words):
+        submit([tmp_path / "no run"], tmp_path / place)

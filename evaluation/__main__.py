@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from data.ending import ending
 from errors import InputError
 from evaluation.every import Artifact, Given, app, main, opened, show
 from files import PROJECT
@@ -76,7 +77,8 @@ def audit(
     if not code.exists():
         raise InputError(f"--code {code}: no such folder or file")
     seed = secrets.randbits(32) if audit_seed is None else audit_seed
-    return audit(artifact, given, code, Effort(cuts, places, seed))
+    with ending():
+        return audit(artifact, given, code, Effort(cuts, places, seed))
 
 
 @app.command

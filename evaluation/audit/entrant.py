@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -67,6 +68,7 @@ class Entrant:
             stdin=subprocess.DEVNULL,
             stdout=STDERR,
             cwd=folder.name,
+            start_new_session=True,  # Ctrl-C interrupts the judge, who then ends this process
         )
         made = cls(answers, questions, process)
         made.folder = folder
@@ -168,10 +170,12 @@ class Entrant:
         return answer, found
 
     def close(self) -> None:
-        """End the process."""
-        self.writer.close()
-        self.reader.close()
+        """End the process, whatever it computes."""
         if self.process:
+            self.process.kill()
             self.process.wait(timeout=60)
+        with suppress(BrokenPipeError):  # half a question was not read
+            self.writer.close()
+        self.reader.close()
         if self.folder:
             self.folder.cleanup()

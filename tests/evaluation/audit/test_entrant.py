@@ -1,0 +1,34 @@
+"""The entrant's process ends with its judge, without a word."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from evaluation.__main__ import main
+from evaluation.audit.entrant import Entrant
+from files import PROJECT
+
+
+def test_ctrl_c_does_not_reach_it_and_a_busy_one_ends_at_once():
+    """It printed a traceback of its own, and the judge waited for it."""
+    entrant = Entrant.start(PROJECT)
+    assert entrant.process and entrant.folder
+    assert os.getpgid(entrant.process.pid) != os.getpgid(0)
+    entrant.process.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    entrant.close()
+    assert time.monotonic() - began < 30
+    assert entrant.process.returncode == -signal.SIGKILL
+    assert not Path(entrant.folder.name).exists()
+
+
+@pytest.mark.usefixtures("heard")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_an_audit_as_an_interrupt_does(number: int, monkeypatch, capsys):
+    """SIGTERM left a folder and a process with a traceback."""
+    monkeypatch.setattr("evaluation.audit.audit.audit", lambda *_: os.kill(os.getpid(), number))
+    assert main(["audit", "artifact"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"

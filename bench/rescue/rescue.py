@@ -16,6 +16,7 @@ only, and how often is kept in ``bench/results/rescue-sealed.json``. Finished ru
 """
 
 import json
+import math
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -199,6 +200,8 @@ def plan(base: Sequence[str], asked: Asked, troubles: Sequence[str], folder: Pat
 def check_asked(asked: Asked) -> None:
     """Raise InputError for numbers or arms that cannot be measured together."""
     check_seeds(asked.seeds)
+    if not 0 <= asked.step_seconds < math.inf:
+        raise InputError(f"--step-seconds {asked.step_seconds:g}: give seconds, or 0 for real time")
     if asked.priced < 0:
         raise InputError(f"--priced {asked.priced}: give a number of seeds, or 0 for all")
     if "Y" in asked.arms and "S" not in asked.arms:

@@ -1,6 +1,7 @@
 """The rescue bench: which runs it makes, what it keeps sealed, and what its table says."""
 
 import json
+import math
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -128,6 +129,13 @@ def test_impossible_numbers_of_seeds_are_refused(given: dict[str, Any]) -> None:
     asked = rescue.Asked(troubles=("none",), **given)
     with pytest.raises(InputError, match=rf"^--{name} {count}: "):
         rescue.plan(rescue.base_of("tiny", Path("nowhere"), 40.0, ()), asked, [CLEAN], Path("runs"))
+
+
+@pytest.mark.parametrize("seconds", [math.nan, math.inf, -1.0])
+def test_a_clock_that_no_run_can_have_is_refused(seconds: float) -> None:
+    """A whole run was made by it first."""
+    with pytest.raises(InputError, match=r"^--step-seconds .*: give seconds, or 0"):
+        rescue.check_asked(rescue.Asked(step_seconds=seconds))
 
 
 def test_false_alarms_need_clean_runs_of_the_swarm_and_its_price_a_few_without():

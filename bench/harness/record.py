@@ -24,7 +24,8 @@ def need_gpu() -> None:
 def check_out(*paths: Path | None) -> None:
     """Raise InputError, before anything is measured, if a result could not be written."""
     for path in filter(None, paths):
-        if path.is_dir() or not os.access(path.parent, os.W_OK):
+        folder = path.parent
+        if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
             raise InputError(f"{path}: cannot be written; name a file in a folder that you may use")
 
 

@@ -59,6 +59,7 @@ def test_a_result_that_cannot_be_written_is_refused_first(
     [
         (("--out", "/nope/table.md"), "/nope/table.md: cannot be written"),
         (("--out", "."), ".: cannot be written"),
+        (("--out", f"{__file__}/table.md"), "/table.md: cannot be written"),
         (("--", "--kg-scores", "/nope.scores"), "/nope.scores"),
         (("--", "--vocab-size", "1024"), "has 8192 tokens"),
         (("--", "--agents-off", "nobody"), "nobody"),

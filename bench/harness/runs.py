@@ -49,9 +49,9 @@ REMARKS = {
 
 
 class Score(Form):
-    """A row of a run's scores, as far as each table reads it."""
+    """A row of a run's scores, as far as each table reads it; None: it was not finite."""
 
-    bpb: float
+    bpb: float | None
 
 
 class Finished(Form):

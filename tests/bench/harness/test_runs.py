@@ -127,6 +127,13 @@ def test_a_damaged_summary_is_one_line(tmp_path: Path, text: str):
         runs.summary(tmp_path, [])
 
 
+def test_a_score_that_was_not_finite_is_read(tmp_path: Path):
+    """A lost run has it: a series of runs goes on after one."""
+    lost = {"raw, plain": {"bpb": None, "nats": None}}
+    (tmp_path / "summary.json").write_text(json.dumps({"scores": lost}), encoding="utf-8")
+    assert runs.summary(tmp_path, [])["scores"] == lost
+
+
 def test_a_run_that_still_goes_on_is_not_removed(tmp_path: Path):
     (tmp_path / "train.log").write_text("step 1")
     holder = lock(tmp_path)

@@ -157,10 +157,16 @@ def check_seeds(count: int) -> None:
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Raise InputError for two names with one folder: the second would get the first's run."""
+    """Raise InputError for a name that leaves the runs' folder, and for two with one folder.
+
+    The second of two would get the first's run.
+    """
     taken: dict[str, str] = {}
     for name in names:
-        other = taken.setdefault(os.path.normpath(folder_of(Path(), name, 0)), name)
+        folder = os.path.normpath(folder_of(Path(), name, 0))
+        if Path(folder).is_absolute() or folder.startswith(os.pardir):
+            raise InputError(f"{name!r} leaves the runs' folder; rename it")
+        other = taken.setdefault(folder, name)
         if other != name:
             raise InputError(f"{other!r} and {name!r} have the same run folder; rename one")
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from bench.harness.pairs import check, ended, folder_of, make
+from bench.harness.pairs import check, check_names, ended, folder_of, make
 from bench.harness.record import Commit, earlier, provenance
 from bench.harness.refusals import check_series
 from bench.harness.runs import REMARKS, Summary, remarks
@@ -121,10 +121,12 @@ def plan(
     """Return name, folder and settings of each run.
 
     Raises:
-        InputError: no seed, or one twice; otherwise as ``bench.harness.pairs.check``.
+        InputError: no seed, or one twice; otherwise as ``bench.harness.pairs.check``
+            and ``check_names``.
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise InputError(f"--seeds {' '.join(map(str, seeds))}: give at least one, each once")
+    check_names([name])
     planned = []
     for seed in seeds:
         command, folder = [*base, "--seed", str(seed)], folder_of(runs, name, seed)

@@ -185,6 +185,11 @@ def test_a_series_goes_on_where_a_path_is_relative(tmp_path, monkeypatch, name: 
         pairs.check(Path("runs/a-1"), other)
 
 
+def test_a_label_that_leaves_the_folder_of_runs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="leaves the runs' folder"):
+        sprint.plan([], [1], "sprint-a/../../x", tmp_path)
+
+
 @pytest.mark.parametrize("seeds", [(), (1, 2, 1)])
 def test_no_seed_and_one_twice_are_refused(tmp_path: Path, seeds: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match="give at least one, each once"):

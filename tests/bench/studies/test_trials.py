@@ -46,6 +46,8 @@ def test_trials_are_compared_with_the_preset_as_it_is(tmp_path, random_folder, m
         (["a: --muon-wd much"], "muon_wd"),
         (["a b: --muon-wd 0.3", "a-b: --muon-wd 0.4"], "'a b' and 'a-b' have the same run folder"),
         (["as-it-is: --muon-wd 0.3"], "'as it is' and 'as-it-is' have the same run folder"),
+        (["../a: --muon-wd 0.3"], "'../a' leaves the runs' folder"),
+        (["/a: --muon-wd 0.3"], "'/a' leaves the runs' folder"),
     ],
 )
 def test_a_trial_that_is_none_is_refused(given, said, capsys):

@@ -23,10 +23,6 @@ class Backends:
     attention: str
     dtype: torch.dtype
 
-    def captures(self, device: torch.device) -> bool:
-        """Return whether training replays CUDA graphs on ``device``."""
-        return self.backend == "kernels" and device.type == "cuda"
-
 
 def device_type(wanted: str) -> str:
     """Return "cuda" or "cpu"; if ``wanted`` is "auto", "cuda" if there is a GPU.

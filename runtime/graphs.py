@@ -18,6 +18,11 @@ Function = Callable[..., Tensor]
 T = TypeVar("T")
 
 
+def captures(backend: str, device: torch.device) -> bool:
+    """Return whether launches of ``backend`` are recorded and replayed on ``device``."""
+    return backend == "kernels" and device.type == "cuda"
+
+
 class Graphs:
     """Records graphs that share one stream and one memory pool.
 
@@ -34,8 +39,8 @@ class Graphs:
 
     @classmethod
     def of(cls, backend: str, device: torch.device) -> "Graphs | None":
-        """Return graphs if a backend's launches can be recorded on the device."""
-        return cls(device) if backend == "kernels" and device.type == "cuda" else None
+        """Return graphs, or None where ``captures`` says that nothing is recorded."""
+        return cls(device) if captures(backend, device) else None
 
     def apart(self) -> "Graphs":
         """Return graphs with a pool of their own, which may be replayed between two of these."""

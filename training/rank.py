@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from runtime.device import Backends, choose, device_type
+from runtime.graphs import captures
 from runtime.progress import Progress
 from runtime.ranks import World
 from runtime.run_folder import RunFolder
@@ -115,7 +116,7 @@ def joined(settings: Settings, startup: Startup, data: str) -> Iterator[Rank]:
     try:
         with ExitStack() as stack:
             backends = choose(settings, world.device, trains_in_fp8(settings))
-            if backends.captures(world.device):
+            if captures(backends.backend, world.device):
                 from kernels.common.compiling import begin_key  # a CPU can do without Triton
 
                 begin_key()

@@ -85,7 +85,7 @@ class Trainer:
         self.steps = CapturedSteps(
             {variant: self._make_gradients(variant, nats, windows) for variant in self.variants},
             self.update,
-            Graphs(world.device) if backends.captures(world.device) else None,
+            Graphs.of(backends.backend, world.device),
         )
         self.outgoing = torch.cuda.Stream(world.device) if world.device.type == "cuda" else None
         self.probes = probes_of(settings, reads)

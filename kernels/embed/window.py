@@ -30,13 +30,13 @@ from kernels.embed.forward import (
     keyed_rows,
     summed_embedding,
 )
-from kernels.norm.norm import normed_gradient
 
 # Compiled, not timed. A program is one warp with a row at a time, so no sum needs shared memory.
 # In tiles of rows on 4 warps the gate's fp32 vector sets a layout that cuts rows over warps.
 LAUNCH = {
     "forward": Launch(warps=1, programs=32 * 132),  # 55 registers, 32 programs a multiprocessor
-    "backward": Launch(warps=1, programs=21 * 132),  # 96 registers, 21 programs
+    # 96 registers, 21 programs, 4 KB each. With 2 stages no copy overlaps with its use.
+    "backward": Launch(warps=1, stages=3, programs=21 * 132, registers=96),
 }
 
 
@@ -88,6 +88,7 @@ def launch_window_backward(
         near_tile(width, window),
         WINDOW=window,
         VOCABULARY=vocabulary,
+        STAGES=launch.stages,
         **launch.options,
     )
     sums = partial.sum(1)
@@ -141,6 +142,7 @@ def embed_window_backward(
     near,
     WINDOW: tl.constexpr,
     VOCABULARY: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """Compute the gradient of the summed embedding through RMSNorm and SmearGate.
 
@@ -149,12 +151,13 @@ def embed_window_backward(
         d_x_i     = d_value_i + d_logit_i smear_gate + scale s_{i+1} d_value_{i+1}
 
     and the program's sums of d_logit_i x_i and s_i d_value_i . x_{i-1}, partial (W + 1, programs)
-    fp32. A program goes back through a run of positions and keeps x_{i-1} and what position i + 1
-    adds. It begins with the position after its run, of which it only wants that. Closed gates count
-    as x_{i-1} = 0 and d_value_{i+1} = 0. grad, into_sum (N, C).
+    fp32. A program goes back through a run of positions and keeps x_{i-1} and d_value_{i+1}, both
+    without factors. It begins with the position after its run, of which it only wants that. Closed
+    gates count as x_{i-1} = 0 and d_value_{i+1} = 0. grad, into_sum (N, C).
 
-    It moves what ``embed_backward`` moves, 201 MB at 98,304 x 512 in bf16. A row takes a warp 362
-    instructions, 444 with bigrams.
+    It moves what ``embed_backward`` moves, 201 MB at 98,304 x 512 in bf16. Copies of a position's
+    rows to shared memory run while the position after it is computed. A row takes a warp 389
+    instructions.
     """
     columns, near_columns = column_indices(tile), column_indices(near)
     inside, in_window = columns < tile.C, near_columns < WINDOW
@@ -164,52 +167,54 @@ def embed_window_backward(
     run = tl.cdiv(text.count, tl.num_programs(0))
     first = tl.program_id(0) * run
     stop = tl.minimum(first + run, text.count)
-    x = keyed_embedding(text, tables, stop, stop < text.count, columns, VOCABULARY, tile)
-    by_later, sum_gate = zeros(tile), zeros(near)
-    sum_scale = 0.0
-    for position in range(stop, first - 1, -1):
-        mask, own = position < text.count, position < stop
+    index, mask = stop % text.length, stop < text.count
+    ids, bigrams = keys_of(text, tables, stop, mask, VOCABULARY)
+    x = summed_embedding(tables, ids, bigrams, mask, columns, tile)
+    near_x = summed_embedding(tables, ids, bigrams, mask, near_columns, near)
+    later, sum_gate = zeros(tile), zeros(near)
+    by_later, sum_scale = 0.0, 0.0
+    for turn in tl.range(0, stop - first + 1, num_stages=STAGES):
+        position = stop - turn
+        mask, own = position > 0, position < stop
         offsets = row_indices(position, tile) * tile.C + columns
-        previous = keyed_embedding(
-            text, tables, position - 1, position > 0, columns, VOCABULARY, tile
-        )
-        near_x = keyed_embedding(text, tables, position, mask, near_columns, VOCABULARY, near)
-        preceded = continues(text, position, mask)
+        previous_ids, bigrams = keys_of(text, tables, position - 1, mask, VOCABULARY)
+        previous = summed_embedding(tables, previous_ids, bigrams, mask, columns, tile)
+        near_previous = summed_embedding(tables, previous_ids, bigrams, mask, near_columns, near)
+        into_out = load(grad, offsets, (position < text.count) & inside)
+        preceded = index != 0  # at position ``count``, too
+        if text.BOS is not None:
+            preceded = preceded & (ids != text.BOS)
         gate = gate_of(near_x, near_weight)
         by_gate = tl.where(preceded, by_scale * gate, 0.0)
-        into_value = load(grad, offsets, mask & inside)
-        into_value = unnormed(into_value, x + by_gate * previous, eps, tile)
-        product = tl.where(own & preceded, tl.sum(into_value * previous), 0.0)
+        value = x + by_gate * previous
+        by_rms = tl.rsqrt(tl.sum(value * value) / tile.C + eps)
+        projection = tl.sum(into_out * value) / tile.C * by_rms * by_rms
+        into_value = into_out - value * projection  # without its factor by_rms
+        product = tl.where(own & preceded, by_rms * tl.sum(into_value * previous), 0.0)
         into_logit = by_gate * (1 - gate) * product
         sum_scale += gate * product
         sum_gate += into_logit * near_x
-        store(into_sum, offsets, into_value + into_logit * weight + by_later, own & inside)
-        by_later = by_gate * into_value
-        x = previous
+        into_x = by_rms * into_value + by_later * later + into_logit * weight
+        store(into_sum, offsets, into_x, own & inside)
+        later, by_later = into_value, by_gate * by_rms
+        x, near_x, ids = previous, near_previous, previous_ids
+        index = tl.where(index == 0, text.length, index) - 1  # a remainder takes 25 instructions
     program, programs = tl.program_id(0), tl.num_programs(0)
     tl.store(partial + near_columns * programs + program, sum_gate, mask=in_window)
     tl.store(partial + WINDOW * programs + program, sum_scale)
 
 
 @triton.jit
-def keyed_embedding(text, tables, positions, mask, columns, VOCABULARY: tl.constexpr, tile):
-    """Return ``summed_embedding`` of positions, whose bigrams' rows are among the keys."""
-    ids = tl.load(text.ids + positions, mask=mask, other=0).to(tl.int32)
+def keys_of(text, tables, position, mask, VOCABULARY: tl.constexpr):
+    """Return the rows of the two tables that a position looks up, read from the keys."""
+    ids = tl.load(text.ids + position, mask=mask, other=0).to(tl.int32)
     bigrams = ids
     if tables.projected is not None:
-        bigrams = keyed_rows(text, positions, mask, VOCABULARY)
-    return summed_embedding(tables, ids, bigrams, mask, columns, tile)
+        bigrams = keyed_rows(text, position, mask, VOCABULARY)
+    return ids, bigrams
 
 
 @triton.jit
 def gate_of(near_x, weight):
     """Return ``sigmoid(x[:W] . weight)`` of a row."""
     return tl.sigmoid(tl.sum(near_x * weight))
-
-
-@triton.jit
-def unnormed(grad, value, eps, tile):
-    """Return the gradient of a norm's input ``value`` from that of its output."""
-    by_rms = tl.rsqrt(tl.sum(value * value) / tile.C + eps)
-    projection = tl.sum(grad * value) / tile.C * by_rms * by_rms
-    return normed_gradient(grad, value, projection, by_rms)

@@ -8,8 +8,8 @@ from tests.kernels.tools.ahead_of_time import OPERATIONS, SHARED_LIMIT
 from tests.kernels.tools.compiling_process import printed_by
 
 COLD_STACK = 256  # bytes a thread, of addresses that roles of warps share
-# Kernels of one warp a row, where a row cut over warps would go through shared memory.
-ROWS_IN_A_WARP = "embed_window"
+# Kernel of one warp a row, where a row cut over warps would go through shared memory.
+ROWS_IN_A_WARP = "embed_window_forward"
 
 
 @pytest.mark.slow

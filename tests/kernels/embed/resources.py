@@ -64,8 +64,9 @@ def window_variants(name: str, bos_id: int | None, tables: Tables) -> list[Varia
             f"embed_window_backward{name}",
             window.embed_window_backward,
             common | back,
-            {"WINDOW": 12, "VOCABULARY": 8192},
+            {"WINDOW": 12, "VOCABULARY": 8192, "STAGES": window.LAUNCH["backward"].stages},
             window.LAUNCH["backward"].warps,
+            maxnreg=window.LAUNCH["backward"].registers,
         ),
     ]
 

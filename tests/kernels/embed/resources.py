@@ -104,12 +104,8 @@ VARIANTS = [
     Variant(
         "sum_slots",
         sum_slots,
-        {
-            **dict.fromkeys(("parts", "sums"), "*fp32"),
-            "starts": "*i32",
-            "tile": row_tile(512, SLOTS.rows),
-        },
-        {"PIECE": PIECES.rows},
-        SLOTS.warps,
+        {"parts": "*fp32", "starts": "*i32", "sums": "*fp32"},
+        {"PIECE": PIECES.rows, "BATCH": SLOTS.depth, "C": 512, "PADDED": 512},
+        num_warps=4,
     ),
 ]

@@ -49,7 +49,7 @@ def test_sums(
     kind: str, count: int, segments: int, lists: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(LAUNCH, "pieces", Launch(rows=8, depth=4))
-    monkeypatch.setitem(LAUNCH, "slots", Launch(rows=2))
+    monkeypatch.setitem(LAUNCH, "slots", Launch(depth=2))
     rows = random_tensors(count, rows=(count, 24))["rows"].float().to(DEVICE)
     keys = random_keys(kind, lists * count, segments).to(DEVICE, torch.int16)
     got = by_kernels(rows, keys, segments)

@@ -52,12 +52,13 @@ def of_chunks() -> Entry:
     place = torch.tensor(PLACE, device="cuda")
     position = torch.arange(SIZE, device="cuda")
     rope = rope_at(PLACE + position, ROPE_DIMS, 10_000.0)
+    bounds = chunk_bounds(place, position.expand(DOCUMENTS, SIZE), SEEN)
 
     def run(ops: Operations):
         def attend(inputs) -> list[Tensor]:
             given = dict(inputs)
             kept = Kept(given.pop("kept").detach(), place)
-            documents = chunk_bounds(place, given["q"][:, :, 0, 0], SEEN)
+            documents = bounds[:, : len(given["q"])].contiguous()
             options = {"rope": rope, "kept": kept, "documents": documents}
             return [ops.cached_attention(**given, **options, eps=EPS, xsa=True)[0]]
 

@@ -133,7 +133,7 @@ class CachedAttention(Protocol):
         """Return ``Attention`` of N documents' chunks of S tokens, and their keys to be kept.
 
         What is kept has no gradient, and may change after this call, before its backward pass, but
-        for the positions that the chunk sees.
+        for the positions that the chunk sees. The gain has none because no adapter changes it.
 
         Args:
             q, k, v, gain, eps, xsa, gate: as in ``Attention``, of B = N windows of T = S.

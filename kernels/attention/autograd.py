@@ -156,8 +156,8 @@ def attend(
 
 def joint_gradient(
     saved: Saved, dy: Tensor, output: Tensor | None = None, kept: Kept | None = None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return dq, dk and dv in one tensor, dgain (H,) and dgate.
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return dq, dk and dv in one tensor, dgain (H,), None with ``kept``, and dgate.
 
     The tensor (B, T, H + 2 G, D) is what a joint projection's backward pass reads. With ``output``
     (C, H D), dy is (N, C), the gradient of the product with it, and ``backward_prepare_hopper``

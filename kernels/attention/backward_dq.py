@@ -66,7 +66,10 @@ class Inputs(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """dq, elements between its tokens, and dgain (B, tiles, H), one row a program and window."""
+    """dq, elements between its tokens, and dgain.
+
+    That is (B, tiles, H), one row a program and window, or None if nobody wants it.
+    """
 
     dq: Any
     stride: Any
@@ -89,7 +92,7 @@ class Rows(NamedTuple):
 
 def backward_dq(
     saved: Saved, dout: Tensor, delta: Tensor, dq: Tensor, kept: Kept | None = None
-) -> Tensor:
+) -> Tensor | None:
     """Launch ``backward_dq_kernel``, which writes dq.
 
     Args:
@@ -99,12 +102,14 @@ def backward_dq(
         kept: as for the forward pass.
 
     Returns:
-        dgain (H,) fp32.
+        dgain (H,) fp32; None with ``kept``.
     """
     (B, G, rows, D), lse, gain = saved.query.shape, saved.lse, saved.gain
     launch = launch_for(LAUNCH, D)
     tiles = triton.cdiv(rows, launch.rows)
-    dgain = torch.empty((B, tiles, gain.numel()), dtype=torch.float32, device=dq.device)
+    dgain = None
+    if kept is None:
+        dgain = torch.empty((B, tiles, gain.numel()), dtype=torch.float32, device=dq.device)
     backward_dq_kernel[(tiles, B * G)](
         Inputs(dout, saved.query, lse, delta, saved.rstd, lse.size(2)),
         keys_argument(saved.key, saved.v),
@@ -118,7 +123,7 @@ def backward_dq(
         KEYS=launch.columns,
         **launch.options,
     )
-    return dgain.sum((0, 1))
+    return None if dgain is None else dgain.sum((0, 1))
 
 
 @triton.jit
@@ -201,7 +206,7 @@ def take_keys(rows, acc, keys, first, length, MASKED: tl.constexpr, KEYS: tl.con
 def finish_rows(dq, query, row, gain, rstd, rope, problem, outputs):
     """Take the gradient of scaled queries (ROWS, D) through gain, norm and rope.
 
-    Stores it and the gain's gradient.
+    Stores it and the gain's gradient, if that is wanted.
     """
     D: tl.constexpr = dq.shape[1]
     GROUP: tl.constexpr = problem.GROUP
@@ -212,11 +217,12 @@ def finish_rows(dq, query, row, gain, rstd, rope, problem, outputs):
     scale = query_scale(gain, D)
     rotated = unscaled(query, scale)
     projection = tl.sum(dq * rotated, 1)
-    for each in tl.static_range(GROUP):
-        counts = (member == each) & (tl.abs(gain) < gain_limit(D))
-        partial = tl.sum(tl.where(counts, projection, 0.0), 0) * D**-0.5
-        to = (batch * tl.num_programs(0) + tile) * (problem.G * GROUP) + head * GROUP + each
-        tl.store(outputs.dgain + to, partial)
+    if outputs.dgain is not None:
+        for each in tl.static_range(GROUP):
+            counts = (member == each) & (tl.abs(gain) < gain_limit(D))
+            partial = tl.sum(tl.where(counts, projection, 0.0), 0) * D**-0.5
+            to = (batch * tl.num_programs(0) + tile) * (problem.G * GROUP) + head * GROUP + each
+            tl.store(outputs.dgain + to, partial)
     dq = (dq - rotated * (projection / D)[:, None]) * (rstd * scale * LN_2)[:, None]
     dq = rotate_back(dq, position, valid, rope, D)
     token = batch.to(tl.int64) * problem.length + position

@@ -203,7 +203,7 @@ def cached_attention(
         return over_kept(q, k, v, documents, kept)
 
     same = {"eps": eps, "xsa": xsa, "gate": gate, "documents": documents}
-    return attention(q, k, v, gain, rope, **same, attend=attend), keys[0]
+    return attention(q, k, v, gain.detach(), rope, **same, attend=attend), keys[0]
 
 
 def over_kept(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None, kept: Kept) -> Tensor:

@@ -108,7 +108,7 @@ def dq_variant(head_dim: int, option: str) -> Variant:
         "gain": FP32,
         "rope": ROPE,
         "problem": problem(option),
-        "outputs": backward_dq.Outputs(BF16, INT, FP32),
+        "outputs": backward_dq.Outputs(BF16, INT, None if option == KEPT else FP32),
         "ring": RING if option == KEPT else None,
     }
     kernel, launch = backward_dq.backward_dq_kernel, backward_dq.LAUNCH[head_dim]

@@ -273,6 +273,7 @@ def attended(
         documents=bounds,
         lookup=lookup,
         onto=onto,
+        window=visit.window,
     )
 
 

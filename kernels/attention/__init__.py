@@ -74,6 +74,7 @@ class SelfAttention(Protocol):
         documents: Tensor | None = None,
         lookup: tuple[Tensor, Tensor] | None = None,
         onto: tuple[Tensor | Operand, Tensor | None] | None = None,
+        window: int | None = None,
     ) -> Tensor:
         """Return the attention of the projections q, k, v of one input, or its projection.
 
@@ -90,6 +91,8 @@ class SelfAttention(Protocol):
             lookup: a table's rows (B, T, E) and a weight (G D, E), whose product is added to v.
             onto: the weight (C', H D) of a projection of the result, and the stream (B, T, C') to
                 which ``LinearAdd`` adds it, if any.
+            window: tokens that a position sees at most, by which a backend chooses kernels; None:
+                not known.
 
         Returns:
             (B, T, H, D) in x's dtype; (B, T, C') with ``onto``.

@@ -33,6 +33,8 @@ from kernels.attention.rope import rotated
 from kernels.attention.saved import Saved
 from kernels.attention.schedule_hopper import heads_fit_hopper
 
+NEAR = 256  # tokens, up to which dq of Triton takes less time than that of Hopper: see README.md
+
 
 def attention(
     q: Tensor,
@@ -155,13 +157,17 @@ def attend(
 
 
 def joint_gradient(
-    saved: Saved, dy: Tensor, output: Tensor | None = None, kept: Kept | None = None
+    saved: Saved,
+    dy: Tensor,
+    output: Tensor | None = None,
+    kept: Kept | None = None,
+    near: bool = False,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Return dq, dk and dv in one tensor, dgain (H,), None with ``kept``, and dgate.
 
     The tensor (B, T, H + 2 G, D) is what a joint projection's backward pass reads. With ``output``
     (C, H D), dy is (N, C), the gradient of the product with it, and ``backward_prepare_hopper``
-    takes both. ``kept`` is as for the forward pass.
+    takes both. ``kept`` is as for the forward pass; ``near``: no position sees more than ``NEAR``.
     """
     dy = dy.contiguous()
     (B, T, H, D), G = saved.y.shape, saved.v.size(2)
@@ -177,11 +183,14 @@ def joint_gradient(
     else:
         backward_prepare_hopper.backward_prepare(saved, dy, output, results)
     dout = dy if dout is None else dout
-    if kept is None and on_hopper(saved):
+    hopper = kept is None and on_hopper(saved)
+    if hopper and not near:
         dgain = backward_dq_hopper.backward_dq(saved, dout, delta, dq)
+    else:
+        dgain = backward_dq.backward_dq(saved, dout, delta, dq, kept, near)
+    if hopper:
         backward_dkv_hopper.backward_dkv(saved, dout, delta, dk, dv)
     else:
-        dgain = backward_dq.backward_dq(saved, dout, delta, dq, kept)
         backward_dkv.backward_dkv(saved, dout, delta, dk, dv)
     return joint, dgain, dgate
 

@@ -49,6 +49,8 @@ LAUNCH = {
     64: Launch(rows=64, columns=64, warps=4, stages=2, registers=168),
     128: Launch(rows=128, columns=64, warps=8, stages=2),
 }
+# If a position sees few keys, small tiles hold fewer that it does not see.
+NEAR_LAUNCH = LAUNCH | {64: Launch(rows=64, columns=32, warps=4, stages=3)}
 
 
 class Inputs(NamedTuple):
@@ -91,7 +93,12 @@ class Rows(NamedTuple):
 
 
 def backward_dq(
-    saved: Saved, dout: Tensor, delta: Tensor, dq: Tensor, kept: Kept | None = None
+    saved: Saved,
+    dout: Tensor,
+    delta: Tensor,
+    dq: Tensor,
+    kept: Kept | None = None,
+    near: bool = False,
 ) -> Tensor | None:
     """Launch ``backward_dq_kernel``, which writes dq.
 
@@ -100,12 +107,13 @@ def backward_dq(
         dout, delta: as ``backward_prepare`` writes them; dout is dy if it would be equal.
         dq: (B, T, H, D), tokens ``stride(1)`` apart.
         kept: as for the forward pass.
+        near: whether positions see few keys.
 
     Returns:
         dgain (H,) fp32; None with ``kept``.
     """
     (B, G, rows, D), lse, gain = saved.query.shape, saved.lse, saved.gain
-    launch = launch_for(LAUNCH, D)
+    launch = launch_for(NEAR_LAUNCH if near else LAUNCH, D)
     tiles = triton.cdiv(rows, launch.rows)
     dgain = None
     if kept is None:

@@ -267,6 +267,7 @@ def compose(ops: Products, attention: Attention) -> SelfAttention:
         documents: Tensor | None = None,
         lookup: tuple[Tensor, Tensor] | None = None,
         onto: tuple[Tensor | Operand, Tensor | None] | None = None,
+        window: int | None = None,
     ) -> Tensor:
         head_dim = sourced(weight).size(0) // (heads + 2 * kv_heads)
         sizes = (heads * head_dim, kv_heads * head_dim, kv_heads * head_dim)

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kernels.attention import qkv_hopper
-from kernels.attention.autograd import attend, check_heads, joint_gradient
+from kernels.attention.autograd import NEAR, attend, check_heads, joint_gradient
 from kernels.attention.backward_prepare_hopper import prepare_fits_hopper
 from kernels.attention.rope import rotated
 from kernels.attention.saved import Saved
@@ -45,6 +45,7 @@ def self_attention(
     documents: Tensor | None = None,
     lookup: tuple[Tensor, Tensor] | None = None,
     onto: tuple[Tensor | Operand, Tensor | None] | None = None,
+    window: int | None = None,
 ) -> Tensor:
     """Compute ``kernels.attention.SelfAttention`` in bf16 or fp32.
 
@@ -57,7 +58,8 @@ def self_attention(
     check_heads(weight.size(0) // (heads + 2 * kv_heads), 2 * rope.size(2))
     output, stream = (None, None) if onto is None else (unscaled(onto[0]), onto[1])
     given = (x, weight, *(lookup or (None, None)), gain, rope, gate, documents, output, stream)
-    return SelfAttention.apply(*given, heads, kv_heads, eps, xsa)  # pyright: ignore[reportReturnType]
+    near = window is not None and window <= NEAR
+    return SelfAttention.apply(*given, heads, kv_heads, eps, xsa, near)  # pyright: ignore[reportReturnType]
 
 
 class SelfAttention(torch.autograd.Function):
@@ -80,6 +82,7 @@ class SelfAttention(torch.autograd.Function):
         kv_heads: int,
         eps: float,
         xsa: bool,
+        near: bool,
     ) -> Tensor:
         x = x.contiguous()
         query, rstd, key, key_rstd, v = project(x, weight, gain, rope, heads, kv_heads, eps)
@@ -87,6 +90,7 @@ class SelfAttention(torch.autograd.Function):
             v.view(-1, lookup_weight.size(0)).addmm_(rows(lookup), lookup_weight.T)
         saved = attend(query, rstd, key, key_rstd, v, gain, rope, gate, documents, xsa)
         ctx.save_for_backward(x, weight, lookup, lookup_weight, output, *saved)
+        ctx.near = near
         if output is None:
             return saved.y
         y = saved.y.flatten(2)
@@ -108,7 +112,7 @@ class SelfAttention(torch.autograd.Function):
                 d_output = side.product(dy.T, y) if needed[8] else None
                 dy = dy @ output
         into = dy if fused else dy.view_as(saved.y)
-        joint, dgain, dgate = joint_gradient(saved, into, output if fused else None)
+        joint, dgain, dgate = joint_gradient(saved, into, output if fused else None, near=ctx.near)
         with Side(dy.device) as side:
             # Not before, because the kernels in between occupy every multiprocessor.
             if fused and needed[8]:
@@ -116,7 +120,7 @@ class SelfAttention(torch.autograd.Function):
             given = (rows(joint.flatten(2)), x, weight, lookup, lookup_weight, needed[:4])
             found = projection_gradients(*given)
         d_stream = upstream if needed[9] else None
-        return *found, dgain, None, dgate, None, d_output, d_stream, None, None, None, None
+        return *found, dgain, None, dgate, None, d_output, d_stream, *[None] * 5
 
 
 def project(

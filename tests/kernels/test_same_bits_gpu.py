@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kernels import operations
-from kernels.attention.reference import rope_table
+from kernels.attention.reference import rope_table, window_bounds
 from kernels.attention.self_attention import self_attention
 from model.gpt import GPT
 from settings.load import load_settings
@@ -32,14 +32,17 @@ def count_differing(make: Callable[[], dict[str, Tensor]], times: int) -> dict[s
     return {name: times for name, times in differing.items() if times}
 
 
-@pytest.mark.parametrize("xsa", [False, True])
-def test_attention(xsa: bool):
+@pytest.mark.parametrize(("xsa", "window"), [(False, None), (True, None), (True, 128)])
+def test_attention(xsa: bool, window: int | None):
     device = torch.device("cuda")
     drawn = random_tensors(1, x=(B, T, C), weight=((H + 2 * G) * D, C), gain=(H,), dy=(B, T, H, D))
     drawn["weight"] /= C**0.5
     gain = drawn.pop("gain").to(device, torch.float32).requires_grad_()
     x, weight, dy = (drawn[name].to(device, torch.bfloat16) for name in ("x", "weight", "dy"))
     rope = rope_table(T, 16, 1e4, device)
+    bounds = window and window_bounds(torch.zeros(B, T, device=device), window)
+    options: dict[str, Any] = {"heads": H, "kv_heads": G, "rope": rope, "eps": 1e-6, "xsa": xsa}
+    options |= {"documents": bounds, "window": window}
     given: dict[str, Any] = {
         "x": x.requires_grad_(),
         "weight": weight.requires_grad_(),
@@ -47,7 +50,7 @@ def test_attention(xsa: bool):
     }
 
     def make() -> dict[str, Tensor]:
-        y = self_attention(**given, heads=H, kv_heads=G, rope=rope, eps=1e-6, xsa=xsa)
+        y = self_attention(**given, **options)
         gradients = torch.autograd.grad(y, list(given.values()), dy)
         return {"y": y.detach(), **dict(zip(given, gradients, strict=True))}
 

@@ -42,7 +42,8 @@ def launch(hopper: bool, xsa: bool, options: dict[str, torch.Tensor | None]) -> 
     saved = autograd.attend(*rotated, v, gain, rope, gate, documents, xsa)
     autograd.joint_gradient(saved, torch.empty_like(saved.y))
     if hopper:
-        autograd.joint_gradient(saved, x.new_empty(B * T, C), x.new_empty(C, H * D))
+        output = x.new_empty(C, H * D)
+        autograd.joint_gradient(saved, x.new_empty(B * T, C), output, near=documents is not None)
 
 
 def launch_cached(gain: torch.Tensor, options: dict[str, torch.Tensor | None]) -> None:

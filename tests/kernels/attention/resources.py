@@ -29,6 +29,7 @@ OPTIONS = {
     "documents": ("documents",),
     "all": ("xsa", "documents", "gate"),
 }
+NEAR = "near"  # of Triton's dq: all, and few keys of a position
 KEPT = "kept"  # of Triton's forward and dq kernels: all, and kept keys of documents
 BF16, FP32, INT = "*bf16", "*fp32", "i32"
 HEADS = {"G": tl.constexpr(4), "GROUP": tl.constexpr(2)}
@@ -40,7 +41,7 @@ RING = visible.Ring(BF16, "*i64", INT, INT, INT)
 
 def given(option: str, name: str, kind: str = BF16) -> str | None:
     """Return the type of an input that only some options have."""
-    return kind if option == KEPT or name in OPTIONS[option] else None
+    return kind if option in (KEPT, NEAR) or name in OPTIONS[option] else None
 
 
 def changed(option: str, kind: str = BF16) -> str | None:
@@ -111,8 +112,8 @@ def dq_variant(head_dim: int, option: str) -> Variant:
         "outputs": backward_dq.Outputs(BF16, INT, None if option == KEPT else FP32),
         "ring": RING if option == KEPT else None,
     }
-    kernel, launch = backward_dq.backward_dq_kernel, backward_dq.LAUNCH[head_dim]
-    return variant(kernel, option, head_dim, launch, arguments)
+    table = backward_dq.NEAR_LAUNCH if option == NEAR else backward_dq.LAUNCH
+    return variant(backward_dq.backward_dq_kernel, option, head_dim, table[head_dim], arguments)
 
 
 def dkv_variant(head_dim: int, option: str) -> Variant:
@@ -216,6 +217,7 @@ def hopper_dkv_variant(option: str) -> Variant:
 
 VARIANTS = [
     *(make(head_dim, KEPT) for head_dim in (64, 128) for make in (forward_variant, dq_variant)),
+    dq_variant(64, NEAR),
     *(prepare_variant(head_dim, option) for head_dim in (64, 128) for option in OPTIONS),
     rotate_variant(),
     *(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels.attention import reference
-from kernels.attention.autograd import attention
+from kernels.attention.autograd import NEAR, attention
 from kernels.attention.reference import document_bounds, scaled_dot_product, window_bounds
 from kernels.attention.self_attention import self_attention
 from tests.kernels.tools.compare import FP32, random_tensors, relative_error
@@ -222,25 +222,59 @@ def test_bf16_of_head_dim_128() -> None:
     check_bf16((2, 500, 4, 2, 128), 70, (True, True, True), seed=128)
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("window", [64, 300])
-def test_bf16_from_the_input_on(window: int) -> None:
-    """The fused projections pass bounds on."""
-    B, T, C, H, G = 2, 999, 512, 8, 4
+def from_the_input(
+    size: tuple[int, ...], bounds: Tensor, window: int | None, dtype: torch.dtype
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """Results of ``self_attention``, told ``window``: ours, in fp64, and PyTorch's in dtype."""
+    B, T, H, G, C = size
     drawn = random_tensors(4, x=(B, T, C), weight=((H + 2 * G) * 64, C), gain=(H,))
     drawn["weight"] /= C**0.5
-    rounded = cast(drawn, torch.bfloat16, ("gain",))
+    rounded = cast(drawn, dtype, ("gain",))
     rope = reference.rope_table(T, 16, BASE, torch.device(DEVICE))
-    bounds = window_bounds(torch.zeros(B, T, device=DEVICE), window)
 
     def of(operation: Any) -> Any:
-        options = {"rope": rope, "eps": EPS, "xsa": True, "documents": bounds}
+        options = {"rope": rope, "eps": EPS, "xsa": True, "documents": bounds, "window": window}
         return lambda **given: [operation(**given, heads=H, kv_heads=G, **options)]
 
     with poisoned():
         ours = results(of(self_attention), rounded, seed=1)
     exact = results(of(reference.self_attention), cast(rounded, torch.float64), seed=1)
-    theirs = results(of(reference.self_attention), rounded, seed=1)
+    return ours, exact, results(of(reference.self_attention), rounded, seed=1)
+
+
+@pytest.mark.parametrize("window", [2, 20, NEAR])
+def test_kernels_for_near_windows(window: int) -> None:
+    """They compute what the others do, also where documents cut windows."""
+    bounds = window_bounds(
+        tokens_of(2, 150, 0.05), window, document_bounds(tokens_of(2, 150, 0.05), BOS)
+    )
+    ours, exact, _ = from_the_input((2, 150, 4, 2, 64), bounds.to(DEVICE), window, torch.float32)
+    for name in exact:
+        assert relative_error(ours[name], exact[name]) < FP32, name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("window", [2, 64, 128, 255, 256])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_bf16_of_near_windows_in_documents(window: int, seed: int) -> None:
+    tokens = tokens_of(3, 2000 + seed, 0.01)
+    bounds = window_bounds(tokens, window, document_bounds(tokens, BOS)).to(DEVICE)
+    size = (3, 2000 + seed, 8, 4, 512)
+    check_near(*from_the_input(size, bounds, window, torch.bfloat16))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("window", "told"), [(64, None), (200, 200), (300, 300)])
+def test_bf16_from_the_input_on(window: int, told: int | None) -> None:
+    """The fused projections pass bounds on."""
+    bounds = window_bounds(torch.zeros(2, 999, device=DEVICE), window)
+    check_near(*from_the_input((2, 999, 8, 4, 512), bounds, told, torch.bfloat16))
+
+
+def check_near(
+    ours: dict[str, Tensor], exact: dict[str, Tensor], theirs: dict[str, Tensor]
+) -> None:
+    """At most 1.5 times as far from fp64 as PyTorch, the gain's gradient left out."""
     for name in exact.keys() - {"gradient of gain"}:
         allowed = SHARE_OF_BF16 * relative_error(theirs[name], exact[name])
         assert relative_error(ours[name], exact[name]) <= max(allowed, ROUNDING), name

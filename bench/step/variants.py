@@ -6,7 +6,7 @@ Exits with 1 if a bar is missed.
 """
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -72,13 +72,19 @@ def measured(trainer: Trainer) -> list[Figure]:
     return figures(trainer.steps.costs, times, trace)
 
 
-def take(trainer: Trainer, variants: Iterable[Variant]) -> float:
-    """Return the seconds of some steps, which are launched as the loop launches them."""
+def take(
+    trainer: Trainer, variants: Iterable[Variant], before: Callable[[], object] = lambda: None
+) -> float:
+    """Return the seconds of some steps, which are launched as the loop launches them.
+
+    ``before`` is called before each.
+    """
     update = trainer.update
     metrics = Metrics(update.groups, update.measures.sizes, trainer.outgoing)
     began = finished(trainer)
     for step, variant in enumerate(variants):
         metrics.collect(AHEAD_ON_GPU)
+        before()
         metrics.push(step, trainer.step(step, STEADY, variant))
     metrics.collect(0)
     return finished(trainer) - began

@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.harness.rig import Rig
 from bench.step import clock as clock_command
+from bench.step import variants
 from bench.step.clock import main
 from errors import InputError
+from runtime.ranks import World
 from settings.load import load_settings
 from settings.variants import reachable
 from training.reference_clock import WORK, ReferenceClock
@@ -42,6 +45,21 @@ def test_a_clock_of_preset_tiny_is_measured_and_read(
     told = [*TINY.split(), *(["--data", "DIR"] if text else []), *stages]
     assert record["settings"] == told
     assert capsys.readouterr().out.count(" ms ") == 6
+
+
+def test_steps_with_copies_are_launched_without_waiting_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rig, order = Rig(tmp_path, World.single(torch.device("cpu")), TINY.split()), []
+    trainer = rig.trainer
+    step, copy, wait = trainer.step, trainer.snapshots.take, variants.finished
+    monkeypatch.setattr(trainer, "step", lambda *given: order.append("step") or step(*given))
+    monkeypatch.setattr(trainer.snapshots, "take", lambda: order.append("copy") or copy())
+    monkeypatch.setattr(variants, "finished", lambda it: order.append("wait") or wait(it))
+    clock_command.keep_ms(trainer, turns=1)
+    rig.close()
+    with_copies = ["wait", *["copy", "step"] * clock_command.KEEPS, "wait"]
+    assert order == [*with_copies, "wait", *["step"] * clock_command.KEEPS, "wait"]
 
 
 @pytest.mark.parametrize(("turns", "steps"), [(0, 1), (1, 0)])

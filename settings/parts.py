@@ -19,6 +19,7 @@ def parts_of(settings: "Settings") -> dict[str, tuple[str, bool]]:
         "artifact.quantisation.lqer": ("lqer-rank", settings.lqer_rank > 0),
         "evaluation.samples": ("sample-every", settings.sample_every > 0),
         "kernels.attention.flash": ("attention-backend", settings.attention_backend == "flash"),
+        "kernels.mlp.fp8": ("stages", any(each.precision == "fp8" for each in settings.stages)),
         "knowledge.edges": ("bigram-rows", settings.num_edges > 0),
         "swarm.agents.frontier": ("swarm-agents", frontier),
         "swarm.agents.seed": ("swarm", settings.swarm and not frontier),

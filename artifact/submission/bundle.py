@@ -98,6 +98,8 @@ def wanted_parts(settings: "Settings") -> dict[str, bool]:
             for of_set, names in OF_SETS.items()
             for name in names
         },
+        "kernels/linear/fp8.py": found["kernels.mlp.fp8"],
+        "kernels/mlp/up_fp8_hopper.py": found["kernels.mlp.fp8"],
         "kernels/peers.py": found["kernels.attention.flash"],
         "training/held_out.py": held_out,
     }

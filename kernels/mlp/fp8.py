@@ -25,9 +25,10 @@ from kernels.common import stationary
 from kernels.common.device import multiprocessors
 from kernels.common.launch import Launch
 from kernels.common.product import corner, tile_product
+from kernels.linear.fp8 import product
 from kernels.mlp import LEAST_LARGEST, bound, up_fp8_hopper
 from kernels.mlp.products import SIGN_COLUMNS, SIGN_WORDS, Signs, activate
-from kernels.operand import FP8, Operand
+from kernels.operand import FP8, Operand, sourced
 
 LEAST = tl.constexpr(LEAST_LARGEST)
 # By bytes an element of the compute dtype. Compiled, not timed.
@@ -47,6 +48,19 @@ class Scales(NamedTuple):
     activated: Any
     """(N,), to be written."""
     bound: Any
+
+
+def forward(
+    x: Operand,
+    up: Operand,
+    down: Operand,
+    slope: float,
+    dtype: torch.dtype,
+    stream: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return y (N, C), a (N, M) in ``dtype`` and h's signs; y is added to ``stream`` if given."""
+    activated, signs = activated_product(x, up, slope, dtype)
+    return product(activated, down, dtype, stream), sourced(activated), signs
 
 
 def activated_product(

@@ -15,6 +15,7 @@ OPTIONS = {
     "sample-every": "--sample-every 1",
     "lqer-rank": "--lqer-rank 1",
     "attention-backend": "--attention-backend flash --device cuda",
+    "stages": '--stages [{until=1,precision="fp8"}]',
     "bigram-rows": "--bigram-rows mixed",
     "swarm": "--swarm",
     "swarm-agents": "--swarm --swarm-agents frontier",

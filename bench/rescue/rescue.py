@@ -31,7 +31,7 @@ from bench.harness.pairs import CHEAP, FIRST_SEED, check, check_seeds, until_int
 from bench.harness.record import Commit, provenance
 from bench.harness.refusals import check_clock, check_series
 from bench.harness.runs import Summary, shared_by, summaries_of
-from bench.rescue.runs import Run, outcome
+from bench.rescue.runs import OUTCOME, Run, outcome
 from bench.rescue.table import CLEAN, NONE, Found, report, text_of
 from bench.rescue.troubles import TROUBLES
 from errors import InputError
@@ -124,7 +124,7 @@ def main(
     check_series([run.command for each in planned for run in each], out, noted)
     scorings()  # a damaged list is refused before the first run
     if any(TROUBLES[name].sealed for name in asked.chosen):
-        open_seal(asked, shlex.join(base[2:]), commit)
+        open_seal(asked, planned[1], shlex.join(base[2:]), commit)
     command = f"python -m bench rescue --data DIR --preset {preset} {asked.command()}"
     command += f" -- {shlex.join(settings)}" * bool(settings)
     found: Found = {}
@@ -246,8 +246,8 @@ def said(of: Summary) -> str:
     return f"{of['bpb']:.4f}, {of['steps']} steps" if of["bpb"] is not None else "lost"
 
 
-def open_seal(asked: Asked, settings: str, commit: str | None) -> None:
-    """Note that sealed troubles are scored.
+def open_seal(asked: Asked, planned: Sequence[Run], settings: str, commit: str | None) -> None:
+    """Note that sealed troubles are scored. A series that goes on was noted when it began.
 
     Raises:
         InputError: nobody said that they may be.
@@ -258,6 +258,8 @@ def open_seal(asked: Asked, settings: str, commit: str | None) -> None:
             f"{', '.join(names)}: sealed, so that nothing is fitted on them; give --sealed to "
             f"score them, which {SEALED.name} notes"
         )
+    if any(TROUBLES[run.trouble].sealed and (run.folder / OUTCOME).exists() for run in planned):
+        return
     about = {key: value for key, value in provenance(commit).items() if key != "torch"}
     note = {**about, "troubles": names, "arms": asked.all_arms, "seeds": asked.seeds}
     write_text(SEALED, json.dumps([*scorings(), {**note, "settings": settings}], indent=1) + "\n")

@@ -11,7 +11,7 @@ import pytest
 
 from bench.__main__ import main as bench
 from bench.rescue import rescue
-from bench.rescue.runs import Outcome, Run, alarms_of, outcome
+from bench.rescue.runs import OUTCOME, Outcome, Run, alarms_of, outcome
 from bench.rescue.table import CLEAN, Found, report, text_of
 from bench.rescue.troubles import TROUBLES
 from errors import InputError
@@ -80,6 +80,25 @@ def test_what_is_sealed_is_refused_and_each_scoring_is_noted(tmp_path, monkeypat
     assert noted[0]["commit"] == "abc" and noted[0]["seeds"] == 1
     assert bench([*command[:-1], "half speed"]) == 0
     assert len(json.loads(rescue.SEALED.read_text(encoding="utf-8"))) == 2
+
+
+def test_a_series_that_goes_on_is_noted_once(tmp_path, monkeypatch, random_folder):
+    monkeypatch.setattr(rescue, "SEALED", tmp_path / "sealed.json")
+    folder, noted = tmp_path / "runs", []
+
+    def make(planned: list[Run], *rest: object) -> None:
+        noted.append(len(json.loads(rescue.SEALED.read_text(encoding="utf-8"))))
+        if planned and planned[0].trouble:
+            planned[0].folder.mkdir(parents=True, exist_ok=True)
+            (planned[0].folder / OUTCOME).write_text("{}", encoding="utf-8")
+
+    monkeypatch.setattr(rescue, "make", make)
+    monkeypatch.setattr(rescue, "check", lambda *_: None)  # such a folder holds no run
+    command = ["rescue", "--data", str(random_folder), "--seeds", "1", "--arms", "S", "--sealed"]
+    command += ["--troubles", "spikes", "--runs", str(folder)]
+    for _ in range(3):
+        assert bench(command) == 0
+    assert noted == [1] * 6
 
 
 def test_clean_runs_alone_can_be_asked_for():

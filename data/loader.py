@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +14,11 @@ from data.prefetch import Prefetch
 from data.shards import TokenStream
 from errors import InputError
 
+if TYPE_CHECKING:
+    from data.sieve import Sieve
+
 STEPS_AHEAD = 2
+TRIES = 8  # passes in which text is looked for, in place of noise
 
 
 class BatchLoader:
@@ -27,7 +33,8 @@ class BatchLoader:
     Promise: with T = seq_len and W = batch_tokens / T, a step at position P, in tokens, consumes
     the windows ceil(P / T) to ceil(P / T) + W - 1 of that order, whatever the number of ranks. Row
     k of micro-batch a of rank r is window (a * world_size + r) * rows + k of the step.
-    A checkpoint holds only ``position``.
+    A checkpoint holds only ``position``. In the place of a window that is noise by the sieve comes
+    the one there in the next pass in which it is text.
 
     The thread fills pinned host memory and makes no CUDA call, so a CUDA graph may be captured at
     any time. ``next_step`` starts the copy on a separate stream, so that it overlaps with the steps
@@ -45,6 +52,7 @@ class BatchLoader:
         seed: int,
         bos_id: int,
         device: torch.device,
+        sieve: "Sieve | None" = None,
     ) -> None:
         """Check that the batches can be partitioned; nothing is read before the first step.
 
@@ -52,6 +60,7 @@ class BatchLoader:
             shapes: of all steps that will be taken; the first is that of a step without a shape.
             seed: not negative.
             bos_id: token that starts every document.
+            sieve: says which windows are noise; None: none is.
 
         Raises:
             InputError: a batch does not divide, or the text is shorter than one window.
@@ -72,6 +81,7 @@ class BatchLoader:
         self._prefetch: Prefetch | None = None
         self._shape = self._shapes[0]
         self._position = 0
+        self._sieve, self._noise, self._found = sieve, 0, {}
 
     @property
     def position(self) -> int:
@@ -84,6 +94,11 @@ class BatchLoader:
             raise ValueError(f"position {tokens} is negative")
         self.close()
         self._position = tokens
+
+    @property
+    def noise(self) -> int:
+        """Windows of this rank that were noise, in the steps handed out so far."""
+        return self._noise
 
     @property
     def repeats(self) -> bool:
@@ -115,6 +130,7 @@ class BatchLoader:
         except BaseException:
             self.close()
             raise
+        self._noise += self._found.pop(self._position, 0)
         self._position += shape.batch_tokens
         return [Batch(part[0], part[1], part[2:] if shape.documents else None) for part in step]
 
@@ -123,6 +139,7 @@ class BatchLoader:
         if self._prefetch is not None:
             self._prefetch.close()
             self._prefetch = None
+            self._found.clear()
 
     def _start_prefetch(self) -> Prefetch:
         shape = self._shape
@@ -130,7 +147,7 @@ class BatchLoader:
             self._buffers = self._allocate()
         size = self._buffer_shape(shape)
         parts = [buffer[: size.numel()].view(size) for buffer in self._buffers]
-        return Prefetch(parts, partial(self._fill, shape), self._position, shape.batch_tokens)
+        return Prefetch(parts, partial(self._fill_text, shape), self._position, shape.batch_tokens)
 
     def _allocate(self) -> list[Tensor]:
         """Return buffers on the host in which a step of any shape fits."""
@@ -145,20 +162,43 @@ class BatchLoader:
         rows = shape.batch_tokens // (shape.seq_len * self._world_size * shape.accumulation)
         return torch.Size((shape.accumulation, 4 if shape.documents else 2, rows, shape.seq_len))
 
+    def _fill_text(self, shape: BatchShape, position: int, buffer: Tensor) -> None:
+        """Fill a buffer, and write text over its windows that are noise."""
+        self._fill(shape, position, buffer)
+        if self._sieve is None:
+            return
+        length = shape.seq_len
+        windows = self._order.blocks * (self._order.length // length)  # of a pass
+        for micro, part in enumerate(buffer.numpy()):
+            for row in np.flatnonzero(self._sieve.noise(part[0])):
+                self._found[position] = self._found.get(position, 0) + 1
+                window = self._window(length, position, micro, part.shape[1]) + row
+                for ahead in range(1, 1 + TRIES):
+                    self._read(part[:, row], window + ahead * windows)
+                    if not self._sieve.noise(part[0, row]):
+                        break
+            if shape.documents and position in self._found:
+                part[2:] = document_bounds(part[0], self._bos_id)
+
     def _fill(self, shape: BatchShape, position: int, buffer: Tensor) -> None:
         """Write this rank's rows of the step at ``position`` to a buffer of ``_buffer_shape``."""
-        length = shape.seq_len
-        first = -(-position // length)
         for micro, part in enumerate(buffer.numpy()):
             rows = part.shape[1]
-            window = first + (micro * self._world_size + self._rank) * rows
+            window = self._window(shape.seq_len, position, micro, rows)
             for row in range(rows):
-                start = self._order.window(window + row, length)
-                tokens = self._stream.read(start, length + 1)
-                part[0, row] = tokens[:-1]
-                part[1, row] = tokens[1:]
+                self._read(part[:, row], window + row)
             if shape.documents:
                 part[2:] = document_bounds(part[0], self._bos_id)
+
+    def _window(self, length: int, position: int, micro: int, rows: int) -> int:
+        """Return the number of this rank's first window of a micro-batch of a step."""
+        return -(-position // length) + (micro * self._world_size + self._rank) * rows
+
+    def _read(self, row: np.ndarray, window: int) -> None:
+        """Write a window's tokens and targets to the first two lines of (2 or 4, T)."""
+        length = row.shape[-1]
+        tokens = self._stream.read(self._order.window(window, length), length + 1)
+        row[0], row[1] = tokens[:-1], tokens[1:]
 
     def _to_device(self, prefetch: Prefetch) -> Tensor:
         buffer = prefetch.take()

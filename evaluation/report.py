@@ -58,11 +58,13 @@ def conclude(
 
 
 def told(facts: Mapping[str, object]) -> Iterator[str]:
-    """Yield lines of what went other than in a calm and long run: skipped steps, the choice."""
+    """Yield lines of what is not so in a calm and long run: skipped steps, noise, the choice."""
     skipped, rollbacks = facts.get("skipped_steps"), facts.get("rollbacks")
     if skipped or rollbacks:
         steps = f"{skipped} of {facts.get('steps')} steps were skipped"
         yield f"trouble: {steps}, {rollbacks} times the weights were restored"
+    if noise := facts.get("noise_windows"):
+        yield f"data: {noise} windows were noise; text of later passes was read in their place"
     losses = facts.get("held_out_nats")
     if isinstance(losses, Mapping) and losses:
         found = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())

@@ -61,6 +61,13 @@ class Settings(
         has_one = self.data is not None or self.tokenizer is not None
         return has_one and "vocab_size" not in self.model_fields_set
 
+    @property
+    def skips_noise(self) -> bool:
+        """Whether windows of noise are replaced; a yoked run, without feedback, does not judge."""
+        if self.skip_noise is not None:
+            return self.skip_noise
+        return self.swarm and self.swarm_agents == "frontier" and self.swarm_yoke is None
+
     def vocabulary(self) -> tuple[int | None, int | None]:
         """Return vocab_size and bos_id; None for what no source of settings names."""
         given = self.model_fields_set

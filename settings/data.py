@@ -22,6 +22,11 @@ class DataSettings(Section):
         description="pairs that bigram_rows needs, from python -m knowledge edges; by default "
         "BIGRAM_ROWS.edges in the data folder",
     )
+    skip_noise: bool | None = Field(
+        default=None,
+        description="a window of noise is replaced by text of a later pass; not given: where "
+        "agents of the set frontier steer",
+    )
     train_batch_tokens: PositiveInt = Field(
         default=786_432, description="tokens a step, over all ranks"
     )

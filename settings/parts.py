@@ -17,6 +17,7 @@ def parts_of(settings: "Settings") -> dict[str, tuple[str, bool]]:
     qat = settings.late_qat_threshold > 0 or "qat" in settings.agents_off
     return {
         "artifact.quantisation.lqer": ("lqer-rank", settings.lqer_rank > 0),
+        "data.sieve": ("skip-noise", settings.skips_noise),
         "evaluation.samples": ("sample-every", settings.sample_every > 0),
         "kernels.attention.flash": ("attention-backend", settings.attention_backend == "flash"),
         "kernels.mlp.fp8": ("stages", any(each.precision == "fp8" for each in settings.stages)),

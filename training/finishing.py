@@ -70,6 +70,7 @@ def finish(rank: Rank, loop: Loop, calibration: Calibrating, chooser: Chooser) -
     """
     trainer, budget = loop.trainer, loop.budget
     found = facts(trainer, loop.step, budget.elapsed())
+    found["noise_windows"] = sum(rank.world.gathered(trainer.loader.noise))
     found["others_gib"] = most_of_others(rank.world, loop.others_gib)
     rank.progress.phase("calibrating")
     budget.start()

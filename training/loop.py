@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 AHEAD_ON_GPU = 1
 COLLECT_EVERY = 50  # steps between collections of garbage
 REHEARSALS = 3  # of a cycle of the swarm
+SKIP_NOISE = "skip_noise"  # as a decision in the log: windows so far that were noise
 
 
 class Launched(NamedTuple):
@@ -121,6 +122,7 @@ class Loop:
             self.probe = Probe(trainer, start.probe)
             self.probe.seconds = self.budget.takes("probe", self.probe.seconds)
         self._launched: dict[int, Launched] = {}
+        self._noise = 0
 
     def run(self) -> None:
         """Step until the next step would not fit, and write a checkpoint; do neither if trained.
@@ -222,6 +224,14 @@ class Loop:
         for lever, value in cycle.changed.items():
             if self.folder and lever != KEEP:
                 self.folder.log("decision", step=self.step, lever=lever, value=value)
+        self._log_noise()
+
+    def _log_noise(self) -> None:
+        """Log how many windows of rank 0 were noise, if there were more since the last time."""
+        noise = self.trainer.loader.noise
+        if self.folder and noise > self._noise:
+            self.folder.log("decision", step=self.step, lever=SKIP_NOISE, value=noise)
+        self._noise = noise
 
     def _measure(self, probe: "Probe") -> None:
         """Score the averaged weights, and tell the swarm and the log."""

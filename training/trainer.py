@@ -150,15 +150,22 @@ class Trainer:
         return forward
 
     def _make_loader(self, stream: TokenStream) -> BatchLoader:
-        settings, world = self.settings, self.world
+        settings, world, sieve = self.settings, self.world, None
+        shapes = [batch_shape(variant, settings, world.size) for variant in self.variants]
+        if settings.skips_noise:
+            from data.sieve import Sieve  # a contest's file may leave it out
+
+            lengths = {shape.seq_len for shape in shapes}
+            sieve = Sieve(stream, settings.vocab_size, lengths)
         return BatchLoader(
             stream,
-            [batch_shape(variant, settings, world.size) for variant in self.variants],
+            shapes,
             rank=world.rank,
             world_size=world.size,
             seed=settings.seed,
             bos_id=settings.bos_id,
             device=world.device,
+            sieve=sieve,
         )
 
     def _make_update(self, nats: Tensor, windows: Tensor | None, reads: set[str]) -> Update:

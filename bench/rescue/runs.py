@@ -17,13 +17,14 @@ from errors import InputError
 from files import write_text
 from reading.structured import Form, read_json
 from runtime import ROUNDTRIP
+from runtime.records import LOG, read_log
 from swarm.decision_log import NAME, read
-from training.loop import Loop
+from training.loop import SKIP_NOISE, Loop
 from training.trainer import Trainer
 
 OUTCOME = "rescue.json"
 # What a swarm changes only because something seems wrong: such changes are alarms.
-ALARMS = {"clip", "skip_norm", "lr_factor", "rollback", "reseed", "reshuffle", "skip_data"}
+ALARMS = {"clip", "skip_norm", "lr_factor", "rollback"}
 GUARDS: dict[str, Callable[[], ZClip | AdaGC]] = {"F1": ZClip, "F2": AdaGC}
 Outcome = dict[str, Any]
 
@@ -144,7 +145,7 @@ def found(run: Run, site: Site) -> Outcome:
     score = facts.get("scores", {}).get(f"{ROUNDTRIP}, plain", {})
     bpb, nats = score.get("bpb"), score.get("nats")
     finite = bpb is not None and math.isfinite(bpb)
-    alarms = alarms_of(run.folder / NAME)
+    alarms = sorted([*alarms_of(run.folder / NAME), *noise_of(run.folder / LOG)])
     first = next((step for step in alarms if site.struck is not None and step >= site.struck), None)
     return {
         "artifact": run.artifact,
@@ -158,6 +159,13 @@ def found(run: Run, site: Site) -> Outcome:
         "acted": first,
         "alarms": len(alarms),
     }
+
+
+def noise_of(log: Path) -> Sequence[int]:
+    """Return the step of each cycle before which windows of noise were left out."""
+    if not log.exists():
+        return ()
+    return [row["step"] for row in read_log(log) if row.get("lever") == SKIP_NOISE]
 
 
 def alarms_of(log: Path) -> Sequence[int]:

@@ -12,6 +12,7 @@ from settings.parts import check_parts, parts_of
 from tests.artifact.submission.runs import python
 
 OPTIONS = {
+    "skip-noise": "--skip-noise",
     "sample-every": "--sample-every 1",
     "lqer-rank": "--lqer-rank 1",
     "attention-backend": "--attention-backend flash --device cuda",

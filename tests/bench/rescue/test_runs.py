@@ -93,6 +93,15 @@ def test_an_act_is_the_first_alarm_once_trouble_struck(make, tmp_path):
         assert found(run, site)["acted"] == acted
 
 
+def test_leaving_noise_out_is_an_alarm(make, tmp_path):
+    rows = [{"step": 4, "lever": "lr_factor"}, {"step": 8, "lever": "skip_noise", "value": 3}]
+    lines = [json.dumps({"kind": "decision", **row}) for row in rows]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    run, site = Run(tmp_path, [], "garbage, spread", "S", 1), Site(make(), 1, Clock(1.0))
+    site.struck = 0
+    assert (found(run, site)["alarms"], found(run, site)["acted"]) == (1, 8)
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"artifact": true}'])
 def test_a_damaged_outcome_is_one_line(tmp_path, text):
     (tmp_path / "rescue.json").write_text(text, encoding="utf-8")

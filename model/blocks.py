@@ -263,7 +263,6 @@ def attended(
     return ops.self_attention(
         normed,
         weights.qkv,
-        config.num_heads,
         config.num_kv_heads,
         gain,
         rope,

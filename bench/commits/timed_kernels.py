@@ -132,6 +132,9 @@ def self_attention(ops: Any, s: Sizes, xsa: bool, lookup: bool) -> tuple:
     options: dict[str, Any] = {"heads": s.heads, "kv_heads": s.kv_heads, "eps": EPS, "xsa": xsa}
     options["rope"] = ops.rope_table(s.time, s.rope_dims, 1e4, DEVICE)
 
+    if "heads" not in signature(ops.self_attention).parameters:
+        del options["heads"]  # the gain's in newer commits
+
     def operation(given: Mapping[str, Tensor]) -> list[Tensor]:
         rest: dict[str, Any] = dict(given)
         if lookup and "lookup_weight" not in signature(ops.self_attention).parameters:

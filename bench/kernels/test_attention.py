@@ -135,7 +135,7 @@ def from_its_input() -> Entry:
 def attention_of_input() -> Entry:
     """Return projections of one input, and attention of them with XSA."""
     rope = rope_table(TIME, ROPE_DIMS, 10_000.0, torch.device("cuda"))
-    options = {"heads": QUERY_HEADS, "kv_heads": KEY_HEADS, "rope": rope, "eps": EPS, "xsa": True}
+    options = {"kv_heads": KEY_HEADS, "rope": rope, "eps": EPS, "xsa": True}
 
     def run(ops: Operations):
         return lambda inputs: [ops.self_attention(**inputs, **options)]

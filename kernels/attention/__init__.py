@@ -63,7 +63,6 @@ class SelfAttention(Protocol):
         self,
         x: Tensor,
         weight: Tensor | Operand,
-        heads: int,
         kv_heads: int,
         gain: Tensor,
         rope: Tensor,
@@ -85,8 +84,7 @@ class SelfAttention(Protocol):
         Args:
             x: (B, T, C) in the compute dtype.
             weight: ((H + 2 G) D, C), the rows of Q, then of K, then of V.
-            heads: H, a multiple of G.
-            kv_heads: G.
+            kv_heads: G, of which H is a multiple.
             gain: as in ``Attention``, like rope, eps, xsa, gate and documents.
             lookup: a table's rows (B, T, E) and a weight (G D, E), whose product is added to v.
             onto: the weight (C', H D) of a projection of the result, and the stream (B, T, C') to

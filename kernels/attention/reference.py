@@ -256,7 +256,6 @@ def compose(ops: Products, attention: Attention) -> SelfAttention:
     def self_attention(
         x: Tensor,
         weight: Tensor | Operand,
-        heads: int,
         kv_heads: int,
         gain: Tensor,
         rope: Tensor,
@@ -269,6 +268,7 @@ def compose(ops: Products, attention: Attention) -> SelfAttention:
         onto: tuple[Tensor | Operand, Tensor | None] | None = None,
         window: int | None = None,
     ) -> Tensor:
+        heads = gain.numel()
         head_dim = sourced(weight).size(0) // (heads + 2 * kv_heads)
         sizes = (heads * head_dim, kv_heads * head_dim, kv_heads * head_dim)
         parts = ops.projections(x, weight, sizes, *(lookup or ()))

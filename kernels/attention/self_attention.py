@@ -34,7 +34,6 @@ from kernels.operand import Operand, unscaled
 def self_attention(
     x: Tensor,
     weight: Tensor | Operand,
-    heads: int,
     kv_heads: int,
     gain: Tensor,
     rope: Tensor,
@@ -55,11 +54,11 @@ def self_attention(
         ValueError: there is no kernel for the head dim or the rotary dims.
     """
     weight = unscaled(weight)
-    check_heads(weight.size(0) // (heads + 2 * kv_heads), 2 * rope.size(2))
+    check_heads(weight.size(0) // (gain.numel() + 2 * kv_heads), 2 * rope.size(2))
     output, stream = (None, None) if onto is None else (unscaled(onto[0]), onto[1])
     given = (x, weight, *(lookup or (None, None)), gain, rope, gate, documents, output, stream)
     near = window is not None and window <= NEAR
-    return SelfAttention.apply(*given, heads, kv_heads, eps, xsa, near)  # pyright: ignore[reportReturnType]
+    return SelfAttention.apply(*given, kv_heads, eps, xsa, near)  # pyright: ignore[reportReturnType]
 
 
 class SelfAttention(torch.autograd.Function):
@@ -78,14 +77,13 @@ class SelfAttention(torch.autograd.Function):
         documents: Tensor | None,
         output: Tensor | None,
         stream: Tensor | None,
-        heads: int,
         kv_heads: int,
         eps: float,
         xsa: bool,
         near: bool,
     ) -> Tensor:
         x = x.contiguous()
-        query, rstd, key, key_rstd, v = project(x, weight, gain, rope, heads, kv_heads, eps)
+        query, rstd, key, key_rstd, v = project(x, weight, gain, rope, kv_heads, eps)
         if lookup is not None and lookup_weight is not None:
             v.view(-1, lookup_weight.size(0)).addmm_(rows(lookup), lookup_weight.T)
         saved = attend(query, rstd, key, key_rstd, v, gain, rope, gate, documents, xsa)
@@ -120,16 +118,17 @@ class SelfAttention(torch.autograd.Function):
             given = (rows(joint.flatten(2)), x, weight, lookup, lookup_weight, needed[:4])
             found = projection_gradients(*given)
         d_stream = upstream if needed[9] else None
-        return *found, dgain, None, dgate, None, d_output, d_stream, *[None] * 5
+        return *found, dgain, None, dgate, None, d_output, d_stream, *[None] * 4
 
 
 def project(
-    x: Tensor, weight: Tensor, gain: Tensor, rope: Tensor, heads: int, kv_heads: int, eps: float
+    x: Tensor, weight: Tensor, gain: Tensor, rope: Tensor, kv_heads: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return query, its 1/rms, key, its 1/rms, and v with evenly spaced tokens.
 
     All but v are as ``rotated`` returns them for x's projections.
     """
+    heads = gain.numel()
     head_dim = weight.size(0) // (heads + 2 * kv_heads)
     if qkv_hopper.projections_fit_hopper(rows(x), heads, kv_heads, head_dim, rope.size(-1)):
         return qkv_hopper.project(x, weight, gain, rope, heads, kv_heads, eps)

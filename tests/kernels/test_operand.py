@@ -71,7 +71,7 @@ CALLS: dict[str, Callable[[Any], Call]] = {
     "linear_add": lambda ops: lambda x, w: [ops.linear_add(x.clone(), x, w)],
     "projections": lambda ops: lambda x, w: ops.projections(x, w, (4, 2, 2)),
     "self_attention": lambda ops: (
-        lambda x, w: [ops.self_attention(x, w, 2, 1, torch.ones(2), torch.zeros(2, 5, 0), eps=1e-6)]
+        lambda x, w: [ops.self_attention(x, w, 1, torch.ones(2), torch.zeros(2, 5, 0), eps=1e-6)]
     ),
     "mlp": lambda ops: lambda x, w: [ops.mlp(x, w, w, 0.5, x.clone())],
     "loss": lambda ops: (

@@ -41,7 +41,7 @@ def test_attention(xsa: bool, window: int | None):
     x, weight, dy = (drawn[name].to(device, torch.bfloat16) for name in ("x", "weight", "dy"))
     rope = rope_table(T, 16, 1e4, device)
     bounds = window and window_bounds(torch.zeros(B, T, device=device), window)
-    options: dict[str, Any] = {"heads": H, "kv_heads": G, "rope": rope, "eps": 1e-6, "xsa": xsa}
+    options: dict[str, Any] = {"kv_heads": G, "rope": rope, "eps": 1e-6, "xsa": xsa}
     options |= {"documents": bounds, "window": window}
     given: dict[str, Any] = {
         "x": x.requires_grad_(),

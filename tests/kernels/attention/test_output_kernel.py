@@ -63,7 +63,7 @@ def test_it_is_added_in_the_streams_memory_and_weights_may_have_no_gradient() ->
     given = {name: x.float().to(DEVICE) for name, x in inputs_of(SMALL, ONTO).items()}
     stream = given.pop("stream")
     rope = reference.rope_table(37, 8, BASE, torch.device(DEVICE))
-    options: dict[str, Any] = {"heads": 4, "kv_heads": 2, "rope": rope, "eps": EPS}
+    options: dict[str, Any] = {"kv_heads": 2, "rope": rope, "eps": EPS}
     output = given.pop("output")
     projected = self_attention(**given, **options, onto=(output, None))
     given["x"].requires_grad_()
@@ -276,7 +276,7 @@ def test_replays_in_a_cuda_graph() -> None:
     given = cast(inputs_of(size, (*EXTRAS, *ONTO), 6), torch.bfloat16, ("gain",))
     leaves = [x.requires_grad_() for x in given.values()]
     rope = reference.rope_table(256, 16, BASE, torch.device(DEVICE))
-    options: dict[str, Any] = {"heads": 8, "kv_heads": 4, "rope": rope, "eps": EPS, "xsa": True}
+    options: dict[str, Any] = {"kv_heads": 4, "rope": rope, "eps": EPS, "xsa": True}
 
     def step() -> tuple[Tensor, ...]:
         y = self_attention(**arguments(given), **options)

@@ -52,7 +52,7 @@ def test_surroundings_are_the_references(name, backend, monkeypatch):
         random_tensors(4, **SHAPES),
     )
     weights = random_tensors(5, x=(2, 9, 12), weight=(128, 12), gain=(4,))
-    options |= {"heads": 4, "kv_heads": 2}
+    options |= {"kv_heads": 2}
     check(
         lambda **inputs: [swapped.self_attention(**inputs, **options)],
         lambda **inputs: [reference.self_attention(**inputs, **options)],

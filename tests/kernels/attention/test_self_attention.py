@@ -62,7 +62,7 @@ def attended(
 @pytest.mark.parametrize("xsa", [False, True], ids=["", "xsa"])
 def test_is_attention_of_the_projections(lookup: bool, gated: bool, xsa: bool) -> None:
     rope = ops.rope_table(9, 4, BASE, torch.device("cpu")).double()
-    options: dict[str, Any] = {"heads": HEADS, "kv_heads": KV_HEADS, "rope": rope, "eps": EPS}
+    options: dict[str, Any] = {"kv_heads": KV_HEADS, "rope": rope, "eps": EPS}
     check(
         operation(ops.self_attention, **options, xsa=xsa),
         lambda **inputs: [attended(**inputs, xsa=xsa)],
@@ -73,7 +73,7 @@ def test_is_attention_of_the_projections(lookup: bool, gated: bool, xsa: bool) -
 @pytest.mark.parametrize("onto", [("output",), ("output", "stream")], ids=["", "stream"])
 def test_its_projection(onto: tuple[str, ...]) -> None:
     rope = ops.rope_table(9, 4, BASE, torch.device("cpu")).double()
-    options: dict[str, Any] = {"heads": HEADS, "kv_heads": KV_HEADS, "rope": rope, "eps": EPS}
+    options: dict[str, Any] = {"kv_heads": KV_HEADS, "rope": rope, "eps": EPS}
 
     def projected(output: Tensor, stream: Tensor | None = None, **rest: Tensor) -> list[Tensor]:
         y = torch.einsum("bti,ci->btc", attended(**rest, xsa=True).flatten(2), output)
@@ -103,7 +103,7 @@ def test_composed_of_other_operations_it_calls_them() -> None:
 
     inputs = inputs_of(True, True, "output", "stream")
     rope = ops.rope_table(9, 4, BASE, torch.device("cpu")).double()
-    options: dict[str, Any] = {"heads": HEADS, "kv_heads": KV_HEADS, "rope": rope, "eps": EPS}
+    options: dict[str, Any] = {"kv_heads": KV_HEADS, "rope": rope, "eps": EPS}
     (plain,) = operation(ops.self_attention, **options)(**inputs)
     composed = compose(replace(ops, projections=projections, linear_add=linear_add), attention)
     assert torch.equal(operation(composed, **options)(**inputs)[0], plain)

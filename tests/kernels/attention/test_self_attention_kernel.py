@@ -80,13 +80,13 @@ def errors(
     **options: Any,
 ) -> dict[str, tuple[float, float]]:
     """Against fp64, of ours in ``dtype`` and of the reference in it: y's and every gradient's."""
-    _, T, _, H, G, _ = size
+    _, T, _, _, G, _ = size
     rope = reference.rope_table(T + 5, rope_dims, BASE, torch.device(DEVICE))[:, :T]
 
     def of(operation: Any) -> Any:
         def call(**given: Tensor) -> list[Tensor]:
             named = arguments(given)
-            return [operation(**named, heads=H, kv_heads=G, rope=rope, eps=EPS, **options)]
+            return [operation(**named, kv_heads=G, rope=rope, eps=EPS, **options)]
 
         return call
 
@@ -148,7 +148,7 @@ def test_documents() -> None:
 def test_an_input_that_is_no_contiguous_one_and_weights_without_gradients() -> None:
     inputs = {name: x.float().to(DEVICE) for name, x in inputs_of(SMALL, EXTRAS).items()}
     rope = reference.rope_table(37, 8, BASE, torch.device(DEVICE))
-    options: dict[str, Any] = {"heads": 4, "kv_heads": 2, "rope": rope, "eps": EPS}
+    options: dict[str, Any] = {"kv_heads": 2, "rope": rope, "eps": EPS}
     plain = self_attention(**arguments(inputs), **options)
     inputs["x"] = inputs["x"].transpose(0, 1).contiguous().transpose(0, 1).requires_grad_()
     y = self_attention(**arguments(inputs), **options)
@@ -160,7 +160,7 @@ def test_shapes_without_a_kernel_are_refused() -> None:
     x, weight, gain = torch.zeros(1, 3, 8), torch.zeros(4 * 24, 8), torch.ones(2)
     rope = reference.rope_table(3, 8, BASE, torch.device("cpu"))
     with pytest.raises(ValueError, match="head dim 24"):
-        self_attention(x, weight, 2, 1, gain, rope, eps=EPS)
+        self_attention(x, weight, 1, gain, rope, eps=EPS)
 
 
 def test_only_hopper_and_bf16_have_the_fused_kernel() -> None:
@@ -280,7 +280,7 @@ def test_replays_in_a_cuda_graph() -> None:
     rope = reference.rope_table(256, 16, BASE, torch.device(DEVICE))
 
     def step() -> tuple[Tensor, ...]:
-        y = self_attention(**arguments(given), heads=8, kv_heads=4, rope=rope, eps=EPS, xsa=True)
+        y = self_attention(**arguments(given), kv_heads=4, rope=rope, eps=EPS, xsa=True)
         return y, *torch.autograd.grad(y, leaves, torch.ones_like(y))
 
     expected, graph, captured = launched_and_captured(step)

@@ -234,7 +234,7 @@ def from_the_input(
 
     def of(operation: Any) -> Any:
         options = {"rope": rope, "eps": EPS, "xsa": True, "documents": bounds, "window": window}
-        return lambda **given: [operation(**given, heads=H, kv_heads=G, **options)]
+        return lambda **given: [operation(**given, kv_heads=G, **options)]
 
     with poisoned():
         ours = results(of(self_attention), rounded, seed=1)

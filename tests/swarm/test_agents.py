@@ -37,7 +37,7 @@ def test_settings_say_which_agents_a_run_has():
 
 
 def test_a_new_agent_is_one_class_and_one_line(monkeypatch):
-    """README's example, as it stands there, and its class in ``AGENTS``."""
+    """README's example, as it stands there, and its class in ``AGENTS``, in a synthetic run."""
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     (example,) = [block for block in blocks if "(Agent)" in block]
     assert len(example.splitlines()) <= 12
@@ -46,9 +46,9 @@ def test_a_new_agent_is_one_class_and_one_line(monkeypatch):
     monkeypatch.setattr("swarm.steering.AGENTS", (*AGENTS, names["Jitters"]))
     swarm = Steering.of(load_settings([], {}))
     assert swarm is not None
-    for loss in (1.0, 4.0, 1.0, 4.0):
-        swarm.add(loss, 0.3)
-    assert swarm.cycle(80, 0.1, 1.0).changed == {"lr_factor": 0.5}
+    cycles = simulate(swarm, SyntheticRun("spike"))
+    assert [c["cycle"] for c in cycles if "jitters" in str(c["proposals"])] == [1, 11]
+    assert cycles[0]["levers"]["lr_factor"] == 0.5
 
 
 def test_each_agent_has_a_file_of_its_own():

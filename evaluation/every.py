@@ -29,8 +29,8 @@ app = command_line.program(
     """Score an artifact, check that the scores are lawful, or write text.
 
 It needs the file, the code and the data, nothing of the run that made it. Every setting of train.py
-is an option too; if the artifact lies in its run's folder, the run's settings are the defaults.
-Under torchrun, score and ttt share the work among the ranks.""",
+is an option too; in its run's folder, an artifact's windows, TTT, data type and backend are the
+run's. Under torchrun, score and ttt share the work among the ranks.""",
 )
 
 

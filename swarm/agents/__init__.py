@@ -1,4 +1,4 @@
-"""The agents. A new one is a file of this folder, and its class in a tuple of ``AGENTS``.
+"""The agents. A new one is a file of this folder, and its class in ``AGENTS``.
 
 An agent's fields are its constants. ``of`` returns the agent of a run, or None if the run has no
 use for it. ``swarm.agents.base`` has the base class.

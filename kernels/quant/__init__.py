@@ -37,7 +37,7 @@ class Quant(Protocol):
             fp8: return the copy as the source of values in fp8, rounded from it in fp32.
 
         Returns:
-            values (..., rows, cols) in ``dtype``; possibly ``weight`` itself if nothing changes. In
-            fp8 an ``Operand`` with a scale for each row.
+            an ``Operand`` of values (..., rows, cols) in ``dtype``, possibly ``weight`` itself if
+            nothing changes; in fp8 with a scale for each row and the copy as source.
         """
         ...

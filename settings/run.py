@@ -52,6 +52,6 @@ class RunSettings(Section):
         default="auto", description="type of activations and compute copies; auto: bfloat16 on CUDA"
     )
     checkpoint_minutes: NonNegativeFloat = Field(
-        default=10.0, description="minutes between checkpoints; 0: only when interrupted"
+        default=10.0, description="minutes between checkpoints; 0: only at the end"
     )
     train_log_every: PositiveInt = Field(default=10, description="steps between lines of the log")

@@ -120,22 +120,24 @@ def test_a_part_that_takes_too_long_is_ended(session: Session, record: Record):
     assert "ended after 0 s" in found["missing"]["start_warm"]
 
 
-def test_a_peer_that_takes_too_long_gives_way_to_the_next(
-    session: Session, record: Record, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("late", [False, True])
+def test_a_peer_that_fails_gives_way_to_the_next_and_one_that_is_ended_to_none(
+    session: Session, record: Record, monkeypatch: pytest.MonkeyPatch, late: bool
 ):
     tried = []
 
     def beside(session: Session, trainer: type[Trainer]) -> dict[str, float]:
         tried.append(trainer)
         if len(tried) < len(speed.PEERS):
-            time.sleep(20)
+            time.sleep(20 * late)
+            raise ValueError("no such mask")
         return {"step_beside": 1.0, "step_compiled": 2.0}
 
     monkeypatch.setattr(speed, "beside", beside)
-    session.ends = time.monotonic() + 3
+    session.ends = time.monotonic() + 1
     measure(session, record, [Part(("step_compiled",), speed.compiled)])
-    assert tried == list(speed.PEERS.values())
-    assert written(record)["step_compiled"] == 2.0
+    assert tried == list(speed.PEERS.values())[: 1 if late else None]
+    assert written(record)["step_compiled"] == (None if late else 2.0)
 
 
 def test_a_limit_inside_another_leaves_it_as_it_was():

@@ -1,17 +1,14 @@
-"""What a run came to: its summary, its plot, and what a person reads at the end."""
+"""What a run came to: its summary, and what a person reads at the end."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 from artifact.submission.code_size import SCRIPT, Code, OverBudget, budget_line, check_total
-from errors import InputError
 from evaluation.scoreboard import Scoreboard
 from runtime.run_folder import RunFolder
-from swarm.decision_log import read
 
-Say = Callable[[str], None]
 DIVERGED = (
     "training diverged; the artifact has the best weights that were left; lower the learning rates"
 )
@@ -41,11 +38,13 @@ def conclude(
     folder.write_summary(summary)
     scores.progress.phase("finished")
     scores.progress.line(scores.table())
-    tabulate(folder.decisions, scores.progress.line)
+    if find_spec("evaluation.displays"):
+        from evaluation.displays import show
+
+        show(folder, scores.progress.line)
     for line in told(facts):
         scores.progress.line(line)
     scores.progress.line(budget_line(code, artifact, limit))
-    draw(folder, scores.progress.line)
     scores.progress.line(f"run folder: {folder.path}")
     try:
         check_total(code, artifact, limit)
@@ -70,29 +69,3 @@ def told(facts: Mapping[str, object]) -> Iterator[str]:
         found = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
         name = facts.get("exported_weights")
         yield f"exported: {name} weights; nats on training tokens: {found}"
-
-
-def tabulate(log: Path, say: Say) -> None:
-    """Say the table of the swarm's decisions, if their log is there and whole.
-
-    A contest's file leaves the table out.
-    """
-    if not log.is_file() or find_spec("swarm.report") is None:
-        return
-    from swarm.report import decisions
-    from terminal import as_text
-
-    try:
-        say(as_text(decisions(list(read(log)))))
-    except InputError as error:
-        say(f"no table of decisions: {error}")
-
-
-def draw(folder: RunFolder, say: Say) -> None:
-    """Draw the run's picture; a run without one is complete."""
-    try:
-        from runtime.plot import plot_run
-
-        plot_run(folder.log_file, folder.plot)
-    except Exception as error:  # of a foreign library: the picture is decoration
-        say(f"no {folder.plot.name}: {error}")

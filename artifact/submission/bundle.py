@@ -42,13 +42,11 @@ LEFT_OUT = re.compile(
         (
             r"artifact/submission/(packed|bundle|strip|shorten|tight|public)\.py",
             r"evaluation/audit/.*",
-            r"runtime/(plot/.*|tracking\.py)",
-            r"terminal\.py",
-            r"swarm/report\.py",
+            r"runtime/tracking\.py",
             r"data/(byte_pairs|fidelity|text_stream)\.py",
             r"model/decoding\.py",
             r"training/(explain|gradient_noise|memory|reference_clock)\.py",
-            r"evaluation/(generation|writer|samples)\.py",
+            r"evaluation/(displays|generation|writer|samples)\.py",
         )
     )
 )

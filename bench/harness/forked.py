@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 import command_line
-import evaluation.report
+import evaluation.displays
 import train
 from data.making import (
     describe_shard,
@@ -25,7 +25,7 @@ from data.tokenizer import TOKENIZER_NAME, Tokenizer, train_tokenizer
 from runtime.signals import SIGNALS
 
 # What a run imports within functions.
-IMPORTED = ("brotli", "matplotlib.pyplot", "training.finishing")
+IMPORTED = ("brotli", "evaluation.report", "matplotlib.pyplot", "training.finishing")
 IMPORTED += ("training.opening", "training.rank")
 VOCAB = 300
 
@@ -53,7 +53,7 @@ class Run:
         self.pid = os.fork()
         if self.pid == 0:
             if not picture:
-                evaluation.report.draw = lambda *_: None
+                evaluation.displays.draw = lambda *_: None
             _child(arguments, output, told)
         os.close(told)
         os.read(ready, 1)

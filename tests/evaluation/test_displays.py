@@ -2,8 +2,8 @@
 
 import pytest
 
-from evaluation import report
-from evaluation.report import draw, tabulate
+from evaluation import displays
+from evaluation.displays import draw, tabulate
 from runtime import plot
 from runtime.run_folder import RunFolder
 
@@ -26,6 +26,6 @@ def test_the_swarm_s_table_goes_where_the_run_s_lines_go(tmp_path, monkeypatch):
     tabulate(tmp_path / "none", said.append)
     monkeypatch.setenv("COLUMNS", "60")
     (tmp_path / "log").write_text("")
-    monkeypatch.setattr(report, "read", lambda _: [])
+    monkeypatch.setattr(displays, "read", lambda _: [])
     tabulate(tmp_path / "log", said.append)
     assert said == ["The swarm changed nothing: 0 cycles, 0 decisions, 0 copies\n  kept"]

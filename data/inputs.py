@@ -115,7 +115,9 @@ def _checked(
 ) -> tuple[Path, AnyTokenizer, bool]:
     """Return the folder, its tokenizer or the one given, and whether a manifest records that."""
     if folder is None:
-        raise InputError("no data: give --data DIR (python -m data builtin makes a first one)")
+        raise InputError(
+            "no data: give --data DIR; the project's `python -m data builtin` makes one"
+        )
     tokenizer = read_tokenizer(find_tokenizer(folder, tokenizer_path))
     fits(tokenizer, vocab_size, bos_id)
     recorded = (read_manifest(folder) or {}).get("tokenizer")

@@ -17,7 +17,7 @@ from data.folder import (
 from data.making import (
     check_manifest,
 )
-from data.shards import CHECK_TOKENS, SPLITS, Split, TokenStream
+from data.shards import CHECK_TOKENS, SPLITS, Split, TokenStream, check_folder
 from data.tokenizer import find_tokenizer
 from data.vocabulary import AnyTokenizer, read_tokenizer
 from errors import InputError, printable
@@ -57,8 +57,7 @@ def examine(folder: Path, given_tokenizer: Path | None) -> FolderFacts:
     Raises:
         InputError: anything is missing or wrong.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such data folder")
+    check_folder(folder)
     manifest = read_manifest(folder)
     tokenizer = read_tokenizer(find_tokenizer(folder, given_tokenizer))
     streams = {split: TokenStream.open(folder, split, tokenizer.vocab_size) for split in SPLITS}

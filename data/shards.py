@@ -85,6 +85,14 @@ def _check_length(path: Path, count: int) -> None:
         )
 
 
+def check_folder(folder: Path) -> None:
+    """Raise InputError if there is no such data folder."""
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder}: no such data folder; the project's `python -m data builtin` makes one"
+        )
+
+
 def shards_of(folder: Path, split: Split) -> list[Path]:
     """Return a split's shards: ``*.bin`` with its word in the name, in order.
 
@@ -93,8 +101,7 @@ def shards_of(folder: Path, split: Split) -> list[Path]:
     Raises:
         InputError: the folder is missing or holds no such shard, or a name has both words.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such data folder; `python -m data builtin` makes one")
+    check_folder(folder)
     files = []
     for path in sorted(folder.glob("*.bin")):
         words = set(re.findall("[a-z]+", path.stem.lower()))
@@ -104,8 +111,8 @@ def shards_of(folder: Path, split: Split) -> list[Path]:
         files += [path] if split in splits else []
     if not files:
         raise InputError(
-            f"{folder}: holds no *{split}*.bin, {split} as a word; `python -m data prepare` makes "
-            "them from text"
+            f"{folder}: holds no *{split}*.bin, {split} as a word; the project's "
+            "`python -m data prepare` makes them from text"
         )
     return files
 

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import sentencepiece
 
-from data.shards import MAX_VOCAB_SIZE
+from data.shards import MAX_VOCAB_SIZE, check_folder
 from errors import InputError
 from files import atomic_write
 from reading.regular import read_bytes
@@ -107,15 +107,14 @@ def find_tokenizer(folder: Path, given: Path | None) -> Path:
         if given.is_file() or str(given) in ENCODINGS:
             return given
         raise InputError(f"{given}: no such tokenizer; give a file, or {' or '.join(ENCODINGS)}")
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such data folder; `python -m data builtin` makes one")
+    check_folder(folder)
     for name in (TOKENIZER_NAME, BYTE_PAIRS_NAME):
         if (folder / name).is_file():
             return folder / name
     if not any(folder.glob("*.bin")):
         raise InputError(
-            f"{folder}: holds no {TOKENIZER_NAME} and no shards; `python -m data prepare` makes a "
-            "data folder of text"
+            f"{folder}: holds no {TOKENIZER_NAME} and no shards; the project's "
+            "`python -m data prepare` makes a data folder of text"
         )
     raise InputError(
         f"{folder}: holds no {TOKENIZER_NAME}; put it there or give its path as --tokenizer "

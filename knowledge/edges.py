@@ -17,7 +17,7 @@ from settings import Settings
 
 BUNDLED = Path(__file__).with_name("bundled.edges")  # only in a submission's one file
 BYTES = 1 << 20
-MAKE = "make it with: python -m knowledge edges"
+MAKE = "make it with the project's python -m knowledge edges"
 
 Tokens = list[Annotated[int, Field(ge=0, lt=2**16)]]
 

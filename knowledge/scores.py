@@ -102,7 +102,7 @@ def read_scores(path: Path) -> TokenScores:
     Raises:
         InputError: it is missing, of another kind, or damaged.
     """
-    make = "make it with: python -m knowledge distil"
+    make = "make it with the project's python -m knowledge distil"
     try:
         with path.open("rb") as file:
             return unpack(file.read(MOST_BYTES + 1))
@@ -131,5 +131,5 @@ def scores_for(given: str, tokenizer: Path) -> np.ndarray:
     others = ", ".join(path.stem for path in paths) if given in BUILT_IN else "another tokenizer"
     raise InputError(
         f"kg_scores {given}: made for {others}, not for {tokenizer}; make scores for "
-        "that one with: python -m knowledge distil"
+        "that one with the project's python -m knowledge distil"
     )

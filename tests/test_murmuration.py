@@ -49,8 +49,8 @@ def test_an_editable_install_gives_a_command_that_works_anywhere(installed, tmp_
     assert os.access(installed / "bin" / "murmuration", os.X_OK)
     done = called("train", script=installed / "command.py", cwd=tmp_path)
     assert done.returncode == 2
-    makes = "murmuration data builtin makes a first one"
-    assert done.stderr == f"error: no data: give --data DIR ({makes})\n"
+    makes = "the project's `murmuration data builtin` makes one"
+    assert done.stderr == f"error: no data: give --data DIR; {makes}\n"
 
 
 def test_an_install_takes_no_name_of_another_package(installed, tmp_path):

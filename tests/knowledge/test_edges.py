@@ -90,7 +90,10 @@ def test_what_a_run_cannot_use_is_one_line(folder: Path, tmp_path: Path) -> None
         path.write_text(json.dumps(known | parts))
         refused(match, edges=path)
 
-    refused("no such file; make it with: python -m knowledge edges", edges=tmp_path / "none")
+    refused(
+        "no such file; make it with the project's python -m knowledge edges",
+        edges=tmp_path / "none",
+    )
     refused("holds 62 pairs by information.* needs 126 by information", bigram_vocab_size=128)
     refused("pairs by mixed.* by information", edges=folder / "mixed.edges")
     damaged("of tokenizer aaaaaaaa; the run needs", tokenizer="a" * 64)

@@ -61,6 +61,19 @@ def test_a_tokenizer_whose_code_is_left_out_is_one_line(script: Path, builtin: P
     assert (done.returncode, done.stderr) == (2, said)
 
 
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [("", "no data: give --data DIR"), ("--data /absent", "/absent: no such data folder")],
+)
+def test_a_file_without_data_names_the_project_s_command(
+    script: Path, options: str, fault: str
+) -> None:
+    """It advised `python -m data`, which it does not hold."""
+    done = python(script, *options.split(), cwd=Path("/"))
+    said = f"error: {fault}; the project's `python -m data builtin` makes one\n"
+    assert (done.returncode, done.stderr) == (2, said)
+
+
 def test_each_part_is_there_in_the_project_and_some_option_needs_it() -> None:
     parts = parts_of(Settings(swarm=False)).values()
     assert not any(wanted for _, wanted in parts) and {option for option, _ in parts} == {*OPTIONS}

@@ -23,7 +23,7 @@ def parts_of(settings: "Settings") -> dict[str, tuple[str, bool]]:
         "kernels.mlp.fp8": ("stages", any(each.precision == "fp8" for each in settings.stages)),
         "knowledge.edges": ("bigram-rows", settings.num_edges > 0),
         "swarm.agents.frontier": ("swarm-agents", frontier),
-        "swarm.agents.seed": ("swarm", settings.swarm and not frontier),
+        "swarm.agents.seed": ("swarm and --swarm-agents", settings.swarm and not frontier),
         "swarm.agents.qat": ("late-qat-threshold", settings.swarm and qat),
         "swarm.trials": ("swarm-trials", frontier and settings.swarm_trials > 0),
         "training.probe": ("probes", probes),

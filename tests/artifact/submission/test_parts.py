@@ -18,7 +18,7 @@ OPTIONS = {
     "attention-backend": "--attention-backend flash --device cuda",
     "stages": '--stages [{until=1,precision="fp8"}]',
     "bigram-rows": "--bigram-rows mixed",
-    "swarm": "--swarm",
+    "swarm and --swarm-agents": "--swarm",
     "swarm-agents": "--swarm --swarm-agents frontier",
     "swarm-trials": "--swarm --swarm-agents frontier --swarm-trials 4",
     "late-qat-threshold": "--swarm --late-qat-threshold 0.1",
@@ -46,6 +46,15 @@ def test_an_option_whose_code_is_left_out_is_one_line(script: Path, options: str
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
     assert line.startswith("error: this file has no ") and f"leave --{option} out" in line
+
+
+def test_a_file_of_the_other_set_names_both_options_that_ask_for_agents(tmp_path: Path) -> None:
+    """It said to leave --swarm out, which nobody had given."""
+    file = tmp_path / "train_gpt.py"
+    file.write_bytes(pack(PROJECT, Settings(swarm_agents="frontier")))
+    done = python(file, "--swarm-agents", "seed", "--data", "/absent", cwd=Path("/"))
+    said = "error: this file has no swarm.agents.seed; leave --swarm and --swarm-agents out\n"
+    assert (done.returncode, done.stderr) == (2, said)
 
 
 def test_scores_that_are_left_out_are_one_line(script: Path, builtin: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+import command_line
 from data.ending import ending
 from errors import InputError
 from evaluation.every import Artifact, Given, app, main, opened, show
@@ -77,8 +78,14 @@ def audit(
     if not code.exists():
         raise InputError(f"--code {code}: no such folder or file")
     seed = secrets.randbits(32) if audit_seed is None else audit_seed
-    with ending():
-        return audit(artifact, given, code, Effort(cuts, places, seed))
+    with ending() as received:
+        try:
+            return audit(artifact, given, code, Effort(cuts, places, seed))
+        except KeyboardInterrupt:
+            if not received:
+                raise
+    command_line.complain("interrupted")
+    return 128 + received[0]
 
 
 @app.command

@@ -35,7 +35,7 @@ run's. Under torchrun, score and ttt share the work among the ranks.""",
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run a command; returns 1 where an audit fails, 2 for bad input."""
+    """Run a command; returns 1 if an audit fails, 2 for bad input, 128 + a signal in an audit."""
     return command_line.run(app, arguments)
 
 

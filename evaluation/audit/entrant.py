@@ -70,7 +70,12 @@ class Entrant:
             cwd=folder.name,
             start_new_session=True,  # Ctrl-C interrupts the judge, who then ends this process
         )
-        made = cls(answers, questions, process)
+        try:
+            made = cls(answers, questions, process)
+        except BaseException:  # Ctrl-C, before the process has opened its pipes
+            process.kill()
+            process.wait()
+            raise
         made.folder = folder
         return made
 

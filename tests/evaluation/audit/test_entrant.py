@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -23,6 +24,30 @@ def test_ctrl_c_does_not_reach_it_and_a_busy_one_ends_at_once():
     assert time.monotonic() - began < 30
     assert entrant.process.returncode == -signal.SIGKILL
     assert not Path(entrant.folder.name).exists()
+
+
+def test_an_interrupt_before_it_has_opened_its_pipes_ends_it(tmp_path, monkeypatch):
+    """It waited for its judge, or printed a traceback that its folder was gone."""
+    (tmp_path / "worker.py").write_text(
+        "import os, sys, time\n"
+        f"open({str(tmp_path / 'part')!r}, 'w').write(str(os.getpid()))\n"
+        f"os.rename({str(tmp_path / 'part')!r}, {str(tmp_path / 'told')!r})\n"
+        "time.sleep(60)\n"
+    )
+    monkeypatch.setattr("evaluation.audit.entrant.WORKER", tmp_path / "worker.py")
+
+    def interrupt() -> None:
+        while not (tmp_path / "told").exists():
+            time.sleep(0.01)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        Entrant.start(PROJECT)
+    thread.join()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "told").read_text()), 0)
 
 
 @pytest.mark.usefixtures("heard")

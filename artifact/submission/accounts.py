@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from artifact.submission.code_size import LIMIT, budget_line
 from artifact.submission.entry import DIVERGED, Entry
+from artifact.submission.processes import finished
 from command_line import complain
 from data.inputs import Scored, open_scored
 from errors import InputError
@@ -116,8 +116,7 @@ def audited(entry: Entry, data: Path | None) -> str:
     command += ["--data", str(data or settings.data)]
     if settings.tokenizer:
         command += ["--tokenizer", str(settings.tokenizer)]
-    environment = os.environ | {"COLUMNS": "200"}
-    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
+    done = finished(command, PROJECT, os.environ | {"COLUMNS": "200"})
     if done.returncode not in (0, 1) or not done.stdout:
         last = (done.stderr.strip().splitlines() or ["no word"])[-1]
         raise InputError(f"{entry.path}: its audit did not end: {last}")

@@ -1,17 +1,46 @@
-"""Processes of a packed script, as a stranger would start them; none outlives a failed one."""
+"""Processes of a submission: of its script, as a stranger would start it, and of an audit."""
 
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from artifact.submission.code_size import SCRIPT
 from errors import InputError
 
 SECONDS = 900
+ENDING = 60.0  # seconds that a command has to end what it has begun
 PAUSE = 0.05  # seconds between two looks at what runs
+
+
+def finished(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, and return its exit code and what it printed.
+
+    If a signal ends the wait, SIGTERM ends the command, and it can remove what it has begun.
+    """
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # of Ctrl-C it would hear twice
+    )
+    try:
+        out, err = process.communicate()
+    except BaseException:
+        process.terminate()
+        try:
+            process.wait(ENDING)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        raise
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 class Process:

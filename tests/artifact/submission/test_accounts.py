@@ -1,8 +1,13 @@
 """Runs that break a rule are refused, a line for each; of a log only text is published."""
 
+import contextlib
 import json
 import math
+import os
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +16,9 @@ import pytest
 from artifact.submission.accounts import audited, check_alike, checked
 from artifact.submission.entry import Entry
 from errors import InputError
+from files import PROJECT
 from tests.artifact.submission.runs import METHOD, like, score, spoil
+from tests.small import clean_environment
 
 TRACK = "10min_16mb"
 
@@ -126,16 +133,55 @@ def test_without_a_text_the_events_are_the_log(other: Path) -> None:
 def test_what_the_audit_finds_broken_is_refused(
     other: Path, monkeypatch: pytest.MonkeyPatch, code: int, printed: str, words: str | None
 ) -> None:
-    def audit(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    def audit(command: list[str], *rest: Any) -> subprocess.CompletedProcess[str]:
         assert command[1:4] == ["-m", "evaluation", "audit"]
         return subprocess.CompletedProcess(command, code, printed, "error\ntoo short")
 
-    monkeypatch.setattr(subprocess, "run", audit)
+    monkeypatch.setattr("artifact.submission.accounts.finished", audit)
     if words is None:
         assert audited(Entry.read(other), None) == printed
     else:
         with pytest.raises(InputError, match=words):
             audited(Entry.read(other), None)
+
+
+def entrants(folder: Path) -> list[int]:
+    """Return the processes whose command names a folder, as an entrant's names its pipes."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended
+            if os.fsencode(folder) in place.read_bytes():
+                found.append(int(place.parent.name))
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_audit_with_all_that_it_began(
+    run: Path, tmp_path: Path, number: int
+) -> None:
+    """SIGTERM killed the audit: its folder stayed, and the entrant's process computed on."""
+    code = f"""
+import signal
+from pathlib import Path
+from artifact.submission.accounts import audited
+from artifact.submission.entry import Entry
+from data.ending import ending
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+with ending():
+    audited(Entry.read(Path({str(run)!r})), None)
+"""
+    command, clean = [sys.executable, "-c", code], clean_environment(TMPDIR=str(tmp_path))
+    with subprocess.Popen(command, cwd=PROJECT, env=clean, stderr=subprocess.DEVNULL) as started:
+        while not (begun := entrants(tmp_path)):
+            assert started.poll() is None
+            time.sleep(0.01)
+        os.kill(begun[0], signal.SIGSTOP)  # busy, so that it does not see its judge's end
+        started.send_signal(number)
+    left = entrants(tmp_path)
+    for each in left:
+        os.kill(each, signal.SIGKILL)
+    assert started.returncode == -signal.SIGINT and not left
+    assert not [*tmp_path.iterdir()]
 
 
 def test_no_run_is_one_line():

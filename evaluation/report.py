@@ -37,15 +37,16 @@ def conclude(
     folder.log("summary", **{k: v for k, v in summary.items() if k != "code_modules"})
     folder.write_summary(summary)
     scores.progress.phase("finished")
-    scores.progress.line(scores.table())
+    say = scores.progress.line
+    say(scores.table())
     if find_spec("evaluation.displays"):
         from evaluation.displays import show
 
-        show(folder, scores.progress.line)
+        show(folder, say)
     for line in told(facts):
-        scores.progress.line(line)
-    scores.progress.line(budget_line(code, artifact, limit))
-    scores.progress.line(f"run folder: {folder.path}")
+        say(line)
+    say(budget_line(code, artifact, limit))
+    say(f"run folder: {folder.path}")
     try:
         check_total(code, artifact, limit)
     except OverBudget as error:

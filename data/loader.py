@@ -40,6 +40,9 @@ class BatchLoader:
     any time. ``next_step`` starts the copy on a separate stream, so that it overlaps with the steps
     in the GPU's queue. The current stream waits for the copy; the host does not. A step of another
     shape restarts the thread, in the same buffers.
+
+    Attributes:
+        noise: windows of this rank that were noise, in the steps handed out so far.
     """
 
     def __init__(
@@ -81,7 +84,7 @@ class BatchLoader:
         self._prefetch: Prefetch | None = None
         self._shape = self._shapes[0]
         self._position = 0
-        self._sieve, self._noise, self._found = sieve, 0, {}
+        self._sieve, self._found, self.noise = sieve, {}, 0
 
     @property
     def position(self) -> int:
@@ -94,11 +97,6 @@ class BatchLoader:
             raise ValueError(f"position {tokens} is negative")
         self.close()
         self._position = tokens
-
-    @property
-    def noise(self) -> int:
-        """Windows of this rank that were noise, in the steps handed out so far."""
-        return self._noise
 
     @property
     def repeats(self) -> bool:
@@ -130,7 +128,7 @@ class BatchLoader:
         except BaseException:
             self.close()
             raise
-        self._noise += self._found.pop(self._position, 0)
+        self.noise += self._found.pop(self._position, 0)
         self._position += shape.batch_tokens
         return [Batch(part[0], part[1], part[2:] if shape.documents else None) for part in step]
 

@@ -142,9 +142,9 @@ class Chooser:
         if trainer.held_out:
             return trainer.held_out.nats(trainer.model, weights, trainer.held_out.count)
         if self._batch is None:
-            position = loader.position
+            position, noise = loader.position, loader.noise
             self._batch = loader.next_step()[0]
-            loader.position = position
+            loader.position, loader.noise = position, noise
         with holding(trainer.model, weights, trainer.world):
             mean = trainer.model.score(self._batch.tokens, self._batch.targets).mean()
         return [trainer.world.sum_(mean).item() / trainer.world.size]

@@ -122,7 +122,7 @@ class Loop:
             self.probe = Probe(trainer, start.probe)
             self.probe.seconds = self.budget.takes("probe", self.probe.seconds)
         self._launched: dict[int, Launched] = {}
-        self._noise = 0
+        self._noise = trainer.loader.noise
 
     def run(self) -> None:
         """Step until the next step would not fit, and write a checkpoint; do neither if trained.
@@ -277,13 +277,16 @@ class Loop:
         self.others_gib = max(self.others_gib, memory_of_others(self.trainer.world.device))
         copies = {slot: copy.tensors() for slot, copy in self.snapshots.items()}
         tensors = with_copies(self.trainer.state.tensors(), copies)
+        noise = sum(self.trainer.world.gathered(self.trainer.loader.noise))
         with SIGNALS.saving():
             if self.folder:
-                self._write(self.folder, tensors, elapsed)
+                self._write(self.folder, tensors, {"elapsed": elapsed, "noise": noise})
             self.trainer.world.barrier()
 
-    def _write(self, folder: RunFolder, tensors: Mapping[str, Tensor], elapsed: float) -> None:
-        state = self.trainer.state.numbers() | {"step": self.step, "elapsed": elapsed}
+    def _write(
+        self, folder: RunFolder, tensors: Mapping[str, Tensor], facts: Mapping[str, float]
+    ) -> None:
+        state = self.trainer.state.numbers() | {"step": self.step, **facts}
         state |= {"pace": self.pace.state(), "course": self.course.state()}
         state["others_gib"] = self.others_gib
         if self.probe:
@@ -295,7 +298,7 @@ class Loop:
             state[TRAINED] = budget_of(self.settings)
         try:
             checkpoint.save(folder.checkpoints, self.step, tensors, state)
-            folder.log(SAVED, step=self.step, elapsed=elapsed)
+            folder.log(SAVED, step=self.step, elapsed=facts["elapsed"])
         except OSError as error:
             folder.log("checkpoint_failed", step=self.step, error=str(error))
             self.progress.line(f"no checkpoint at step {self.step}: {error}")

@@ -77,6 +77,8 @@ def load_checkpoint(
     trainer.state.load(tensors, with_tokens(state, trainer.settings.train_seq_len))
     if steering and "swarm" in state:
         steering.load(state["swarm"])
+    if not trainer.world.is_main:  # rank 0 has the sum over ranks
+        trainer.loader.noise = 0
     if folder:
         folder.truncate_log(state["step"])
         folder.change_settings(kept(trainer.settings))

@@ -44,7 +44,7 @@ class TrainingState:
 
     def numbers(self) -> dict[str, int]:
         """Return all state that is numbers."""
-        return {"tokens": self.loader.position}
+        return {"tokens": self.loader.position, "noise": self.loader.noise}
 
     def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, int]) -> None:
         """Restore what ``tensors`` and ``numbers`` returned on any number of ranks, bit for bit.
@@ -63,6 +63,7 @@ class TrainingState:
         self.shards.gather()
         self.averaging.load(tensors)
         self.loader.position = numbers["tokens"]
+        self.loader.noise = numbers.get("noise", 0)
         torch.set_rng_state(tensors["random.cpu"].cpu())
         if "random.cuda" in tensors and self.shards.world.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random.cuda"].cpu())

@@ -2,14 +2,17 @@
 
 import json
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from data.shards import shards_of, write_shard
+from runtime import checkpoint
 from runtime.records import read_log
-from tests.train.runs import train
+from tests.train.runs import begin, train
 from training.loop import SKIP_NOISE
 
 
@@ -56,3 +59,28 @@ def test_it_can_be_asked_for_and_is_off_otherwise(corpus, spoilt, tmp_path):
 def test_a_healthy_corpus_has_none(corpus, tmp_path):
     summary, counts, said = run(corpus, corpus / "data", tmp_path / "run", "--skip-noise")
     assert (summary["noise_windows"], counts) == (0, []) and "noise" not in said
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_resumed_run_counts_on(corpus, spoilt, tmp_path, ranks: int):
+    """Over all ranks; what two ranks began, one takes up."""
+    given = ["--config", corpus / "run.toml", "--data", spoilt, "--no-swarm", "--skip-noise"]
+    long = ["--iterations", "60", "--eval-stride", "0"]
+    assert train(*given, *long, "--run-dir", tmp_path / "straight").returncode == 0
+    whole = json.loads((tmp_path / "straight" / "summary.json").read_text())["noise_windows"]
+    run = tmp_path / "killed"
+    process = begin(*given, *long, "--run-dir", run, "--checkpoint-minutes", "1e-9", ranks=ranks)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        newest = checkpoint.latest(run / "checkpoints")
+        if newest is not None and newest.name >= "step_000020":
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=60)
+    newest = checkpoint.latest(run / "checkpoints")
+    assert newest is not None
+    before = checkpoint.load(newest, "cpu")[1]["noise"]
+    assert 0 < before < whole
+    assert train("--resume", run).returncode == 0
+    assert json.loads((run / "summary.json").read_text())["noise_windows"] == whole

@@ -78,8 +78,10 @@ def chosen(graph: Graph, kind: BigramRows, rows: int, vocab_size: int) -> np.nda
 def shuffled(edges: np.ndarray, vocab_size: int, seed: int = 0) -> np.ndarray:
     """Return as many edges with the same tokens and predecessors, differently paired.
 
+    Of few tokens, some pairs may stay.
+
     Raises:
-        InputError: there is no such pairing, or none was found.
+        InputError: no such pairing was found.
     """
     generator = np.random.default_rng(seed)
     token, before = np.divmod(edges, vocab_size)

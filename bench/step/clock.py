@@ -40,7 +40,7 @@ from training.trainer import Trainer
 from training.warm_up import warm_up
 
 Way = TypeVar("Way", bound=Hashable)
-SETTLING = 3  # steps before those of a turn that are timed
+SETTLING = 3  # steps of a turn besides those that are timed
 UNLIMITED = 1e9  # seconds
 KEEPS = 8  # copies of weights and moments that are timed
 
@@ -138,7 +138,9 @@ def measured(trainer: Trainer, turns: int, steps: int) -> dict[str, Any]:
 def in_turn(
     ways: Mapping[Way, Callable[[int], float]], turns: int, steps: int
 ) -> dict[Way, list[float]]:
-    """Return milliseconds of a step by way and turn.
+    """Return milliseconds of a step by way and turn: how much longer a turn is with ``steps`` more.
+
+    So what the host does before the first step and after the last does not count.
 
     Args:
         ways: each takes some steps, and returns their seconds.
@@ -148,8 +150,8 @@ def in_turn(
     times: dict[Way, list[float]] = {way: [] for way in ways}
     for _ in range(turns):
         for way, take_steps in ways.items():
-            take_steps(SETTLING)
-            times[way].append(1000 * take_steps(steps) / steps)
+            few = take_steps(SETTLING)
+            times[way].append(1000 * (take_steps(SETTLING + steps) - few) / steps)
     return times
 
 

@@ -9,7 +9,7 @@ import torch
 from bench.harness.rig import Rig
 from bench.step import clock as clock_command
 from bench.step import variants
-from bench.step.clock import main
+from bench.step.clock import in_turn, main
 from errors import InputError
 from runtime.ranks import World
 from settings.load import load_settings
@@ -31,7 +31,7 @@ def test_a_clock_of_preset_tiny_is_measured_and_read(
     options = [*given, *stages]
     out = tmp_path / "clock.json"
     monkeypatch.setattr(clock_command, "stages_of_rungs", lambda settings: stages)
-    few = {"turns": 7, "steps": 2}  # a median that a pause of the machine does not move
+    few = {"turns": 7, "steps": 6}  # a median that a pause of the machine does not move
     assert main("x", *given, ladder=True, out=out, commit="y", **few) == 0
     settings = load_settings(options, {})
     clock = ReferenceClock(out, settings, 1)
@@ -45,6 +45,11 @@ def test_a_clock_of_preset_tiny_is_measured_and_read(
     told = [*TINY.split(), *(["--data", "DIR"] if text else []), *stages]
     assert record["settings"] == told
     assert capsys.readouterr().out.count(" ms ") == 6
+
+
+def test_what_a_turn_takes_besides_its_steps_does_not_count():
+    times = in_turn({"a": lambda steps: 0.5 + 0.1 * steps}, turns=2, steps=4)
+    assert times["a"] == pytest.approx([100.0, 100.0])
 
 
 def test_steps_with_copies_are_launched_without_waiting_for_each(

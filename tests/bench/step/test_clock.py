@@ -31,7 +31,7 @@ def test_a_clock_of_preset_tiny_is_measured_and_read(
     options = [*given, *stages]
     out = tmp_path / "clock.json"
     monkeypatch.setattr(clock_command, "stages_of_rungs", lambda settings: stages)
-    few = {"turns": 7, "steps": 6}  # a median that a pause of the machine does not move
+    few = {"turns": 5, "steps": 4}  # a median that a pause of the machine does not move
     assert main("x", *given, ladder=True, out=out, commit="y", **few) == 0
     settings = load_settings(options, {})
     clock = ReferenceClock(out, settings, 1)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kernels.attention import backward_prepare_hopper, reference
 from kernels.attention.backward_prepare import Gradients, backward_prepare
-from kernels.attention.reference import exclude_self
+from kernels.attention.reference import exclude_self, window_bounds
 from kernels.attention.rope import padded
 from kernels.attention.saved import Saved
 from kernels.attention.self_attention import self_attention
@@ -261,6 +261,17 @@ def test_bf16_with_documents() -> None:
     size = (2, 999, 512, 8, 4, 64)
     inputs = inputs_of(size, (*EXTRAS, *ONTO), 5)
     check_bf16(inputs, size, xsa=True, documents=some_documents(2, 999))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("window", [40, 128])
+@pytest.mark.usefixtures("fused")
+def test_bf16_with_near_windows(window: int) -> None:
+    size = (3, 1999, 512, 8, 4, 64)
+    tokens = torch.zeros(3, 1999, device=DEVICE)
+    bounds = window_bounds(tokens, window, some_documents(3, 1999))
+    inputs = inputs_of(size, (*EXTRAS, *ONTO), window)
+    check_bf16(inputs, size, xsa=True, documents=bounds, window=window)
 
 
 @pytest.mark.gpu

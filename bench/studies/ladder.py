@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from bench.harness.options import inline
 from bench.harness.pairs import (
     CHEAP,
     FIRST_SEED,
@@ -39,7 +40,6 @@ from bench.harness.pairs import (
 from bench.harness.record import Commit, provenance
 from bench.harness.refusals import check_series
 from bench.harness.runs import Summary, remarks, sound
-from bench.studies.parts import inline
 from files import PROJECT, write_text
 from runtime import ROUNDTRIP
 from settings.load import load_settings

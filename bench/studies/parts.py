@@ -9,15 +9,15 @@ equal seeds, if both are made. Each GPU makes one run after another, finished ru
 and what follows ``--`` goes to every run. Rows also go to bench/results/open-sprint.json.
 """
 
-import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
+from bench.harness.options import option
 from bench.harness.pairs import (
     FIRST_SEED,
     MOST_SEEDS,
@@ -48,7 +48,6 @@ from bench.studies.sprint import rows_of
 from errors import InputError
 from files import PROJECT, write_text
 from settings.load import load_settings
-from settings.stages import Stage
 
 OUT = PROJECT / "bench" / "results" / "open-sprint-parts.md"
 FROM, TO = "sprint", "frontier-sprint"
@@ -102,27 +101,6 @@ def check_free(settings: Sequence[str]) -> None:
         for name in (name for names in PARTS.values() for name in names):
             if getattr(given, name) != getattr(own, name):
                 raise InputError(f"{name}: a part sets it; leave it out")
-
-
-def option(name: str, value: Any) -> Iterator[str]:
-    """Yield a setting's option and its value, as the command line has them."""
-    name = name.replace("_", "-")
-    if isinstance(value, bool):
-        yield f"--{name}" if value else f"--no-{name}"
-        return
-    yield f"--{name}"
-    if isinstance(value, list):
-        staged = bool(value) and isinstance(value[0], Stage)
-        yield f"[{', '.join(map(inline, value))}]" if staged else ",".join(map(str, value))
-    else:
-        yield str(value)
-
-
-def inline(stage: Stage) -> str:
-    """Return a stage as an inline table of TOML."""
-    fields = stage.model_dump(exclude_none=True)
-    # What JSON has of a number, a truth value or a word is TOML as well.
-    return "{" + ", ".join(f"{name} = {json.dumps(each)}" for name, each in fields.items()) + "}"
 
 
 def main(

@@ -16,7 +16,7 @@ from bench.harness.baseline import COMMITTED, baseline_name, losses, save
 from bench.harness.contest import Ceilings, Contest, measure_ceilings, report, run_contest
 from bench.harness.figures import Figure, figures_table
 from bench.harness.operation import DIRECTIONS
-from bench.harness.record import provenance
+from bench.harness.record import as_lines, provenance
 from errors import InputError
 from kernels.peers import missing
 
@@ -110,7 +110,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if not results and not figures:
         return
     about = provenance(config.getoption("--commit"))
-    print("\n\n" + "\n".join(f"{name}: {value}" for name, value in about.items()))
+    print(f"\n\n{as_lines(about)}")
     if figures:
         print(figures_table(figures) + "\n")
     if not results:

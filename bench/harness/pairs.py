@@ -14,7 +14,7 @@ from typing import Any
 from rich.progress import Progress
 from scipy.stats import ttest_rel
 
-from bench.harness.record import Commit, provenance
+from bench.harness.record import Commit, provenance, write_table
 from bench.harness.refusals import check_clock, check_series
 from bench.harness.runs import (
     REMARKS,
@@ -27,7 +27,6 @@ from bench.harness.runs import (
 )
 from command_line import INTERRUPTED
 from errors import DivergedError, InputError
-from files import write_text
 from settings import Settings
 from settings.load import load_settings
 from training.resuming import kept
@@ -104,8 +103,7 @@ def compare(
 
     def keep() -> None:
         if out and found.get(planned[0][0]):
-            about = [f"{name}: {value}" for name, value in provenance(commit).items()]
-            write_text(out, "\n".join([command, *about, "", table(found), ""]))
+            write_table(out, command, provenance(commit), table(found))
 
     status = until_interrupted(lambda: make(planned, found, keep))
     if found.get(planned[0][0]):

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +11,7 @@ import torch
 from cyclopts import Parameter
 
 from errors import InputError
+from files import write_text
 from reading.structured import Form, read_json
 from runtime.run_folder import environment
 
@@ -74,3 +75,13 @@ def provenance(commit: str | None = None) -> dict[str, str]:
         "commit": commit or f"{found['git_commit']}{dirty}",
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
+
+
+def as_lines(about: Mapping[str, object]) -> str:
+    """Return a record as text, a line for each field."""
+    return "\n".join(f"{name}: {value}" for name, value in about.items())
+
+
+def write_table(out: Path, command: str, about: Mapping[str, object], table: str) -> None:
+    """Write a result as text: the command that gives it again, its record and its table."""
+    write_text(out, "\n".join([command, as_lines(about), "", table, ""]))

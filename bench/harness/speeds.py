@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.harness.figures import Figure, figures_table, missed
+from bench.harness.record import as_lines
 from errors import InputError
 from files import write_text
 
@@ -81,7 +82,7 @@ def read(path: Path, about: Mapping[str, str]) -> dict[str, Any]:
 def report(record: Record) -> int:
     """Print the table; return 1 if a bar is missed."""
     found = figures(record.numbers)
-    print("\n".join(f"{name}: {value}" for name, value in record.about.items()))
+    print(as_lines(record.about))
     print(figures_table(found))
     for start, phases in (record.numbers["start_phases"] or {}).items():
         print(f"{start}: {', '.join(f'{name} {seconds} s' for name, seconds in phases.items())}")

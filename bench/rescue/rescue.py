@@ -28,7 +28,7 @@ from cyclopts import Parameter
 from rich.progress import Progress
 
 from bench.harness.pairs import CHEAP, FIRST_SEED, check, check_seeds, until_interrupted
-from bench.harness.record import Commit, provenance
+from bench.harness.record import Commit, provenance, write_table
 from bench.harness.refusals import check_clock, check_series
 from bench.harness.runs import Summary, shared_by, summaries_of
 from bench.rescue.runs import OUTCOME, Run, outcome
@@ -152,8 +152,8 @@ def summary(found: Found) -> dict[str, Any]:
 
 def write(out: Path, result: Mapping[str, Any]) -> None:
     """Write a result as tables, and as JSON beside them."""
-    about = [f"{name}: {result[name]}" for name in ("device", "torch", "commit", "date")]
-    write_text(out, "\n".join([result["command"], *about, "", text_of(result), ""]))
+    about = {name: result[name] for name in ("device", "torch", "commit", "date")}
+    write_table(out, result["command"], about, text_of(result))
     write_text(out.with_suffix(".json"), json.dumps(result, indent=1) + "\n")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from bench.harness.figures import Figure, figures_table
-from bench.harness.record import Commit, provenance
+from bench.harness.record import Commit, as_lines, provenance
 from bench.harness.rig import Rig
 from runtime.ranks import World
 
@@ -31,7 +31,7 @@ def main(*settings: str, runs: int = 20, seconds: float = 10.0, commit: Commit =
         step = rig.run(SETTLING) / SETTLING
         ends = [timed(rig, seconds) - seconds for _ in range(runs)]
         rig.close()
-    print("\n".join(f"{name}: {value}" for name, value in provenance(commit).items()))
+    print(as_lines(provenance(commit)))
     found = figures(ends, step, seconds)
     print(figures_table(found))
     return int(any(not figure.met for figure in found))

@@ -24,7 +24,7 @@ import torch
 
 from bench.harness.exposure import Collective, Exposure, Seen, exposures, seen
 from bench.harness.figures import Figure, figures_table
-from bench.harness.record import Commit, provenance
+from bench.harness.record import Commit, as_lines, provenance
 from bench.harness.sizes import TOKENS
 from errors import InputError
 from files import PROJECT
@@ -52,7 +52,7 @@ def main(
         raise InputError(f"{gpus} GPUs are wanted, there are {there}")
     found = figures(measure(1, settings), measure(gpus, settings), gpus)
     print(f"settings: {shlex.join(settings) or 'preset sprint'}")
-    print("\n".join(f"{name}: {value}" for name, value in provenance(commit).items()))
+    print(as_lines(provenance(commit)))
     print(figures_table(found))
     return int(any(not figure.met for figure in found))
 

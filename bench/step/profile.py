@@ -12,7 +12,7 @@ import torch
 from torch.autograd import DeviceType
 
 from bench.harness.network import make_model, step
-from bench.harness.record import Commit, need_gpu, provenance
+from bench.harness.record import Commit, as_lines, need_gpu, provenance
 from bench.harness.sizes import TOKENS, random_tokens
 from settings.load import load_settings
 from training.schedule import further_weights
@@ -65,7 +65,7 @@ def main(
     call = step(model, forward, tokens, further_weights(settings.mtp_targets, 0.0))
     times = device_times(call)
     total = sum(microseconds for _, microseconds in times.values())
-    print("\n".join(f"{name}: {value}" for name, value in provenance(commit).items()))
+    print(as_lines(provenance(commit)))
     title = f"{backend}, {preset}, {precision}"
     print(f"{title}: {total / 1000:.2f} ms on the device, {len(times)} kernels\n")
     print("| kernel | launches | us each | ms | share |\n|---|---|---|---|---|")

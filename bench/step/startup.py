@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.harness.record import Commit, need_gpu, provenance
+from bench.harness.record import Commit, as_lines, need_gpu, provenance
 from errors import InputError
 from files import PROJECT
 from runtime.run_folder import read_log
@@ -35,7 +35,7 @@ def main(*settings: str, data: Path | None = None, commit: Commit = None) -> int
         data = data or generate(folder / "data")
         environment = os.environ | {"TRITON_CACHE_DIR": str(folder / "triton")}
         measured = {cache: startup(data, folder / cache, environment, settings) for cache in BARS}
-    print("\n".join(f"{name}: {value}" for name, value in provenance(commit).items()))
+    print(as_lines(provenance(commit)))
     print(table(measured))
     return int(any(measured[cache]["total"] > bar for cache, bar in BARS.items()))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from bench.harness.figures import Figure, figures_table, missed
-from bench.harness.record import Commit, need_gpu, provenance
+from bench.harness.record import Commit, as_lines, need_gpu, provenance
 from bench.harness.rig import Rig
 from bench.harness.timeline import Timeline, timeline, traced
 from runtime.ranks import World
@@ -57,7 +57,7 @@ def main(*settings: str, commit: Commit = None) -> int:
             found = measured(rig.trainer)
         finally:
             rig.close()
-    print("\n".join(f"{name}: {value}" for name, value in provenance(commit).items()))
+    print(as_lines(provenance(commit)))
     print(figures_table(found))
     return int(bool(missed(found)))
 

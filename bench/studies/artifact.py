@@ -34,7 +34,7 @@ from artifact.format import container
 from artifact.quantisation.hessians import collect
 from artifact.quantisation.recipe import Recipe, quantise
 from artifact.stored import Stored
-from bench.harness.record import Commit, provenance
+from bench.harness.record import Commit, as_lines, provenance
 from data.inputs import Inputs, open_inputs
 from data.shards import TokenStream
 from errors import InputError
@@ -285,7 +285,7 @@ def rows(bench: Bench, limit: int) -> Iterator[Row]:
 
 def print_head(bench: Bench, run: str, commit: str | None) -> None:
     """Print the lines above the rows."""
-    about = "\n".join(f"{name}: {value}" for name, value in provenance(commit).items())
+    about = as_lines(provenance(commit))
     print(f"{about}\nrun: {run}, {bench.base:.4f} bpb before\n")
     print(f"| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}", flush=True)
 

@@ -6,7 +6,7 @@ python -m bench curve RUN > bench/results/curve-DEVICE.md
 
 from pathlib import Path
 
-from bench.harness.record import Commit, provenance
+from bench.harness.record import Commit, as_lines, provenance
 from errors import InputError
 from runtime.plot import Events
 from runtime.records import read_settings, read_summary
@@ -24,7 +24,7 @@ def main(run: Path, /, *, commit: Commit = None) -> None:
         raise InputError(f"{run} has no curve: train with --val-loss-every N")
     summary, settings = read_summary(run), read_settings(run)
     print("`python -m bench curve RUN`, of a run with --val-loss-every\n")
-    print("\n".join(f"{name}: {value}" for name, value in provenance(commit).items()))
+    print(as_lines(provenance(commit)))
     print(f"preset {settings.get('preset')}, {summary.steps} steps\n")
     print("| weights | seconds | bpb |\n|---|---|---|")
     for name, (seconds, bpb) in curves.items():

@@ -19,7 +19,7 @@ import numpy as np
 import scipy.sparse as sparse
 import torch
 
-from bench.harness.record import Commit, check_out, provenance
+from bench.harness.record import Commit, as_lines, check_out, provenance
 from data.shards import TokenStream
 from data.tokenizer import find_tokenizer
 from data.vocabulary import read_tokenizer
@@ -159,7 +159,7 @@ def main(
         raise InputError(f"{data}: has {len(stream):,} training tokens; give lower --trained")
     tokens = stream.read(0, trained + tested).astype(np.int64)
     study = Study(tokens, tokenizer.vocab_size, trained)
-    lines = [f"{name}: {value}" for name, value in provenance(commit).items()]
+    lines = [as_lines(provenance(commit))]
     lines += [
         f"vocabulary {tokenizer.vocab_size}, {rows:,} rows, {trained:,} and {tested:,} tokens",
         "",

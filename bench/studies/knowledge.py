@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from bench.harness.record import Commit, provenance
+from bench.harness.record import Commit, as_lines, provenance
 from data.tokenizer import train_tokenizer
 from files import PROJECT
 from knowledge.relations import TYPES
@@ -50,7 +50,7 @@ SIZES = (
 
 def main(*, commit: Commit = None) -> int:
     """Measure each size, print the table."""
-    print("\n".join(f"{name}: {value}" for name, value in provenance(commit).items()))
+    print(as_lines(provenance(commit)))
     print(f"cores: {len(os.sched_getaffinity(0))}\n")
     print("| nodes | edges | seconds (bar) | peak GiB (bar) |\n|---|---|---|---|")
     missed = False

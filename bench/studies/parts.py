@@ -32,7 +32,7 @@ from bench.harness.pairs import (
     spread,
     until_interrupted,
 )
-from bench.harness.record import Commit, earlier, provenance
+from bench.harness.record import Commit, earlier, provenance, write_table
 from bench.harness.refusals import check_series
 from bench.harness.runs import Summary, sound
 from bench.studies.open_sprint import (
@@ -46,7 +46,7 @@ from bench.studies.open_sprint import (
 )
 from bench.studies.sprint import rows_of
 from errors import InputError
-from files import PROJECT, write_text
+from files import PROJECT
 from settings.load import load_settings
 
 OUT = PROJECT / "bench" / "results" / "open-sprint-parts.md"
@@ -156,8 +156,7 @@ def main(
             own = () if options[name] == ("--preset", TO) else options[name]
             made = rows_of(name, range(FIRST_SEED, FIRST_SEED + most), of)
             keep(rows, name, (*own, *settings), made, about)
-        lines = [f"{name}: {value}" for name, value in about.items()]
-        write_text(out, "\n".join([command, *lines, "", table(found), ""]))
+        write_table(out, command, about, table(found))
 
     def work() -> None:
         make(planned, found, report)

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Literal
 
 from bench.harness.pairs import check, check_names, ended, folder_of, make
-from bench.harness.record import Commit, earlier, provenance
+from bench.harness.record import Commit, earlier, provenance, write_table
 from bench.harness.refusals import check_series
 from bench.harness.runs import REMARKS, Summary, remarks
 from bench.studies.open_sprint import FIELD, FIELDS, RESULT, check_clock, keep
 from errors import InputError
-from files import write_text
 from settings.load import load_settings
 
 COLUMNS = (
@@ -108,8 +107,7 @@ def main(
         if is_open:
             keep(RESULT, label, settings, ours, about)
         if out:
-            lines = [f"{name}: {value}" for name, value in about.items()]
-            write_text(out, "\n".join([command, *lines, "", text, ""]))
+            write_table(out, command, about, text)
 
     make(planned, found, report, aloud=len(seeds) == 1)
     return ended(0, found)

@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from bench.harness.record import Commit, provenance
+from bench.harness.record import Commit, as_lines, provenance
 from errors import InputError
 from evaluation.score import Scoring
 from evaluation.subject import Subject
@@ -51,8 +51,7 @@ def main(
     """
     ends = time.monotonic() + seconds
     subject = Subject.open(artifact, {"data": data, "eval_stride": stride, "ttt_enabled": True})
-    for name, value in provenance(commit).items():
-        print(f"{name}: {value}")
+    print(as_lines(provenance(commit)))
     plain = subject.score(subject.split, stride, Scoring(subject.world))
     print(f"sliding, stride {stride}: {plain.bpb:.5f}, {plain.seconds:.1f} s", flush=True)
     start = {axis: getattr(subject.settings, axis) for axis, _ in AXES}

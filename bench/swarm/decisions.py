@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench.harness.record import Commit, provenance
+from bench.harness.record import Commit, as_lines, provenance
 from settings.load import load_settings
 from swarm.mesh import Cycle
 from swarm.simulate import KINDS, SyntheticRun, simulate
@@ -24,7 +24,7 @@ BAR = (30.0, 60.0)  # microseconds, p50 and p99
 
 def main(*, commit: Commit = None) -> int:
     """Measure each amount, print the table."""
-    print("\n".join(f"{name}: {value}" for name, value in provenance(commit).items()))
+    print(as_lines(provenance(commit)))
     cores, busy = len(os.sched_getaffinity(0)), os.getloadavg()[0]
     print(f"cores: {cores}, load: {busy:.1f}\n")
     print(f"| MB read before | cycles | p50 us ({BAR[0]:g}) | p99 us ({BAR[1]:g}) |")

@@ -5,6 +5,7 @@ Runs are compared in pairs, because seeds differ by more than variants do.
 
 import math
 import os
+import shlex
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -67,15 +68,34 @@ def make(
             keep()
 
 
-def until_interrupted(work: Callable[[], object]) -> int:
-    """Do some work; return 0, or the exit code if Ctrl-C or SIGTERM ended it."""
+def series(
+    work: Callable[[], object], text: Callable[[], str], nothing: str = "no run is finished"
+) -> int:
+    """Do the work of a series, and print what it came to.
+
+    Args:
+        work: makes the runs.
+        text: returns the table of what is finished, empty if nothing is.
+        nothing: is printed on stderr in place of an empty table.
+
+    Returns:
+        0, or the exit code if Ctrl-C or SIGTERM ended the work.
+    """
+    status = 0
     try:
         work()
     except KeyboardInterrupt:
-        return INTERRUPTED
+        status = INTERRUPTED
     except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
+        status = int(ended.code or 0)
+    found = text()
+    print(found or nothing, file=sys.stdout if found else sys.stderr)
+    return status
+
+
+def passed_on(settings: Sequence[str]) -> str:
+    """Return what a command has for train.py at its end, with two dashes before it."""
+    return f" -- {shlex.join(settings)}" * bool(settings)
 
 
 def ended(status: int, *found: Mapping[str, Sequence[Summary]]) -> int:
@@ -101,16 +121,14 @@ def compare(
     check_series([run[2] for run in planned], out)
     found: dict[str, list[Summary]] = {}
 
-    def keep() -> None:
-        if out and found.get(planned[0][0]):
-            write_table(out, command, provenance(commit), table(found))
+    def text() -> str:
+        return table(found) if found.get(planned[0][0]) else ""
 
-    status = until_interrupted(lambda: make(planned, found, keep))
-    if found.get(planned[0][0]):
-        print(table(found))
-    else:
-        print("no run is finished", file=sys.stderr)
-    return ended(status, found)
+    def keep() -> None:
+        if out and (made := text()):
+            write_table(out, command, provenance(commit), made)
+
+    return ended(series(lambda: make(planned, found, keep), text), found)
 
 
 def plan(

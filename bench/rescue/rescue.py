@@ -18,7 +18,6 @@ only, and how often is kept in ``bench/results/rescue-sealed.json``. Finished ru
 import json
 import math
 import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.progress import Progress
 
-from bench.harness.pairs import CHEAP, FIRST_SEED, check, check_seeds, until_interrupted
+from bench.harness.pairs import CHEAP, FIRST_SEED, check, check_seeds, passed_on, series
 from bench.harness.record import Commit, provenance, write_table
 from bench.harness.refusals import check_clock, check_series
 from bench.harness.runs import Summary, shared_by, summaries_of
@@ -126,7 +125,7 @@ def main(
     if any(TROUBLES[name].sealed for name in asked.chosen):
         open_seal(asked, planned[1], shlex.join(base[2:]), commit)
     command = f"python -m bench rescue --data DIR --preset {preset} {asked.command()}"
-    command += f" -- {shlex.join(settings)}" * bool(settings)
+    command += passed_on(settings)
     found: Found = {}
 
     def keep() -> None:
@@ -137,12 +136,7 @@ def main(
         for round_ in planned:  # a yoked run obeys a clean one
             make(round_, found, keep)
 
-    status = until_interrupted(work)
-    if found.get((CLEAN, "F0")):
-        print(text_of(summary(found)))
-    else:
-        print("no run is finished", file=sys.stderr)
-    return status
+    return series(work, lambda: text_of(summary(found)) if found.get((CLEAN, "F0")) else "")
 
 
 def summary(found: Found) -> dict[str, Any]:

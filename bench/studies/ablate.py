@@ -14,7 +14,7 @@ from typing import Annotated, get_args
 
 from cyclopts import Parameter
 
-from bench.harness.pairs import compare, plan
+from bench.harness.pairs import compare, passed_on, plan
 from bench.harness.record import Commit
 from model.config import BigramRows
 from swarm.agents import AGENTS
@@ -58,11 +58,10 @@ def main(
         0; 1 if a run diverged; 130 or 143 if it was interrupted, with a table of the finished runs.
     """
     base = [*BASE, "--data", str(data), *settings]
-    command = f"python -m bench ablate --data DIR --seeds {seeds} "
-    if variants:
-        command += f"--variants {shlex.join(variants)} "
-    command += shlex.join(("--", *settings)) if settings else ""
-    return compare(plan(base, seeds, options_of(variants), runs), out, command.strip(), commit)
+    command = f"python -m bench ablate --data DIR --seeds {seeds}"
+    command += f" --variants {shlex.join(variants)}" if variants else ""
+    command += passed_on(settings)
+    return compare(plan(base, seeds, options_of(variants), runs), out, command, commit)
 
 
 def options_of(variants: list[str] | None) -> dict[str, tuple[str, ...]]:

@@ -13,7 +13,6 @@ What follows ``--`` goes to every run.
 import json
 import math
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,10 +31,11 @@ from bench.harness.pairs import (
     make,
     mean,
     paired,
+    passed_on,
     plan,
+    series,
     spread_of,
     table,
-    until_interrupted,
 )
 from bench.harness.record import Commit, provenance
 from bench.harness.refusals import check_series
@@ -94,7 +94,7 @@ def main(
     check_series([run[2] for planned in rounds for run in planned], out)
     command = f"python -m bench ladder --data DIR --preset {preset} --seeds {seeds}"
     command += f" --rungs {shlex.join(rungs)}" if rungs else ""
-    command += f" -- {shlex.join(settings)}" * bool(settings)
+    command += passed_on(settings)
     found: dict[str, list[Summary]] = {}
 
     def keep() -> None:
@@ -107,12 +107,7 @@ def main(
         for planned in rounds:  # yoked runs obey finished ones
             make(planned, found, keep)
 
-    status = until_interrupted(work)
-    if found.get("A"):
-        print(table(found))
-    else:
-        print("no run is finished", file=sys.stderr)
-    return ended(status, found)
+    return ended(series(work, lambda: table(found) if found.get("A") else ""), found)
 
 
 def rungs_of(base: Sequence[str]) -> dict[str, tuple[str, ...]]:

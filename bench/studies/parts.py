@@ -28,9 +28,10 @@ from bench.harness.pairs import (
     make,
     mean,
     paired,
+    passed_on,
     plan,
+    series,
     spread,
-    until_interrupted,
 )
 from bench.harness.record import Commit, earlier, provenance, write_table
 from bench.harness.refusals import check_series
@@ -147,7 +148,7 @@ def main(
     command = f"python -m bench parts --data DIR --seeds {seeds}"
     command += f" --seeds-of-small {seeds_of_small}" * (seeds_of_small > 0)
     command += f" --parts {shlex.join(options)}" if parts else ""
-    command += f" -- {shlex.join(settings)}" * bool(settings)
+    command += passed_on(settings)
     found: dict[str, list[Summary]] = {}
 
     def report() -> None:
@@ -163,9 +164,7 @@ def main(
         again = small(found) if most > seeds else set()
         make([run for run in every[len(planned) :] if run[0] in again], found, report)
 
-    status = until_interrupted(work)
-    print(table(found) if found else "no run is finished")
-    return ended(status, found)
+    return ended(series(work, lambda: table(found) if found else ""), found)
 
 
 def small(found: Mapping[str, Sequence[Summary]]) -> set[str]:

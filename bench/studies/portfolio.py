@@ -17,7 +17,6 @@ others.
 
 import json
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +32,10 @@ from bench.harness.pairs import (
     ended,
     make,
     paired,
+    passed_on,
     plan,
+    series,
     spread_of,
-    until_interrupted,
 )
 from bench.harness.record import Commit, earlier, provenance
 from bench.harness.refusals import check_series
@@ -161,11 +161,10 @@ def main(
         for name, of in planned.items():
             make(of, found.setdefault(name, {}), keep, way=unquantised_summary)
 
-    status = until_interrupted(work)
-    if result:
-        print("\n".join(text_of(result)))
-    else:
-        print("no condition is finished", file=sys.stderr)
+    def text() -> str:
+        return "\n".join(text_of(result)) if result else ""
+
+    status = series(work, text, "no condition is finished")
     return ended(status, *found.values())
 
 
@@ -176,7 +175,7 @@ def command_of(given: Sequence[str], preset: str, asked: Asked, settings: Sequen
     if asked.conditions:
         command += f" --conditions {shlex.join(asked.conditions)}"
     command += f" --tried {shlex.join(asked.tried)}"
-    return command + f" -- {shlex.join(settings)}" * bool(settings)
+    return command + passed_on(settings)
 
 
 def ways_of(base: Sequence[str], tried: Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from bench.harness.pairs import check, check_names, ended, folder_of, make
+from bench.harness.pairs import check, check_names, ended, folder_of, make, passed_on
 from bench.harness.record import Commit, earlier, provenance, write_table
 from bench.harness.refusals import check_series
 from bench.harness.runs import REMARKS, Summary, remarks
@@ -93,9 +93,8 @@ def main(
         earlier(RESULT, FIELDS)
     # The result names no path, because paths differ between machines.
     command = f"python -m bench sprint --data DIR --label {shlex.quote(label)}"
-    command += f" --seeds {' '.join(map(str, seeds))} "
-    command += "--protocol open " if is_open else ""
-    command += shlex.join(("--", *settings)) if settings else ""
+    command += f" --seeds {' '.join(map(str, seeds))}"
+    command += " --protocol open" * is_open + passed_on(settings)
     found: dict[str, list[Summary]] = {}
 
     def report() -> None:

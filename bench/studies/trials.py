@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.harness.pairs import CHEAP, compare, plan
+from bench.harness.pairs import CHEAP, compare, passed_on, plan
 from bench.harness.record import Commit
 from errors import InputError
 
@@ -46,7 +46,7 @@ def main(
     base = ["--data", str(data), "--preset", preset, *CHEAP, *settings]
     command = f"python -m bench trials --data DIR --preset {preset} --seeds {seeds} "
     command += shlex.join(part for each in trial for part in ("--trial", each))
-    command += f" -- {shlex.join(settings)}" * bool(settings)
+    command += passed_on(settings)
     return compare(plan(base, seeds, options_of(trial), runs), out, command, commit)
 
 

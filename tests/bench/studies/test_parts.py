@@ -1,6 +1,7 @@
 """The parts of the open sprint: their runs, and what the table says that each brought."""
 
 import json
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -145,6 +146,24 @@ def test_small_steps_get_more_seeds(tmp_path: Path, random_folder, monkeypatch):
     ]
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
     assert [len(row["seeds"]) for row in rows] == [3, 3, 1, 1]
+
+
+def test_a_series_that_finishes_no_run_prints_no_table(
+    tmp_path: Path, random_folder, monkeypatch, capsys
+) -> None:
+    """It said so in place of the table, on stdout."""
+
+    def summaries(*planned: object) -> Iterator[Summary]:
+        raise SystemExit(128 + signal.SIGTERM)
+        yield
+
+    monkeypatch.setattr(pairs, "summaries_of", summaries)
+    command = ["parts", "--data", str(random_folder), "--seeds", "1", "--parts", "gates"]
+    command += ["--out", str(tmp_path / "parts.md"), "--rows", str(tmp_path / "rows.json")]
+    assert bench(command) == 128 + signal.SIGTERM
+    said = capsys.readouterr()
+    assert "no run" not in said.out and said.err == "no run is finished\n"
+    assert not [*tmp_path.glob("*.md")]
 
 
 @pytest.mark.parametrize(("seeds", "of_small"), [(1, -1), (3, 2), (3, 3), (1, 101)])

@@ -84,23 +84,19 @@ def main(
         0; 1 if a run diverged; 130 or 143 if it was interrupted, with what is finished.
     """
     base = ["--data", str(data), "--preset", preset, *CHEAP, *settings]
-    names, every = dict.fromkeys(["A", *(rungs or [*NAMES, YOKED])]), rungs_of(base)
-    first = {name: every[name] for name in names if name != YOKED}
-    if YOKED in names:
-        first["C"] = every["C"]
-    rounds = [plan(base, seeds, first, runs)]
+    names = rungs or [*NAMES, YOKED]
+    options = options_of(base, names)
+    rounds = [plan(base, seeds, options, runs)]
     if YOKED in names:
         rounds.append(yoked(base, seeds, runs))
     check_series([run[2] for planned in rounds for run in planned], out)
-    command = f"python -m bench ladder --data DIR --preset {preset} --seeds {seeds}"
-    command += f" --rungs {shlex.join(rungs)}" if rungs else ""
-    command += passed_on(settings)
+    command = command_of(preset, seeds, rungs, settings)
     found: dict[str, list[Summary]] = {}
 
     def keep() -> None:
         if found.get("A"):
             result = {"command": command, **provenance(commit)}
-            result |= report(found, {**first, YOKED: ()})
+            result |= report(found, {**options, YOKED: ()})
             write_text(out, json.dumps(result, indent=1) + "\n")
 
     def work() -> None:
@@ -108,6 +104,22 @@ def main(
             make(planned, found, keep)
 
     return ended(series(work, lambda: table(found) if found.get("A") else ""), found)
+
+
+def options_of(base: Sequence[str], names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the options of A and of each rung that is named; in place of Y those of C."""
+    every, obeyed = rungs_of(base), ["C"] * (YOKED in names)
+    wanted = dict.fromkeys(["A", *names, *obeyed])
+    return {name: every[name] for name in wanted if name != YOKED}
+
+
+def command_of(
+    preset: str, seeds: int, rungs: Sequence[str] | None, settings: Sequence[str]
+) -> str:
+    """Return the command that gives a result again."""
+    command = f"python -m bench ladder --data DIR --preset {preset} --seeds {seeds}"
+    command += f" --rungs {shlex.join(rungs)}" if rungs else ""
+    return command + passed_on(settings)
 
 
 def rungs_of(base: Sequence[str]) -> dict[str, tuple[str, ...]]:

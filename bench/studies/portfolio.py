@@ -17,7 +17,7 @@ others.
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -134,20 +134,13 @@ def main(
         0; 1 if a run diverged; 130 or 143 if it was interrupted, with what is finished.
     """
     folders = {"data": data, "other": other, "small": small}
-    chosen = asked.conditions or [name for name, each in CONDITIONS.items() if folders[each.data]]
-    planned = {}
-    for name in chosen:
-        condition = CONDITIONS[name]
-        if (folder := folders[condition.data]) is None:
-            raise InputError(f"--conditions {name}: give its data by --{condition.data}")
-        base = ["--data", str(folder), "--preset", condition.preset or preset, *CHEAP]
-        base += [*condition.options, *(() if condition.preset else settings)]
-        ways, place = ways_of(base, asked.tried), runs / name.replace(" ", "-")
-        planned[name] = plan(base, asked.seeds, ways, place)
+    given = {name: folder for name, folder in folders.items() if folder}
+    planned = {
+        name: plan(base, asked.seeds, ways_of(base, asked.tried), runs / name.replace(" ", "-"))
+        for name, base in bases_of(given, preset, asked, settings).items()
+    }
     check_series([run[2] for each in planned.values() for run in each], out)
-    given = [name for name, folder in folders.items() if folder]
-    command = command_of(given, preset, asked, settings)
-    before = earlier(out, FIELDS)
+    command, before = command_of(given, preset, asked, settings), earlier(out, FIELDS)
     found: dict[str, dict[str, list[Summary]]] = {}
     result: dict[str, Any] = {}
 
@@ -168,7 +161,32 @@ def main(
     return ended(status, *found.values())
 
 
-def command_of(given: Sequence[str], preset: str, asked: Asked, settings: Sequence[str]) -> str:
+def bases_of(
+    given: Mapping[str, Path], preset: str, asked: Asked, settings: Sequence[str]
+) -> dict[str, list[str]]:
+    """Return options of all runs of each condition: of those asked for, or all that have data.
+
+    Args:
+        given: data folders by the name of their option.
+        preset: of conditions without one of their own.
+        asked: names the conditions, or none.
+        settings: for train.py, of conditions without a preset of their own.
+
+    Raises:
+        InputError: the data of a condition that is asked for is not given.
+    """
+    bases = {}
+    for name in asked.conditions or [n for n, each in CONDITIONS.items() if each.data in given]:
+        condition = CONDITIONS[name]
+        if condition.data not in given:
+            raise InputError(f"--conditions {name}: give its data by --{condition.data}")
+        base = ["--data", str(given[condition.data]), "--preset", condition.preset or preset]
+        bases[name] = [*base, *CHEAP, *condition.options]
+        bases[name] += () if condition.preset else settings
+    return bases
+
+
+def command_of(given: Iterable[str], preset: str, asked: Asked, settings: Sequence[str]) -> str:
     """Return the command that gives a result again, with DIR for each of the ``given`` folders."""
     command = "python -m bench portfolio" + "".join(f" --{name} DIR" for name in given)
     command += f" --preset {preset} --seeds {asked.seeds}"

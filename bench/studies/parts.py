@@ -10,7 +10,7 @@ and what follows ``--`` goes to every run. Rows also go to bench/results/open-sp
 """
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated
@@ -133,11 +133,7 @@ def main(
     Raises:
         InputError: settings that no run can have, or that a part sets; no possible seeds.
     """
-    if seeds_of_small and not seeds < seeds_of_small <= MOST_SEEDS:
-        raise InputError(
-            f"--seeds-of-small {seeds_of_small}: give more than --seeds {seeds}, at most "
-            f"{MOST_SEEDS}, or 0"
-        )
+    check_seeds_of_small(seeds, seeds_of_small)
     check_clock(TO, settings)
     check_free(settings)
     options = {name: each for name, each in cumulative().items() if name in (parts or PARTS)}
@@ -145,10 +141,7 @@ def main(
     planned, every = (plan(base, count, options, runs) for count in (seeds, most))
     check_series([run[2] for run in every], out, rows)
     earlier(rows, FIELDS)
-    command = f"python -m bench parts --data DIR --seeds {seeds}"
-    command += f" --seeds-of-small {seeds_of_small}" * (seeds_of_small > 0)
-    command += f" --parts {shlex.join(options)}" if parts else ""
-    command += passed_on(settings)
+    command = command_of(seeds, seeds_of_small, options if parts else (), settings)
     found: dict[str, list[Summary]] = {}
 
     def report() -> None:
@@ -165,6 +158,23 @@ def main(
         make([run for run in every[len(planned) :] if run[0] in again], found, report)
 
     return ended(series(work, lambda: table(found) if found else ""), found)
+
+
+def check_seeds_of_small(seeds: int, of_small: int) -> None:
+    """Raise InputError unless rows that bring little get more seeds than the others, or no more."""
+    if of_small and not seeds < of_small <= MOST_SEEDS:
+        raise InputError(
+            f"--seeds-of-small {of_small}: give more than --seeds {seeds}, at most {MOST_SEEDS}, "
+            "or 0"
+        )
+
+
+def command_of(seeds: int, of_small: int, parts: Iterable[str], settings: Sequence[str]) -> str:
+    """Return the command that gives a result again."""
+    command = f"python -m bench parts --data DIR --seeds {seeds}"
+    command += f" --seeds-of-small {of_small}" * (of_small > 0)
+    command += f" --parts {named}" if (named := shlex.join(parts)) else ""
+    return command + passed_on(settings)
 
 
 def small(found: Mapping[str, Sequence[Summary]]) -> set[str]:

@@ -15,6 +15,7 @@ from runtime.device import choose_attention, choose_backend, sizes_of
 from settings import Settings
 from settings.stages import or_one
 from settings.variants import Variant, accumulation_of, reachable, stage_variants, trains_in_fp8
+from swarm.steering import agents_of
 from training.memory import state_bytes, step_bytes
 
 
@@ -22,8 +23,10 @@ def explain(settings: Settings, ranks: int) -> None:
     """Print what a run on ``ranks`` GPUs will do; its data, if given, tell the vocabulary.
 
     Raises:
-        InputError: the data folder has no tokenizer, or another than the settings say.
+        InputError: the data folder has no tokenizer, or another than the settings say; no set has
+            such agents.
     """
+    agents_of(settings)
     if settings.data:
         found = vocabulary_of(settings.data, settings.tokenizer, *settings.vocabulary())
         settings = settings.with_vocabulary(*found)

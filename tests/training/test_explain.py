@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from data.inputs import Inputs
+from errors import InputError
 from kernels import operations
 from kernels.attention import backward_prepare_hopper, qkv_hopper, schedule_hopper
 from kernels.common import stationary
@@ -24,6 +25,7 @@ from settings.variants import reachable
 from tests.training.small import small_settings
 from training.captured_steps import Cost
 from training.explain import (
+    explain,
     parameters_table,
     print_explanation,
     routes_table,
@@ -131,6 +133,11 @@ def test_the_mlps_kernel_in_fp8_is_said(heads: int):
     found = dict(zip(*columns(routes_table(settings(*given)), 0, 1), strict=True))
     assert found["mlp"].endswith("forward in fp8")
     assert found["mlp"].startswith("Gluon" if heads == 8 else "Triton")
+
+
+def test_agents_that_no_set_has_are_refused():
+    with pytest.raises(InputError, match="set seed has no agent 'helth'"):
+        explain(Settings(agents_off=["helth"]), 1)
 
 
 def test_other_backends_are_said_to_be_slower():

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from bench.harness.bar import Bar, Result
+from bench.harness.markdown import markdown
 
 WARM_UP_ROUNDS = 5
 ROUNDS = 30
@@ -167,16 +168,11 @@ def report(results: Sequence[Result], ceilings: Ceilings) -> str:
     peers = list(dict.fromkeys(peer for result in results for peer in result.peers))
     head = ["contest", "us", "GB/s", "TFLOP/s", "floor us", "of floor", "GiB"]
     head += [f"{peer} us (ratio, GiB)" for peer in peers] + ["bar"]
-    lines = [
-        f"copy {ceilings.bandwidth / 1e9:.0f} GB/s, product {ceilings.flops / 1e12:.0f} TFLOP/s",
-        "",
-        "| " + " | ".join(head) + " |",
-        "|---" * len(head) + "|",
-    ]
-    return "\n".join(lines + [row(result, peers) for result in results])
+    most = f"copy {ceilings.bandwidth / 1e9:.0f} GB/s, product {ceilings.flops / 1e12:.0f} TFLOP/s"
+    return f"{most}\n\n{markdown(head, (row(result, peers) for result in results))}"
 
 
-def row(result: Result, peers: Sequence[str]) -> str:
+def row(result: Result, peers: Sequence[str]) -> list[str]:
     """Return one contest's cells."""
     cells = [
         result.name,
@@ -190,7 +186,7 @@ def row(result: Result, peers: Sequence[str]) -> str:
     for peer in peers:
         ratio, taken = result.ratios.get(peer), gib(result, peer)
         cells.append(f"{1e6 * result.peers[peer]:.1f} ({ratio:.2f}, {taken})" if ratio else "-")
-    return "| " + " | ".join([*cells, result.verdict or "-"]) + " |"
+    return [*cells, result.verdict or "-"]
 
 
 def gib(result: Result, way: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from rich.progress import Progress
 from scipy.stats import ttest_rel
 
+from bench.harness.markdown import markdown
 from bench.harness.record import Commit, provenance, write_table
 from bench.harness.refusals import check_clock, check_series
 from bench.harness.runs import (
@@ -223,12 +224,9 @@ def table(found: Mapping[str, Sequence[Summary]]) -> str:
     """
     first, on = next(iter(found.items()))
     names = list(next((run["scores"] for runs in found.values() for run in sound(runs)), ()))
-    lines = [
-        "| variant | n | steps | ms/step | "
-        + " | ".join(f"{n} | less {first} | p" for n in names)
-        + " |",
-        "|---" * (4 + 3 * len(names)) + "|",
-    ]
+    heads = ["variant", "n", "steps", "ms/step"]
+    heads += [head for name in names for head in (name, f"less {first}", "p")]
+    rows = []
     for variant, runs in found.items():
         good = sound(runs)
         cells = [variant, counted(runs)]
@@ -237,8 +235,8 @@ def table(found: Mapping[str, Sequence[Summary]]) -> str:
             cells.append(spread(bits(good, name)))
             ours, theirs = (bits(each, name) for each in paired(runs, on))
             cells += ("-", "-") if runs is on else differing(ours, theirs)
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown(heads, rows)
 
 
 def counted(runs: Sequence[Summary]) -> str:

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from bench.harness.markdown import markdown
 from bench.harness.pairs import difference, spread_of
 from bench.rescue.runs import Outcome
 
@@ -146,17 +147,13 @@ def text_of(result: Mapping[str, Any]) -> str:
     sums = ("arm", "median_rescued", "lost", "saved", "runs", "clean_price", "clean_p")
     sums = (*sums, "false_alarms", "clean_runs")
     scored = f"Sealed troubles were scored {result['sealed_scorings']} times."
-    return "\n".join(
-        [*lines(columns, result["rows"]), "", *lines(sums, result["arms"]), "", scored]
-    )
+    return "\n".join([named(columns, result["rows"]), "", named(sums, result["arms"]), "", scored])
 
 
-def lines(columns: Sequence[str], rows: Sequence[Row]) -> Iterator[str]:
-    """Yield a Markdown table of rows; what a row lacks is a dash."""
-    yield "| " + " | ".join(name.replace("_", " ") for name in columns) + " |"
-    yield "|---" * len(columns) + "|"
-    for row in rows:
-        yield "| " + " | ".join(cell(row.get(name)) for name in columns) + " |"
+def named(columns: Sequence[str], rows: Sequence[Row]) -> str:
+    """Return a Markdown table of rows; what a row lacks is a dash."""
+    heads = [name.replace("_", " ") for name in columns]
+    return markdown(heads, ([cell(row.get(name)) for name in columns] for row in rows))
 
 
 def cell(value: object) -> str:

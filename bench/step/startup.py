@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.harness.markdown import markdown
 from bench.harness.record import Commit, as_lines, need_gpu, provenance
 from errors import InputError
 from files import PROJECT
@@ -78,13 +79,10 @@ def wait_for_startup(process: subprocess.Popen, log: Path) -> dict[str, float]:
 
 def table(measured: dict[str, dict[str, float]]) -> str:
     """Return a table with one column per cache: seconds by phase, and whether it met the target."""
-    lines = [
-        "| phase | " + " | ".join(f"{cache} s" for cache in measured) + " |",
-        "|---" * (len(measured) + 1) + "|",
+    rows = [
+        [phase, *(f"{seconds[phase]:.1f}" for seconds in measured.values())]
+        for phase in next(iter(measured.values()))
     ]
-    for phase in next(iter(measured.values())):
-        cells = [f"{seconds[phase]:.1f}" for seconds in measured.values()]
-        lines.append(f"| {phase} | " + " | ".join(cells) + " |")
     met = {cache: seconds["total"] <= BARS[cache] for cache, seconds in measured.items()}
     cells = [f"{'met' if met[cache] else 'missed'} ({BARS[cache]:.0f})" for cache in measured]
-    return "\n".join([*lines, "| bar | " + " | ".join(cells) + " |"])
+    return markdown(["phase", *(f"{cache} s" for cache in measured)], [*rows, ["bar", *cells]])

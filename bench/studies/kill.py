@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.harness.forked import VOCAB, Run, make_data, preload
+from bench.harness.markdown import markdown
 from bench.harness.record import provenance
 from runtime import checkpoint
 from runtime.run_folder import ARTIFACT, CHECKPOINTS
@@ -182,15 +183,14 @@ def go_on(run: Path, data: Path, output: Path) -> tuple[str, list[str]]:
 def table(cases: Sequence[Case]) -> str:
     """Return how many kills each phase had by signal, and how they went on."""
     names = [each.name for each in SIGNALS]
-    lines = [f"| phase | {' | '.join(names)} | resumed | started again | lost |"]
-    lines.append("|---" * (len(names) + 4) + "|")
+    rows = []
     for phase in ("starting", *PHASES):
         of_phase = [each for each in cases if each.phase == phase]
         killed, again = (Counter(getattr(c, key) for c in of_phase) for key in ("signal", "again"))
         cells = [killed[name] for name in names] + [again["resumed"], again["started again"]]
         cells.append(sum(bool(each.faults) for each in of_phase))
-        lines.append(f"| {phase} | {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
+        rows.append([phase, *map(str, cells)])
+    return markdown(["phase", *names, "resumed", "started again", "lost"], rows)
 
 
 def main(*, runs: int = 100, seed: int = 0, jobs: int = 2) -> int:

@@ -17,6 +17,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from bench.harness.markdown import markdown
 from bench.harness.options import option
 from bench.harness.pairs import (
     FIRST_SEED,
@@ -202,11 +203,9 @@ def table(found: Mapping[str, Sequence[Summary]]) -> str:
     """
     heads = ["part", "n", "steps", "ms/step", "brought"]
     heads += [head for name in COLUMNS for head in (name, "brought", "p")]
-    lines = [f"| {' | '.join(heads)} | evaluation s |", "|---" * (len(heads) + 1) + "|"]
-    for part, before in zip(PARTS, ("", *PARTS), strict=False):
-        if part in found:
-            lines.append(f"| {' | '.join(cells(part, found[part], found.get(before)))} |")
-    return "\n".join(lines)
+    steps = zip(PARTS, ("", *PARTS), strict=False)
+    rows = (cells(part, found[part], found.get(last)) for part, last in steps if part in found)
+    return markdown([*heads, "evaluation s"], rows)
 
 
 def cells(part: str, runs: Sequence[Summary], before: Sequence[Summary] | None) -> Iterator[str]:

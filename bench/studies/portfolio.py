@@ -25,6 +25,7 @@ from typing import Annotated, Any, NamedTuple
 
 from cyclopts import Parameter
 
+from bench.harness.markdown import markdown
 from bench.harness.pairs import (
     CHEAP,
     bits,
@@ -249,15 +250,13 @@ def row_of(name: str, found: Mapping[str, Sequence[Summary]]) -> dict[str, Any]:
 def text_of(result: Mapping[str, Any]) -> list[str]:
     """Return the lines of a Markdown table."""
     heads = ("condition", "n", "best fixed", "regret of table", "regret of swarm", "p")
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    rows = []
     for row in result["rows"]:
         regret, p = row["regret"], row["swarm_less_table"]["p"]
         shown = "-" if p is None else f"{p:.3f}"
         lost = "".join(f", {count} of {way} diverged" for way, count in row["diverged"].items())
         lost += "".join(f", {row[name]} {REMARKS[name]}" for name in SAID if row.get(name))
-        lines.append(
-            f"| {row['condition']} | {row['n']}{lost} | {row['best']} | {regret[TABLE]:.4f} | "
-            f"{regret[SWARM]:.4f} | {shown} |"
-        )
-    means = " | ".join(f"{result['mean_regret'][way]:.4f}" for way in (TABLE, SWARM))
-    return [*lines, f"| mean | | | {means} | |"]
+        regrets = [f"{regret[way]:.4f}" for way in WAYS]
+        rows.append([row["condition"], f"{row['n']}{lost}", row["best"], *regrets, shown])
+    means = [f"{result['mean_regret'][way]:.4f}" for way in WAYS]
+    return markdown(heads, [*rows, ["mean", "", "", *means, ""]]).splitlines()

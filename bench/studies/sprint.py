@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from bench.harness.markdown import markdown
 from bench.harness.pairs import check, check_names, ended, folder_of, make, passed_on
 from bench.harness.record import Commit, earlier, provenance, write_table
 from bench.harness.refusals import check_series
@@ -158,13 +159,8 @@ def scores_of(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 def table(rows: Sequence[Mapping[str, object]]) -> str:
     """Return rows as a Markdown table; what a row lacks is a dash."""
-    lines = [
-        "| " + " | ".join(title for title, _, _ in COLUMNS) + " |",
-        "|---" * len(COLUMNS) + "|",
-    ]
-    for row in rows:
-        cells = [
-            form.format(row[key]) if row.get(key) is not None else "-" for _, key, form in COLUMNS
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    cells = (
+        [form.format(row[key]) if row.get(key) is not None else "-" for _, key, form in COLUMNS]
+        for row in rows
+    )
+    return markdown([title for title, _, _ in COLUMNS], cells)

@@ -134,6 +134,16 @@ def test_seeds_at_which_a_run_diverged_are_counted_and_not_compared():
     assert hot == "| hot | 0, 1 diverged | - | - | - | - | - |"
 
 
+def test_a_table_without_scores_has_as_many_heads_as_cells():
+    """The head had an empty column more."""
+    lost: pairs.Summary = {"scores": {}, "diverged": True}
+    assert pairs.table({"on": [lost]}).splitlines() == [
+        "| variant | n | steps | ms/step |",
+        "|---|---|---|---|",
+        "| on | 0, 1 diverged | - | - |",
+    ]
+
+
 def test_an_interruption_leaves_a_table_of_what_is_finished(builtin, tmp_path, monkeypatch):
     def stopped(*_):
         yield RUN | {"scores": {"raw, plain": {"bpb": 1.25}}}

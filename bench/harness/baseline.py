@@ -8,8 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench.harness.bar import Result
+from bench.harness.record import write_json
 from errors import InputError
-from files import PROJECT, write_text
+from files import PROJECT
 
 COMMITTED = PROJECT / "bench" / "results"
 ALLOWED_LOSS = 0.05  # of a ratio to a peer
@@ -23,7 +24,7 @@ def baseline_name(device: str) -> str:
 def save(path: Path, results: Sequence[Result], about: Mapping[str, str]) -> None:
     """Write results as a baseline."""
     rows = [asdict(result) for result in results]
-    write_text(path, json.dumps({"about": dict(about), "results": rows}, indent=1) + "\n")
+    write_json(path, {"about": dict(about), "results": rows})
 
 
 def losses(path: Path, results: Sequence[Result], device: str) -> list[str]:

@@ -1,5 +1,6 @@
 """The record in every committed result: device, versions, commit, date."""
 
+import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -80,6 +81,11 @@ def provenance(commit: str | None = None) -> dict[str, str]:
 def as_lines(about: Mapping[str, object]) -> str:
     """Return a record as text, a line for each field."""
     return "\n".join(f"{name}: {value}" for name, value in about.items())
+
+
+def write_json(out: Path, result: Any) -> None:
+    """Write a result as JSON."""
+    write_text(out, json.dumps(result, indent=1) + "\n")
 
 
 def write_table(out: Path, command: str, about: Mapping[str, object], table: str) -> None:

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.harness.figures import Figure, figures_table, missed
-from bench.harness.record import as_lines
+from bench.harness.record import as_lines, write_json
 from errors import InputError
-from files import write_text
 
 FIELDS = (
     *("forward_backward", "step", "step_looped", "step_compiled", "step_seed"),
@@ -60,7 +59,7 @@ class Record:
 
     def _write(self) -> None:
         content = {**self.about, **self.numbers, "missing": self.missing}
-        write_text(self.path, json.dumps(content, indent=1) + "\n")
+        write_json(self.path, content)
 
 
 def read(path: Path, about: Mapping[str, str]) -> dict[str, Any]:

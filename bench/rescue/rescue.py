@@ -27,14 +27,14 @@ from cyclopts import Parameter
 from rich.progress import Progress
 
 from bench.harness.pairs import CHEAP, FIRST_SEED, check, check_seeds, passed_on, series
-from bench.harness.record import Commit, provenance, write_table
+from bench.harness.record import Commit, provenance, write_json, write_table
 from bench.harness.refusals import check_clock, check_series
 from bench.harness.runs import Summary, shared_by, summaries_of
 from bench.rescue.runs import OUTCOME, Run, outcome
 from bench.rescue.table import CLEAN, NONE, Found, report, text_of
 from bench.rescue.troubles import TROUBLES
 from errors import InputError
-from files import PROJECT, write_text
+from files import PROJECT
 from settings import Settings
 from settings.load import load_settings
 from swarm.decision_log import NAME
@@ -148,7 +148,7 @@ def write(out: Path, result: Mapping[str, Any]) -> None:
     """Write a result as tables, and as JSON beside them."""
     about = {name: result[name] for name in ("device", "torch", "commit", "date")}
     write_table(out, result["command"], about, text_of(result))
-    write_text(out.with_suffix(".json"), json.dumps(result, indent=1) + "\n")
+    write_json(out.with_suffix(".json"), result)
 
 
 def base_of(preset: str, data: Path, seconds: float, settings: Sequence[str]) -> list[str]:
@@ -256,7 +256,7 @@ def open_seal(asked: Asked, planned: Sequence[Run], settings: str, commit: str |
         return
     about = {key: value for key, value in provenance(commit).items() if key != "torch"}
     note = {**about, "troubles": names, "arms": asked.all_arms, "seeds": asked.seeds}
-    write_text(SEALED, json.dumps([*scorings(), {**note, "settings": settings}], indent=1) + "\n")
+    write_json(SEALED, [*scorings(), {**note, "settings": settings}])
 
 
 def scorings() -> list[dict]:

@@ -6,7 +6,6 @@ Variants of a step take turns on one warm device, and the median of the turns co
 --reference-clock FILE`` then counts these milliseconds in place of the wall clock.
 """
 
-import json
 import statistics
 import tempfile
 from collections.abc import Callable, Hashable, Mapping
@@ -18,13 +17,13 @@ from typing import Any, TypeVar
 import torch
 
 from artifact.quantisation.calibration import Calibration
-from bench.harness.record import Commit, check_out, provenance
+from bench.harness.record import Commit, check_out, provenance, write_json
 from bench.harness.rig import random_tokens
 from bench.step.variants import take
 from bench.studies.ladder import stages_of_rungs
 from data.inputs import open_inputs
 from errors import InputError
-from files import PROJECT, write_text
+from files import PROJECT
 from runtime.device import choose, device_type
 from runtime.ranks import World
 from settings import Settings
@@ -85,7 +84,7 @@ def main(
             trainer.close()
     told = [each.replace(str(given.data), "DIR") if given.data else each for each in settings]
     record = provenance(commit) | {"ranks": 1, "settings": told, **found}
-    write_text(path, json.dumps(record, indent=1) + "\n")
+    write_json(path, record)
     for step in found["steps"]:
         print(f"{step['milliseconds']:10.3f} ms  {described(Variant(**step['variant']))}")
     for work, milliseconds in found["work"].items():

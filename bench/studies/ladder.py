@@ -10,7 +10,6 @@ at another seed. C - Y is the value of feedback, Y - A that of the levers, B - Y
 What follows ``--`` goes to every run.
 """
 
-import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -37,10 +36,10 @@ from bench.harness.pairs import (
     spread_of,
     table,
 )
-from bench.harness.record import Commit, provenance
+from bench.harness.record import Commit, provenance, write_json
 from bench.harness.refusals import check_series
 from bench.harness.runs import Summary, remarks, sound
-from files import PROJECT, write_text
+from files import PROJECT
 from runtime import ROUNDTRIP
 from settings.load import load_settings
 from settings.stages import Stage
@@ -97,7 +96,7 @@ def main(
         if found.get("A"):
             result = {"command": command, **provenance(commit)}
             result |= report(found, {**options, YOKED: ()})
-            write_text(out, json.dumps(result, indent=1) + "\n")
+            write_json(out, result)
 
     def work() -> None:
         for planned in rounds:  # yoked runs obey finished ones

@@ -1,14 +1,13 @@
 """The open sprint's results: one row a label, in a file that later runs add to."""
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.harness.record import earlier
+from bench.harness.record import earlier, write_json
 from bench.harness.runs import remarks, sound
 from errors import InputError
-from files import PROJECT, write_text
+from files import PROJECT
 from settings.load import load_settings
 
 RESULT = PROJECT / "bench" / "results" / "open-sprint.json"
@@ -59,7 +58,7 @@ def keep(
     others = [row for row in earlier(path, FIELDS) if row["label"] != label]
     rows = [*others, {**summed_up(label, settings, runs), **about}]
     rows.sort(key=lambda row: not row["settings"])
-    write_text(path, json.dumps({**about, "rows": rows}, indent=1) + "\n")
+    write_json(path, {**about, "rows": rows})
 
 
 def summed_up(label: str, settings: Sequence[str], runs: Sequence[Row]) -> dict[str, object]:

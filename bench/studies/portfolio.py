@@ -15,7 +15,6 @@ and C of ``bench ladder``. A command replaces the rows of its conditions in ``--
 others.
 """
 
-import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,12 +37,12 @@ from bench.harness.pairs import (
     series,
     spread_of,
 )
-from bench.harness.record import Commit, earlier, provenance
+from bench.harness.record import Commit, earlier, provenance, write_json
 from bench.harness.refusals import check_series
 from bench.harness.runs import REMARKS, Summary, remarks, sound, unquantised_summary
 from bench.studies.ladder import SCORE, agents
 from errors import InputError
-from files import PROJECT, write_text
+from files import PROJECT
 
 RESULT = PROJECT / "bench" / "results" / "swarm-portfolio.json"
 TABLE, SWARM = "table", "swarm"
@@ -149,7 +148,7 @@ def main(
         about = {"command": command, **provenance(commit)}
         if rows := [row | about for row in rows_of(found, planned)]:
             result.update(joined(before, rows))
-            write_text(out, json.dumps(result, indent=1) + "\n")
+            write_json(out, result)
 
     def work() -> None:
         for name, of in planned.items():

@@ -10,7 +10,7 @@ import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.progress import Progress
 from scipy.stats import ttest_rel
@@ -41,8 +41,16 @@ Options = Mapping[str, Sequence[str]]
 CHEAP = ("--eval-stride", "0", "--no-ttt-enabled", "--val-points", "0")
 
 
+class Planned(NamedTuple):
+    """A run of a series: its variant, its folder, and options of train.py."""
+
+    variant: str
+    folder: Path
+    command: list[str]
+
+
 def make(
-    runs: Sequence[tuple[str, Path, list[str]]],
+    runs: Sequence[Planned],
     found: dict[str, list[Summary]],
     keep: Callable[[], object] = lambda: None,
     aloud: bool = False,
@@ -51,20 +59,20 @@ def make(
     """Make the runs that are planned.
 
     Args:
-        runs: variant, folder and settings of each.
+        runs: of one series.
         found: receives their summaries as they are finished.
         keep: is called after each, because a machine may end this process without a word.
         aloud: whether they print what they say.
         way: of making one in its process, as ``bench.harness.runs.summaries_of``.
     """
     with Progress() as progress:
-        sharing = shared_by(command for _, _, command in runs)
+        sharing = shared_by(run.command for run in runs)
         made = summaries_of([run[1:] for run in runs], way, aloud, sharing)
         summaries = zip(runs, made, strict=True)
-        for (name, folder, _), of in progress.track(summaries, len(runs), description="runs"):
-            found.setdefault(name, []).append(of)
+        for run, of in progress.track(summaries, len(runs), description="runs"):
+            found.setdefault(run.variant, []).append(of)
             said = [*([scores_line(of)] if sound([of]) else ()), *map(REMARKS.get, remarks([of]))]
-            line = f"{folder.name}: {', '.join(said)}"
+            line = f"{run.folder.name}: {', '.join(said)}"
             progress.console.print(line, soft_wrap=True, highlight=False)
             keep()
 
@@ -105,9 +113,7 @@ def ended(status: int, *found: Mapping[str, Sequence[Summary]]) -> int:
     return status or (DivergedError.code if len(sound(runs)) < len(runs) else 0)
 
 
-def compare(
-    planned: Sequence[tuple[str, Path, list[str]]], out: Path | None, command: str, commit: Commit
-) -> int:
+def compare(planned: Sequence[Planned], out: Path | None, command: str, commit: Commit) -> int:
     """Make the runs, print the table of what is finished, write it after each to ``out``.
 
     Args:
@@ -119,11 +125,11 @@ def compare(
     Returns:
         0; 1 if a run diverged; 130 or 143 if the series was interrupted.
     """
-    check_series([run[2] for run in planned], out)
+    check_series([run.command for run in planned], out)
     found: dict[str, list[Summary]] = {}
 
     def text() -> str:
-        return table(found) if found.get(planned[0][0]) else ""
+        return table(found) if found.get(planned[0].variant) else ""
 
     def keep() -> None:
         if out and (made := text()):
@@ -134,8 +140,8 @@ def compare(
 
 def plan(
     base: Sequence[str], seeds: int, variants: Options, runs: Path, first_seed: int = FIRST_SEED
-) -> list[tuple[str, Path, list[str]]]:
-    """Return variant, folder and settings of each run, seed by seed: a stop leaves whole rounds.
+) -> list[Planned]:
+    """Return the runs of a series, seed by seed: a stop leaves whole rounds.
 
     A variant is left out if it is the same run as the first, because ``base`` has the same.
 
@@ -163,7 +169,7 @@ def plan(
             check_clock(settings)
             folder = folder_of(runs, name, seed)
             check(folder, settings)
-            planned.append((name, folder, command))
+            planned.append(Planned(name, folder, command))
     return planned
 
 

@@ -23,6 +23,7 @@ from bench.harness.pairs import (
     CHEAP,
     FIRST_SEED,
     Options,
+    Planned,
     bits,
     difference,
     ended,
@@ -88,7 +89,7 @@ def main(
     rounds = [plan(base, seeds, options, runs)]
     if YOKED in names:
         rounds.append(yoked(base, seeds, runs))
-    check_series([run[2] for planned in rounds for run in planned], out)
+    check_series([run.command for planned in rounds for run in planned], out)
     command = command_of(preset, seeds, rungs, settings)
     found: dict[str, list[Summary]] = {}
 
@@ -151,7 +152,7 @@ def agents(base: Sequence[str]) -> tuple[str, ...]:
     return ("--swarm", "--swarm-agents", "frontier", *REST, "--swarm-windows", windows)
 
 
-def yoked(base: Sequence[str], seeds: int, runs: Path) -> list[tuple[str, Path, list[str]]]:
+def yoked(base: Sequence[str], seeds: int, runs: Path) -> list[Planned]:
     """Return runs that obey the log of C's run of the seed before, the first of the last seed."""
     planned, obeyed = [], rungs_of(base)["C"]
     for index in range(seeds):

@@ -140,7 +140,7 @@ def main(
     options = {name: each for name, each in cumulative().items() if name in (parts or PARTS)}
     base, most = ["--data", str(data), *settings], max(seeds, seeds_of_small)
     planned, every = (plan(base, count, options, runs) for count in (seeds, most))
-    check_series([run[2] for run in every], out, rows)
+    check_series([run.command for run in every], out, rows)
     earlier(rows, FIELDS)
     command = command_of(seeds, seeds_of_small, options if parts else (), settings)
     found: dict[str, list[Summary]] = {}
@@ -156,7 +156,7 @@ def main(
     def work() -> None:
         make(planned, found, report)
         again = small(found) if most > seeds else set()
-        make([run for run in every[len(planned) :] if run[0] in again], found, report)
+        make([run for run in every[len(planned) :] if run.variant in again], found, report)
 
     return ended(series(work, lambda: table(found) if found else ""), found)
 

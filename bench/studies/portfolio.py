@@ -27,6 +27,7 @@ from cyclopts import Parameter
 from bench.harness.markdown import markdown
 from bench.harness.pairs import (
     CHEAP,
+    Planned,
     bits,
     difference,
     ended,
@@ -47,7 +48,6 @@ from files import PROJECT
 RESULT = PROJECT / "bench" / "results" / "swarm-portfolio.json"
 TABLE, SWARM = "table", "swarm"
 FIELDS = ("condition", "n", "diverged", "best", "regret", "swarm_less_table")
-Run = tuple[str, Path, list[str]]
 WAYS = (TABLE, SWARM)
 FIXED, RAW = ("--no-swarm",), "raw weights"
 # Diverged runs are said by way.
@@ -139,7 +139,7 @@ def main(
         name: plan(base, asked.seeds, ways_of(base, asked.tried), runs / name.replace(" ", "-"))
         for name, base in bases_of(given, preset, asked, settings).items()
     }
-    check_series([run[2] for each in planned.values() for run in each], out)
+    check_series([run.command for each in planned.values() for run in each], out)
     command, before = command_of(given, preset, asked, settings), earlier(out, FIELDS)
     found: dict[str, dict[str, list[Summary]]] = {}
     result: dict[str, Any] = {}
@@ -211,10 +211,10 @@ def joined(before: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]
 
 
 def rows_of(
-    found: Mapping[str, Mapping[str, Sequence[Summary]]], planned: Mapping[str, Sequence[Run]]
+    found: Mapping[str, Mapping[str, Sequence[Summary]]], planned: Mapping[str, Sequence[Planned]]
 ) -> list[dict[str, Any]]:
     """Return rows of the conditions of which each way has a run; fewer would look best too soon."""
-    whole = {name: {way for way, _, _ in runs} for name, runs in planned.items()}
+    whole = {name: {run.variant for run in runs} for name, runs in planned.items()}
     made = {name: of for name, of in found.items() if of.keys() >= whole[name]}
     return [row for name, of in made.items() if (row := row_of(name, of))["n"]]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from bench.harness.markdown import markdown
-from bench.harness.pairs import check, check_names, ended, folder_of, make, passed_on
+from bench.harness.pairs import Planned, check, check_names, ended, folder_of, make, passed_on
 from bench.harness.record import Commit, earlier, provenance, write_table
 from bench.harness.refusals import check_series
 from bench.harness.runs import REMARKS, Summary, remarks
@@ -89,7 +89,7 @@ def main(
         check_clock(preset, settings)
     base = ["--preset", preset, "--data", str(data), *settings]
     planned = plan(base, seeds, f"{preset}-{label}", runs)
-    check_series([run[2] for run in planned], out, RESULT if is_open else None)
+    check_series([run.command for run in planned], out, RESULT if is_open else None)
     if is_open:
         earlier(RESULT, FIELDS)
     # The result names no path, because paths differ between machines.
@@ -113,10 +113,8 @@ def main(
     return ended(0, found)
 
 
-def plan(
-    base: Sequence[str], seeds: Sequence[int], name: str, runs: Path
-) -> list[tuple[str, Path, list[str]]]:
-    """Return name, folder and settings of each run.
+def plan(base: Sequence[str], seeds: Sequence[int], name: str, runs: Path) -> list[Planned]:
+    """Return a run of each seed.
 
     Raises:
         InputError: no seed, or one twice; otherwise as ``bench.harness.pairs.check``
@@ -129,7 +127,7 @@ def plan(
     for seed in seeds:
         command, folder = [*base, "--seed", str(seed)], folder_of(runs, name, seed)
         check(folder, load_settings(command))
-        planned.append((name, folder, command))
+        planned.append(Planned(name, folder, command))
     return planned
 
 

@@ -183,7 +183,7 @@ def clock_of(settings: Settings, steps: dict[Variant, float]) -> dict:
 
 def test_a_condition_is_reported_once_each_way_has_a_run():
     ways = ["table", "swarm", "long decay"]
-    planned = {"60 s": [(way, Path(way), []) for way in ways]}
+    planned = {"60 s": [pairs.Planned(way, Path(way), []) for way in ways]}
     found = {"60 s": {"table": runs(1.2), "swarm": runs(1.17)}}
     assert portfolio.rows_of(found, planned) == []
     found["60 s"]["long decay"] = runs(1.19)
@@ -243,7 +243,7 @@ def test_a_condition_leaves_out_what_diverged():
     assert row["regret"] == pytest.approx({"table": 0.0, "swarm": -0.03})
     result = {"rows": [row], "mean_regret": row["regret"]}
     assert "| 1, 1 of table diverged, 1 of raw diverged |" in portfolio.text_of(result)[2]
-    planned = {"60 s": [(way, Path(way), []) for way in found]}
+    planned = {"60 s": [pairs.Planned(way, Path(way), []) for way in found]}
     assert portfolio.rows_of({"60 s": {**found, "table": [lost, lost]}}, planned) == []
 
 

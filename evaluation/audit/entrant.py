@@ -1,9 +1,11 @@
 """The entrant's process as the judge sees it: questions, and answers in numbers."""
 
+import errno
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +21,7 @@ from evaluation.subject import METHOD
 from settings import Settings
 
 STDERR = 2
+PAUSE = 0.01  # seconds between two looks at a process that starts
 WORKER = Path(__file__).with_name("worker.py")
 Show = Callable[[float], None]
 
@@ -36,6 +39,30 @@ def seen_of(numbers: Mapping[str, Any], found: wire.Arrays) -> Seen:
         raise InputError(f"the entrant's process: {error}") from None
 
 
+def writer_of(pipe: Path, process: subprocess.Popen | None) -> BinaryIO:
+    """Open a pipe as soon as the process reads it.
+
+    A plain open waits in the kernel, also for a process that is dead, and for ever if a signal came
+    just before it.
+
+    Raises:
+        InputError: the process ended.
+    """
+    while True:
+        try:
+            descriptor = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # nobody reads it yet
+                raise
+            if process and process.poll() is not None:
+                code = process.returncode
+                raise InputError(f"the entrant's process ended at its start ({code})") from None
+            time.sleep(PAUSE)
+        else:
+            os.set_blocking(descriptor, True)
+            return os.fdopen(descriptor, "wb")
+
+
 class Entrant:
     """An artifact, scored by the code of whoever made it, in a process of its own.
 
@@ -50,7 +77,7 @@ class Entrant:
     def __init__(
         self, answers: Path, questions: Path, process: subprocess.Popen | None = None
     ) -> None:
-        self.writer: BinaryIO = questions.open("wb")
+        self.writer: BinaryIO = writer_of(questions, process)
         self.reader: BinaryIO = answers.open("rb")
         self.process = process
         self.folder: tempfile.TemporaryDirectory | None = None
@@ -75,6 +102,7 @@ class Entrant:
         except BaseException:  # Ctrl-C, before the process has opened its pipes
             process.kill()
             process.wait()
+            folder.cleanup()
             raise
         made.folder = folder
         return made

@@ -2,12 +2,14 @@
 
 import os
 import signal
+import tempfile
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from errors import InputError
 from evaluation.__main__ import main
 from evaluation.audit.entrant import Entrant
 from files import PROJECT
@@ -48,6 +50,16 @@ def test_an_interrupt_before_it_has_opened_its_pipes_ends_it(tmp_path, monkeypat
     thread.join()
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "told").read_text()), 0)
+
+
+def test_a_process_that_ends_at_its_start_is_one_line(tmp_path, monkeypatch):
+    """The judge waited for it to open its pipes, for ever."""
+    (tmp_path / "worker.py").write_text("raise SystemExit(3)\n")
+    monkeypatch.setattr("evaluation.audit.entrant.WORKER", tmp_path / "worker.py")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(InputError, match=r"the entrant's process ended at its start \(3\)"):
+        Entrant.start(PROJECT)
+    assert [each.name for each in tmp_path.iterdir()] == ["worker.py"]
 
 
 @pytest.mark.usefixtures("heard")

@@ -63,6 +63,9 @@ class Started:
     def returncode(self) -> int | None:
         return self._process.exitcode
 
+    def poll(self) -> int | None:
+        return self.returncode
+
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from data.sieve import Sieve
 
 STEPS_AHEAD = 2
-TRIES = 8  # passes in which text is looked for, in place of noise
+TRIES = 8  # later passes in which the loader looks for text in place of noise
 
 
 class BatchLoader:
@@ -33,8 +33,8 @@ class BatchLoader:
     Promise: with T = seq_len and W = batch_tokens / T, a step at position P, in tokens, consumes
     the windows ceil(P / T) to ceil(P / T) + W - 1 of that order, whatever the number of ranks. Row
     k of micro-batch a of rank r is window (a * world_size + r) * rows + k of the step.
-    A checkpoint holds only ``position``. In the place of a window that is noise by the sieve comes
-    the one there in the next pass in which it is text.
+    A checkpoint holds only ``position`` and the count ``noise``. If a window is noise by the sieve,
+    the loader reads the window at its place in a later pass, the first one that is text.
 
     The thread fills pinned host memory and makes no CUDA call, so a CUDA graph may be captured at
     any time. ``next_step`` starts the copy on a separate stream, so that it overlaps with the steps

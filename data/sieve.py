@@ -8,7 +8,7 @@ import numpy as np
 from data.shards import TokenStream
 
 SAMPLE, PIECES = 2**21, 64  # tokens whose frequencies are counted, and pieces of them
-SPREADS = 8.0  # a window that is as likely as others is no noise, whatever it takes
+SPREADS = 8.0  # median deviations from the median, up to which a window is like the others
 
 
 class Sieve:
@@ -49,7 +49,7 @@ class Sieve:
 
 
 def _sample(stream: TokenStream, longest: int) -> np.ndarray:
-    """Return ``SAMPLE`` tokens of the stream in pieces, or all if it has no more."""
+    """Return at least ``SAMPLE`` tokens of the stream, in pieces, or all if it has no more."""
     size = max(longest, SAMPLE // PIECES)
     if len(stream) <= PIECES * size:
         return stream.read(0, len(stream))

@@ -23,8 +23,8 @@ def explain(settings: Settings, ranks: int) -> None:
     """Print what a run on ``ranks`` GPUs will do; its data, if given, tell the vocabulary.
 
     Raises:
-        InputError: the data folder has no tokenizer, or another than the settings say; no set has
-            such agents.
+        InputError: the data folder has no tokenizer, or another than the settings say;
+            ``agents_off`` names an agent that the set does not have.
     """
     agents_of(settings)
     if settings.data:

@@ -31,7 +31,7 @@ from kernels.embed.forward import (
     summed_embedding,
 )
 
-# Compiled, not timed. A program is one warp with a row at a time, so no sum needs shared memory.
+# A program is one warp with a row at a time, so no sum needs shared memory.
 # In tiles of rows on 4 warps the gate's fp32 vector sets a layout that cuts rows over warps.
 LAUNCH = {
     "forward": Launch(warps=1, programs=32 * 132),  # 55 registers, 32 programs a multiprocessor

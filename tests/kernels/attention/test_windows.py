@@ -260,7 +260,7 @@ def test_bf16_of_near_windows_in_documents(window: int, seed: int) -> None:
     tokens = tokens_of(3, 2000 + seed, 0.01)
     bounds = window_bounds(tokens, window, document_bounds(tokens, BOS)).to(DEVICE)
     size = (3, 2000 + seed, 8, 4, 512)
-    check_near(*from_the_input(size, bounds, window, torch.bfloat16))
+    check_against_pytorch(*from_the_input(size, bounds, window, torch.bfloat16))
 
 
 @pytest.mark.gpu
@@ -268,10 +268,10 @@ def test_bf16_of_near_windows_in_documents(window: int, seed: int) -> None:
 def test_bf16_from_the_input_on(window: int, told: int | None) -> None:
     """The fused projections pass bounds on."""
     bounds = window_bounds(torch.zeros(2, 999, device=DEVICE), window)
-    check_near(*from_the_input((2, 999, 8, 4, 512), bounds, told, torch.bfloat16))
+    check_against_pytorch(*from_the_input((2, 999, 8, 4, 512), bounds, told, torch.bfloat16))
 
 
-def check_near(
+def check_against_pytorch(
     ours: dict[str, Tensor], exact: dict[str, Tensor], theirs: dict[str, Tensor]
 ) -> None:
     """At most 1.5 times as far from fp64 as PyTorch, the gain's gradient left out."""

@@ -21,8 +21,9 @@ STAGED = -1  # value of a choice that is not decided yet: the stage of the run d
 # left out, or visits that it added, have had other steps than the rest.
 SURE_OF = {"window": 1.0, "loops": 1.6, "heads": 1.6}
 # Requests to the training loop. The mesh decides them like a lever that changes from 0 to 1: copy
-# the weights and moments, and restore the latest copy.
-KEEP, ROLLBACK = REQUESTS = ("keep", "rollback")
+# the weights and moments, restore the latest copy, and shrink weights that are far too large.
+KEEP, ROLLBACK, RESCALE = REQUESTS = ("keep", "rollback", "rescale")
+LOWEST_RATE = 1 / 16  # of the scheduled one
 # Values of a request: the copy that agents ask for, and that of the state before a trial.
 KEPT, TRIED = SLOTS = (1.0, 2.0)
 
@@ -123,6 +124,9 @@ def choice(field: str, setting: str) -> Lever:
     return Lever(field, lambda _: STAGED, limits_of, field=True)
 
 
+RATES = Number(LOWEST_RATE, 1.0, 0.5, 1 / 64, 2)
+
+
 def clip_limits(settings: "Settings") -> Number:
     """Return the clip's limits, which are multiples of its value at the start."""
     clip = settings.grad_clip_norm
@@ -146,7 +150,9 @@ LEVERS: tuple[Lever, ...] = (
     # Weight of the knowledge graph's scores in the loss.
     Lever("kg_weight", graph_weight, lambda run: weight_limits(graph_weight(run))),
     # Factor on the scheduled learning rates.
-    Lever("lr_factor", lambda _: 1.0, lambda _: Number(1 / 16, 1.0, 0.5, 1 / 64, 2)),
+    Lever("lr_factor", lambda _: 1.0, lambda _: RATES),
+    # Further factor on them, with which a step is as long as those of known runs.
+    Lever("lr_fit", lambda _: 1.0, lambda run: RATES if run.swarm_agents == "frontier" else None),
     # Weight of the MTP heads' mean loss.
     Lever(
         "mtp_weight",
@@ -157,7 +163,7 @@ LEVERS: tuple[Lever, ...] = (
     Lever("qat", lambda _: 0.0, lambda _: Number(0.0, 1.0, 1.0, 1.0, 1000)),
     # A step with a larger gradient norm changes nothing.
     Lever("skip_norm", lambda _: UNREACHED, lambda _: Number(1e-6, UNREACHED, UNREACHED, 0.0, 2)),
-    # Factor on all learning rates: the schedule's, times ``lr_factor``.
+    # Factor on all learning rates: the schedule's, times ``lr_factor`` and ``lr_fit``.
     Lever("lr_scale", lambda _: 1.0),
     # Muon's momentum.
     Lever("momentum", lambda run: run.muon_momentum),
@@ -179,6 +185,8 @@ def limits(settings: "Settings") -> dict[str, Limits]:
         KEEP: Number(0.0, 1.0, 1.0, 1.0, 0),
         ROLLBACK: Number(0.0, 1.0, 1.0, 1.0, 3),
     }
+    if settings.swarm_agents == "frontier":
+        found[RESCALE] = found[ROLLBACK]
     for lever in LEVERS:
         if lever.limits and (limit := lever.limits(settings)):
             found[lever.name] = limit

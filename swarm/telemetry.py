@@ -23,7 +23,7 @@ class Signal(NamedTuple):
 
     name: unique, and no field of ``Snapshot``.
     size: how many numbers a step has, or the name of a count that is known at the start of a run:
-        "layers" or "options". 1: a number; otherwise a list.
+        "layers", "banks" or "options". 1: a number; otherwise a list.
     window: how the steps of a window are summed up, one of ``WINDOWS``. None: ``Telemetry`` derives
         it from the loss and the gradient norm, which every step has. ``HELD``: no step measures it;
         the training loop notes it between steps, and the value holds until the next one.
@@ -51,6 +51,8 @@ SIGNALS: tuple[Signal, ...] = (
     Signal("gradient_peak", window=None),
     # Norm of the weights' int6 rounding error over the weights' norm.
     Signal("int6_error", window="last"),
+    # Norm of each bank's update over the norm of its weights.
+    Signal("update_ratios", size="banks"),
     # Of each layer's gradient, before the clip.
     Signal("layer_gradient_norms", size="layers"),
     # Cosine of the banks' gradient, before the clip, and their momentum before the step.

@@ -10,7 +10,7 @@ from kernels.optimizer.adamw import FusedAdamW
 from kernels.optimizer.gradient_norm import GradientNorm
 from kernels.optimizer.muon import Bank, FusedMuon
 from kernels.optimizer.state import State
-from kernels.optimizer.statistics import REST, StepStatistics
+from kernels.optimizer.statistics import FIELDS, REST, StepStatistics
 from kernels.optimizer.step_levers import StepLevers
 from model.gpt import GPT
 from runtime.ranks import World
@@ -37,7 +37,8 @@ class FusedOptimizer:
         parameters: in the model's order.
         groups: names of the rows of ``step``'s statistics: each bank, and the rest.
         norm: () fp32, the gradients' global norm before the latest step's clip.
-        statistics: (groups, 6) fp32 of the latest step, as ``kernels.optimizer.statistics.FIELDS``.
+        statistics: (groups, fields) fp32 of the latest step.
+        fields: `kernels.optimizer.statistics.FIELDS`.
         skipped: () int32, steps that were not applied.
 
     Args:
@@ -50,6 +51,8 @@ class FusedOptimizer:
         levers: read in every step.
         shards: what this rank learns; all ranks then step together. None: everything.
     """
+
+    fields = FIELDS
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ from runtime.run_folder import SAVED, RunFolder
 from runtime.signals import SIGNALS, Interruption, Signals
 from settings import Settings
 from settings.variants import Variant, with_choices
-from swarm.levers import KEEP, KEPT, ROLLBACK
+from swarm.levers import KEEP, KEPT, RESCALE, ROLLBACK
 from swarm.steering import Steering
 from training.budget import Budget
 from training.choosing import Course
@@ -105,9 +105,9 @@ class Loop:
         limits = settings.wallclock, settings.iterations, start.elapsed
         self.budget = budget or Budget(*limits)
         self.schedule = Schedule.of(settings)
-        self.metrics = Metrics(
-            trainer.update.groups, trainer.update.measures.sizes, trainer.outgoing
-        )
+        update = trainer.update
+        sizes = update.measures.sizes
+        self.metrics = Metrics(update.groups, sizes, trainer.outgoing, update.fields)
         self.ahead = AHEAD_ON_GPU if trainer.world.device.type == "cuda" else 0
         self.saved_at = start.elapsed
         self.bpb: float | None = None
@@ -221,6 +221,8 @@ class Loop:
             self.course.rollbacks += slot == KEPT  # a lost trial is no trouble
         elif cycle.keep:
             self.snapshots[cycle.changed[KEEP]].take()
+        if RESCALE in cycle.changed:
+            self.trainer.shrink_weights()
         for lever, value in cycle.changed.items():
             if self.folder and lever != KEEP:
                 self.folder.log("decision", step=self.step, lever=lever, value=value)

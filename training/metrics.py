@@ -18,13 +18,22 @@ Groups = Mapping[str, Mapping[str, float]]
 
 def int6_error(groups: Groups) -> float | None:
     """Return the norm of the banks' int6 rounding error over their norm; None: not measured."""
-    banks = [of for name, of in groups.items() if name != REST]
+    banks = [of for name, of in groups.items() if name != REST and "int6_error" in of]
     weight = sum(of["weight"] for of in banks)
     return math.sqrt(sum(of["int6_error"] for of in banks) / weight) if weight else None
 
 
-# Signals that the host derives from the groups' statistics, which every run logs.
-ON_HOST: dict[str, Callable[[Groups], float | None]] = {"int6_error": int6_error}
+def update_ratios(groups: Groups) -> list[float] | None:
+    """Return the norm of each bank's update over that of its weights; None: not measured."""
+    squares = [(of["update"], of["weight"]) for name, of in groups.items() if name != REST]
+    return [math.sqrt(each / whole) if whole else math.inf for each, whole in squares] or None
+
+
+# Signals that the host derives from the groups' statistics, which a run logs.
+ON_HOST: dict[str, Callable[[Groups], float | list[float] | None]] = {
+    "int6_error": int6_error,
+    "update_ratios": update_ratios,
+}
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,7 @@ class Metrics:
         groups: names of the groups whose statistics follow the counted numbers.
         sizes: of the measured signals by name, whose numbers follow the statistics.
         outgoing: stream of the copies, which overlap with the next step; None on a CPU.
+        fields: names of a group's statistics.
     """
 
     def __init__(
@@ -68,8 +78,10 @@ class Metrics:
         groups: Sequence[str] = (),
         sizes: Mapping[str, int] | None = None,
         outgoing: torch.cuda.Stream | None = None,
+        fields: Sequence[str] = FIELDS,
     ) -> None:
         self._groups, self._sizes, self._outgoing = groups, sizes or {}, outgoing
+        self._fields = fields
         # The device's tensors are kept too, because they must not be freed during the copy.
         self._flight: deque[tuple[int, Tensor, Tensor, torch.Event | None]] = deque()
 
@@ -102,7 +114,7 @@ class Metrics:
         left = iter(numbers)
         loss, norm, skipped = islice(left, COUNTED)
         groups = {
-            str(name): {str(field): value for field, value in zip(FIELDS, left, strict=False)}
+            str(name): {str(field): value for field, value in zip(self._fields, left, strict=False)}
             for name in self._groups
         }
         measured = {

@@ -29,6 +29,7 @@ from training.measures import Measured, Measures, probes_of
 from training.optimizer import Optimizer
 from training.parallel import Shards
 from training.plain_optimizer import PlainOptimizer
+from training.resizing import shrink
 from training.schedule import Moment, further_weights
 from training.snapshots import Snapshots
 from training.state import TrainingState
@@ -176,7 +177,8 @@ class Trainer:
             optimizer = FusedOptimizer(*common, averages, self.levers, shards)
         else:
             plain = Optimizer(*common, shards.own)
-            optimizer = PlainOptimizer(plain, self.averaging, self.levers, shards)
+            measured = "update_ratios" in reads
+            optimizer = PlainOptimizer(plain, self.averaging, self.levers, shards, measured)
         kept, name = optimizer.tensors(), "muon.momentum."
         momentum = {each[len(name) :]: kept[each] for each in kept if each.startswith(name)}
         of = Measured(self.model.config, shards, momentum, self.levers["momentum"], windows)
@@ -225,12 +227,19 @@ class Trainer:
         levers.schedule(
             qat=moment.qat,
             momentum=moment.momentum,
-            lr_scale=moment.lr_scale * levers.value("lr_factor"),
+            lr_scale=moment.lr_scale * levers.value("lr_factor") * levers.value("lr_fit"),
             averaging_decay=decay,
             lean=lean_at(moment.lean, decay),
         )
         weights = further_weights(self.settings.mtp_targets, moment.progress)
         levers.schedule(**dict(zip(FURTHER_TARGETS, weights, strict=False)))
+
+    def shrink_weights(self) -> None:
+        """Give matrices that are far too large their first norm; averages restart."""
+        self.snapshots.wait()
+        shrink(self.model.config, self.shards)
+        self.shards.gather()
+        self.averaging.restart()
 
     def close(self) -> None:
         """End the loader's thread and release the graphs; the model stays, to be scored."""

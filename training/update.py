@@ -32,7 +32,12 @@ class StepOptimizer(Protocol):
 
     @property
     def statistics(self) -> Tensor:
-        """(groups, 6) fp32 of the latest step, as ``kernels.optimizer.statistics.FIELDS``."""
+        """(groups, fields) fp32 of the latest step."""
+        ...
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the columns of ``statistics``, some of `kernels.optimizer.statistics.FIELDS`."""
         ...
 
     def step(self) -> None:
@@ -84,6 +89,11 @@ class Update:
         """Names of the groups whose statistics a step returns."""
         return self.optimizer.groups
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of these statistics."""
+        return self.optimizer.fields
+
     def __call__(self, step: int) -> Tensor:
         """Update, and return the step's numbers.
 
@@ -91,8 +101,8 @@ class Update:
             step: number of this step, from 1.
 
         Returns:
-            (3 + 6 groups + measured,) fp32: the batch's mean nats, the gradients' global norm
-            before the clip, steps skipped so far, each group's statistics, and the numbers of
+            (3 + groups x fields + measured,) fp32: the batch's mean nats, the gradients' global
+            norm before the clip, steps skipped so far, each group's statistics, and the numbers of
             ``measures``. A replay writes them where the last one did.
         """
         if self._step.captured:

@@ -25,7 +25,9 @@ EDGES = f"knowledge/{BUNDLED.name}"
 # Agents of one set alone; those of the set frontier build on health and learning_rate.
 OF_SETS = {
     "swarm.agents.seed": ("knowledge", "mtp"),
-    "swarm.agents.frontier": ("guard", "heads", "loops", "pace", "rate", "recovery", "sight"),
+    "swarm.agents.frontier": (
+        *("guard", "heads", "loops", "pace", "rate", "recovery", "sight", "stride"),
+    ),
 }
 # Settings that differ between machines or runs, and names of presets.
 NOT_KEPT = (

@@ -80,7 +80,7 @@ def take(
     ``before`` is called before each.
     """
     update = trainer.update
-    metrics = Metrics(update.groups, update.measures.sizes, trainer.outgoing)
+    metrics = Metrics(update.groups, update.measures.sizes, trainer.outgoing, update.fields)
     began = finished(trainer)
     for step, variant in enumerate(variants):
         metrics.collect(AHEAD_ON_GPU)

@@ -8,5 +8,6 @@ from swarm.agents.pace import Pace
 from swarm.agents.rate import Rate
 from swarm.agents.recovery import Recovery
 from swarm.agents.sight import Sight
+from swarm.agents.stride import Stride
 
-FRONTIER: tuple[type[Agent], ...] = (Pace, Sight, Loops, Heads, Guard, Rate, Recovery)
+FRONTIER: tuple[type[Agent], ...] = (Pace, Sight, Loops, Heads, Guard, Rate, Stride, Recovery)

@@ -19,6 +19,7 @@ class Guard(GradientHealth):
     guard objects to another variant.
 
     Attributes:
+        lost: fraction of NaN steps in a window that raises the alarm; fewer only cost their time.
         copies: windows after which a calm run keeps a further copy; a longer one goes on with one
             every ``LATER`` windows.
     """
@@ -27,6 +28,7 @@ class Guard(GradientHealth):
     sets: ClassVar[tuple[str, ...]] = ("frontier",)
     keeps_start: ClassVar[bool] = True
 
+    lost: float = 0.75
     copies: tuple[int, ...] = (2, 4, 8, 16, 32, 48)
 
     def _keeps(self, state: Health) -> bool:

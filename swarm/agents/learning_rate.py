@@ -98,7 +98,7 @@ class LearningRate(Agent):
         if proposal.lever == ROLLBACK:
             seen = snapshot.signals
             rise, fall = seen["loss"] - seen["lowest"], -seen["velocity"] * snapshot.arrived
-            comes_back = self._fell(snapshot) and fall > self.returning * rise
+            comes_back = self._fell(snapshot) and 0 < self.returning * rise < fall
             return -0.7 if comes_back else 0.5
         if proposal.lever != "clip":
             return 0.0

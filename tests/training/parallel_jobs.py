@@ -180,6 +180,18 @@ def snapshot_and_restore(world: World, tokens: Path, changes: dict[str, Any]) ->
     return all(map(same, (expected, before[1]), after))
 
 
+def shrink(world: World, tokens: Path, changes: dict[str, Any]) -> dict[str, Any]:
+    """A step with up projections 30 times as large, and one after they have shrunk."""
+    trainer = make_trainer(world, tokens, ["update_ratios"], **changes)
+    trainer.shards.own["up_bank"].detach().mul_(30)
+    trainer.shards.gather()
+    numbers = steps(trainer, 0, 1)
+    trainer.shrink_weights()
+    numbers += steps(trainer, 1, 2)
+    trainer.close()
+    return {"numbers": numbers, "model": arrays(dict(trainer.model.named_parameters()))}
+
+
 def reduced_early(
     world: World, tokens: Path, changes: dict[str, Any]
 ) -> dict[str, list[list[str]]]:
@@ -308,6 +320,7 @@ def story(
         "latest": train(world, tokens, changes | LATEST),
         "poisoned": poison(world, tokens, changes),
         "returned": snapshot_and_restore(world, tokens, changes),
+        "shrunken": shrink(world, tokens, changes),
         "reduced early": reduced_early(world, tokens, {"micro_batch_tokens": 32}),
         "collectives": collectives(world, tokens, changes),
     }

@@ -73,6 +73,14 @@ def test_ranks_measure_what_one_rank_measures(stories: list[Story], token_folder
         np.testing.assert_allclose(story["measured"], alone, rtol=NEAR)
 
 
+def test_ranks_shrink_weights_as_one_rank_does(stories: list[Story], token_folder: Path):
+    alone = jobs.shrink(ALONE, token_folder, changes_of(stories))
+    for story in stories:
+        assert story["shrunken"]["numbers"] == stories[0]["shrunken"]["numbers"]
+        np.testing.assert_allclose(story["shrunken"]["numbers"], alone["numbers"], rtol=NEAR)
+        assert_near(story["shrunken"]["model"], alone["model"], 1e-3)
+
+
 def test_every_rank_has_the_same_bits_and_has_them_again(stories: list[Story]):
     first = stories[0]["trained"]
     for run in (story[name] for story in stories for name in ("trained", "again")):

@@ -17,7 +17,7 @@ SETTINGS = load_settings(["--swarm-agents", "frontier"], {})
 def test_copies_come_early_and_seldom_and_not_in_an_alarm():
     agent, kept, state = Guard(0.4), [], Guard(0.4).start()
     for window in range(1, 90):
-        changes = {"nonfinite": 10} if window == 8 else {}
+        changes = {"nonfinite": 70} if window == 8 else {}
         state, found = agent.propose(state, snapshot(**changes))
         kept += [window for each in found if each.lever == KEEP]
     assert kept == [2, 4, 16, 32, 48, 64, 80]

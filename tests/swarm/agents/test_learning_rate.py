@@ -68,7 +68,8 @@ class TestLearningRate:
         ("lever", "value", "changes", "vote"),
         [
             ("rollback", 1.0, {"velocity": 0.01}, 0.5),
-            ("rollback", 1.0, {"velocity": -0.01}, -0.7),
+            ("rollback", 1.0, {"velocity": -0.01, "loss": 2.05}, -0.7),
+            ("rollback", 1.0, {"velocity": -0.01}, 0.5),  # the lowest: it comes from nowhere
             ("rollback", 1.0, {"velocity": -0.001, "loss": 3.0}, 0.5),
             ("clip", 0.2, {"velocity": 0.01}, 0.5),
             ("clip", 0.2, {"velocity": 0.0}, 0.0),

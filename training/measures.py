@@ -3,7 +3,6 @@
 A signal of ``swarm.telemetry.SIGNALS`` that a step must compute has a row in ``MEASURES``.
 """
 
-import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor
 
 from model.config import Architecture
-from model.parameters import parameters
 from settings import Settings
 from swarm.telemetry import SIGNALS, WINDOWS
 from training.metrics import ON_HOST
@@ -22,45 +20,6 @@ BARS = ("bar", "bar_error", "bar_step", "bar_change", "bar_change_error")
 Measure = Callable[[], Tensor]
 """Launches what measures a signal, and returns its numbers, fp32 on the device. It runs in each
 step when ``.grad`` of ``Shards.own`` is summed over ranks and not clipped yet."""
-
-
-class LayerGradientNorms:
-    """Norms of the gradients of each layer: of all parameters that are stacked by layer.
-
-    Args:
-        config: of the network.
-        shards: this rank's parameters.
-    """
-
-    def __init__(self, config: Architecture, shards: Shards) -> None:
-        self.layers, self.shards = config.num_layers, shards
-        device = shards.world.device
-        # Each slice has its own slot, (number of the layer's slice, layer), so that sums have one
-        # order. A rank leaves the slots of other ranks' slices empty.
-        self.slots: dict[str, Tensor] = {}
-        taken = [0] * self.layers
-        for spec in parameters(config):
-            layers = [of.layer for of in spec.slices]
-            slots = []
-            for layer in layers:
-                slots.append(self.layers * taken[layer] + layer)
-                taken[layer] += 1
-            if spec.name in shards.banks:
-                self.slots[spec.name] = shards.banks[spec.name].cut(torch.tensor(slots)).to(device)
-            elif slots and shards.world.is_main:  # every rank has the same gradient
-                self.slots[spec.name] = torch.tensor(slots, device=device)
-        self.empty = torch.zeros(max(taken) * self.layers, device=device)
-
-    def __call__(self) -> Tensor:
-        """Return the norms, (layers,) fp32, the same bits on every rank."""
-        squares = self.empty.clone()
-        for name, slots in self.slots.items():
-            if (gradient := self.shards.own[name].grad) is not None:
-                rows, *rest = gradient.shape
-                norms = torch.linalg.vector_norm(gradient.reshape(rows, math.prod(rest)), dim=1)
-                squares.index_copy_(0, slots, norms.square())
-        sums = squares.view(-1, self.layers).sum(0)
-        return self.shards.world.sum_(sums).sqrt()
 
 
 class Measured(NamedTuple):
@@ -81,23 +40,30 @@ class Measured(NamedTuple):
     windows: Tensor | None
 
 
+def layers(of: Measured) -> Measure:
+    """Return the measure of each layer's gradient."""
+    from training.gradient_signals import LayerGradientNorms  # a contest's file leaves it out
+
+    return LayerGradientNorms(of.config, of.shards)
+
+
 def momentum(of: Measured) -> Any:
     """Return products of gradients with momenta."""
-    from training.gradient_noise import Momentum  # a contest's file leaves it out
+    from training.gradient_signals import Momentum  # a contest's file leaves it out
 
     return Momentum(of.shards, of.momentum, of.beta)
 
 
 def spread(of: Measured) -> Measure:
     """Return the measure of the windows' spread."""
-    from training.gradient_noise import WindowSpread  # a contest's file leaves it out
+    from training.gradient_signals import WindowSpread  # a contest's file leaves it out
 
     assert of.windows is not None
     return WindowSpread(of.shards.world, of.windows)
 
 
 MEASURES: dict[str, Callable[[Measured], Measure]] = {
-    "layer_gradient_norms": lambda of: LayerGradientNorms(of.config, of.shards),
+    "layer_gradient_norms": layers,
     "momentum_cosine": lambda of: momentum(of).cosine,
     "noise_scale": lambda of: momentum(of).noise,
     "window_spread": spread,

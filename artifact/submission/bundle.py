@@ -47,7 +47,7 @@ LEFT_OUT = re.compile(
             r"runtime/tracking\.py",
             r"data/(byte_pairs|fidelity|text_stream)\.py",
             r"model/decoding\.py",
-            r"training/(explain|gradient_noise|memory|reference_clock)\.py",
+            r"training/(explain|gradient_signals|memory|reference_clock)\.py",
             r"evaluation/(displays|generation|writer|samples)\.py",
         )
     )

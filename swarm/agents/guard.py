@@ -8,8 +8,6 @@ from swarm.agents.health import GradientHealth, Health
 from swarm.levers import FIELDS
 from swarm.telemetry import Snapshot
 
-LATER = 16
-
 
 @dataclass(frozen=True)
 class Guard(GradientHealth):
@@ -20,8 +18,8 @@ class Guard(GradientHealth):
 
     Attributes:
         lost: fraction of NaN steps in a window that raises the alarm; fewer only cost their time.
-        copies: windows after which a calm run keeps a further copy; a longer one goes on with one
-            every ``LATER`` windows.
+        copies: windows after which a calm run keeps a further copy; a longer one goes on at the
+            distance of the last two.
     """
 
     name: ClassVar[str] = "guard"
@@ -29,11 +27,12 @@ class Guard(GradientHealth):
     keeps_start: ClassVar[bool] = True
 
     lost: float = 0.75
-    copies: tuple[int, ...] = (2, 4, 8, 16, 32, 48)
+    copies: tuple[int, ...] = (2, 4, 12)
 
     def _keeps(self, state: Health) -> bool:
-        seen = state.seen
-        return seen in self.copies or (seen > self.copies[-1] and seen % LATER == 0)
+        *_, before, last = self.copies
+        later = state.seen - last
+        return state.seen in self.copies or (later > 0 and later % (last - before) == 0)
 
     def vote(self, state: Health, snapshot: Snapshot, proposal: Offer) -> float:
         if proposal.lever in FIELDS:

@@ -30,8 +30,9 @@ from swarm.telemetry import SIGNALS, Signal, Snapshot, Telemetry
 from tests.small import NETWORK
 from tests.training.small import small_settings, trainers
 from training.averaging import decay_at
+from training.gradient_signals import LayerGradientNorms
 from training.loop import Loop
-from training.measures import MEASURES, LayerGradientNorms, Measured
+from training.measures import MEASURES, Measured
 from training.metrics import Finished, Metrics
 from training.schedule import Moment
 from training.trainer import Trainer

@@ -57,7 +57,10 @@ def test_what_nobody_compares_is_not_measured(make, token_folder):
 
 
 def test_a_group_without_weights_has_no_ratio():
-    groups = {"one_bank": dict.fromkeys(FIELDS, 0.0), "rest": dict.fromkeys(FIELDS, 1.0)}
+    groups: dict[str, dict[str, float]] = {
+        name: {str(field): number for field in FIELDS}
+        for name, number in (("one_bank", 0.0), ("rest", 1.0))
+    }
     assert update_ratios(groups) == [float("inf")]  # which telemetry leaves out
     assert update_ratios({}) is None
 

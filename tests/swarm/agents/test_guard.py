@@ -17,15 +17,23 @@ SETTINGS = load_settings(["--swarm-agents", "frontier"], {})
 def test_copies_come_early_and_seldom_and_not_in_an_alarm():
     agent, kept, state = Guard(0.4), [], Guard(0.4).start()
     for window in range(1, 90):
-        changes = {"nonfinite": 70} if window == 8 else {}
+        changes = {"nonfinite": 70} if window == 12 else {}
         state, found = agent.propose(state, snapshot(**changes))
         kept += [window for each in found if each.lever == KEEP]
-    assert kept == [2, 4, 16, 32, 48, 64, 80]
+    assert kept == [2, 4, *range(20, 90, 8)]
+
+
+def test_a_log_of_before_has_the_copies_that_it_had():
+    agent, state, kept = Guard(0.4, copies=(2, 4, 8, 16, 32, 48)), Health(), []
+    for window in range(1, 90):
+        state, found = agent.propose(state, snapshot())
+        kept += [window for each in found if each.lever == KEEP]
+    assert kept == [2, 4, 8, 16, 32, 48, 64, 80]
 
 
 @pytest.mark.parametrize("calm", [1, 3])
 def test_a_tight_clip_waits_for_calm_windows_also_when_a_copy_is_due(calm):
-    state = Health(seen=7, calm=calm)
+    state = Health(seen=11, calm=calm)
     found = {each.lever for each in Guard(0.4).propose(state, snapshot(clip=0.1))[1]}
     assert found == ({KEEP, "clip"} if calm == 3 else {KEEP})
     same = GradientHealth(0.4).propose(state, snapshot(clip=0.1))[1]

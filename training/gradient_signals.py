@@ -1,17 +1,59 @@
-"""How noisy gradients and losses are: signals that agents may read, and none of this project does.
+"""Sizes and noise of gradients and losses: signals that agents may read, and none of ours does.
 
 They cost what they read: the momentum's two signals take a pass over the banks' gradients and
 momenta each. An agent that reads one must be told to ``artifact.submission.bundle``, which leaves
 this module out.
 """
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from model.config import Architecture
+from model.parameters import parameters
 from runtime.ranks import World
 from training.parallel import Shards
+
+
+class LayerGradientNorms:
+    """Norms of the gradients of each layer: of all parameters that are stacked by layer.
+
+    Args:
+        config: of the network.
+        shards: this rank's parameters.
+    """
+
+    def __init__(self, config: Architecture, shards: Shards) -> None:
+        self.layers, self.shards = config.num_layers, shards
+        device = shards.world.device
+        # Each slice has its own slot, (number of the layer's slice, layer), so that sums have one
+        # order. A rank leaves the slots of other ranks' slices empty.
+        self.slots: dict[str, Tensor] = {}
+        taken = [0] * self.layers
+        for spec in parameters(config):
+            layers = [of.layer for of in spec.slices]
+            slots = []
+            for layer in layers:
+                slots.append(self.layers * taken[layer] + layer)
+                taken[layer] += 1
+            if spec.name in shards.banks:
+                self.slots[spec.name] = shards.banks[spec.name].cut(torch.tensor(slots)).to(device)
+            elif slots and shards.world.is_main:  # every rank has the same gradient
+                self.slots[spec.name] = torch.tensor(slots, device=device)
+        self.empty = torch.zeros(max(taken) * self.layers, device=device)
+
+    def __call__(self) -> Tensor:
+        """Return the norms, (layers,) fp32, the same bits on every rank."""
+        squares = self.empty.clone()
+        for name, slots in self.slots.items():
+            if (gradient := self.shards.own[name].grad) is not None:
+                rows, *rest = gradient.shape
+                norms = torch.linalg.vector_norm(gradient.reshape(rows, math.prod(rest)), dim=1)
+                squares.index_copy_(0, slots, norms.square())
+        sums = squares.view(-1, self.layers).sum(0)
+        return self.shards.world.sum_(sums).sqrt()
 
 
 class Momentum:

@@ -19,12 +19,13 @@ from reading.structured import Form, read_json
 from runtime import ROUNDTRIP
 from runtime.records import LOG, read_log
 from swarm.decision_log import NAME, read
+from swarm.levers import RESCALE, ROLLBACK
 from training.loop import SKIP_NOISE, Loop
 from training.trainer import Trainer
 
 OUTCOME = "rescue.json"
 # What a swarm changes only because something seems wrong: such changes are alarms.
-ALARMS = {"clip", "skip_norm", "lr_factor", "rollback"}
+ALARMS = {"clip", "skip_norm", "lr_factor", "lr_fit", RESCALE, ROLLBACK}
 GUARDS: dict[str, Callable[[], ZClip | AdaGC]] = {"F1": ZClip, "F2": AdaGC}
 Outcome = dict[str, Any]
 

@@ -79,7 +79,9 @@ def summaries_of(
         InputError: a run made none, or its process was killed.
     """
     processes = get_context("spawn")
-    devices, places = processes.SimpleQueue(), sharing * gpus()
+    # Of four places on two GPUs, two runs could get those of one.
+    places = (sharing * gpus())[: max(1, len(unfinished(run[0] for run in runs)))]
+    devices = processes.SimpleQueue()
     for device in places:
         devices.put(device)
     pool = ProcessPoolExecutor(len(places), processes, take_device, (devices, aloud))
@@ -96,6 +98,15 @@ def summaries_of(
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def unfinished(folders: Iterable[Path | str]) -> list[Path]:
+    """Return those of the folders whose run is not finished."""
+    return [
+        Path(each)
+        for each in folders
+        if not any(Path(each, name).exists() for name in ("summary.json", DIVERGED))
+    ]
 
 
 def gpus() -> list[str]:

@@ -11,6 +11,7 @@ from model.parameters import parameters
 from runtime.progress import Progress
 from swarm.steering import Steering
 from training.loop import Loop
+from training.metrics import Metrics
 from training.schedule import Moment
 from training.trainer import Trainer
 from training.warm_up import warm_up
@@ -92,6 +93,29 @@ def test_what_is_kept_beside_a_step_comes_back_bit_for_bit(make_wide):
         for name, tensor in trainer.state.tensors().items():
             source = name.replace("average.", "model.")  # averages restart
             assert torch.equal(tensor, kept[source]), name
+
+
+def test_large_weights_shrink_between_replays_and_updates_are_compared(make_wide):
+    trainer: Trainer = make_wide(backend="kernels", averaging="ema", reads=("update_ratios",))
+    first = trainer.model.up_bank.detach().clone()
+    trainer.model.up_bank.data *= 30
+    warm_up(trainer, 0)
+    metrics = Metrics(trainer.update.groups, {}, trainer.outgoing, trainer.update.fields)
+
+    def ratios(step: int) -> list[float]:
+        metrics.push(step, trainer.step(step, STEADY))
+        (done,) = metrics.collect(0)
+        return done.numbers(["update_ratios"])["update_ratios"]
+
+    qo, kv, up, _ = ratios(0)
+    assert up < 0.1 * min(qo, kv)
+    trainer.shrink_weights()
+    torch.testing.assert_close(trainer.model.up_bank, first, rtol=0.1, atol=0.02)
+    before = trainer.model.up_bank.detach().clone()
+    qo, kv, up, _ = ratios(1)
+    after = trainer.model.up_bank.detach()
+    assert up == pytest.approx(((after - before).norm() / after.norm()).item(), rel=1e-3)
+    assert up > 0.5 * min(qo, kv)
 
 
 def test_norms_of_layers_are_measured_in_the_update_s_graph(make_wide):

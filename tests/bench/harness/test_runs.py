@@ -62,31 +62,41 @@ def test_a_run_whose_gpu_others_used_is_named(tmp_path: Path) -> None:
     assert not runs.summary(tmp_path, [])["beside"]
 
 
-def killed(number: int) -> Summary:
+def killed(folder: str) -> Summary:
     """Return a summary; of the second run the machine has no memory."""
-    if number:
+    if folder != "a":
         os.kill(os.getpid(), signal.SIGKILL)
-    return {"steps": number}
+    return {"steps": 7}
 
 
 def test_a_killed_process_is_one_line_after_the_runs_before_it():
-    made = summaries_of([(0,), (1,), (2,)], killed)
-    assert next(made) == {"steps": 0}
+    made = summaries_of([("a",), ("b",), ("c",)], killed)
+    assert next(made) == {"steps": 7}
     with pytest.raises(InputError, match="killed, perhaps for its memory; the same command goes"):
         next(made)
 
 
-def device(number: int) -> Summary:
+def device(folder: Path) -> Summary:
     """Return the GPU that a process may see, once another process of its pair is there, too."""
-    time.sleep(1)
+    time.sleep(0 if (folder / "summary.json").exists() else 1)
     return {"device": os.environ["CUDA_VISIBLE_DEVICES"], "process": os.getpid()}
 
 
-def test_two_runs_share_a_gpu(monkeypatch: pytest.MonkeyPatch):
+def test_two_runs_share_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
-    made = list(summaries_of([(0,), (1,)], device, sharing=2))
+    made = list(summaries_of([(tmp_path / "a",), (tmp_path / "b",)], device, sharing=2))
     assert [each["device"] for each in made] == ["5", "5"]
     assert len({each["process"] for each in made}) == 2
+
+
+def test_the_last_runs_of_a_series_have_a_gpu_each(tmp_path: Path, monkeypatch):
+    """Two runs of a ladder shared one of two GPUs, and took twice their time."""
+    monkeypatch.setattr(runs, "gpus", lambda: ["5", "6"])
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "summary.json").touch()
+    folders = [(tmp_path / name,) for name in "abc"]
+    _, *made = summaries_of(folders, device, sharing=2)
+    assert {each["device"] for each in made} == {"5", "6"}
 
 
 def test_only_runs_whose_time_a_table_counts_share_a_gpu(monkeypatch: pytest.MonkeyPatch):

@@ -78,7 +78,6 @@ def run(given: Given = NOTHING, *, explain: Flag = False) -> int:
     check_parts(settings)
     from data.inputs import open_inputs
     from evaluation.origins import Origins
-    from knowledge.scores import scores_for
     from runtime.startup import Startup
     from swarm.steering import Steering
 
@@ -89,8 +88,11 @@ def run(given: Given = NOTHING, *, explain: Flag = False) -> int:
     network, most = settings.vocabulary(), settings.val_max_tokens
     inputs = open_inputs(settings.data, settings.tokenizer, *network, most, startup.done)
     settings = settings.with_vocabulary(inputs.vocab_size, inputs.bos_id)
-    token_scores = scores_for(settings.kg_scores, inputs.tokenizer) if settings.kg_scores else None
-    edges, data = None, inputs.fingerprint
+    token_scores, edges, data = None, None, inputs.fingerprint
+    if settings.kg_scores:
+        from knowledge.scores import scores_for
+
+        token_scores = scores_for(settings.kg_scores, inputs.tokenizer)
     if settings.num_edges:
         from knowledge.edges import edges_of_run
 

@@ -121,8 +121,6 @@ def scores_for(given: str, tokenizer: Path) -> np.ndarray:
     """
     digest = sha256(tokenizer) if tokenizer.is_file() else "of tiktoken"
     paths = sorted(BUILT_IN[given].glob("*.scores")) if given in BUILT_IN else [Path(given)]
-    if not paths:  # in a contest's file of a run without them
-        raise InputError(f"this file has no scores of {given}; leave --kg-scores out")
     for path in paths:
         check_name(path)
     for scores in map(read_scores, paths):

@@ -22,6 +22,7 @@ def parts_of(settings: "Settings") -> dict[str, tuple[str, bool]]:
         "kernels.attention.flash": ("attention-backend", settings.attention_backend == "flash"),
         "kernels.mlp.fp8": ("stages", any(each.precision == "fp8" for each in settings.stages)),
         "knowledge.edges": ("bigram-rows", settings.num_edges > 0),
+        "knowledge.scores": ("kg-scores", bool(settings.kg_scores)),
         "swarm.agents.frontier": ("swarm-agents", frontier),
         "swarm.agents.seed": ("swarm and --swarm-agents", settings.swarm and not frontier),
         "swarm.agents.qat": ("late-qat-threshold", settings.swarm and qat),

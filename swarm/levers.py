@@ -125,6 +125,7 @@ def choice(field: str, setting: str) -> Lever:
 
 
 RATES = Number(LOWEST_RATE, 1.0, 0.5, 1 / 64, 2)
+MEMORY = Number(1 / 16, 16.0, 16.0, 1 / 64, 2)
 
 
 def clip_limits(settings: "Settings") -> Number:
@@ -153,6 +154,8 @@ LEVERS: tuple[Lever, ...] = (
     Lever("lr_factor", lambda _: 1.0, lambda _: RATES),
     # Further factor on them, with which a step is as long as those of known runs.
     Lever("lr_fit", lambda _: 1.0, lambda run: RATES if run.swarm_agents == "frontier" else None),
+    # Factor on the steps that the scheduled momentum remembers.
+    Lever("memory", lambda _: 1.0, lambda run: MEMORY if run.swarm_agents == "frontier" else None),
     # Weight of the MTP heads' mean loss.
     Lever(
         "mtp_weight",

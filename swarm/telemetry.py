@@ -70,6 +70,8 @@ SIGNALS: tuple[Signal, ...] = (
     Signal("bar_step", window=HELD),
     Signal("bar_change", window=HELD),
     Signal("bar_change_error", window=HELD),
+    # Muon's by the schedule.
+    Signal("momentum", window=HELD),
     # Milliseconds of a step of the variant in force, then with each option of each choice lever, in
     # the order of ``CHOICES`` and of the settings.
     Signal("step_ms", size="options", window=HELD),

@@ -14,6 +14,7 @@ from torch import Tensor
 from model.config import Architecture
 from model.parameters import parameters
 from runtime.ranks import World
+from training.measures import Measure, Measured
 from training.parallel import Shards
 
 
@@ -108,3 +109,24 @@ class WindowSpread:
     def __call__(self) -> Tensor:
         mean, squares = self.world.sum_(self.windows.clone())
         return (squares - mean * mean).clamp(min=0).sqrt().float()
+
+
+def layer_gradient_norms(of: Measured) -> Measure:
+    """Return the measure of each layer's gradient."""
+    return LayerGradientNorms(of.config, of.shards)
+
+
+def momentum_cosine(of: Measured) -> Measure:
+    """Return the measure of the angle of gradients and momenta."""
+    return Momentum(of.shards, of.momentum, of.beta).cosine
+
+
+def noise_scale(of: Measured) -> Measure:
+    """Return the measure of the gradients' noise."""
+    return Momentum(of.shards, of.momentum, of.beta).noise
+
+
+def window_spread(of: Measured) -> Measure:
+    """Return the measure of the windows' spread."""
+    assert of.windows is not None
+    return WindowSpread(of.shards.world, of.windows)

@@ -206,6 +206,7 @@ class Loop:
 
     def _steer(self, steering: Steering, now: Moment) -> None:
         """Run a cycle of the swarm before the next step, and obey; only a restore waits."""
+        steering.note(momentum=now.momentum)
         if "step_ms" in steering.reads:
             steering.note(step_ms=step_ms(self.pace, self._next_variant(now), self.settings))
         for _ in range(REHEARSALS if self.ahead else 0):  # the host would wait for the GPU anyway

@@ -4,7 +4,9 @@ A signal of ``swarm.telemetry.SIGNALS`` that a step must compute has a row in ``
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, NamedTuple
+from functools import partial
+from importlib import import_module
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,33 +42,14 @@ class Measured(NamedTuple):
     windows: Tensor | None
 
 
-def layers(of: Measured) -> Measure:
-    """Return the measure of each layer's gradient."""
-    from training.gradient_signals import LayerGradientNorms  # a contest's file leaves it out
-
-    return LayerGradientNorms(of.config, of.shards)
-
-
-def momentum(of: Measured) -> Any:
-    """Return products of gradients with momenta."""
-    from training.gradient_signals import Momentum  # a contest's file leaves it out
-
-    return Momentum(of.shards, of.momentum, of.beta)
-
-
-def spread(of: Measured) -> Measure:
-    """Return the measure of the windows' spread."""
-    from training.gradient_signals import WindowSpread  # a contest's file leaves it out
-
-    assert of.windows is not None
-    return WindowSpread(of.shards.world, of.windows)
+def measured_by(name: str, of: Measured) -> Measure:
+    """Return what `training.gradient_signals`, which a contest's file leaves out, makes."""
+    return getattr(import_module("training.gradient_signals"), name)(of)
 
 
 MEASURES: dict[str, Callable[[Measured], Measure]] = {
-    "layer_gradient_norms": layers,
-    "momentum_cosine": lambda of: momentum(of).cosine,
-    "noise_scale": lambda of: momentum(of).noise,
-    "window_spread": spread,
+    name: partial(measured_by, name)
+    for name in ("layer_gradient_norms", "momentum_cosine", "noise_scale", "window_spread")
 }
 """By name of the signal, what makes its measure."""
 

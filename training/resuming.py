@@ -6,7 +6,6 @@ from pathlib import Path
 from torch import Tensor
 
 from errors import InputError
-from knowledge.scores import BUILT_IN
 from runtime import checkpoint
 from runtime.records import trained_on
 from runtime.run_folder import RunFolder
@@ -49,8 +48,11 @@ def kept(settings: Settings) -> dict[str, object]:
     found = settings.model_dump(exclude={"run_dir", "run_id", "resume", "config"})
     for name in ("data", "tokenizer", "edges", "swarm_yoke", "reference_clock"):
         found[name] = found[name] and str(found[name].resolve())
-    if settings.kg_scores and settings.kg_scores not in BUILT_IN:
-        found["kg_scores"] = str(Path(settings.kg_scores).resolve())
+    if settings.kg_scores:
+        from knowledge.scores import BUILT_IN
+
+        if settings.kg_scores not in BUILT_IN:
+            found["kg_scores"] = str(Path(settings.kg_scores).resolve())
     return found
 
 

@@ -68,6 +68,11 @@ class Momentum(NamedTuple):
         return momentum
 
 
+def remembering(momentum: float, factor: float) -> float:
+    """Return the momentum that remembers so many times the steps, ``1 / (1 - momentum)``."""
+    return momentum if factor == 1 else max(0.0, 1 - (1 - momentum) / factor)
+
+
 def further_weights(count: int, progress: float) -> tuple[float, ...]:
     """Return the weights of so many targets after the next, the nearest first.
 

@@ -30,7 +30,7 @@ from training.optimizer import Optimizer
 from training.parallel import Shards
 from training.plain_optimizer import PlainOptimizer
 from training.resizing import shrink
-from training.schedule import Moment, further_weights
+from training.schedule import Moment, further_weights, remembering
 from training.snapshots import Snapshots
 from training.state import TrainingState
 from training.token_weights import embedding_gain, target_weight
@@ -226,7 +226,7 @@ class Trainer:
         decay = decay_at(longest, step + 1)
         levers.schedule(
             qat=moment.qat,
-            momentum=moment.momentum,
+            momentum=remembering(moment.momentum, levers.value("memory")),
             lr_scale=moment.lr_scale * levers.value("lr_factor") * levers.value("lr_fit"),
             averaging_decay=decay,
             lean=lean_at(moment.lean, decay),

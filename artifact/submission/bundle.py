@@ -26,7 +26,7 @@ EDGES = f"knowledge/{BUNDLED.name}"
 OF_SETS = {
     "swarm.agents.seed": ("knowledge", "mtp"),
     "swarm.agents.frontier": (
-        *("guard", "heads", "loops", "pace", "rate", "recovery", "sight", "stride"),
+        *("guard", "heads", "loops", "memory", "pace", "rate", "recovery", "sight", "stride"),
     ),
 }
 # Settings that differ between machines or runs, and names of presets.

@@ -25,7 +25,7 @@ from training.trainer import Trainer
 
 OUTCOME = "rescue.json"
 # What a swarm changes only because something seems wrong: such changes are alarms.
-ALARMS = {"clip", "skip_norm", "lr_factor", "lr_fit", RESCALE, ROLLBACK}
+ALARMS = {"clip", "skip_norm", "lr_factor", "lr_fit", "memory", RESCALE, ROLLBACK}
 GUARDS: dict[str, Callable[[], ZClip | AdaGC]] = {"F1": ZClip, "F2": AdaGC}
 Outcome = dict[str, Any]
 

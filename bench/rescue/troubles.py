@@ -6,7 +6,7 @@ They strike at fractions of a run, so that runs of all lengths have the same. Se
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from bench.rescue.site import Site, replaced
 from bench.rescue.texts import Garbled, InOrder, Repeated, Sorted
 from data.batch import BatchShape
 from training.budget import Budget
+from training.schedule import Moment, Schedule
 
 MIDDLE = 0.4  # of a run, where sudden troubles begin
 BURST = 60 / 680  # of a run
@@ -27,27 +28,31 @@ Plant = Callable[[Site], AbstractContextManager[Any]]
 
 
 @contextmanager
-def lever(site: Site, name: str, change: Callable[[float], float]) -> Iterator[None]:
-    """Let the schedule set another value of a lever throughout."""
+def rate(site: Site, factor: float) -> Iterator[None]:
+    """Learn at a multiple of all rates."""
     levers = site.trainer.levers
     schedule = levers.schedule
 
     def changed(**values: float) -> None:
-        schedule(**{n: change(value) if n == name else value for n, value in values.items()})
+        scaled = {"lr_scale": factor * values["lr_scale"]} if "lr_scale" in values else {}
+        schedule(**values | scaled)
 
     site.strike()
     with replaced(levers, "schedule", changed):
         yield
 
 
-def rate(site: Site, factor: float) -> AbstractContextManager[None]:
-    """Learn at a multiple of all rates."""
-    return lever(site, "lr_scale", lambda scale: factor * scale)
+@contextmanager
+def momentum(site: Site, value: float) -> Iterator[None]:
+    """Let the schedule have one momentum throughout."""
+    at = Schedule.at
 
+    def changed(schedule: Schedule, *given: Any) -> Moment:
+        return replace(at(schedule, *given), momentum=value)
 
-def momentum(site: Site, value: float) -> AbstractContextManager[None]:
-    """Learn with one momentum throughout."""
-    return lever(site, "momentum", lambda _: value)
+    site.strike()
+    with replaced(Schedule, "at", changed):
+        yield
 
 
 @contextmanager

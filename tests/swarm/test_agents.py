@@ -26,9 +26,10 @@ def test_settings_say_which_agents_a_run_has():
     assert names() == ["qat", "health", "mtp", "lr"]
     seed = ["qat", "kg", "health", "mtp", "lr"]
     assert names("--kg-scores", "wordnet") == seed
-    bidding = ["qat", "pace", "sight", "loops", "heads", "guard", "rate", "stride", "recovery"]
+    bidding = ["qat", "pace", "sight", "loops", "heads", "guard", "rate"]
+    bidding += ["stride", "memory", "recovery"]
     assert names(*FRONTIER) == bidding
-    assert names("--swarm-agents", "frontier") == ["qat", "guard", "rate", "stride", "recovery"]
+    assert names("--swarm-agents", "frontier") == ["qat", "guard", *bidding[6:]]
     assert {*seed, *bidding} == {kind.name for kind in AGENTS}
     assert (
         names("--agents-off", "health,lr", "--late-qat-threshold", "0", "--mtp-num-heads", "0")

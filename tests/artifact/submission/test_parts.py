@@ -18,6 +18,7 @@ OPTIONS = {
     "attention-backend": "--attention-backend flash --device cuda",
     "stages": '--stages [{until=1,precision="fp8"}]',
     "bigram-rows": "--bigram-rows mixed",
+    "kg-scores": "--kg-scores wordnet",
     "swarm and --swarm-agents": "--swarm",
     "swarm-agents": "--swarm --swarm-agents frontier",
     "swarm-trials": "--swarm --swarm-agents frontier --swarm-trials 4",
@@ -54,13 +55,6 @@ def test_a_file_of_the_other_set_names_both_options_that_ask_for_agents(tmp_path
     file.write_bytes(pack(PROJECT, Settings(swarm_agents="frontier")))
     done = python(file, "--swarm-agents", "seed", "--data", "/absent", cwd=Path("/"))
     said = "error: this file has no swarm.agents.seed; leave --swarm and --swarm-agents out\n"
-    assert (done.returncode, done.stderr) == (2, said)
-
-
-def test_scores_that_are_left_out_are_one_line(script: Path, builtin: Path) -> None:
-    """The line named no tokenizer that they would be of."""
-    done = python(script, "--kg-scores", "wordnet", "--data", str(builtin), cwd=Path("/"))
-    said = "error: this file has no scores of wordnet; leave --kg-scores out\n"
     assert (done.returncode, done.stderr) == (2, said)
 
 

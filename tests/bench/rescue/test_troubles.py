@@ -15,7 +15,9 @@ from bench.studies.fuzz_files import clock_of_tiny
 from data.shards import TokenStream, write_shard
 from settings.load import merge
 from settings.variants import reachable
+from tests.bench.rescue.conftest import SMALL
 from tests.bench.rescue.planted import Planted
+from tests.training.small import small_settings, trainers
 from training.budget import Budget
 from training.reference_clock import ReferenceClock
 
@@ -96,6 +98,20 @@ def test_rates_and_momentum_are_others_throughout(make):
     heavy = Planted(make(**few), TROUBLES["momentum 0.99"].plant).levers
     assert [rate for rate, _ in fast] == pytest.approx([10 * rate for rate, _ in clean])
     assert {momentum for _, momentum in heavy} == {0.99}
+
+
+@pytest.mark.parametrize(
+    ("trouble", "least", "most"),
+    [("lr x 10", (0.5, 0.9), (2.5, 1.0)), ("momentum 0.5", (1.0, 0.94), (1.0, 0.96))],
+)
+def test_agents_can_correct_rates_and_momentum(token_folder, trouble, least, most):
+    """A momentum that was written after every agent could not be."""
+    steered = {"swarm": True, "swarm_agents": "frontier", "swarm_every": 4}
+    with trainers() as make_trainer:
+        settings = small_settings(**SMALL | steered)
+        trainer = make_trainer(settings, token_folder, reads=("update_ratios", "momentum"))
+        last = Planted(trainer, TROUBLES[trouble].plant).levers[-1]
+    assert all(low <= value <= high for low, value, high in zip(least, last, most, strict=True))
 
 
 def test_spikes_and_nans_are_of_single_steps(make):

@@ -21,7 +21,7 @@ class SwarmSettings(Section):
     agents_off: NameList = Field(
         default=[],
         description="agents that take no part: qat, kg, health, mtp, lr; of the set frontier pace, "
-        "sight, loops, heads, rate, recovery, guard, qat",
+        "sight, loops, heads, rate, stride, memory, recovery, guard, qat",
     )
     swarm_trials: NonNegativeInt = Field(
         default=2,

@@ -23,7 +23,7 @@ SURE_OF = {"window": 1.0, "loops": 1.6, "heads": 1.6}
 # Requests to the training loop. The mesh decides them like a lever that changes from 0 to 1: copy
 # the weights and moments, restore the latest copy, and shrink weights that are far too large.
 KEEP, ROLLBACK, RESCALE = REQUESTS = ("keep", "rollback", "rescale")
-LOWEST_RATE = 1 / 16  # of the scheduled one
+LOWEST_RATE, SMALLEST_STEP = 1 / 16, 1 / 64  # of the scheduled rate
 # Values of a request: the copy that agents ask for, and that of the state before a trial.
 KEPT, TRIED = SLOTS = (1.0, 2.0)
 
@@ -124,7 +124,7 @@ def choice(field: str, setting: str) -> Lever:
     return Lever(field, lambda _: STAGED, limits_of, field=True)
 
 
-RATES = Number(LOWEST_RATE, 1.0, 0.5, 1 / 64, 2)
+RATES = Number(LOWEST_RATE, 1.0, 0.5, SMALLEST_STEP, 2)
 MEMORY = Number(1 / 16, 16.0, 16.0, 1 / 64, 2)
 
 

@@ -220,7 +220,8 @@ class Steering:
             self._marks |= {slot: tuple(mark) for slot, mark in state.get("marks", ())}
         except (KeyError, TypeError, ValueError):
             raise InputError(
-                "the checkpoint's swarm has other agents; resume with the run's own agents_off"
+                "the checkpoint's swarm has other agents; resume with the run's own agents_off, or "
+                "with the code that wrote it"
             ) from None
 
 

@@ -51,8 +51,8 @@ SIGNALS: tuple[Signal, ...] = (
     Signal("gradient_peak", window=None),
     # Norm of the weights' int6 rounding error over the weights' norm.
     Signal("int6_error", window="last"),
-    # Norm of each bank's update over the norm of its weights.
-    Signal("update_ratios", size="banks"),
+    # Norm of each bank's update over the norm of its weights, largest of the window.
+    Signal("update_ratios", size="banks", window="max"),
     # Of each layer's gradient, before the clip.
     Signal("layer_gradient_norms", size="layers"),
     # Cosine of the banks' gradient, before the clip, and their momentum before the step.

@@ -224,6 +224,7 @@ class Loop:
             self.snapshots[cycle.changed[KEEP]].take()
         if RESCALE in cycle.changed:
             self.trainer.shrink_weights()
+            self.snapshots[KEPT].take()  # the copy has the large ones
         for lever, value in cycle.changed.items():
             if self.folder and lever != KEEP:
                 self.folder.log("decision", step=self.step, lever=lever, value=value)

@@ -34,14 +34,15 @@ class Memory(Agent):
 
     def propose(self, state: tuple, snapshot: Snapshot) -> tuple[tuple, Sequence[Offer]]:
         momentum, held = snapshot.signals.get("momentum"), snapshot.levers["memory"]
-        if momentum is None:
+        if momentum is None or snapshot.lr_scale < 1:  # a cooldown may follow the rate
             return state, ()
         longest = max(self.most, self.share * snapshot.step / snapshot.progress)
+        border = longest * (1.25 if held == 1 else 0.8)  # a run's length is not known exactly
         new, wanted = 1 - momentum, 1.0  # the share of the momentum that a step replaces
         if new > 1 / self.least:
             wanted = self.usual * new
-        elif new < 1 / longest:
+        elif new < 1 / border:
             wanted = longest / 2 * new
-        if abs(wanted - held) <= held / 4:  # a run's length is not known exactly
+        if abs(wanted - held) <= held / 4:
             return state, ()
         return state, (Proposal(self.name, "memory", wanted, SURE, "memory"),)

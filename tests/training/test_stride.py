@@ -83,7 +83,9 @@ def test_matrices_far_over_their_first_norm_get_it_again(make):
     assert all(torch.equal(averages[name], bank) for name, bank in banks(trainer).items())
 
 
-def test_a_run_that_begins_with_large_weights_begins_again_with_small_ones(make):
+def test_a_run_that_begins_with_large_weights_begins_again_with_small_ones(make, monkeypatch):
+    """So small a network learns well with them; one that does not has a bad loss."""
+    monkeypatch.setattr(Stride, "of", lambda _: Stride(nothing=0.0))
     ends = []
     for times in (1.0, 30.0):
         trainer = make(iterations=64)
@@ -92,6 +94,8 @@ def test_a_run_that_begins_with_large_weights_begins_again_with_small_ones(make)
     clean, ours = ends
     assert clean.steering and "rescale" not in clean.steering.mesh.turns
     assert ours.steering and "rescale" in ours.steering.mesh.turns
+    kept = ours.trainer.snapshots.tensors()
+    assert kept["model.up_bank"].norm() < 2 * clean.trainer.model.up_bank.norm()
     for name, bank in banks(clean.trainer).items():
         assert banks(ours.trainer)[name].norm() == pytest.approx(bank.norm().item(), rel=0.2)
     assert sum(ours.losses[-8:]) / 8 < sum(clean.losses[-8:]) / 8 + 0.1
@@ -100,7 +104,7 @@ def test_a_run_that_begins_with_large_weights_begins_again_with_small_ones(make)
 def test_rates_ten_times_too_high_are_lowered_and_the_start_is_taken_back(make):
     ends = []
     for times, agents_off in ((1.0, []), (10.0, []), (10.0, ["stride"])):
-        changes = {"matrix_lr": 0.04 * times, "tied_embed_lr": 0.03 * times}
+        changes = {"matrix_lr": 0.04 * times, "tied_embed_lr": 0.04 * times}
         changes |= {"scalar_lr": 0.02 * times, "agents_off": agents_off}
         ends.append(Watched(make(iterations=96, **changes)).run())
     clean, ours, _ = ends

@@ -30,7 +30,7 @@ def test_known_runs_hear_nothing(momentum, steps):
 
 @pytest.mark.parametrize(
     ("momentum", "steps", "fitting"),
-    [(0.99, 700, 1 - 1 / 35), (0.5, 700, 0.95), (0.0, 700, 0.9375)],
+    [(0.99, 700, 1 - 1 / 35), (0.99, 300, 0.96), (0.5, 700, 0.95), (0.0, 700, 0.9375)],
 )
 def test_too_long_and_too_short_a_memory_become_known_ones(momentum, steps, fitting):
     mesh, factor = Mesh((Memory(),), BOUNDS), 1.0
@@ -47,6 +47,21 @@ def test_a_schedule_that_comes_back_gets_its_own_momentum_again():
 def test_a_length_that_is_not_known_exactly_moves_nothing():
     _, (proposal,) = Memory().propose((), seen(0.99, 700))
     assert Memory().propose((), seen(0.99, 800, proposal.value)) == ((), ())
+
+
+def test_a_border_is_crossed_once():
+    """100 and 50 steps were remembered in turn, as the estimate of the length moved."""
+    mesh, factor, found = Mesh((Memory(),), BOUNDS), 1.0, []
+    for steps in (1030, 970, 820, 780, 820, 780, 900, 1000):
+        factor = mesh.cycle(seen(0.99, steps, factor)).levers["memory"]
+        found.append(factor)
+    assert found[:3] == [1.0] * 3 and found[3] == pytest.approx(0.39) and len({*found[3:7]}) == 1
+    assert found[7] == pytest.approx(0.5)
+
+
+def test_a_cooldown_is_the_schedule_s():
+    cooling = seen(0.73, 700)._replace(lr_scale=0.9)
+    assert Memory().propose((), cooling) == ((), ())
 
 
 def test_a_factor_of_one_is_the_schedule_s_bits():

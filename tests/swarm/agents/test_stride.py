@@ -16,10 +16,11 @@ BOUNDS = limits(load_settings(["--swarm-agents", "frontier"], {}))
 HEALTHY = [0.059, 0.035, 0.062, 0.631]  # of the first steps of preset tiny
 
 
-def seen(*ratios: float, kept: int | None = 0, fit: float = 1.0) -> Snapshot:
-    """A calm snapshot in which the banks move so far."""
+def seen(*ratios: float, kept: int | None = 0, fit: float = 1.0, loss: float = 11.2) -> Snapshot:
+    """A snapshot of a bad loss, in which the banks move so far."""
     levers = {**CALM.levers, "lr_fit": fit}
     signals = {**CALM.signals, "update_ratios": list(ratios) or None}
+    signals |= {"loss": loss, "lowest": loss}
     return CALM._replace(kept=kept, levers=levers, signals=signals)
 
 
@@ -67,6 +68,32 @@ def test_a_bank_that_hardly_moves_is_too_large_and_the_run_begins_again_once():
     assert Stride().propose(state, large) == (state, ())
     for later in (large._replace(kept=None), large._replace(kept=80)):
         assert Stride().propose(Paces(), later) == (Paces(), ())
+
+
+@pytest.mark.parametrize("ratios", [[each * 10 for each in HEALTHY], [0.05, 0.04, 0.001, 0.6]])
+def test_far_steps_are_no_harm_by_themselves(ratios):
+    """A sweep of the matrices' rate was lowered, embeddings and all, and lost by it."""
+    assert Stride().propose(Paces(), seen(*ratios, loss=7.9)) == (Paces(), ())
+
+
+def test_what_is_above_knowing_nothing_depends_on_the_vocabulary():
+    settings = load_settings(["--swarm-agents", "frontier", "--vocab-size", "8192"], {})
+    agent = Stride.of(settings)
+    ratios = [each * 10 for each in HEALTHY]
+    assert agent.propose(Paces(), seen(*ratios, loss=9.9)) == (Paces(), ())
+    assert agent.propose(Paces(), seen(*ratios, loss=10.1))[1]
+
+
+def test_windows_without_a_finite_step_say_nothing_new():
+    """They lowered the rates to their floor, because each had the ratios of the last one."""
+    state, _ = Stride().propose(Paces(), seen(0.2, 0.2, 0.3, 0.9))
+    dead = seen(0.2, 0.2, 0.3, 0.9, fit=0.5)._replace(nonfinite=80)
+    assert Stride().propose(state, dead) == (state, ())
+
+
+def test_a_change_that_is_too_small_asks_for_no_new_start():
+    found = Stride().propose(Paces(1 / 30), seen(*HEALTHY, fit=1 / 16 + 1 / 70))[1]
+    assert not found
 
 
 def test_the_lowest_rate_is_the_lever_s():

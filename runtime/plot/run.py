@@ -23,7 +23,6 @@ from runtime.plot.style import (
     show_line,
     tidy,
 )
-from swarm.levers import REQUESTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 CLOSE = 0.045  # of the width: labels of decisions that are nearer would overlap
 HEIGHTS = {"loss": 4.0, "bpb": 2.5, "rate": 2.0, "speed": 1.3}
 HEIGHT_OF_A_LEVER = 0.35
+ONCE = ("rollback", "rescale")  # decisions that are no levers
 
 
 def plot_run(log: Path, out: Path) -> None:
@@ -124,7 +124,7 @@ def draw_rate(axes: "Axes", events: Events) -> None:
     """Draw the schedule of the learning rate, and each lever as a fraction of its largest value."""
     rate = column(events.steps, "lr_scale")
     show_line(axes, events.elapsed, rate, color=ORANGE, linewidth=1.6, label="learning rate")
-    levers = {name: moves for name, moves in by_lever(events).items() if name not in REQUESTS}
+    levers = {name: moves for name, moves in by_lever(events).items() if name not in ONCE}
     styles = [style for style in line_styles(2 * len(levers) + 2) if style["color"] != ORANGE]
     for style, (name, (times, values)) in zip(styles, levers.items(), strict=False):
         largest = np.nanmax(np.abs(values), initial=0.0) or 1.0

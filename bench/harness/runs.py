@@ -79,8 +79,9 @@ def summaries_of(
         InputError: a run made none, or its process was killed.
     """
     processes = get_context("spawn")
-    # Of four places on two GPUs, two runs could get those of one.
-    places = (sharing * gpus())[: max(1, len(unfinished(run[0] for run in runs)))]
+    # No more places than runs: of four on two GPUs, two runs could get those of one.
+    waiting = sum(not is_finished(Path(run[0])) for run in runs)
+    places = (sharing * gpus())[: max(1, waiting)]
     devices = processes.SimpleQueue()
     for device in places:
         devices.put(device)
@@ -100,13 +101,9 @@ def summaries_of(
         pool.shutdown(cancel_futures=True)
 
 
-def unfinished(folders: Iterable[Path | str]) -> list[Path]:
-    """Return those of the folders whose run is not finished."""
-    return [
-        Path(each)
-        for each in folders
-        if not any(Path(each, name).exists() for name in ("summary.json", DIVERGED))
-    ]
+def is_finished(folder: Path) -> bool:
+    """Return whether a folder has a run's summary, or that of one that diverged."""
+    return (folder / "summary.json").exists() or (folder / DIVERGED).exists()
 
 
 def gpus() -> list[str]:
@@ -170,7 +167,7 @@ def summary(folder: Path, command: Sequence[str]) -> Summary:
     whether its GPU had less time for it, by the clock that ended it.
     """
     whole, nothing = folder / "summary.json", folder / DIVERGED
-    if not (whole.exists() or nothing.exists()):
+    if not is_finished(folder):
         clear(folder)
         status = train.main([*command, "--run-dir", str(folder)])
         free_memory()

@@ -66,7 +66,7 @@ def test_a_group_without_weights_has_no_ratio():
 
 
 def test_matrices_far_over_their_first_norm_get_it_again(make):
-    trainer, first = make(), None
+    trainer = make()
     first = banks(trainer)
     with torch.no_grad():
         for name, bank in trainer.model.named_parameters():
